@@ -1,0 +1,42 @@
+# Everything is set up on the first call and again when its inputs change; a machine needs Python ≥ 3.11 and nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ENGINE ?= relief
+
+.DEFAULT_GOAL := help
+.PHONY: help install weights demo test check format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## Install the pinned versions and the test tools into .venv
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned versions; torch alone is a few hundred MB …"
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+weights: install ## Fetch the small background model that the demo and the tests use
+	@$(BIN)/worker weights fetch u2netp
+
+demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
+	@$(BIN)/worker demo --engine $(ENGINE)
+
+test: weights ## Run all tests
+	$(BIN)/python -m pytest
+
+check: install ## Lint, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: install ## Put the code into its form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove what the above made
+	rm -rf $(VENV) .worker results .mypy_cache .pytest_cache .ruff_cache .hypothesis
