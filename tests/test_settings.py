@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from worker import settings
+from worker.settings import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in settings.variables():
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    loaded = settings.load()
+    assert (loaded.engine, loaded.supabase_bucket_name, loaded.background_model) == (
+        "triposr",
+        "3d-models",
+        "isnet-general-use",
+    )
+    assert (loaded.soft_limit_s, loaded.hard_limit_s, loaded.lease_s, loaded.grace_s) == (1500, 1800, 30, 120)
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKEND_URL", "")
+    assert settings.load().backend_url is None
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:planted@h/d")
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "planted")
+    monkeypatch.setenv("WEBHOOK_SECRET", "planted")
+    assert "planted" not in repr(settings.load())
+
+
+def test_a_malformed_variable_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_POLL_S", "planted")
+    monkeypatch.setenv("WORKER_LOG_LEVEL", "planted")
+    with pytest.raises(ConfigError, match="WORKER_POLL_S: ") as error:
+        settings.load()
+    assert "WORKER_LOG_LEVEL: " in str(error.value)
+    assert "planted" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", [".env.example", "docs/settings.md"])
+def test_every_variable_is_documented(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert [name for name in settings.variables() if name not in text] == []

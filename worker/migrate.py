@@ -1,0 +1,23 @@
+"""`worker migrate`: the same as `alembic upgrade head`, without a checkout."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import URL
+
+
+def upgrade(database: URL, revision: str = "head") -> None:
+    """Raises: sqlalchemy's errors."""
+    config = Config()
+    config.set_main_option("script_location", str(_scripts()))
+    config.attributes["url"] = database
+    command.upgrade(config, revision)
+
+
+def _scripts() -> Path:
+    """In an installed package the migrations lie inside it, in a checkout beside it."""
+    package = Path(str(files("worker")))
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"

@@ -1,0 +1,142 @@
+"""Every environment variable that the worker reads, typed, with its default and its reason."""
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ConfigError(Exception):
+    """The configuration is missing something or contradicts itself; one line that names it and says what to do."""
+
+
+class Settings(BaseSettings):
+    """Names and defaults; `WORKER_` stands before every name that has no alias."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="WORKER_", extra="ignore", frozen=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: dict[str, object]) -> dict[str, object]:
+        # But for CUDA's own variable, where empty means: no GPU.
+        return {name: value for name, value in values.items() if value != "" or name == "CUDA_VISIBLE_DEVICES"}
+
+    # The database
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        description="The Postgres that holds `jobs`, as `postgresql://…`; a transaction pooler will do.",
+    )
+    listen_database_url: SecretStr | None = Field(
+        None,
+        description="A direct or session connection for LISTEN, where DATABASE_URL is a transaction pooler. "
+        "Without one, DATABASE_URL is tried and polling covers what it does not deliver.",
+    )
+
+    # Where the models go: Supabase or a local folder
+    supabase_url: str | None = Field(
+        None, validation_alias="SUPABASE_URL", description="The Supabase project, `https://….supabase.co`."
+    )
+    supabase_service_role_key: SecretStr | None = Field(
+        None,
+        validation_alias="SUPABASE_SERVICE_ROLE_KEY",
+        description="Its service key, legacy or `sb_secret_…`.",
+    )
+    supabase_bucket_name: str = Field(
+        "3d-models", validation_alias="SUPABASE_BUCKET_NAME", description="The bucket for the models."
+    )
+    storage_dir: Path | None = Field(None, description="A folder for the models, instead of Supabase.")
+    storage_url: str | None = Field(
+        None,
+        description="The address under which WORKER_STORAGE_DIR is served; a file:// address without one.",
+    )
+
+    # The backend that is told
+    backend_url: str | None = Field(
+        None,
+        validation_alias="BACKEND_URL",
+        description="Webhooks go to `{BACKEND_URL}/api/models/webhook/update`; nobody is told without one.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        validation_alias="WEBHOOK_SECRET",
+        description="Signs webhooks as Standard Webhooks; base64, `whsec_` before it or not.",
+    )
+
+    # The work
+    engine: str = Field("triposr", description="What makes the shape: `triposr`, or `relief` for previews.")
+    background_model: str = Field(
+        "isnet-general-use", description="The rembg model that cuts the product out; fetched beforehand."
+    )
+    weights_dir: Path = Field(
+        Path.home() / ".cache" / "shop-model-worker",
+        description="Where `worker weights fetch` puts the models and the worker finds them.",
+    )
+    cuda_visible_devices: str | None = Field(
+        None,
+        validation_alias="CUDA_VISIBLE_DEVICES",
+        description="The GPUs to use, one lane each: all of the host's if unset, none if empty. Without one, a lane runs on the CPU.",
+    )
+    temp_dir: Path = Field(
+        Path(tempfile.gettempdir()) / "shop-model-worker",
+        description="Files of running jobs; swept at start, empty between jobs.",
+    )
+    soft_limit_s: float = Field(1500, gt=0, description="A job is asked to stop after so many seconds.")
+    hard_limit_s: float = Field(1800, gt=0, description="A job that has not stopped by then is killed.")
+
+    # The queue
+    name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}",
+        description="Who we are in `jobs.claimed_by`; host and process id without it.",
+    )
+    lease_s: float = Field(
+        30, ge=3, description="A worker not heard of for so long has lost its job; renewed at a third of it."
+    )
+    poll_s: float = Field(
+        5, gt=0, description="An idle lane looks for jobs at least so often; notifications make it sooner."
+    )
+    grace_s: float = Field(
+        120, ge=0, description="After SIGTERM a running job may take so long before it is given back."
+    )
+
+    # The log
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto` is readable on a terminal and JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged."
+    )
+
+
+def load() -> Settings:
+    """Reads the environment. Raises: ConfigError, which names what is malformed."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        # The values themselves are left out: one of them may be a secret in the wrong place.
+        raise ConfigError(
+            "; ".join(f"{_variable(e['loc'][0])}: {e['msg']}" for e in error.errors())
+        ) from None
+    if settings.hard_limit_s < settings.soft_limit_s:
+        raise ConfigError("WORKER_HARD_LIMIT_S must not be below WORKER_SOFT_LIMIT_S.")
+    if settings.supabase_url and settings.storage_dir:
+        raise ConfigError("Set SUPABASE_URL or WORKER_STORAGE_DIR, not both: a model has one place.")
+    return settings
+
+
+def variables() -> dict[str, str]:
+    """The name of each variable and what it is for, in the order of this file."""
+    return {
+        str(field.validation_alias or f"WORKER_{name.upper()}"): field.description or ""
+        for name, field in Settings.model_fields.items()
+    }
+
+
+def _variable(field: str | int) -> str:
+    return str(field) if str(field).isupper() else f"WORKER_{str(field).upper()}"
