@@ -1,0 +1,208 @@
+"""What the row itself refuses, whoever writes it."""
+
+import json
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.engine import Engine
+
+from worker.errors import JobError
+from worker.jobs import queue
+
+GOOD = {"shop": "a.myshopify.com", "product_id": "1", "image_urls": ["https://a/b.jpg"]}
+
+
+def insert(sql: psycopg.Connection, **columns: Any) -> Any:
+    row = {k: v for k, v in (GOOD | columns).items() if v is not ...}
+    names = ", ".join(row)
+    values = ", ".join(["%s"] * len(row))
+    query = f"INSERT INTO jobs ({names}) VALUES ({values}) RETURNING id"
+    found = sql.execute(query.encode(), list(row.values())).fetchone()
+    assert found
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rule"),
+    [
+        ({"image_urls": ...}, "image_urls"),
+        ({"image_urls": []}, "image_urls_are_1_to_16"),
+        ({"image_urls": ["https://a/b.jpg"] * 17}, "image_urls_are_1_to_16"),
+        ({"image_urls": ["javascript:alert(1)"]}, "image_urls_are_http_or_https"),
+        ({"image_urls": ["https://a/b.jpg", "file:///etc/passwd"]}, "image_urls_are_http_or_https"),
+        ({"image_urls": ["https://a/b.jpg", None]}, "image_urls_are_http_or_https"),
+        ({"image_urls": ["https://a/b c.jpg"]}, "image_urls_are_http_or_https"),
+        ({"image_urls": ["https://a\njavascript:x"]}, "image_urls_are_http_or_https"),
+        ({"image_urls": ["https://"]}, "image_urls_are_http_or_https"),
+        ({"quality": "ultra"}, "quality_is_fast_balanced_or_quality"),
+        ({"shop": " "}, "shop_is_1_to_255_characters"),
+        ({"shop": ...}, "shop"),
+        ({"product_id": ""}, "product_id_is_1_to_255_characters"),
+        ({"variant_id": ""}, "variant_id_is_1_to_255_characters"),
+        ({"max_attempts": 0}, "max_attempts_is_1_to_25"),
+        ({"metadata": "[]"}, "metadata_is_an_object"),
+        ({"status": "cancelled", "completed_at": "now", "progress": 101}, "progress_is_0_to_100"),
+        ({"progress": 50}, "pending_has_no_progress"),
+        ({"attempts": 4}, "attempts_are_0_to_max_attempts"),
+        ({"status": "processing"}, "processing_has_a_lease"),
+        ({"status": "cancelled"}, "ended_has_completed_at"),
+        ({"status": "completed", "completed_at": "now", "progress": 100}, "completed_has_model_url_and_100"),
+        ({"status": "failed", "completed_at": "now"}, "failed_has_error_code_and_message"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bad_insert_is_refused_with_the_rule_s_name(
+    sql: psycopg.Connection, columns: Any, rule: str
+) -> None:
+    with pytest.raises(psycopg.IntegrityError, match=rule):
+        insert(sql, **columns)
+
+
+def test_a_good_insert_needs_three_columns(sql: psycopg.Connection) -> None:
+    job = insert(sql)
+    row = sql.execute(
+        "SELECT status::text, progress, quality, attempts FROM jobs WHERE id = %s", [job]
+    ).fetchone()
+    assert row == ("pending", 0, "balanced", 0)
+
+
+def test_addresses_may_come_under_metadata(sql: psycopg.Connection) -> None:
+    urls = ["https://a/1.jpg", "https://a/2.jpg"]
+    job = insert(sql, image_urls=None, metadata=json.dumps({"image_urls": urls, "note": 1}))
+    assert sql.execute(
+        "SELECT image_urls, metadata ->> 'note' FROM jobs WHERE id = %s", [job]
+    ).fetchone() == (urls, "1")
+    with pytest.raises(psycopg.errors.CheckViolation, match="image_urls_are_http_or_https"):
+        insert(sql, image_urls=None, metadata='{"image_urls": ["data:image/png;base64,"]}')
+    with pytest.raises(psycopg.errors.NotNullViolation, match="image_urls"):
+        insert(sql, image_urls=None, metadata='{"image_urls": "https://a/1.jpg"}')
+
+
+def test_the_database_s_clock_sets_the_times(sql: psycopg.Connection) -> None:
+    job = insert(sql, created_at="2001-01-01", updated_at="2001-01-01")
+    row = sql.execute(
+        "SELECT created_at > now() - interval '1 min', updated_at = created_at FROM jobs"
+    ).fetchone()
+    assert row == (True, True)
+    sql.execute(
+        "UPDATE jobs SET priority = 5, updated_at = '2001-01-01', created_at = '2001-01-01' WHERE id = %s",
+        [job],
+    )
+    row = sql.execute(
+        "SELECT created_at > now() - interval '1 min', updated_at > created_at, priority FROM jobs"
+    ).fetchone()
+    assert row == (True, True, 5)
+
+
+def test_rows_of_one_transaction_keep_their_order(sql: psycopg.Connection, engine: Engine) -> None:
+    with sql.transaction():
+        wanted = [insert(sql, product_id=str(n)) for n in range(5)]
+    claimed = [queue.claim(engine, worker="w", lease_s=30) for _ in wanted]
+    assert [job and job.id for job in claimed] == wanted
+
+
+BACKWARD = [
+    ("status", "pending"),
+    ("status", "cancelled"),
+    ("progress", 3),
+    ("stage", "x"),
+    ("attempts", 0),
+    ("model_url", "https://evil/"),
+    ("error_code", "x"),
+    ("error_message", "x"),
+    ("lease_token", None),
+    ("lease_token", "00000000-0000-0000-0000-000000000000"),
+    ("lease_expires_at", "2099-01-01"),
+    ("claimed_by", "x"),
+    ("started_at", None),
+    ("completed_at", "2001-01-01"),
+    ("created_at", "2001-01-01"),
+    ("updated_at", "2001-01-01"),
+    ("id", "00000000-0000-0000-0000-000000000000"),
+]
+
+
+@pytest.mark.parametrize("state", ["pending", "processing", "completed", "failed"])
+def test_an_update_from_outside_moves_nothing(sql: psycopg.Connection, engine: Engine, state: str) -> None:
+    insert(sql)
+    if state != "pending":
+        job = queue.claim(engine, worker="w", lease_s=30)
+        assert job
+        queue.report(engine, job, progress=40, stage="framed", lease_s=30)
+        if state == "completed":
+            queue.complete(engine, job, model_url="https://a/m.glb", report={"engine": "relief"})
+        if state == "failed":
+            queue.fail(engine, job, JobError("no_object"), report={})
+    before = sql.execute("SELECT * FROM jobs").fetchall()
+    warnings: list[str] = []
+    sql.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    for column, value in BACKWARD:
+        sql.execute(f"UPDATE jobs SET {column} = %s".encode(), [value])
+        assert sql.execute("SELECT * FROM jobs").fetchall() == before, column
+    assert all("not changed" in warning for warning in warnings)
+    assert warnings
+
+
+def test_the_backend_s_metadata_is_merged_and_ours_is_kept(sql: psycopg.Connection, engine: Engine) -> None:
+    insert(sql, metadata='{"a": 1, "b": 2}')
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    queue.complete(engine, job, model_url="https://a/m.glb", report={"engine": "relief"})
+    sql.execute("""UPDATE jobs SET metadata = '{"b": 3, "c": 4, "worker": {"engine": "stale"}}'""")
+    row = sql.execute("SELECT metadata FROM jobs").fetchone()
+    assert row == ({"a": 1, "b": 3, "c": 4, "worker": {"engine": "relief"}},)
+    sql.execute("UPDATE jobs SET metadata = NULL")
+    assert sql.execute("SELECT metadata FROM jobs").fetchone() == row
+
+
+def test_a_cancel_ends_a_waiting_job_at_once_and_marks_a_running_one(
+    sql: psycopg.Connection, engine: Engine
+) -> None:
+    waiting = insert(sql)
+    sql.execute("UPDATE jobs SET cancel_requested_at = '2001-01-01' WHERE id = %s", [waiting])
+    row = sql.execute("SELECT status::text, completed_at > now() - interval '1 min' FROM jobs").fetchone()
+    assert row == ("cancelled", True)
+
+    running = insert(sql)
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    assert job.id == running
+    assert queue.renew(engine, job, lease_s=30) is False
+    assert queue.ask_to_cancel(engine, running) is True
+    assert queue.renew(engine, job, lease_s=30) is True
+    queue.cancel(engine, job)
+    assert queue.ask_to_cancel(engine, running) is False
+
+
+def test_only_retry_goes_back(sql: psycopg.Connection, engine: Engine) -> None:
+    first = insert(sql)
+    assert queue.retry(engine, first) is False
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    queue.fail(engine, job, JobError("no_object"), report={})
+    assert queue.retry(engine, first) is True
+    row = sql.execute(
+        "SELECT status::text, attempts, error_code, completed_at, progress FROM jobs"
+    ).fetchone()
+    assert row == ("pending", 0, None, None, 0)
+
+
+def test_retry_does_not_leave_its_key_in_the_transaction(sql: psycopg.Connection) -> None:
+    job = insert(sql)
+    with sql.transaction():
+        sql.execute("SELECT retry_job(%s)", [job])
+        sql.execute("UPDATE jobs SET attempts = 2")
+    assert sql.execute("SELECT attempts FROM jobs").fetchone() == (0,)
+
+
+def test_one_notification_a_statement_and_none_for_updates(
+    database_url: str, sql: psycopg.Connection
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as listener:
+        listener.execute("LISTEN worker_jobs")
+        sql.execute(
+            "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 50) n"
+        )
+        sql.execute("UPDATE jobs SET priority = 2")
+        assert len(list(listener.notifies(timeout=0.3))) == 1

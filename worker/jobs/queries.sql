@@ -1,0 +1,163 @@
+-- The rules of the queue: every statement that the worker runs on public.jobs. Each is one transaction.
+--
+-- A statement that moves a row forward shows worker.guard_job() a key (migrations/versions/0001_jobs.py): the lease's
+-- token, or 'queue' where no lease is held. The key is set in a CTE, which the UPDATE reads, so it is set before the
+-- first row is touched. The database's clock alone decides.
+
+-- name: claim
+-- Take the next job: highest priority, then oldest. The attempt is counted here, not at the end, so that a job that
+-- kills its worker runs out of attempts.
+WITH key AS MATERIALIZED (
+    SELECT set_config('worker.lease', 'queue', true)
+), next AS (
+    SELECT id FROM public.jobs
+    WHERE status = 'pending' AND run_after <= now()
+    ORDER BY priority DESC, created_at
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE public.jobs AS job
+SET status = 'processing', progress = 5, stage = 'claimed', attempts = attempts + 1, started_at = now(),
+    error_code = NULL, error_message = NULL,
+    lease_token = gen_random_uuid(), lease_expires_at = now() + make_interval(secs => :lease_s), claimed_by = :worker
+FROM key, next
+WHERE job.id = next.id
+RETURNING job.id, job.lease_token, job.shop, job.product_id, job.variant_id, job.image_urls, job.quality, job.metadata,
+    job.attempts, job.max_attempts;
+
+-- name: renew
+-- Keep a job for another lease, and learn whether somebody wants it stopped. No row: the lease is lost.
+WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
+UPDATE public.jobs AS job
+SET lease_expires_at = now() + make_interval(secs => :lease_s)
+FROM key
+WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
+RETURNING job.cancel_requested_at IS NOT NULL AS cancelled;
+
+-- name: report
+-- Say how far a job is, which renews its lease too. Progress never falls. No row: the lease is lost.
+WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
+UPDATE public.jobs AS job
+SET progress = greatest(job.progress, :progress), stage = :stage,
+    lease_expires_at = now() + make_interval(secs => :lease_s)
+FROM key
+WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
+RETURNING job.cancel_requested_at IS NOT NULL AS cancelled;
+
+-- name: complete
+-- Settle a job whose model is stored. No row: the lease is lost.
+WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
+UPDATE public.jobs AS job
+SET status = 'completed', progress = 100, stage = 'completed', model_url = :model_url,
+    metadata = job.metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
+    completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
+FROM key
+WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
+RETURNING job.status;
+
+-- name: fail
+-- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. The wait is
+-- 15 s doubled with each attempt, at most 10 min, half of it at random. No row: the lease is lost.
+WITH key AS MATERIALIZED (
+    SELECT set_config('worker.lease', CAST(:token AS text), true)
+), verdict AS MATERIALIZED (
+    SELECT held.id, CAST(:retryable AS boolean) AND held.attempts < held.max_attempts AS again
+    FROM public.jobs AS held WHERE held.id = :id
+)
+UPDATE public.jobs AS job
+SET status = CASE WHEN again THEN 'pending' ELSE 'failed' END::public.job_status,
+    progress = CASE WHEN again THEN 0 ELSE job.progress END,
+    stage = CASE WHEN again THEN NULL ELSE job.stage END,
+    run_after = CASE WHEN again
+        THEN now() + make_interval(secs => least(600, 15 * 2.0 ^ (job.attempts - 1)) * (0.5 + random() / 2))
+        ELSE job.run_after END,
+    completed_at = CASE WHEN again THEN NULL ELSE now() END,
+    error_code = :code, error_message = :message,
+    metadata = job.metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
+    lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
+FROM key, verdict
+WHERE job.id = verdict.id AND job.lease_token = CAST(:token AS uuid)
+RETURNING job.status, job.run_after;
+
+-- name: cancel
+-- Settle a running job that somebody wanted stopped. No row: the lease is lost.
+WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
+UPDATE public.jobs AS job
+SET status = 'cancelled', completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
+FROM key
+WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
+RETURNING job.status;
+
+-- name: release
+-- Give a job back untouched, at no cost of an attempt, when the daemon stops before it is done.
+WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
+UPDATE public.jobs AS job
+SET status = 'pending', progress = 0, stage = NULL, attempts = job.attempts - 1,
+    lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
+FROM key
+WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
+RETURNING job.status;
+
+-- name: rescue
+-- Take jobs from workers that were not heard of for a lease: back to pending, the first time at once and then with
+-- the wait of a failed attempt; cancelled if that was wanted; failed when their attempts are used up.
+WITH key AS MATERIALIZED (
+    SELECT set_config('worker.lease', 'queue', true)
+), lost AS (
+    SELECT id,
+        CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+             WHEN attempts < max_attempts THEN 'pending'
+             ELSE 'failed' END::public.job_status AS verdict
+    FROM public.jobs
+    WHERE status = 'processing' AND lease_expires_at < now()
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE public.jobs AS job
+SET status = verdict,
+    progress = CASE verdict WHEN 'pending' THEN 0 ELSE job.progress END,
+    stage = CASE verdict WHEN 'pending' THEN NULL ELSE job.stage END,
+    run_after = CASE WHEN verdict = 'pending' AND job.attempts > 1
+        THEN now() + make_interval(secs => least(600, 15 * 2.0 ^ (job.attempts - 1)) * (0.5 + random() / 2))
+        ELSE job.run_after END,
+    completed_at = CASE verdict WHEN 'pending' THEN NULL ELSE now() END,
+    error_code = CASE verdict WHEN 'cancelled' THEN NULL ELSE 'worker_lost' END,
+    error_message = CASE verdict WHEN 'cancelled' THEN NULL ELSE :message END,
+    lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
+FROM key, lost
+WHERE job.id = lost.id
+RETURNING job.id, job.shop, job.status, job.attempts;
+
+-- name: enqueue
+-- What a backend does, for `worker enqueue` and the demo.
+INSERT INTO public.jobs (shop, product_id, variant_id, product_handle, image_urls, quality, priority, metadata)
+VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :priority, CAST(:metadata AS jsonb))
+RETURNING id;
+
+-- name: counts
+-- The queue at a glance.
+SELECT status::text AS status, count(*) AS jobs, min(created_at) AS oldest FROM public.jobs GROUP BY status;
+
+-- name: recent
+-- What runs, what waits next, and what ended last.
+SELECT id FROM (
+    (SELECT id, 1 AS part, started_at AS place FROM public.jobs WHERE status = 'processing' ORDER BY started_at)
+    UNION ALL
+    (SELECT id, 2, created_at FROM public.jobs WHERE status = 'pending' ORDER BY priority DESC, created_at LIMIT :limit)
+    UNION ALL
+    (SELECT id, 3, completed_at FROM public.jobs WHERE completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT :limit)
+) AS listed ORDER BY part, place;
+
+-- name: look
+-- These jobs as they are now, in the order in which they are named.
+SELECT id, shop, product_id, variant_id, quality, status::text AS status, progress, stage, attempts, max_attempts,
+    model_url, error_code, error_message, claimed_by, created_at, started_at, completed_at, run_after, image_urls, metadata
+FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
+ORDER BY place;
+
+-- name: ask_to_cancel
+-- Ends a waiting job at once and asks a running one to stop.
+SELECT public.cancel_job(:id);
+
+-- name: retry
+-- Runs a job that has ended once more.
+SELECT public.retry_job(:id);

@@ -1,0 +1,156 @@
+"""The queue, as its callers see it; the rules themselves are in queries.sql."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.engine import Engine
+
+from worker import database
+from worker.errors import KINDS, JobError
+
+QUERIES = database.queries("worker.jobs")
+
+Row = dict[str, Any]
+
+
+class LeaseLost(Exception):
+    """Another worker has the job, or its row is gone: nothing that we do for it counts any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A claimed row, as it was at the claim."""
+
+    id: UUID
+    lease_token: UUID
+    shop: str
+    product_id: str
+    variant_id: str | None
+    image_urls: Sequence[str]
+    quality: str
+    metadata: Mapping[str, Any]
+    attempts: int
+    max_attempts: int
+
+
+def claim(engine: Engine, *, worker: str, lease_s: float) -> Job | None:
+    row = _one(engine, "claim", worker=worker, lease_s=lease_s)
+    return Job(**row) if row else None
+
+
+def renew(engine: Engine, job: Job, *, lease_s: float) -> bool:
+    """Whether somebody wants the job stopped. Raises: LeaseLost."""
+    return bool(_held(engine, "renew", job, lease_s=lease_s)["cancelled"])
+
+
+def report(engine: Engine, job: Job, *, progress: int, stage: str, lease_s: float) -> bool:
+    """Whether somebody wants the job stopped. Raises: LeaseLost."""
+    return bool(_held(engine, "report", job, progress=progress, stage=stage, lease_s=lease_s)["cancelled"])
+
+
+def complete(engine: Engine, job: Job, *, model_url: str, report: Mapping[str, Any]) -> None:
+    """Raises: LeaseLost."""
+    _held(engine, "complete", job, model_url=model_url, report=json.dumps(report))
+
+
+def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:
+    """The row's new `status`, pending or failed, and `run_after`. Raises: LeaseLost."""
+    return _held(
+        engine,
+        "fail",
+        job,
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        report=json.dumps(report),
+    )
+
+
+def cancel(engine: Engine, job: Job) -> None:
+    """Raises: LeaseLost."""
+    _held(engine, "cancel", job)
+
+
+def release(engine: Engine, job: Job) -> None:
+    """Raises: LeaseLost."""
+    _held(engine, "release", job)
+
+
+def rescue(engine: Engine) -> list[Row]:
+    """The jobs taken from workers that were lost."""
+    return _all(engine, "rescue", message=KINDS["worker_lost"].message)
+
+
+def enqueue(
+    engine: Engine,
+    *,
+    shop: str,
+    product_id: str,
+    image_urls: Sequence[str],
+    variant_id: str | None = None,
+    product_handle: str | None = None,
+    quality: str = "balanced",
+    priority: int = 0,
+    metadata: Mapping[str, Any] | None = None,
+) -> UUID:
+    """Inserts a row as a backend does; the database's CHECKs speak through sqlalchemy's IntegrityError."""
+    row = _one(
+        engine,
+        "enqueue",
+        shop=shop,
+        product_id=product_id,
+        image_urls=list(image_urls),
+        variant_id=variant_id,
+        product_handle=product_handle,
+        quality=quality,
+        priority=priority,
+        metadata=json.dumps(metadata or {}),
+    )
+    assert row is not None  # noqa: S101 - INSERT … RETURNING gives the row
+    return UUID(str(row["id"]))
+
+
+def ask_to_cancel(engine: Engine, job_id: UUID) -> bool:
+    """Whether there was an unfinished job to cancel."""
+    with engine.connect() as connection:
+        return bool(connection.scalar(QUERIES["ask_to_cancel"], {"id": job_id}))
+
+
+def retry(engine: Engine, job_id: UUID) -> bool:
+    """Whether there was a job that had ended."""
+    with engine.connect() as connection:
+        return bool(connection.scalar(QUERIES["retry"], {"id": job_id}))
+
+
+def counts(engine: Engine) -> list[Row]:
+    return _all(engine, "counts")
+
+
+def recent(engine: Engine, limit: int = 10) -> list[Row]:
+    """All running jobs, then up to `limit` waiting ones in their order, then up to `limit` that ended last."""
+    return look(engine, [row["id"] for row in _all(engine, "recent", limit=limit)])
+
+
+def look(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
+    """These jobs as they are now, in this order."""
+    return _all(engine, "look", ids=list(ids))
+
+
+def _all(engine: Engine, query: str, **parameters: Any) -> list[Row]:
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(QUERIES[query], parameters).mappings()]
+
+
+def _one(engine: Engine, query: str, **parameters: Any) -> Row | None:
+    """The row that a statement gives, which gives one at the most."""
+    return next(iter(_all(engine, query, **parameters)), None)
+
+
+def _held(engine: Engine, query: str, job: Job, **parameters: Any) -> Row:
+    row = _one(engine, query, id=job.id, token=str(job.lease_token), **parameters)
+    if row is None:
+        raise LeaseLost(str(job.id))
+    return row
