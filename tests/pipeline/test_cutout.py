@@ -1,0 +1,219 @@
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+from worker.errors import JobError
+from worker.pipeline.cutout import CutoutUnavailable, Cutter
+from worker.pipeline.decode import decode
+from worker.pipeline.frame import frame
+from worker.weights import WeightsMissing
+
+
+@pytest.fixture(scope="module")
+def cutter(u2netp: Path) -> Cutter:
+    return Cutter("u2netp", u2netp)
+
+
+def refusal(cutter: Cutter, image: Image.Image) -> str:
+    with pytest.raises(JobError) as caught:
+        cutter.cut(image)
+    return caught.value.code
+
+
+def iou(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    return float((found & true).sum() / (found | true).sum())
+
+
+@cache
+def mug(size: int = 450) -> tuple[Image.Image, NDArray[np.bool_]]:
+    """A blue mug with a handle on a light backdrop with a soft shadow: photo and true silhouette."""
+    big = size * 2
+    unit = big / 100
+
+    def draw(image: Image.Image, *, body: str | int, hole: str | int) -> None:
+        pen = ImageDraw.Draw(image)
+        pen.ellipse([unit * c for c in (58, 36, 84, 66)], fill=body)  # handle
+        pen.ellipse([unit * c for c in (64, 42, 78, 60)], fill=hole)
+        pen.rectangle([unit * c for c in (26, 27, 68, 74)], fill=body)
+        pen.ellipse([unit * c for c in (26, 66, 68, 82)], fill=body)
+        pen.ellipse([unit * c for c in (26, 20, 68, 34)], fill=body)
+
+    backdrop = np.linspace(246, 214, big)[:, None, None].repeat(big, 1).repeat(3, 2).astype(np.uint8)
+    photo = Image.fromarray(backdrop)
+    shadow = Image.new("L", photo.size, 0)
+    ImageDraw.Draw(shadow).ellipse([unit * c for c in (24, 74, 84, 86)], fill=110)
+    photo.paste("#707070", mask=shadow.filter(ImageFilter.GaussianBlur(unit * 2)))
+    silhouette = Image.new("L", photo.size, 0)
+    draw(silhouette, body=255, hole=0)
+
+    colors = np.zeros((big, big, 3))
+    light = np.cos((np.linspace(0, 100, big) - 40) / 32)[None, :, None].clip(0.25)
+    colors[:] = light * (40, 90, 190)
+    product = Image.fromarray(colors.clip(0, 255).astype(np.uint8))
+    ImageDraw.Draw(product).ellipse([unit * c for c in (28, 21.5, 66, 32.5)], fill="#16305f")
+    photo.paste(product, mask=silhouette)
+    small = (size, size)
+    return photo.resize(small, Image.Resampling.LANCZOS), np.asarray(silhouette.resize(small)) > 127
+
+
+def test_a_product_is_cut_out_of_its_backdrop(cutter: Cutter) -> None:
+    photo, true = mug()
+    rgba = cutter.cut(photo)
+    assert rgba.shape == (450, 450, 4)
+    assert rgba.dtype == np.uint8
+    assert iou(rgba[..., 3] > 127, true) > 0.95
+    assert rgba[230, 320, 3] < 64  # one looks through the handle
+    assert not rgba[rgba[..., 3] == 0].any()
+
+
+def test_the_rim_has_the_colors_of_the_product_not_of_the_backdrop(cutter: Cutter) -> None:
+    photo, _ = mug()
+    rgba = cutter.cut(photo)
+    rim = (rgba[..., 3] > 20) & (rgba[..., 3] < 230)
+    assert rim.sum() > 300
+    bluish = rgba[rim][:, 2].astype(int) - rgba[rim][:, 0]
+    assert (bluish > 15).mean() > 0.95  # the backdrop is gray: zero
+
+
+def test_a_product_that_is_small_in_its_photo_is_looked_at_closer(cutter: Cutter) -> None:
+    photo, true = mug()
+    scene = Image.fromarray(np.pad(np.asarray(photo), ((600, 150), (400, 350), (0, 0)), mode="edge"))
+    silhouette = np.pad(true, ((600, 150), (400, 350)))
+    assert iou(cutter.cut(scene)[..., 3] > 127, silhouette) > 0.94
+
+
+def test_the_cup_of_a_real_photo_is_found(cutter: Cutter) -> None:
+    photo = decode(Path(skimage.__file__).parent / "data" / "coffee.png")
+    true = Image.new("L", photo.size)
+    pen = ImageDraw.Draw(true)
+    # Saucer, cup and spoon, measured on the photo.
+    pen.ellipse((77, 66, 479, 390), fill=255)
+    pen.ellipse((173, 18, 406, 208), fill=255)
+    pen.polygon([(398, 74), (420, 67), (424, 80), (412, 112)], fill=255)
+    alpha = cutter.cut(photo)[..., 3]
+    assert iou(alpha > 127, np.asarray(true) > 127) > 0.95
+    assert not alpha[:, :60].any()
+    assert not alpha[:, 500:].any()
+
+
+def test_the_same_photo_gives_the_same_cutout(cutter: Cutter) -> None:
+    photo, _ = mug()
+    assert (cutter.cut(photo) == cutter.cut(photo)).all()
+
+
+@pytest.mark.parametrize("color", ["white", "black", "#808080", "#c83228"])
+def test_a_photo_of_nothing_has_no_object(cutter: Cutter, color: str) -> None:
+    assert refusal(cutter, Image.new("RGB", (800, 600), color)) == "no_object"
+
+
+def test_a_bare_backdrop_has_no_object(cutter: Cutter) -> None:
+    ramp = np.linspace(250, 205, 600)[:, None, None].repeat(800, 1).repeat(3, 2).astype(np.uint8)
+    assert refusal(cutter, Image.fromarray(ramp)) == "no_object"
+
+
+def transparent(*boxes: tuple[int, int, int, int], alpha: int = 255) -> Image.Image:
+    image = Image.new("RGBA", (400, 300), (255, 0, 255, 0))
+    for box in boxes:
+        image.paste((0, 120, 200, alpha), box)
+    return image
+
+
+def test_transparency_is_trusted_without_any_model(u2netp: Path) -> None:
+    code = """
+import json, sys
+from pathlib import Path
+from PIL import Image
+from worker.pipeline.cutout import Cutter
+image = Image.new("RGBA", (400, 300), (255, 0, 255, 0))
+image.paste((0, 120, 200, 255), (100, 50, 300, 250))
+rgba = Cutter("u2netp", Path(sys.argv[1])).cut(image)
+loaded = [name for name in ("rembg", "onnxruntime", "numba", "torch") if name in sys.modules]
+print(json.dumps([int((rgba[..., 3] == 255).sum()), loaded]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, u2netp], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(run.stdout) == [200 * 200, []]
+
+
+def test_trusted_transparency_keeps_colors_and_alpha_as_they_are(cutter: Cutter) -> None:
+    image = transparent((100, 50, 300, 250))
+    image.paste((200, 40, 0, 90), (150, 100, 250, 200))  # a window of tinted glass
+    rgba = cutter.cut(image)
+    assert tuple(rgba[150, 200]) == (200, 40, 0, 90)
+    assert tuple(rgba[60, 110]) == (0, 120, 200, 255)
+    assert tuple(rgba[10, 10]) == (0, 0, 0, 0)
+
+
+def test_specks_go_parts_and_holes_stay(cutter: Cutter) -> None:
+    image = transparent((100, 50, 250, 250), (300, 50, 340, 150), (10, 10, 16, 16), (380, 280, 383, 284))
+    image.paste((0, 0, 0, 0), (150, 100, 200, 150))
+    alpha = cutter.cut(image)[..., 3]
+    assert alpha[100, 320] == 255  # a second part
+    assert alpha[125, 175] == 0  # a hole
+    assert not alpha[:20, :20].any()
+    assert not alpha[275:, 375:].any()
+
+
+def test_a_drop_shadow_goes_with_the_background(cutter: Cutter) -> None:
+    image = transparent((100, 50, 300, 250))
+    image.paste((0, 0, 0, 80), (100, 250, 330, 290))
+    assert not cutter.cut(image)[260:, :, 3].any()
+
+
+@pytest.mark.parametrize(
+    "image", [transparent(), transparent((0, 0, 400, 300), alpha=100), transparent((5, 5, 8, 8))]
+)
+def test_transparency_with_nothing_in_it_is_no_object(cutter: Cutter, image: Image.Image) -> None:
+    assert refusal(cutter, image) == "no_object"
+
+
+def test_transparency_that_is_decoration_is_not_trusted(cutter: Cutter) -> None:
+    photo, true = mug()
+    corners = Image.new("L", photo.size, 0)
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, 449, 449), 55, fill=255)
+    veil = Image.new("L", photo.size, 250)
+    for alpha in (corners, veil, Image.new("L", photo.size, 255)):
+        image = photo.copy()
+        image.putalpha(alpha)
+        assert iou(cutter.cut(image)[..., 3] > 127, true) > 0.9
+
+
+def test_the_whole_way_ends_in_a_view(cutter: Cutter) -> None:
+    photo, true = mug()
+    view = frame(cutter.cut(photo))
+    expected = frame(np.dstack([np.asarray(photo), true.astype(np.uint8) * 255]))
+    assert iou(view[..., 3] > 127, expected[..., 3] > 127) > 0.93
+
+
+def test_missing_weights_are_told_before_any_photo(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing, match="worker weights fetch u2netp"):
+        Cutter("u2netp", tmp_path)
+
+
+def test_another_folder_in_the_environment_is_not_looked_at(
+    u2netp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
+    monkeypatch.setenv("REMBG_HOME", str(tmp_path))
+    Cutter("u2netp", u2netp).cut(mug()[0])
+    assert not list(tmp_path.iterdir())
+    assert os.environ["U2NET_HOME"] == str(tmp_path)
+
+
+def test_a_graphics_card_that_is_not_there_is_told_at_the_start(u2netp: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has one")
+    with pytest.raises(CutoutUnavailable, match="CUDAExecutionProvider"):
+        Cutter("u2netp", u2netp, "cuda")

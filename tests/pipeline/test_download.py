@@ -1,0 +1,288 @@
+"""Against a real server on loopback that answers byte by byte as each test says."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker.errors import JobError
+from worker.pipeline.download import download
+
+Answer = bytes | Callable[[socket.socket], None]
+
+
+class Server:
+    """Answers the n-th request for a path with the n-th of its answers, the last one for ever."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Answer]] = {}
+        self.heads: list[str] = []  # of the requests, as received
+        self.times: list[float] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, path: str, *answers: Answer) -> str:
+        self.answers[path] = list(answers)
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += connection.recv(4096)
+            self.heads.append(head.decode())
+            self.times.append(time.monotonic())
+            answers = self.answers[head.split()[1].decode()]
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            if callable(answer):
+                answer(connection)
+            else:
+                connection.sendall(answer)
+
+
+def http(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
+    fields = {"Content-Length": str(len(body)), "Connection": "close"}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def redirect(to: str) -> bytes:
+    return http(status="302 Found", Location=to)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def fails(url: str, target: Path, **limits: Any) -> JobError:
+    """The error of a download; no file may be left behind by it."""
+    with pytest.raises(JobError) as caught:
+        download(url, target, **{"pause_s": 0.01, **limits})
+    assert not target.exists()
+    return caught.value
+
+
+def test_writes_the_bytes_of_the_photo(server: Server, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    assert download(server.url("/photo.jpg", http(content)), tmp_path / "photo") == len(content)
+    assert (tmp_path / "photo").read_bytes() == content
+    assert "accept-encoding: identity" in server.heads[0].lower()
+
+
+def test_a_body_without_a_length_ends_with_its_connection(server: Server, tmp_path: Path) -> None:
+    download(server.url("/", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nphoto"), tmp_path / "photo")
+    assert (tmp_path / "photo").read_bytes() == b"photo"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/photo.jpg",
+        "javascript:alert(1)",
+        "data:image/png;base64,AAAA",
+        "/etc/passwd",
+        "photo.jpg",
+        "",
+        "http://",
+        "https:///photo.jpg",
+        "http://127.0.0.1:99999/",
+        "http://[::1/",
+        "http://a..b/photo.jpg",
+        f"http://{'a' * 64}.example/photo.jpg",
+        "http://exa\x00mple/",
+        "http://" + "a" * 70_000,
+    ],
+)
+def test_an_address_that_is_none_of_the_web_is_refused(url: str, tmp_path: Path) -> None:
+    assert fails(url, tmp_path / "photo").code == "photo_url_refused"
+
+
+def test_follows_three_redirects_also_relative_ones(server: Server, tmp_path: Path) -> None:
+    server.url("/photo", http(b"photo"))
+    server.url("/3", redirect("photo"))
+    server.url("/2", redirect(f"http://localhost:{server.port}/3"))
+    download(server.url("/1", redirect("/2")), tmp_path / "photo")
+    assert (tmp_path / "photo").read_bytes() == b"photo"
+
+
+@pytest.mark.parametrize(
+    "to", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1:1/_x", "data:,x"]
+)
+def test_a_redirect_to_another_scheme_is_refused(server: Server, tmp_path: Path, to: str) -> None:
+    assert fails(server.url("/", redirect(to)), tmp_path / "photo").code == "photo_url_refused"
+    assert len(server.heads) == 1
+
+
+def test_a_redirect_loop_ends_after_three(server: Server, tmp_path: Path) -> None:
+    assert fails(server.url("/", redirect("/")), tmp_path / "photo").code == "photo_url_refused"
+    assert len(server.heads) == 4
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("404 Not Found", "photo_not_found"),
+        ("410 Gone", "photo_not_found"),
+        ("400 Bad Request", "photo_not_found"),
+        ("204 No Content", "photo_not_found"),
+        ("304 Not Modified", "photo_not_found"),
+        ("401 Unauthorized", "photo_forbidden"),
+        ("403 Forbidden", "photo_forbidden"),
+    ],
+)
+def test_what_cannot_mend_itself_is_asked_for_once(
+    server: Server, tmp_path: Path, status: str, code: str
+) -> None:
+    error = fails(server.url("/", http(status=status)), tmp_path / "photo")
+    assert (error.code, error.retryable) == (code, False)
+    assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize(
+    "status", ["500 Internal Server Error", "503 Service Unavailable", "429 Too Many Requests"]
+)
+def test_gives_up_after_three_tries(server: Server, tmp_path: Path, status: str) -> None:
+    error = fails(server.url("/", http(status=status)), tmp_path / "photo")
+    assert (error.code, error.retryable) == ("photo_unreachable", True)
+    assert len(server.heads) == 3
+
+
+def test_a_server_that_recovers_is_asked_again(server: Server, tmp_path: Path) -> None:
+    broken_off = http(b"pho", Content_Length="5")
+    url = server.url("/", http(status="500 Oops"), broken_off, http(b"photo"))
+    assert download(url, tmp_path / "photo", pause_s=0.01) == 5
+    assert len(server.heads) == 3
+
+
+def test_waits_as_long_as_it_is_asked_to(server: Server, tmp_path: Path) -> None:
+    url = server.url("/", http(status="429 Slow down", Retry_After="1"), http(b"photo"))
+    download(url, tmp_path / "photo", pause_s=0.01)
+    assert 1 <= server.times[1] - server.times[0] < 2
+
+
+@pytest.mark.parametrize("asked", ["3600", formatdate(time.time() + 3600, usegmt=True)])
+def test_waits_no_longer_than_the_cap(server: Server, tmp_path: Path, asked: str) -> None:
+    url = server.url("/", http(status="503 Later", Retry_After=asked), http(b"photo"))
+    download(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.3)
+    assert 0.3 <= server.times[1] - server.times[0] < 1
+
+
+@pytest.mark.parametrize("asked", ["-5", "soon", "nan", "inf", "", "Wed, 21 Oct 2015 07:28:00"])
+def test_a_senseless_wish_to_wait_does_no_harm(server: Server, tmp_path: Path, asked: str) -> None:
+    url = server.url("/", http(status="503 Later", Retry_After=asked), http(b"photo"))
+    download(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.1)
+
+
+def test_an_endless_photo_is_cut_off(server: Server, tmp_path: Path) -> None:
+    def endless(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            connection.sendall(bytes(65536))
+
+    assert fails(server.url("/", endless), tmp_path / "photo").code == "photo_too_large"
+
+
+def test_an_endless_chunked_photo_is_cut_off(server: Server, tmp_path: Path) -> None:
+    def endless(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            connection.sendall(b"ffff\r\n" + bytes(0xFFFF) + b"\r\n")
+
+    assert fails(server.url("/", endless), tmp_path / "photo").code == "photo_too_large"
+
+
+def test_a_photo_that_announces_too_much_is_not_even_read(server: Server, tmp_path: Path) -> None:
+    def announces(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20000001\r\n\r\n")
+        connection.recv(1)  # until the client hangs up
+
+    assert fails(server.url("/", announces), tmp_path / "photo").code == "photo_too_large"
+
+
+def test_the_largest_photo_is_accepted_and_one_byte_more_is_not(server: Server, tmp_path: Path) -> None:
+    assert download(server.url("/", http(bytes(1000))), tmp_path / "photo", most_bytes=1000) == 1000
+    (tmp_path / "photo").unlink()
+    unannounced = b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1001)
+    assert fails(server.url("/", unannounced), tmp_path / "photo", most_bytes=1000).code == "photo_too_large"
+
+
+def drip(first: bytes, each: bytes) -> Callable[[socket.socket], None]:
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(first)
+        while True:
+            connection.sendall(each)
+            time.sleep(0.05)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n", b"x"),
+        drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"),  # the headers never end
+        drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+    ],
+    ids=["body", "headers", "hints"],
+)
+def test_a_server_that_drips_meets_the_total_limit(server: Server, tmp_path: Path, answer: Answer) -> None:
+    began = time.monotonic()
+    error = fails(server.url("/", answer), tmp_path / "photo", total_s=0.7, read_s=0.4)
+    assert (error.code, error.retryable) == ("photo_unreachable", True)
+    assert time.monotonic() - began < 1.5
+    assert len(server.heads) == 1
+
+
+def test_a_silent_server_meets_the_read_limit_in_each_try(server: Server, tmp_path: Path) -> None:
+    url = server.url("/", lambda _: time.sleep(1))
+    assert fails(url, tmp_path / "photo", read_s=0.1).code == "photo_unreachable"
+    assert len(server.heads) == 3
+
+
+def test_a_server_that_is_not_there_or_speaks_no_http(server: Server, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for url in (
+        f"http://127.0.0.1:{port}/",
+        "http://no-such-host.invalid/photo.jpg",
+        f"https://127.0.0.1:{server.port}/",
+        server.url("/", b"SSH-2.0-OpenSSH_9.6\r\n"),
+    ):
+        error = fails(url, tmp_path / "photo", connect_s=0.2)
+        assert (error.code, error.retryable) == ("photo_unreachable", True)
+
+
+def test_a_compressed_answer_is_refused(server: Server, tmp_path: Path) -> None:
+    url = server.url("/", http(b"\x1f\x8b...", Content_Encoding="gzip"))
+    error = fails(url, tmp_path / "photo")
+    assert error.code == "photo_url_refused"
+    assert "compressed" in error.message
+
+
+def test_a_proxy_of_this_machine_is_not_used(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert download(server.url("/", http(b"photo")), tmp_path / "photo") == 5

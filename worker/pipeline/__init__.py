@@ -1,0 +1,133 @@
+"""A request and a folder in, files and a report out: download → decode → cut out → frame → generate → finish → preview.
+
+The folder ends up with `model.glb`, `poster.png` and `cutout.png`. Nothing here knows of rows, buckets or backends.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from worker.engines import Engine, View
+from worker.errors import JobError
+from worker.pipeline.cutout import Cutter
+from worker.pipeline.decode import decode
+from worker.pipeline.download import download
+from worker.pipeline.finish import finish
+from worker.pipeline.frame import frame
+from worker.pipeline.preview import poster
+from worker.presets import PRESETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    job_id: str
+    name: str
+    image_urls: list[str]
+    quality: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of a job and what became of it."""
+
+    url: str
+    file: Path
+    view: View | None = None
+    error: JobError | None = None
+
+    def report(self, *, used: bool) -> dict[str, Any]:
+        # What stands after the question mark may be a token, which has no place in a row.
+        said = {"url": self.url.partition("?")[0], "status": "used" if used else "spare"}
+        if self.error:
+            said |= {"status": "refused", "error_code": self.error.code, "error_message": self.error.message}
+        return said
+
+
+def run(
+    request: Request, engine: Engine, cutter: Cutter, report: dict[str, Any], say: Callable[[int, str], None]
+) -> None:
+    """Makes the model. `report` is filled as the work goes on, so that it tells of a failed job too.
+
+    Raises: JobError.
+    """
+    preset = PRESETS[request.quality]
+    report |= {"engine": engine.name, "engine_version": engine.version, "preset": preset.name}
+    seconds: dict[str, float] = report.setdefault("seconds", {})
+
+    say(10, "downloading")
+    with _timed(seconds, "download"):
+        photos = _download(request)
+    with _timed(seconds, "cutout"):
+        photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
+    usable = [photo.view for photo in photos if photo.view is not None]
+    report["photos"] = [photo.report(used=bool(usable) and photo.view is usable[0]) for photo in photos]
+    if not usable:
+        raise _no_photo_left(photos)
+    Image.fromarray(usable[0]).save(request.folder / "cutout.png", optimize=True)
+    say(40, "framed")
+
+    say(50, "generating")
+    with _timed(seconds, "generate"):
+        surface = engine.reconstruct(usable, preset)
+    made_by = {
+        "job_id": request.job_id,
+        "engine": engine.name,
+        "engine_version": engine.version,
+        "preset": preset.name,
+    }
+    with _timed(seconds, "finish"):
+        report["model"] = finish(surface, preset, request.folder, name=request.name, extras=made_by)
+    with _timed(seconds, "poster"):
+        poster(request.folder / "model.glb", request.folder / "poster.png")
+    say(80, "written")
+
+
+def _download(request: Request) -> list[Photo]:
+    photos = [Photo(url, request.folder / f"photo-{n}") for n, url in enumerate(request.image_urls)]
+    # A handful at a time, so that one slow server does not hold up the rest.
+    pool = ThreadPoolExecutor(4)
+    try:
+        return list(pool.map(_downloaded, photos))
+    finally:
+        # When the job is stopped in the middle nobody waits for what is still under way.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _downloaded(photo: Photo) -> Photo:
+    try:
+        download(photo.url, photo.file)
+    except JobError as error:
+        return replace(photo, error=error)
+    return photo
+
+
+def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
+    try:
+        return replace(photo, view=frame(cutter.cut(decode(photo.file))))
+    except JobError as error:
+        return replace(photo, error=error)
+
+
+def _no_photo_left(photos: list[Photo]) -> JobError:
+    """The first error that may pass by itself, else the first one."""
+    errors = [photo.error for photo in photos if photo.error]
+    chosen = next((error for error in errors if error.retryable), errors[0])
+    if len(errors) == 1:
+        return chosen
+    return JobError(chosen.code, f"None of the {len(errors)} photos could be used. {chosen.message}")
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[step] = round(time.perf_counter() - began, 3)
