@@ -1,0 +1,263 @@
+"""The command line. Every command prints for people; with `--json` one document on stdout and nothing else there."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+
+from worker import __version__, daemon, database, display, logs, settings, weights
+from worker.jobs import queue
+from worker.settings import ConfigError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turns product photos into 3D models for Shopify shops, one row of public.jobs at a time.",
+)
+weights_app = typer.Typer(no_args_is_help=True, help="The models that the worker needs on disk.")
+app.add_typer(weights_app, name="weights")
+
+# What people read goes to stderr, so that stdout can be a document for a program.
+console = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Folder = Annotated[Path, typer.Option(help="Where it keeps its data.")]
+Port = Annotated[int, typer.Option(help="The port for files and webhooks; 0 takes a free one.")]
+EngineName = Annotated[str, typer.Option(help="relief makes previews and needs no weights.")]
+Ids = Annotated[list[UUID], typer.Argument(help="Ids of jobs.")]
+
+PAUSE_S = 0.3  # between two looks at the rows
+
+
+def main() -> None:
+    """The console script. Errors that a person can mend are one line."""
+    try:
+        app()
+    except ConfigError as error:
+        _die(str(error), daemon.CONFIGURATION)
+    except OperationalError as error:
+        _die(f"The database cannot be reached: {str(error.orig).strip()}", daemon.TEMPORARY)
+    except DBAPIError as error:
+        _die(str(error.orig).strip(), 1)
+
+
+@app.command()
+def run() -> None:
+    """Claims jobs and does them, until SIGTERM. Exit codes: 0 drained, 75 start again, 78 configuration."""
+    configured = settings.load()
+    logs.configure(configured.log_format, configured.log_level)
+    raise typer.Exit(daemon.run(configured))
+
+
+@app.command()
+def migrate(revision: Annotated[str, typer.Argument(help="Where to go.")] = "head") -> None:
+    """Brings the database's schema up to this version of the worker, as `alembic upgrade head` does."""
+    from worker.migrate import upgrade  # noqa: PLC0415 - alembic is of no use to the daemon
+
+    target = database.url(settings.load())
+    upgrade(target, revision)
+    console.print(f"The schema of {target.database} is at {revision}.")
+
+
+@app.command()
+def enqueue(
+    photos: Annotated[list[str], typer.Argument(help="Addresses, or files where the store can serve them.")],
+    shop: Annotated[str, typer.Option(help="The shop's domain.")] = "demo.myshopify.com",
+    product: Annotated[
+        str | None, typer.Option(help="The product's id or gid; a new one without it.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant's id or gid.")] = None,
+    quality: Annotated[str, typer.Option(help="fast, balanced or quality.")] = "balanced",
+    priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Inserts a job, as a backend does."""
+    configured = settings.load()
+    engine = database.connect(database.url(configured))
+    try:
+        job = queue.enqueue(
+            engine,
+            shop=shop,
+            product_id=product or f"test-{uuid4().hex[:8]}",
+            variant_id=variant,
+            image_urls=[_address(photo, configured) for photo in photos],
+            quality=quality,
+            priority=priority,
+        )
+    except IntegrityError as error:
+        raise ConfigError(f"The database refuses this job: {str(error.orig).splitlines()[0]}") from None
+    if watch:
+        raise typer.Exit(_watch(engine, lambda: queue.look(engine, [job]), as_json=as_json))
+    if as_json:
+        _print_json({"id": str(job)})
+    else:
+        console.print(f"Job {job} is queued.")
+
+
+@app.command()
+def status(
+    as_json: AsJson = False, limit: Annotated[int, typer.Option(help="Of waiting and of ended jobs.")] = 10
+) -> None:
+    """The queue at a glance."""
+    engine = database.connect(database.url(settings.load()))
+    counts = {row["status"]: row["jobs"] for row in queue.counts(engine)}
+    jobs = queue.recent(engine, limit)
+    if as_json:
+        _print_json({"counts": counts, "jobs": [dict(job) for job in jobs]})
+        return
+    console.print("   ".join(f"{name} [bold]{counts.get(name, 0)}[/bold]" for name in display.COLORS))
+    if jobs:
+        console.print(display.jobs_table(jobs))
+
+
+@app.command()
+def watch(
+    ids: Annotated[
+        list[UUID] | None, typer.Argument(help="Ids of jobs; all that run and wait without.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows jobs live until they have ended."""
+    engine = database.connect(database.url(settings.load()))
+    ids = ids or [job["id"] for job in queue.recent(engine, 20) if job["completed_at"] is None]
+    raise typer.Exit(_watch(engine, lambda: queue.look(engine, ids), as_json=as_json))
+
+
+@app.command()
+def cancel(ids: Ids, as_json: AsJson = False) -> None:
+    """Ends waiting jobs at once and asks running ones to stop."""
+    _for_each(ids, queue.ask_to_cancel, "cancelled", "has ended already or does not exist", as_json=as_json)
+
+
+@app.command()
+def retry(ids: Ids, as_json: AsJson = False) -> None:
+    """Runs jobs that have ended once more."""
+    _for_each(ids, queue.retry, "queued again", "has not ended or does not exist", as_json=as_json)
+
+
+@weights_app.command("fetch")
+def fetch_weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; the configured one without.")] = None,
+) -> None:
+    """Fetches models, once."""
+    configured = settings.load()
+    for name in names or [configured.background_model]:
+        try:
+            path = weights.fetch(configured.weights_dir, name)
+        except (weights.FetchFailed, weights.WeightsMissing) as error:
+            raise ConfigError(str(error)) from None
+        console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+
+
+@weights_app.command("verify")
+def verify_weights(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; the configured one without.")] = None,
+) -> None:
+    """Says whether models are there and whole."""
+    configured = settings.load()
+    for name in names or [configured.background_model]:
+        try:
+            weights.verify(configured.weights_dir, name)
+        except weights.WeightsMissing as error:
+            raise ConfigError(str(error)) from None
+        console.print(f"{name}: as it should be")
+
+
+@app.command()
+def dev(folder: Folder = Path(".worker"), port: Port = 8765, engine: EngineName = "relief") -> None:
+    """Runs everything on this machine: Postgres, a store, a receiver for webhooks, and the daemon."""
+    from worker import dev  # noqa: PLC0415 - what only a laptop needs
+
+    raise typer.Exit(dev.run(folder, engine=engine, port=port, console=console))
+
+
+@app.command()
+def demo(
+    results: Annotated[Path, typer.Option(help="Where the models and the page go.")] = Path("results"),
+    engine: EngineName = "relief",
+) -> None:
+    """Makes 3D models of sample photos through the real daemon, and a page to look at them."""
+    from worker import demo  # noqa: PLC0415
+
+    raise typer.Exit(demo.run(results, engine=engine, console=console))
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    typer.echo(__version__)
+
+
+def _address(photo: str, configured: settings.Settings) -> str:
+    """A file goes to the store, under its content's hash, and from there by its address to the worker."""
+    if "://" in photo:
+        return photo
+    file = Path(photo)
+    if not file.is_file():
+        raise ConfigError(f"{photo} is neither an address nor a file.")
+    from worker.storage import open_store, version  # noqa: PLC0415
+
+    types = {
+        ".jpg": "image/jpeg",
+        ".jpeg": "image/jpeg",
+        ".png": "image/png",
+        ".webp": "image/webp",
+        ".avif": "image/avif",
+    }
+    ending = file.suffix.lower()
+    address = open_store(configured).put(
+        f"uploads/{version(file)}{ending}", file, types.get(ending, "application/octet-stream")
+    )
+    if not address.startswith("http"):
+        raise ConfigError(
+            f"{photo} is a file, and nothing serves the store. Run `worker dev`, or set WORKER_STORAGE_URL."
+        )
+    return address
+
+
+def _watch(engine: Engine, look: Callable[[], Sequence[Mapping[str, Any]]], *, as_json: bool) -> int:
+    """0 if all jobs end as completed, else 1."""
+    jobs = look()
+    with Live(display.jobs_table(jobs), console=console, auto_refresh=False) as live:
+        while any(job["completed_at"] is None for job in jobs):
+            time.sleep(PAUSE_S)
+            jobs = look()
+            live.update(display.jobs_table(jobs), refresh=True)
+    engine.dispose()
+    if as_json:
+        _print_json([dict(job) for job in jobs])
+    return 0 if jobs and all(job["status"] == "completed" for job in jobs) else 1
+
+
+def _for_each(
+    ids: list[UUID], act: Callable[[Engine, UUID], bool], done: str, not_done: str, *, as_json: bool
+) -> None:
+    engine = database.connect(database.url(settings.load()))
+    outcome = {str(job): act(engine, job) for job in ids}
+    if as_json:
+        _print_json(outcome)
+    else:
+        for job, was_done in outcome.items():
+            console.print(f"{job} {done if was_done else not_done}")
+    raise typer.Exit(0 if all(outcome.values()) else 1)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, default=str, indent=2))  # noqa: T201 - the document is the output
+
+
+def _die(reason: str, code: int) -> None:
+    console.print(Text.assemble(("error: ", "bold red"), reason), soft_wrap=True)
+    sys.exit(code)

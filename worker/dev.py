@@ -1,0 +1,141 @@
+"""Everything on a laptop: embedded Postgres, a folder for the bucket, a receiver for webhooks, and the real daemon."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from worker import database, devserver, embedded, migrate, settings, weights
+from worker.settings import ConfigError
+
+BACKGROUND_MODEL = "u2netp"  # small, permissively licensed, and in the package registry
+STOP_S = 150  # longer than the daemon's own grace period
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What runs, and the settings with which others reach it."""
+
+    environment: Mapping[str, str]
+    server: devserver.DevServer
+    files: Path
+
+
+@contextmanager
+def stack(
+    folder: Path, *, engine: str, port: int = 0, heard: Callable[[dict[str, Any]], None] = lambda _: None
+) -> Iterator[Stack]:
+    """Postgres with our schema, a store and a receiver, all in `folder`; stopped afterwards, the data kept."""
+    folder = folder.resolve()
+    files = folder / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    postgres = embedded.start(folder / "postgres")
+    try:
+        with devserver.serve(files, folder / "webhooks.jsonl", port, heard) as server:
+            environment = {
+                "DATABASE_URL": postgres.url(),
+                "SUPABASE_URL": "",  # a developer's own setting would be a second place for the models
+                "WORKER_STORAGE_DIR": str(files),
+                "WORKER_STORAGE_URL": server.url,
+                "BACKEND_URL": server.url,
+                "WORKER_ENGINE": engine,
+                "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,
+                "WORKER_TEMP_DIR": str(folder / "tmp"),
+            }
+            migrate.upgrade(database.parse(postgres.url(), "DATABASE_URL"))
+            yield Stack(environment, server, files)
+    finally:
+        postgres.stop()
+
+
+@contextmanager
+def daemon(stack: Stack, **popen: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """`worker run`, as production starts it, drained afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", "run"],
+        env=os.environ | dict(stack.environment),
+        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we drain it
+        **popen,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def ensure_weights(console: Console) -> None:
+    """Fetches the small background model where it is missing. Raises: ConfigError."""
+    folder = settings.load().weights_dir
+    try:
+        weights.verify(folder, BACKGROUND_MODEL)
+    except weights.WeightsMissing:
+        console.print(f"Fetching the background model {BACKGROUND_MODEL} (4.6 MB, once) …")
+        try:
+            weights.fetch(folder, BACKGROUND_MODEL)
+        except weights.FetchFailed as error:
+            raise ConfigError(str(error)) from None
+
+
+def run(folder: Path, *, engine: str, port: int, console: Console) -> int:
+    """Until a signal or the daemon's own end; the exit code."""
+    ensure_weights(console)
+    done = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        done.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    with stack(folder, engine=engine, port=port) as running:
+        file = folder / "dev.env"
+        file.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in running.environment.items()))
+        file.chmod(0o600)
+        with daemon(running) as process:
+            _explain(console, running, file)
+            while not done.wait(0.5) and process.poll() is None:
+                pass
+        if not done.is_set():
+            console.print(f"[red]The daemon ended by itself, with exit status {process.returncode}.[/red]")
+            return process.returncode
+    return 0
+
+
+def _explain(console: Console, running: Stack, file: Path) -> None:
+    database = running.environment["DATABASE_URL"]
+    console.print(
+        f"""
+[bold]worker dev[/bold] is running; Ctrl-C ends it.
+
+  settings   source {shlex.quote(str(file))}
+  database   {database}
+  models     {running.files}   served at {running.server.url}
+  webhooks   {running.server.url}/webhooks   shows what a backend would have got
+
+Insert a job as a backend does:
+
+  psql "{database}"
+  postgres=# INSERT INTO jobs (shop, product_id, image_urls)
+             VALUES ('demo.myshopify.com', '1', ARRAY['https://…/photo.jpg']);
+
+or in another terminal, after the source above:
+
+  worker enqueue --watch photo.jpg
+""",
+        highlight=False,
+        soft_wrap=True,
+    )

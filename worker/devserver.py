@@ -1,0 +1,94 @@
+"""What stands in for the bucket's public address and for the backend on a laptop: files out, webhooks in."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from worker.webhooks.sender import PATH
+
+LARGEST_WEBHOOK = 1024 * 1024  # bytes
+
+
+class DevServer(ThreadingHTTPServer):
+    """Serves a folder, takes webhooks at the backend's address, and shows them at GET /webhooks."""
+
+    daemon_threads = True
+
+    def __init__(
+        self, folder: Path, journal: Path, port: int, heard: Callable[[dict[str, Any]], None]
+    ) -> None:
+        super().__init__(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+        self.journal = journal
+        self.heard = heard
+        self.writing = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def record(self, event: dict[str, Any]) -> None:
+        with self.writing, self.journal.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+        self.heard(event)
+
+
+@contextmanager
+def serve(
+    folder: Path, journal: Path, port: int = 0, heard: Callable[[dict[str, Any]], None] = lambda _: None
+) -> Iterator[DevServer]:
+    """A running server on loopback. `journal` gets a JSON line for every webhook, and `heard` is called with it."""
+    server = DevServer(folder, journal, port, heard)
+    thread = threading.Thread(target=server.serve_forever, name="devserver", daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    server: DevServer
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".glb": "model/gltf-binary"}
+
+    def do_GET(self) -> None:
+        if self.path != "/webhooks":
+            super().do_GET()
+            return
+        journal = self.server.journal
+        lines = journal.read_text().splitlines() if journal.exists() else []
+        body = ("[" + ",\n".join(lines) + "]\n").encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("content-length", 0))
+        if self.path != PATH or length > LARGEST_WEBHOOK:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        try:
+            event = json.loads(self.rfile.read(length))
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        self.server.record({"id": self.headers.get("webhook-id"), "body": event})
+        self.send_response(HTTPStatus.NO_CONTENT)
+        self.end_headers()
+
+    def end_headers(self) -> None:
+        # A storefront under development lies at another address.
+        self.send_header("access-control-allow-origin", "*")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Silent: the daemon's own log tells what happens."""

@@ -1,0 +1,61 @@
+"""Jobs on a terminal: what `worker status`, `worker watch` and the demo show."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+COLORS = {
+    "pending": "dim",
+    "processing": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+}
+
+
+def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a job: who, how far, and what came of it."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    table.add_column("job", no_wrap=True)
+    table.add_column("product", ratio=2, overflow="ellipsis", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("", width=20)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", ratio=4, overflow="fold")
+    for job in jobs:
+        color = COLORS[job["status"]]
+        table.add_row(
+            # The end tells jobs apart at a glance as well as the whole, and the whole can be had with --json.
+            Text(str(job["id"])[:8], style="dim"),
+            Text("/".join(part for part in (job["shop"], job["product_id"], job["variant_id"]) if part)),
+            Text(job["status"], style=color),
+            ProgressBar(100, job["progress"], complete_style=color, finished_style=color),
+            Text(_seconds(job), style="dim"),
+            _remark(job),
+        )
+    return table
+
+
+def _seconds(job: Mapping[str, Any]) -> str:
+    if job["started_at"] is None or job["status"] == "pending":
+        return ""
+    end = job["completed_at"] or datetime.now(UTC)
+    return f"{max(0.0, (end - job['started_at']).total_seconds()):.1f} s"
+
+
+def _remark(job: Mapping[str, Any]) -> Text:
+    match job["status"]:
+        case "completed":
+            return Text(job["model_url"], style="green", overflow="ellipsis", no_wrap=True)
+        case "failed":
+            return Text(f"{job['error_code']}: {job['error_message']}", style="red")
+        case "pending" if job["error_code"]:
+            return Text(f"again at {job['run_after']:%H:%M:%S} UTC after {job['error_code']}", style="yellow")
+        case "processing":
+            return Text(f"{job['stage']}" + (f", attempt {job['attempts']}" if job["attempts"] > 1 else ""))
+        case _:
+            return Text("")
