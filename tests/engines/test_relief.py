@@ -1,0 +1,196 @@
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import trimesh
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from worker.engines import Surface, View, load
+from worker.engines.relief import Relief
+from worker.errors import JobError
+from worker.presets import PRESETS, Preset
+
+FAST = PRESETS["fast"]
+Drawing = Callable[[ImageDraw.ImageDraw], None]
+
+
+def ring(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((40, 40, 472, 472), "teal")
+    draw.ellipse((150, 150, 362, 362), 0)
+
+
+def stool(draw: ImageDraw.ImageDraw) -> None:
+    draw.rectangle((60, 100, 452, 150), "brown")
+    for x in (70, 180, 330, 438):
+        draw.rectangle((x, 150, x + 4, 470), "black")
+
+
+def pair(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((40, 180, 200, 400), "gold")
+    draw.ellipse((300, 150, 470, 360), "silver")
+
+
+def wire(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((150, 200, 360, 470), "gray")
+    draw.line((255, 210, 120, 45), "black", width=2)
+    draw.ellipse((110, 35, 130, 55), "red")
+
+
+def flag(draw: ImageDraw.ImageDraw) -> None:
+    """Red on the left, blue on the right, green on top: nothing in it is the same turned or mirrored."""
+    draw.rectangle((100, 60, 180, 460), (220, 30, 30))
+    draw.rectangle((181, 60, 400, 200), (30, 30, 220))
+    draw.rectangle((100, 60, 400, 100), (30, 200, 30))
+
+
+DRAWINGS = [ring, stool, pair, wire, flag]
+
+
+def view_of(drawing: Drawing) -> View:
+    image = Image.new("RGBA", (512, 512), 0)
+    drawing(ImageDraw.Draw(image))
+    return np.asarray(image)
+
+
+@functools.cache
+def surface_of(drawing: Drawing, preset: Preset = FAST) -> Surface:
+    return Relief().reconstruct([view_of(drawing)], preset)
+
+
+def mesh_of(surface: Surface) -> trimesh.Trimesh:
+    return trimesh.Trimesh(surface.vertices, surface.faces, process=False)
+
+
+def silhouette(surface: Surface) -> NDArray[np.bool_]:
+    """From the front, the square [-1, 1]² on 512 pixels."""
+    image = Image.new("1", (512, 512))
+    draw = ImageDraw.Draw(image)
+    for triangle in (surface.vertices[surface.faces][:, :, :2] * [1, -1] + 1) * 256 - 0.5:
+        draw.polygon([tuple(corner) for corner in triangle], fill=1)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS)
+def test_the_silhouette_from_the_front_is_that_of_the_photo(drawing: Drawing) -> None:
+    view = view_of(drawing)
+    seen, wanted = silhouette(surface_of(drawing)), view[..., 3] > 127
+    assert (seen & wanted).sum() / (seen | wanted).sum() > (0.95 if drawing is not stool else 0.9)
+
+
+@pytest.mark.parametrize(
+    ("drawing", "preset"), [*((drawing, FAST) for drawing in DRAWINGS), (wire, PRESETS["balanced"])]
+)
+def test_the_surface_is_closed_and_faces_outwards(drawing: Drawing, preset: Preset) -> None:
+    surface = surface_of(drawing, preset)
+    assert surface.vertices.dtype == np.float32
+    assert surface.faces.dtype == np.int32
+    mesh = mesh_of(surface)
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+    assert mesh.volume > 0
+
+
+@pytest.mark.parametrize(
+    ("drawing", "parts", "holes"), [(ring, 1, 1), (pair, 2, 0), (wire, 1, 0), (stool, 1, 0)]
+)
+def test_no_part_is_lost_and_no_hole_is_filled(drawing: Drawing, parts: int, holes: int) -> None:
+    mesh = mesh_of(surface_of(drawing))
+    assert mesh.body_count == parts
+    assert mesh.euler_number == 2 * parts - 2 * holes
+
+
+def test_right_is_x_up_is_y_and_the_camera_is_at_z() -> None:
+    surface = surface_of(flag)
+    low, high = surface.vertices.min(axis=0), surface.vertices.max(axis=0)
+    np.testing.assert_allclose(low[:2], [100 / 256 - 1, 1 - 461 / 256], atol=0.02)
+    np.testing.assert_allclose(high[:2], [401 / 256 - 1, 1 - 60 / 256], atol=0.02)
+    # The flag flies to the right at the top; at the bottom there is only the pole on the left.
+    top, bottom = (surface.vertices[surface.vertices[:, 1] * sign > 0.4] for sign in (1, -1))
+    assert top[:, 0].max() > 0.5
+    assert bottom[:, 0].max() < -0.25
+
+
+def test_the_front_has_the_colours_of_the_photo_unmirrored() -> None:
+    surface = surface_of(flag)
+    front = np.array([[-0.45, -0.3, 0.2], [0.3, 0.4, 0.2], [0, 0.7, 0.2]], np.float32)
+    expected = np.array([[220, 30, 30], [30, 30, 220], [30, 200, 30]]) / 255
+    np.testing.assert_allclose(surface.color(front), expected, atol=0.02)
+
+
+def test_the_background_and_prints_of_the_front_do_not_reach_the_back() -> None:
+    image = np.zeros((512, 512, 4), np.uint8)
+    image[..., :3] = (255, 0, 255)  # what the cut-out left under the transparent pixels
+    image[60:450, 120:400] = (200, 200, 200, 255)
+    image[200:300, 200:320, :3] = (0, 0, 0)  # a logo
+    surface = Relief().reconstruct([image], FAST)
+    colors = surface.color(surface.vertices)
+    assert np.ptp(colors, axis=1).max() < 0.02, "all is grey: no magenta anywhere"
+    back = colors[surface.vertices[:, 2] < -0.05]
+    assert back.min() > 0.7
+    front = colors[surface.vertices[:, 2] > 0.05]
+    assert front.min() < 0.02
+
+
+def test_the_colours_do_not_jump_where_the_front_meets_the_back() -> None:
+    surface = surface_of(flag)
+    rim = surface.vertices[np.abs(surface.vertices[:, 2]) < 0.01]
+    nudge = np.array([0, 0, 0.01], np.float32)
+    assert np.abs(surface.color(rim + nudge) - surface.color(rim - nudge)).max() < 0.25
+
+
+def test_a_disk_becomes_a_ball() -> None:
+    def disk(draw: ImageDraw.ImageDraw) -> None:
+        draw.ellipse((56, 56, 456, 456), "orange")
+
+    surface = Relief().reconstruct([view_of(disk)], FAST)
+    width, height, depth = np.ptp(surface.vertices, axis=0)
+    assert width == pytest.approx(height, rel=0.01)
+    assert 0.75 < depth / width <= 1.01
+    assert surface.vertices[:, 2].max() == pytest.approx(-surface.vertices[:, 2].min(), abs=1e-3)
+
+
+@pytest.mark.parametrize("view", [np.zeros((512, 512, 4), np.uint8), np.full((512, 512, 4), 60, np.uint8)])
+def test_a_photo_without_a_product_is_refused(view: View) -> None:
+    with pytest.raises(JobError) as error:
+        Relief().reconstruct([view], FAST)
+    assert error.value.code == "no_surface"
+
+
+def test_no_photo_at_all_is_refused() -> None:
+    with pytest.raises(JobError, match="no_surface"):
+        Relief().reconstruct([], FAST)
+
+
+def test_further_photos_change_nothing_unless_the_first_is_empty() -> None:
+    empty = np.zeros((512, 512, 4), np.uint8)
+    alone = surface_of(pair)
+    for views in ([view_of(pair), view_of(flag), empty], [empty, view_of(pair)]):
+        surface = Relief().reconstruct(views, FAST)
+        np.testing.assert_array_equal(surface.vertices, alone.vertices)
+        np.testing.assert_array_equal(surface.color(alone.vertices), alone.color(alone.vertices))
+
+
+@pytest.mark.parametrize("box", [(0, 0, 511, 511), (250, 250, 252, 252), (0, 255, 511, 256)])
+def test_extreme_silhouettes_still_become_closed_surfaces(box: tuple[int, int, int, int]) -> None:
+    surface = Relief().reconstruct([view_of(lambda draw: draw.rectangle(box, "black"))], FAST)
+    assert mesh_of(surface).is_watertight
+    assert np.isfinite(surface.color(surface.vertices)).all()
+
+
+def test_crumbs_of_the_cut_out_are_left_away() -> None:
+    def crumbs(draw: ImageDraw.ImageDraw) -> None:
+        ring(draw)
+        for x in range(5, 500, 40):
+            draw.rectangle((x, 5, x + 3, 8), "white")
+
+    assert mesh_of(Relief().reconstruct([view_of(crumbs)], FAST)).body_count == 1
+
+
+def test_the_engine_is_loaded_by_its_name_and_without_torch() -> None:
+    assert isinstance(load("relief"), Relief)
+    code = "import sys, worker.engines as e; e.load('relief'); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

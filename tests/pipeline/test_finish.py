@@ -1,0 +1,186 @@
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from worker.engines import Surface, View
+from worker.engines.relief import Relief
+from worker.errors import JobError
+from worker.pipeline.finish import LONGEST_SIDE, finish
+from worker.presets import PRESETS, Preset
+
+FAST = PRESETS["fast"]
+SMALL = Preset(name="small", grid=64, triangles=2000, texture=256)
+
+
+def photo() -> View:
+    """A green robot with a hole, an aerial on its left, thin legs, and a red ball beside it: one of everything."""
+    image = Image.new("RGBA", (512, 512), 0)
+    draw = ImageDraw.Draw(image)
+    draw.rounded_rectangle((120, 120, 330, 360), 40, (40, 160, 60))
+    draw.ellipse((190, 190, 260, 260), 0)
+    draw.line((140, 130, 80, 45), (20, 20, 20), width=4)
+    for x in (160, 280):
+        draw.rectangle((x, 350, x + 8, 470), (60, 60, 60))
+    draw.ellipse((380, 300, 470, 390), (200, 40, 40))
+    return np.asarray(image)
+
+
+def ball(color: tuple[float, float, float] = (0.8, 0.2, 0.1)) -> Surface:
+    mesh = trimesh.creation.icosphere(4, 2.0)
+    return Surface(
+        vertices=np.asarray(mesh.vertices, np.float32),
+        faces=np.asarray(mesh.faces, np.int32),
+        color=lambda points: np.tile(np.array(color, np.float32), (len(points), 1)),
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("finished")
+    report = finish(
+        Relief().reconstruct([photo()], FAST), FAST, folder, name="robot", extras={"engine": "relief"}
+    )
+    return folder / "model.glb", report
+
+
+def read(path: Path) -> Any:
+    return trimesh.load_mesh(path, process=False)
+
+
+def from_the_front(mesh: Any, view: View) -> NDArray[np.bool_]:
+    """The GLB's silhouette, laid over the photo by its bounding box."""
+    rows, columns = np.nonzero(view[..., 3] > 127)
+    points = np.asarray(mesh.vertices)[:, :2] * [1, -1]
+    points = (points - points.min(axis=0)) / np.ptp(points, axis=0)
+    points = points * [np.ptp(columns) + 1, np.ptp(rows) + 1] + [columns.min() - 0.5, rows.min() - 0.5]
+    image = Image.new("1", (512, 512))
+    draw = ImageDraw.Draw(image)
+    for triangle in points[mesh.faces]:
+        draw.polygon([tuple(corner) for corner in triangle], fill=1)
+    return np.asarray(image)
+
+
+def test_the_report_tells_the_truth_about_the_file(done: tuple[Path, dict[str, Any]]) -> None:
+    path, report = done
+    mesh = read(path)
+    data = path.read_bytes()
+    assert report["triangles"] == len(mesh.faces) <= FAST.triangles
+    assert report["vertices"] == len(mesh.vertices)
+    assert mesh.visual.material.baseColorTexture.size == (report["texture_px"],) * 2 == (1024, 1024)
+    assert report["glb_bytes"] == len(data) < 1024 * 1024
+    assert report["glb_sha256"] == hashlib.sha256(data).hexdigest()
+    np.testing.assert_allclose(report["size_m"], np.ptp(mesh.vertices, axis=0), atol=1e-4)
+    assert report["scale_source"] == "default"
+    assert report["components_dropped"] == 0
+    assert set(report["seconds"]) == {"clean", "simplify", "unwrap", "bake", "write"}
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_the_file_is_watertight_for_a_reader_that_goes_by_positions(
+    done: tuple[Path, dict[str, Any]],
+) -> None:
+    path, report = done
+    mesh = read(path)
+    assert report["watertight"] is True
+    assert mesh.visual.material.doubleSided is False
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+    assert mesh.volume > 0
+    assert mesh.body_count == 2
+
+
+def test_the_model_stands_on_the_origin(done: tuple[Path, dict[str, Any]]) -> None:
+    low, high = read(done[0]).bounds
+    assert low[1] == 0
+    assert low[0] + high[0] == pytest.approx(0, abs=1e-6)
+    assert low[2] + high[2] == pytest.approx(0, abs=1e-6)
+    assert (high - low).max() == pytest.approx(LONGEST_SIDE, rel=1e-5)
+
+
+def test_the_front_of_the_file_is_the_silhouette_of_the_photo(done: tuple[Path, dict[str, Any]]) -> None:
+    seen, wanted = from_the_front(read(done[0]), photo()), photo()[..., 3] > 127
+    assert (seen & wanted).sum() / (seen | wanted).sum() > 0.95
+    assert not seen[225, 225], "the hole is filled"
+    for row, column in ((88, 110), (420, 164), (420, 284), (345, 425)):
+        assert seen[row - 3 : row + 4, column - 3 : column + 4].any(), "a thin part or the ball is gone"
+
+
+def test_the_front_of_the_file_has_the_colours_of_the_photo(done: tuple[Path, dict[str, Any]]) -> None:
+    mesh = read(done[0])
+    texture = np.asarray(mesh.visual.material.baseColorTexture.convert("RGB"), float)
+    u, v = mesh.visual.uv.T
+    colors = texture[np.clip(((1 - v) * 1024).astype(int), 0, 1023), np.clip((u * 1024).astype(int), 0, 1023)]
+    facing = mesh.vertex_normals[:, 2] > 0.8
+    right = facing & (mesh.vertices[:, 0] > 0.08)
+    middle = facing & (np.abs(mesh.vertices[:, 0] + 0.03) < 0.04) & (np.abs(mesh.vertices[:, 1] - 0.2) < 0.04)
+    assert right.sum() > 20
+    assert middle.sum() > 20
+    np.testing.assert_allclose(np.median(colors[right], axis=0), (200, 40, 40), atol=12)
+    np.testing.assert_allclose(np.median(colors[middle], axis=0), (40, 160, 60), atol=12)
+
+
+def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
+    hashes = set()
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        surface = Relief().reconstruct([photo()], SMALL)
+        hashes.add(finish(surface, SMALL, tmp_path / name, extras={"job": 1})["glb_sha256"])
+    assert len(hashes) == 1
+
+
+def test_crumbs_are_dropped_and_counted(tmp_path: Path) -> None:
+    whole = ball()
+    crumb = trimesh.creation.icosphere(1, 0.05)
+    crumb.apply_translation([3, 0, 0])
+    surface = replace(
+        whole,
+        vertices=np.concatenate([whole.vertices, crumb.vertices]).astype(np.float32),
+        faces=np.concatenate([whole.faces, crumb.faces + len(whole.vertices)]).astype(np.int32),
+    )
+    report = finish(surface, SMALL, tmp_path, extras={})
+    assert report["components_dropped"] == 1
+    np.testing.assert_allclose(report["size_m"], [LONGEST_SIDE] * 3, rtol=0.01)
+    assert report["watertight"]
+
+
+def test_an_open_surface_is_drawn_from_both_sides(tmp_path: Path) -> None:
+    whole = ball()
+    report = finish(replace(whole, faces=whole.faces[:-200]), SMALL, tmp_path, extras={})
+    assert report["watertight"] is False
+    assert read(tmp_path / "model.glb").visual.material.doubleSided is True
+
+
+def test_the_name_and_the_extras_are_in_the_file(done: tuple[Path, dict[str, Any]]) -> None:
+    data = done[0].read_bytes()
+    document = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    assert document["asset"]["extras"] == {"engine": "relief"}
+    assert document["meshes"][0]["name"] == "robot"
+
+
+@pytest.mark.parametrize("garbage", ["no faces", "no vertices", "not a number", "infinite", "one point"])
+def test_garbage_is_no_surface(tmp_path: Path, garbage: str) -> None:
+    whole = ball()
+    vertices, faces = whole.vertices.copy(), whole.faces
+    if garbage == "no faces":
+        faces = faces[:0]
+    elif garbage == "no vertices":
+        vertices, faces = vertices[:0], faces[:0]
+    elif garbage == "not a number":
+        vertices[7] = np.nan
+    elif garbage == "infinite":
+        vertices[7, 1] = np.inf
+    else:
+        vertices[:] = 1.5
+    with pytest.raises(JobError) as error:
+        finish(replace(whole, vertices=vertices, faces=faces), SMALL, tmp_path, extras={})
+    assert error.value.code == "no_surface"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,110 @@
+"""A textured mesh → a binary glTF 2.0 file without any extension, which every reader accepts."""
+
+import io
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GENERATOR = "shop-model-worker"
+FLOAT, USHORT, UINT = 5126, 5123, 5125
+VERTICES, INDICES = 34962, 34963  # bufferView targets
+
+
+def write_glb(
+    path: Path,
+    *,
+    positions: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    uv: NDArray[np.float32],
+    faces: NDArray[np.int32],
+    texture: NDArray[np.uint8],
+    double_sided: bool,
+    name: str,
+    extras: Mapping[str, Any],
+) -> None:
+    """One mesh of one primitive with one opaque material.
+
+    Args:
+        path: of the file, written over.
+        positions: (V, 3) metres, y up, the front towards +z.
+        normals: (V, 3) unit vectors.
+        uv: (V, 2), v downwards.
+        faces: (F, 3), counter-clockwise from outside.
+        texture: (S, S, 3) sRGB, S a power of two.
+        double_sided: whether the inside can be seen.
+        name: of node, mesh and material.
+        extras: JSON-able, goes to `asset.extras`.
+    """
+    picture = io.BytesIO()
+    Image.fromarray(texture).save(picture, "JPEG", quality=90, optimize=True)
+    small = len(positions) < 0xFFFF  # the greatest value of a type is not allowed as an index
+    indices = np.ascontiguousarray(faces, "<u2" if small else "<u4")
+    chunks = [
+        (np.ascontiguousarray(positions, "<f4").tobytes(), VERTICES),
+        (np.ascontiguousarray(normals, "<f4").tobytes(), VERTICES),
+        (np.ascontiguousarray(uv, "<f4").tobytes(), VERTICES),
+        (indices.tobytes(), INDICES),
+        (picture.getvalue(), None),
+    ]
+    views: list[dict[str, int]] = []
+    binary = bytearray()
+    for data, target in chunks:
+        binary += bytes(-len(binary) % 4)
+        view = {"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)}
+        views.append(view | ({"target": target} if target else {}))
+        binary += data
+    binary += bytes(-len(binary) % 4)
+
+    def accessor(view: int, kind: str, component: int, count: int, **bounds: list[float]) -> dict[str, Any]:
+        return {"bufferView": view, "componentType": component, "count": count, "type": kind, **bounds}
+
+    count = len(positions)
+    low, high = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
+    document = {
+        "asset": {"version": "2.0", "generator": GENERATOR, "extras": dict(extras)},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "name": name}],
+        "meshes": [
+            {
+                "name": name,
+                "primitives": [
+                    {"attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2}, "indices": 3, "material": 0}
+                ],
+            }
+        ],
+        "materials": [
+            {
+                "name": name,
+                "pbrMetallicRoughness": {
+                    "baseColorTexture": {"index": 0},
+                    "metallicFactor": 0.0,
+                    "roughnessFactor": 0.85,
+                },
+                "doubleSided": double_sided,
+            }
+        ],
+        "textures": [{"source": 0, "sampler": 0}],
+        "samplers": [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}],
+        "images": [{"bufferView": 4, "mimeType": "image/jpeg"}],
+        "accessors": [
+            accessor(0, "VEC3", FLOAT, count, min=low, max=high),
+            accessor(1, "VEC3", FLOAT, count),
+            accessor(2, "VEC2", FLOAT, count),
+            accessor(3, "SCALAR", USHORT if small else UINT, faces.size),
+        ],
+        "bufferViews": views,
+        "buffers": [{"byteLength": len(binary)}],
+    }
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(binary)))
+        file.write(struct.pack("<I4s", len(text), b"JSON") + text)
+        file.write(struct.pack("<I4s", len(binary), b"BIN\0") + binary)

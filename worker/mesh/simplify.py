@@ -1,0 +1,76 @@
+"""Fewer triangles, the same shape."""
+
+import fast_simplification
+import manifold3d
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.mesh.clean import compact, is_watertight, parts, weld
+
+Vertices = NDArray[np.float32]
+Faces = NDArray[np.int32]
+
+
+def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
+    """At most `triangles` faces; watertight if the given mesh was.
+
+    Quadric collapse is the fastest and stays nearest to the shape, but in about one mesh of four it leaves a few
+    edges with four faces, where two sheets came to touch. Those are taken apart; where that would cut a part off, or
+    the mesh is torn, a slower collapse that cannot do either takes over.
+    """
+    if len(faces) <= triangles:
+        return vertices, faces
+    result = _collapse(vertices, faces, triangles)
+    if _closed(*result) or not is_watertight(faces):
+        return result
+    apart = _take_apart(_solid(*result))
+    if _closed(*apart) and parts(*apart)[0] == parts(*compact(vertices, faces))[0]:
+        return apart
+    for other in (_collapse_safely(vertices, faces, triangles), apart):
+        if len(other[1]) <= triangles and _closed(*other):
+            return other
+    return result
+
+
+def _collapse(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
+    # agg=3 instead of the default 7 halves the mean error and costs nothing, but may stop short of the count.
+    for agg in (3, 5, 7):
+        fewer, corners = fast_simplification.simplify(vertices, faces, target_count=triangles, agg=agg)
+        if len(corners) <= triangles:
+            break
+    return compact(fewer.astype(np.float32), corners.astype(np.int32))
+
+
+def _collapse_safely(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
+    """manifold3d keeps what is joined joined, but takes a tolerance and no count: a growing one until it fits."""
+    solid = _solid(vertices, faces)
+    tolerance = 1e-4 * float(np.ptp(vertices, axis=0).max())
+    for _ in range(20):
+        if solid.num_tri() <= triangles:
+            break
+        solid = solid.simplify(tolerance)
+        tolerance *= 1.5
+    return _take_apart(solid)
+
+
+def _take_apart(solid: manifold3d.Manifold) -> tuple[Vertices, Faces]:
+    """manifold3d gives sheets that touch vertices of their own; here these are drawn a little to their own sheet."""
+    mesh = solid.to_mesh()
+    vertices = np.array(mesh.vert_properties[:, :3], np.float32)
+    faces = np.array(mesh.tri_verts, np.int32)
+    _, same, count = np.unique(vertices, axis=0, return_inverse=True, return_counts=True)
+    shared = count[same.ravel()] > 1
+    start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
+    total = np.zeros_like(vertices)
+    np.add.at(total, start, vertices[end])
+    around = total / np.maximum(np.bincount(start, minlength=len(vertices)), 1)[:, None].astype(np.float32)
+    return np.where(shared[:, None], 0.9 * vertices + 0.1 * around, vertices).astype(np.float32), faces
+
+
+def _solid(vertices: Vertices, faces: Faces) -> manifold3d.Manifold:
+    return manifold3d.Manifold(manifold3d.Mesh(vertices, faces.astype(np.uint32)))
+
+
+def _closed(vertices: Vertices, faces: Faces) -> bool:
+    """Watertight for a reader that goes by positions."""
+    return is_watertight(weld(vertices, faces)[1])
