@@ -212,7 +212,7 @@ def test_an_unreachable_photo_is_tried_again_later(
 
 
 def test_a_killed_child_costs_an_attempt_and_is_replaced(
-    start_daemon: StartDaemon, engine: Engine, sql: psycopg.Connection, photos: PutPhoto, mug: bytes
+    start_daemon: StartDaemon, engine: Engine, photos: PutPhoto, mug: bytes
 ) -> None:
     daemon = start_daemon()
     first = daemon.events("child_ready")[0]["pid"]
@@ -352,6 +352,8 @@ def test_a_deleted_row_ends_the_work_quietly(
         ({"WORKER_HARD_LIMIT_S": "1"}, "WORKER_HARD_LIMIT_S must not be below"),
         ({"WEBHOOK_SECRET": "not base64!"}, "WEBHOOK_SECRET is not base64"),
         ({"WORKER_ENGINE": "cube"}, "There is no engine 'cube'"),
+        ({"WORKER_STORAGE_DIR": "/dev/null/store"}, "WORKER_STORAGE_DIR cannot be used"),
+        ({"WORKER_TEMP_DIR": "/dev/null/tmp"}, "WORKER_TEMP_DIR cannot be used"),
         ({"WORKER_WEIGHTS_DIR": "/nowhere"}, "worker weights fetch u2netp"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

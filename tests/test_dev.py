@@ -46,7 +46,9 @@ def psql(dev: dict[str, str], statement: str) -> str:
     return subprocess.check_output([binary, dev["DATABASE_URL"], "-Atqc", statement], text=True).strip()
 
 
-def test_a_row_inserted_with_psql_becomes_a_model_and_the_backend_hears_of_it(dev: dict[str, str], mug: bytes) -> None:
+def test_a_row_inserted_with_psql_becomes_a_model_and_the_backend_hears_of_it(
+    dev: dict[str, str], mug: bytes
+) -> None:
     photo = Path(dev["WORKER_STORAGE_DIR"]) / "mug.png"
     photo.write_bytes(mug)
     job = psql(
@@ -78,7 +80,12 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
 
     def worker(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "worker", *arguments], env=dev, cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "worker", *arguments],
+            env=dev,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     made = worker("enqueue", "my mug.png", "--quality", "fast", "--watch", "--json")

@@ -16,7 +16,7 @@ from worker import __version__, database
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.lane import Lane, Stop
 from worker.scratch import Scratch
-from worker.settings import Settings
+from worker.settings import ConfigError, Settings
 from worker.storage import open_store
 from worker.webhooks.sender import Sender
 
@@ -40,7 +40,10 @@ def run(settings: Settings) -> int:
     sender = Sender(engine, settings) if settings.backend_url else None
     if not _wait_for_database(engine, stop):
         return DRAINED
-    scratch = Scratch(settings.temp_dir)
+    try:
+        scratch = Scratch(settings.temp_dir)
+    except OSError as error:
+        raise ConfigError(f"WORKER_TEMP_DIR cannot be used: {error}") from None
     wakeup = Wakeup()
     log.info(
         "starting",

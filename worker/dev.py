@@ -135,7 +135,7 @@ Insert a job as a backend does:
 or in another terminal, after the source above:
 
   worker enqueue --watch photo.jpg
-""",
+""",  # noqa: S608 - for a person to read, not run
         highlight=False,
         soft_wrap=True,
     )

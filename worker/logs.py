@@ -11,7 +11,9 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     """Sets up the daemon's log; `auto` is readable on a terminal and JSON elsewhere."""
     terminal = sys.stdout.isatty()
     # No traceback shows local variables: one of them could be a secret.
-    readable = structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback)
+    readable = structlog.dev.ConsoleRenderer(
+        colors=terminal, exception_formatter=structlog.dev.plain_traceback
+    )
     as_json = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     structlog.configure(
         processors=[

@@ -17,15 +17,15 @@ class ConfigError(Exception):
 class Settings(BaseSettings):
     """Names and defaults; `WORKER_` stands before every name that has no alias."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="WORKER_", extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="WORKER_", extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, object]) -> dict[str, object]:
         # But for CUDA's own variable, where empty means: no GPU.
-        return {name: value for name, value in values.items() if value != "" or name == "CUDA_VISIBLE_DEVICES"}
+        return {
+            name: value for name, value in values.items() if value != "" or name == "CUDA_VISIBLE_DEVICES"
+        }
 
     # The database
     database_url: SecretStr | None = Field(
@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         "isnet-general-use", description="The rembg model that cuts the product out; fetched beforehand."
     )
     weights_dir: Path = Field(
-        Path.home() / ".cache" / "shop-model-worker",
+        Path(os.path.expanduser("~/.cache/shop-model-worker")),  # noqa: PTH111 - a service may have no home: no reason to fail
         description="Where `worker weights fetch` puts the models and the worker finds them.",
     )
     cuda_visible_devices: str | None = Field(

@@ -18,7 +18,9 @@ def test_a_wake_up_between_two_waits_is_not_lost() -> None:
     assert wakeup.wait(1, 0.01) == 1
 
 
-def test_an_insert_wakes_and_a_broken_connection_is_made_again(database_url: str, sql: psycopg.Connection) -> None:
+def test_an_insert_wakes_and_a_broken_connection_is_made_again(
+    database_url: str, sql: psycopg.Connection
+) -> None:
     wakeup = Wakeup()
     settings = Settings().model_copy(update={"database_url": SecretStr(database_url)})
     Listener(settings, wakeup).start()

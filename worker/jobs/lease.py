@@ -49,7 +49,9 @@ class Lease:
         """Writes the progress, if the database can be reached: nobody waits for it. Raises: LeaseLost."""
         try:
             self._hold(
-                lambda: queue.report(self.engine, self.job, progress=progress, stage=stage, lease_s=self.lease_s)
+                lambda: queue.report(
+                    self.engine, self.job, progress=progress, stage=stage, lease_s=self.lease_s
+                )
             )
         except DBAPIError as error:
             log.warning("progress_not_written", progress=progress, reason=str(error.orig).strip())

@@ -3,10 +3,8 @@
 The folder ends up with `model.glb`, `poster.png` and `cutout.png`. Nothing here knows of rows, buckets or backends.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from worker.pipeline.download import download
 from worker.pipeline.finish import finish
 from worker.pipeline.frame import frame
 from worker.pipeline.preview import poster
+from worker.pipeline.timing import timed
 from worker.presets import PRESETS
 
 
@@ -62,9 +61,9 @@ def run(
     seconds: dict[str, float] = report.setdefault("seconds", {})
 
     say(10, "downloading")
-    with _timed(seconds, "download"):
+    with timed(seconds, "download"):
         photos = _download(request)
-    with _timed(seconds, "cutout"):
+    with timed(seconds, "cutout"):
         photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
     usable = [photo.view for photo in photos if photo.view is not None]
     report["photos"] = [photo.report(used=bool(usable) and photo.view is usable[0]) for photo in photos]
@@ -74,7 +73,7 @@ def run(
     say(40, "framed")
 
     say(50, "generating")
-    with _timed(seconds, "generate"):
+    with timed(seconds, "generate"):
         surface = engine.reconstruct(usable, preset)
     made_by = {
         "job_id": request.job_id,
@@ -82,9 +81,9 @@ def run(
         "engine_version": engine.version,
         "preset": preset.name,
     }
-    with _timed(seconds, "finish"):
+    with timed(seconds, "finish"):
         report["model"] = finish(surface, preset, request.folder, name=request.name, extras=made_by)
-    with _timed(seconds, "poster"):
+    with timed(seconds, "poster"):
         poster(request.folder / "model.glb", request.folder / "poster.png")
     say(80, "written")
 
@@ -122,12 +121,3 @@ def _no_photo_left(photos: list[Photo]) -> JobError:
     if len(errors) == 1:
         return chosen
     return JobError(chosen.code, f"None of the {len(errors)} photos could be used. {chosen.message}")
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    began = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[step] = round(time.perf_counter() - began, 3)

@@ -1,9 +1,7 @@
 """Surface → the GLB that a storefront shows."""
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from worker.mesh.normals import normals
 from worker.mesh.simplify import simplify
 from worker.mesh.texture import bake
 from worker.mesh.unwrap import unwrap
+from worker.pipeline.timing import timed
 from worker.presets import Preset
 
 LONGEST_SIDE = 0.3
@@ -45,17 +44,17 @@ def finish(
     if not len(surface.faces) or not np.isfinite(surface.vertices).all():
         raise JobError("no_surface")
     seconds: dict[str, float] = {}
-    with _timed(seconds, "clean"):
+    with timed(seconds, "clean"):
         vertices, faces, dropped = drop_floaters(surface.vertices, surface.faces)
-    with _timed(seconds, "simplify"):
+    with timed(seconds, "simplify"):
         vertices, faces = simplify(vertices, faces, preset.triangles)
     if not len(faces) or not np.ptp(vertices, axis=0).max() > 0:
         raise JobError("no_surface")
-    with _timed(seconds, "unwrap"):
+    with timed(seconds, "unwrap"):
         source, corners, uv = unwrap(vertices, faces, preset.texture)
-    with _timed(seconds, "bake"):
+    with timed(seconds, "bake"):
         texture = bake(vertices[source], corners, uv, surface.color, preset.texture)
-    with _timed(seconds, "write"):
+    with timed(seconds, "write"):
         positions = _stand(vertices)
         # By position, as a reader sees it: the vertices along the seams of the texture stand twice in the file.
         watertight = is_watertight(weld(positions[source], corners)[1])
@@ -92,10 +91,3 @@ def _stand(vertices: NDArray[np.float32]) -> NDArray[np.float32]:
     low, high = points.min(axis=0), points.max(axis=0)
     base = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
     return np.asarray((points - base) * (LONGEST_SIDE / (high - low).max()), np.float32)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[step] = round(time.perf_counter() - start, 3)

@@ -20,7 +20,10 @@ def open_store(settings: Settings) -> Store:
     if settings.storage_dir:
         from worker.storage.local import LocalStore  # noqa: PLC0415 - each place imports its own libraries
 
-        return LocalStore(settings.storage_dir, settings.storage_url)
+        try:
+            return LocalStore(settings.storage_dir, settings.storage_url)
+        except OSError as error:
+            raise ConfigError(f"WORKER_STORAGE_DIR cannot be used: {error}") from None
     if settings.supabase_url:
         if settings.supabase_service_role_key is None:
             raise ConfigError(
