@@ -1,4 +1,4 @@
-"""A request and a folder in, files and a report out: download → decode → cut out → frame → generate → finish → preview.
+"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview.
 
 The folder ends up with `model.glb`, `poster.png` and `cutout.png`. Nothing here knows of rows, buckets or backends.
 """
@@ -7,12 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from worker.engines import Engine, View
 from worker.errors import JobError
+from worker.pipeline.choose import Merit, merit
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode
 from worker.pipeline.download import download
@@ -32,18 +33,25 @@ class Request:
     folder: Path
 
 
+class Framed(NamedTuple):
+    view: View
+    merit: Merit
+
+
 @dataclass(frozen=True)
 class Photo:
-    """One photo of a job and what became of it."""
+    """One photo of a job and what became of it: `framed` or `error` in the end."""
 
     url: str
     file: Path
-    view: View | None = None
+    framed: Framed | None = None
     error: JobError | None = None
 
     def report(self, *, used: bool) -> dict[str, Any]:
         # What stands after the question mark may be a token, which has no place in a row.
-        said = {"url": self.url.partition("?")[0], "status": "used" if used else "spare"}
+        said: dict[str, Any] = {"url": self.url.partition("?")[0], "status": "used" if used else "spare"}
+        if self.framed:
+            said["merit"] = {name: round(value, 3) for name, value in self.framed.merit._asdict().items()}
         if self.error:
             said |= {"status": "refused", "error_code": self.error.code, "error_message": self.error.message}
         return said
@@ -65,16 +73,19 @@ def run(
         photos = _download(request)
     with timed(seconds, "cutout"):
         photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
-    usable = [photo.view for photo in photos if photo.view is not None]
-    report["photos"] = [photo.report(used=bool(usable) and photo.view is usable[0]) for photo in photos]
+    # The best first; of equals the one that the backend named first.
+    usable = [photo.framed for photo in photos if photo.framed]
+    usable.sort(key=lambda framed: framed.merit.score, reverse=True)
+    report["photos"] = [photo.report(used=bool(usable) and photo.framed is usable[0]) for photo in photos]
     if not usable:
         raise _no_photo_left(photos)
-    Image.fromarray(usable[0]).save(request.folder / "cutout.png", optimize=True)
+    views = [framed.view for framed in usable]
+    Image.fromarray(views[0]).save(request.folder / "cutout.png", optimize=True)
     say(40, "framed")
 
     say(50, "generating")
     with timed(seconds, "generate"):
-        surface = engine.reconstruct(usable, preset)
+        surface = engine.reconstruct(views, preset)
     made_by = {
         "job_id": request.job_id,
         "engine": engine.name,
@@ -109,9 +120,11 @@ def _downloaded(photo: Photo) -> Photo:
 
 def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     try:
-        return replace(photo, view=frame(cutter.cut(decode(photo.file))))
+        cutout = cutter.cut(decode(photo.file))
+        view = frame(cutout)
     except JobError as error:
         return replace(photo, error=error)
+    return replace(photo, framed=Framed(view, merit(cutout, view)))
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:

@@ -1,0 +1,1 @@
+"""The products: each module has `distance`, `surface` and its photos."""
