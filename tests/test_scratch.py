@@ -10,11 +10,14 @@ from worker.scratch import Scratch
 
 def test_a_job_s_folder_is_gone_after_it_whatever_happens(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
-    job = scratch.job("1")
-    folder = job.__enter__()
-    (folder / "photo").write_text("x")
+
+    def crash() -> None:
+        with scratch.job("1") as folder:
+            (folder / "photo").write_text("x")
+            raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        job.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+        crash()
     assert [path.name for path in scratch.folder.iterdir()] == [".lock"]
     scratch.close()
     assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("job", no_wrap=True)
     table.add_column("product", ratio=2, overflow="ellipsis", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("", width=20)
+    table.add_column("", width=16)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", ratio=4, overflow="fold")
     for job in jobs:
@@ -31,7 +31,10 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             # The end tells jobs apart at a glance as well as the whole, and the whole can be had with --json.
             Text(str(job["id"])[:8], style="dim"),
-            Text("/".join(part for part in (job["shop"], job["product_id"], job["variant_id"]) if part)),
+            # The product first: where the terminal is narrow the shop is what can be missed.
+            Text.assemble(
+                "/".join(filter(None, (job["product_id"], job["variant_id"]))), (f"  {job['shop']}", "dim")
+            ),
             Text(job["status"], style=color),
             ProgressBar(100, job["progress"], complete_style=color, finished_style=color),
             Text(_seconds(job), style="dim"),
