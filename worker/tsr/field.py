@@ -1,0 +1,131 @@
+"""A scene code and the decoder → density and colour at any point of the world."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - as all of torch's world writes it
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worker.tsr.config import Config
+from worker.tsr.layers import Linear
+
+LEVEL = 25.0  # the density at which the reference draws the surface
+CPU_CHUNK = 8192  # points at once: few enough for the caches, enough for every core
+GPU_CHUNK = 1 << 18
+
+# Which coordinate runs along the columns and which along the rows of each plane: xy, xz, yz.
+COLUMN = (0, 0, 1)
+ROW = (1, 2, 2)
+
+Points = Tensor | NDArray[np.floating]
+
+
+class Decoder(nn.Module):
+    """Features of the three planes → raw density and raw colour. `Field` runs it, rearranged."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        widths = [3 * config.plane_channels, *[config.neurons] * config.hidden_layers]
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [Linear(inputs, outputs), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, Linear(config.neurons, 4))
+
+    @property
+    def linears(self) -> list[Linear]:
+        return [layer for layer in self.layers if isinstance(layer, Linear)]
+
+
+class Field:
+    """One scene. Points are (N, 3) in world units, any N, on any device; answers are float32 on the field's.
+
+    Sampling a plane is linear, and so is the decoder's first layer: it is applied to the texels, once a scene, instead
+    of to every point, and the samples of the three planes are then merely added. Outside the cube planes are zero.
+    """
+
+    level = LEVEL
+
+    @torch.no_grad()
+    def __init__(self, code: Tensor, decoder: Decoder, config: Config, chunk: int | None = None) -> None:
+        """`code` is (3, C, side, side), `chunk` how many points are computed at once: about 2 kB each."""
+        first, *hidden, last = decoder.linears
+        self.radius = config.radius
+        self.device = code.device
+        self.chunk = chunk or (CPU_CHUNK if self.device.type == "cpu" else GPU_CHUNK)
+        self._density_bias = config.density_bias
+        self._side = code.shape[-1]
+        self._column = torch.tensor(COLUMN, device=self.device)
+        self._row = torch.tensor(ROW, device=self.device)
+        self._plane = torch.arange(3, dtype=torch.int32, device=self.device)[:, None] * self._side**2
+        weight = first.weight.view(len(first.weight), 3, -1)  # (neurons, 3, C)
+        self._texels = torch.einsum("opc,pchw->phwo", weight, code.float()).flatten(0, 2).contiguous()
+        self._first_bias = first.bias
+        self._hidden = [(linear.weight, linear.bias) for linear in hidden]
+        self._last_weight, self._last_bias = last.weight, last.bias
+
+    def __call__(self, points: Points) -> tuple[Tensor, Tensor]:
+        """Density (N,) and colour (N, 3), as below."""
+        raw = self.raw(points)
+        return self._activate(raw[:, 0]), raw[:, 1:].sigmoid()
+
+    def density(self, points: Points) -> Tensor:
+        """(N,), above 0; inside is where it exceeds `level`."""
+        return self._activate(self.raw_density(points))
+
+    def color(self, points: Points) -> Tensor:
+        """(N, 3) in 0..1, display-referred like sRGB."""
+        return self._decode(points, slice(1, 4)).sigmoid()
+
+    def raw(self, points: Points) -> Tensor:
+        """(N, 4): what the decoder says, first the density, whose activation is exp(raw + bias), then the colour."""
+        return self._decode(points, slice(0, 4))
+
+    def raw_density(self, points: Points) -> Tensor:
+        """(N,): what `density` is the activation of."""
+        return self._decode(points, slice(0, 1))[:, 0]
+
+    def _activate(self, raw: Tensor) -> Tensor:
+        return (raw + self._density_bias).exp()
+
+    @torch.no_grad()
+    def _decode(self, points: Points, outputs: slice) -> Tensor:
+        if not isinstance(points, Tensor):
+            # Torch warns of arrays that are read-only, and takes none that runs backwards.
+            points = torch.from_numpy(np.require(points, requirements=["C", "W"]))
+        if points.ndim != 2 or points.shape[1] != 3:
+            raise ValueError(f"Points have the shape {tuple(points.shape)}, must be (N, 3).")
+        weight, bias = self._last_weight[outputs], self._last_bias[outputs]
+        decoded = torch.empty(len(points), len(weight), device=self.device)
+        for chunk, out in zip(torch.split(points, self.chunk), torch.split(decoded, self.chunk), strict=True):
+            x = self._sample(chunk.to(self.device, torch.float32))  # (n, neurons)
+            x = F.silu(x.add_(self._first_bias), inplace=True)
+            for hidden_weight, hidden_bias in self._hidden:
+                x = F.silu(F.linear(x, hidden_weight, hidden_bias), inplace=True)
+            torch.addmm(bias, x, weight.T, out=out)
+        return decoded
+
+    def _sample(self, points: Tensor) -> Tensor:
+        """(n, 3) → (n, neurons): the three planes' bilinear samples, added.
+
+        A point is a bag of the twelve texels around its projections, and `embedding_bag` adds up what is in the bag:
+        in a quarter of the time of `grid_sample`, whose answer would also have to be turned around.
+        """
+        side = self._side
+        # In texels, the centre of the first one being 0. All is zero from a texel outside on.
+        position = ((points.T / self.radius + 1) * (side / 2) - 0.5).clamp(-2, side + 1)  # (3, n)
+        low = position.floor()
+        part = position - low
+        index = torch.stack([low, low + 1]).int()  # (2, 3, n)
+        weight = torch.stack([1 - part, part]) * ((index >= 0) & (index < side))
+        index = index.clamp(0, side - 1)
+        column, row = index[:, self._column], index[:, self._row]  # (2, plane, n)
+        texel = (self._plane + row * side)[:, None] + column  # (2, 2, plane, n)
+        share = weight[:, self._row][:, None] * weight[:, self._column]
+        return F.embedding_bag(
+            texel.flatten(0, 2).T.contiguous(),  # (n, 12)
+            self._texels,
+            per_sample_weights=share.flatten(0, 2).T.contiguous(),
+            mode="sum",
+        )

@@ -1,0 +1,83 @@
+"""The whole network."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from worker.tsr.config import Config
+from worker.tsr.field import Decoder, Field
+from worker.tsr.image import Photo, stack
+from worker.tsr.layers import to_precision
+from worker.tsr.transformer import Backbone
+from worker.tsr.triplane import TriplaneTokens, Upsample
+from worker.tsr.vit import ImageTokenizer
+
+
+class TripoSR(nn.Module):
+    """Photos → scene codes → fields. Its weights are undefined until they are loaded, and fixed from then on.
+
+    `dtype` is the precision of the two transformers; images, sums and norms, scene code and field are float32.
+    """
+
+    def __init__(self, config: Config, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config = config
+        self.dtype = dtype
+        self.image_tokenizer = ImageTokenizer(config.vit, config.image_size)
+        self.tokenizer = TriplaneTokens(config)
+        self.backbone = Backbone(config)
+        self.post_processor = Upsample(config)
+        self.decoder = Decoder(config)
+        to_precision(self.image_tokenizer, dtype)
+        to_precision(self.backbone, dtype)
+        self.requires_grad_(requires_grad=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokenizer.embeddings.device
+
+    def encode(self, images: Sequence[Photo]) -> Tensor:
+        """RGB photos of any sizes → (B, 3, C, side, side) scene codes, float32.
+
+        Args:
+            images: PIL images, or (H, W, 3) arrays of uint8 or of floats in 0..1. The network knows objects before
+                0.5 grey (see `on_grey`), centred, 0.85 of the square long.
+
+        Raises:
+            ValueError: an image is not RGB, or there is none.
+        """
+        return self.scene_codes(self.image_tokens(images))
+
+    def image_tokens(self, images: Sequence[Photo]) -> Tensor:
+        """The same photos → (B, 1 + patches, hidden_size), the class token first."""
+        tokens: Tensor = self.image_tokenizer(stack(images, self.config.image_size).to(self.device))
+        return tokens
+
+    def scene_codes(self, image_tokens: Tensor) -> Tensor:
+        """(B, 1 + patches, hidden_size) → (B, 3, C, side, side)."""
+        tokens, started = self._start
+        codes: Tensor = self.post_processor(self.backbone(tokens, started, image_tokens))
+        return codes
+
+    def field(self, code: Tensor, chunk: int | None = None) -> Field:
+        """(3, C, side, side), one of `encode`'s → its field.
+
+        `chunk` is how many points are computed at once, which bounds the memory: about 2 kB a point.
+        """
+        if (
+            code.ndim != 4
+            or code.shape[:2] != (3, self.config.plane_channels)
+            or code.shape[2] != code.shape[3]
+        ):
+            raise ValueError(
+                f"A scene code has the shape {tuple(code.shape)}, must be (3, {self.config.plane_channels}, side, side)."
+            )
+        return Field(code.to(self.device), self.decoder, self.config, chunk)
+
+    @cached_property
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """The learned tokens, and what becomes of them before the first look at an image: the same for each."""
+        tokens: Tensor = self.tokenizer()
+        return tokens, self.backbone.start(tokens)
