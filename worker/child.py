@@ -71,6 +71,7 @@ class Child:
             engine=self.settings.engine,
             background_model=self.settings.background_model,
             weights_dir=str(self.settings.weights_dir),
+            device=self.settings.device,
         )
         message = self.receive(START_S)
         if message is None:
@@ -131,7 +132,7 @@ class Child:
             for name, value in os.environ.items()
             if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
         }
-        return inherited | ({} if self.device == "cpu" else {"CUDA_VISIBLE_DEVICES": self.device})
+        return inherited | {"CUDA_VISIBLE_DEVICES": "" if self.device == "cpu" else self.device}
 
 
 def _read(process: "subprocess.Popen[str]", messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:

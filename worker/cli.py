@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(no_args_is_help=True, help="The models that the worker needs on disk.")
 app.add_typer(weights_app, name="weights")
+bench_app = typer.Typer(no_args_is_help=True, help="Measurements on this machine.")
+app.add_typer(bench_app, name="bench")
 
 # What people read goes to stderr, so that stdout can be a document for a program.
 console = Console(stderr=True)
@@ -36,6 +38,9 @@ Folder = Annotated[Path, typer.Option(help="Where it keeps its data.")]
 Port = Annotated[int, typer.Option(help="The port for files and webhooks; 0 takes a free one.")]
 EngineName = Annotated[str, typer.Option(help="relief makes previews and needs no weights.")]
 Ids = Annotated[list[UUID], typer.Argument(help="Ids of jobs.")]
+WeightNames = Annotated[
+    list[str] | None, typer.Argument(help="triposr, or a background model; what is configured without.")
+]
 
 PAUSE_S = 0.3  # between two looks at the rows
 
@@ -149,30 +154,111 @@ def retry(ids: Ids, as_json: AsJson = False) -> None:
 
 @weights_app.command("fetch")
 def fetch_weights(
-    names: Annotated[list[str] | None, typer.Argument(help="Which; the configured one without.")] = None,
+    names: WeightNames = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL|FOLDER",
+            help="A mirror's address, or a folder, with the published files of the one model that is named.",
+        ),
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="TripoSR in half precision, in half the space.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep TripoSR's published file beside what it is converted to.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Fetches models, once."""
+    """Fetches models, once, and goes on where it was interrupted. Exit codes: 75 try again later, 78 it cannot work."""
+    from worker.weights import bar  # noqa: PLC0415 - the daemon draws no bars
+
     configured = settings.load()
-    for name in names or [configured.background_model]:
+    if source and len(names or []) != 1:
+        raise typer.BadParameter("--from goes with the name of one model.")
+    paths = {}
+    for name in names or weights.needed(configured.engine, configured.background_model):
         try:
-            path = weights.fetch(configured.weights_dir, name)
+            with bar.shown(console, name) as progress:
+                paths[name] = weights.fetch(
+                    configured.weights_dir,
+                    name,
+                    source=source,
+                    half=half,
+                    keep=keep,
+                    progress=progress,
+                    say=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
+                )
+        except weights.SourceUnreachable as error:
+            _die(str(error), daemon.TEMPORARY)
         except (weights.FetchFailed, weights.WeightsMissing) as error:
             raise ConfigError(str(error)) from None
-        console.print(f"{name}: {path}", soft_wrap=True, highlight=False)
+        if not as_json:
+            console.print(f"{name}: {paths[name]}", soft_wrap=True, highlight=False)
+    if as_json:
+        _print_json({name: {"path": path} for name, path in paths.items()})
 
 
 @weights_app.command("verify")
-def verify_weights(
-    names: Annotated[list[str] | None, typer.Argument(help="Which; the configured one without.")] = None,
-) -> None:
-    """Says whether models are there and whole."""
+def verify_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
+    """Says whether models are there and whole. Exit code: 78 if one is not."""
     configured = settings.load()
-    for name in names or [configured.background_model]:
+    report: dict[str, dict[str, Any]] = {}
+    for name in names or weights.needed(configured.engine, configured.background_model):
         try:
-            weights.verify(configured.weights_dir, name)
+            path = weights.verify(configured.weights_dir, name)
         except weights.WeightsMissing as error:
-            raise ConfigError(str(error)) from None
+            # Another checkpoint than the official one can be used, and is told all the same.
+            usable = isinstance(error, weights.NotOfficial)
+            report[name] = {"verified": False, "usable": usable, "problem": str(error)}
+        else:
+            report[name] = {"verified": True, "usable": True, "path": path}
+    problems = [result["problem"] for result in report.values() if not result["verified"]]
+    if as_json:
+        _print_json(report)
+        raise typer.Exit(daemon.CONFIGURATION if problems else 0)
+    for name in (name for name, result in report.items() if result["verified"]):
         console.print(f"{name}: as it should be")
+    if problems:
+        raise ConfigError(" ".join(problems))
+
+
+@weights_app.command("path")
+def path_of_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
+    """Prints where models belong, whether they are there or not."""
+    configured = settings.load()
+    names = names or weights.needed(configured.engine, configured.background_model)
+    try:
+        paths = {name: weights.path(configured.weights_dir, name) for name in names}
+    except weights.WeightsMissing as error:
+        raise ConfigError(str(error)) from None
+    if as_json:
+        _print_json(paths)
+    else:
+        typer.echo("\n".join(map(str, paths.values())))
+
+
+@bench_app.command("tsr")
+def bench_tsr(
+    scene: Annotated[
+        Path, typer.Option(help="A folder with scene_code.npy and decoder.safetensors; a checkout has one.")
+    ] = Path("tests/data/tsr-fitted"),
+    resolution: Annotated[list[int] | None, typer.Option(help="Of the grid; 256 and 384 without.")] = None,
+    repeat: Annotated[int, typer.Option(help="Runs, of which the median counts.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """TripoSR's network, and its surface against a dense extraction in the same run. Takes some minutes."""
+    from worker.bench import tsr  # noqa: PLC0415 - imports torch
+
+    folder = settings.load().weights_dir / "triposr"
+    if not (scene / "scene_code.npy").exists():
+        raise ConfigError(f"There is no scene in {scene}. Name a folder with --scene.")
+    found = tsr.run(scene, folder, resolution or [256, 384], repeat)
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(display.bench_table(found))
 
 
 @app.command()

@@ -80,7 +80,7 @@ def run(settings: Settings) -> int:
 
 def find_devices(settings: Settings) -> list[str]:
     """The ids of the GPUs to use, or `cpu`. Looked up without torch, which would keep a context on each."""
-    named = settings.cuda_visible_devices
+    named = "" if settings.device == "cpu" else settings.cuda_visible_devices
     if named is not None:
         return [device.strip() for device in named.split(",") if device.strip()] or ["cpu"]
     gpus = Path("/proc/driver/nvidia/gpus")

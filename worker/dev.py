@@ -17,6 +17,7 @@ from rich.console import Console
 
 from worker import database, devserver, embedded, migrate, settings, weights
 from worker.settings import ConfigError
+from worker.weights import bar
 
 BACKGROUND_MODEL = "u2netp"  # small, permissively licensed, and in the package registry
 STOP_S = 150  # longer than the daemon's own grace period
@@ -78,22 +79,26 @@ def daemon(stack: Stack, **popen: Any) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait()
 
 
-def ensure_weights(console: Console) -> None:
-    """Fetches the small background model where it is missing. Raises: ConfigError."""
+def ensure_weights(console: Console, engine: str) -> None:
+    """Fetches what is missing of the engine's and the small background model's weights. Raises: ConfigError."""
     folder = settings.load().weights_dir
-    try:
-        weights.verify(folder, BACKGROUND_MODEL)
-    except weights.WeightsMissing:
-        console.print(f"Fetching the background model {BACKGROUND_MODEL} (4.6 MB, once) …")
+    for name in weights.needed(engine, BACKGROUND_MODEL):
         try:
-            weights.fetch(folder, BACKGROUND_MODEL)
-        except weights.FetchFailed as error:
-            raise ConfigError(str(error)) from None
+            weights.verify(folder, name)
+        except weights.NotOfficial as error:
+            console.print(str(error), soft_wrap=True, highlight=False)
+        except weights.WeightsMissing:
+            console.print(f"Fetching the model {name}, once …")
+            try:
+                with bar.shown(console, name) as progress:
+                    weights.fetch(folder, name, progress=progress)
+            except weights.FetchFailed as error:
+                raise ConfigError(str(error)) from None
 
 
 def run(folder: Path, *, engine: str, port: int, console: Console) -> int:
     """Until a signal or the daemon's own end; the exit code."""
-    ensure_weights(console)
+    ensure_weights(console, engine)
     done = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -43,6 +43,39 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def bench_table(found: Mapping[str, Any]) -> Table:
+    """What `worker bench tsr` measured."""
+    table = Table("", "", "beside it", box=None, header_style="dim")
+    encode = found["encode"]
+    table.add_row(
+        "machine", f"torch {found['torch']}, {found['threads']} threads", f"{found['gflops']:.0f} GFLOP/s"
+    )
+    table.add_row("network", encode["weights"], f"peak {encode['peak_rss_mb']} MB")
+    table.add_row("encode, float32", f"{encode['float32_s']:.2f} s", f"floor {encode['floor_s']:.2f} s")
+    table.add_row("  of it image tokens", f"{encode['tokens_s']:.2f} s", "")
+    for name in ("bfloat16", "cuda_float16"):
+        if f"{name}_s" in encode:
+            error = f"relative error {encode[f'{name}_rel_error']:.2%}"
+            table.add_row(f"encode, {name.replace('_', ' ')}", f"{encode[f'{name}_s']:.2f} s", error)
+    for resolution, row in found["extract"].items():
+        table.add_row(
+            f"extract at {resolution}",
+            f"{row['sparse_s']:.2f} s, {row['queries']:,} queries, peak {row['peak_rss_mb']} MB",
+            f"dense {row['dense_s']:.1f} s, {row['dense_queries']:,} queries, peak {row['dense_peak_rss_mb']} MB",
+        )
+        same = (
+            f"same faces, vertices within {row['max_vertex_diff_voxels']:.4f} voxel"
+            if row["same_faces"]
+            else "NOT THE SAME FACES"
+        )
+        table.add_row(
+            "  of it the field",
+            f"{row['field_s']:.2f} s",
+            f"floor {row['field_floor_s']:.2f} s; {row['ratio']:.1f} times faster; {same}",
+        )
+    return table
+
+
 def _seconds(job: Mapping[str, Any]) -> str:
     if job["started_at"] is None or job["status"] == "pending":
         return ""

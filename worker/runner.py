@@ -48,12 +48,12 @@ def main() -> None:
 
     start = json.loads(sys.stdin.readline())
     try:
-        engine = engines.load(start["engine"])
+        engine = engines.load(start["engine"], Path(start["weights_dir"]), start["device"])
         cutter = Cutter(start["background_model"], Path(start["weights_dir"]))
     except (engines.EngineUnavailable, WeightsMissing, CutoutUnavailable) as error:
         _send(channel, unavailable=str(error))
         return
-    _send(channel, ready={"engine": engine.name, "engine_version": engine.version})
+    _send(channel, ready={"engine": engine.name, "engine_version": engine.version, **engine.details})
 
     for line in sys.stdin:
         _send(channel, **_work(json.loads(line), engine, cutter, channel, switch))
@@ -78,6 +78,9 @@ def _work(
         return {"stopped": True, "report": report}
     except JobError as error:
         return _failed(error, report)
+    except engines.DeviceLost as error:
+        # Every later call would fail too, so the process ends; the daemon makes it a lost worker and starts another.
+        sys.exit(f"The device is lost: {error}")
     except MemoryError:
         return _failed(JobError("out_of_memory"), report)
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job and no other

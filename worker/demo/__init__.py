@@ -39,7 +39,7 @@ class Sample:
 
 def run(results: Path, *, engine: str, console: Console) -> int:
     """0 if every job ended as it should and the backend was told so, else 1. Raises: ConfigError."""
-    dev.ensure_weights(console)
+    dev.ensure_weights(console, engine)
     results.mkdir(parents=True, exist_ok=True)
     chosen = _samples()
     events: list[dict[str, Any]] = []

@@ -1,13 +1,16 @@
 """Photo → surface. An engine is a class with a name, a version and `reconstruct`; `load` makes one by its name."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker.presets import Preset
+
+Device = Literal["auto", "cuda", "mps", "cpu"]
 
 View = NDArray[np.uint8]
 """One framed photo: (512, 512, 4) RGBA, sRGB, straight alpha; the product centred in 0.85 of the square."""
@@ -21,6 +24,8 @@ class Surface:
     faces: NDArray[np.int32]  # (F, 3), counter-clockwise seen from outside
     color: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     """(N, 3) points on or near the surface → (N, 3) sRGB colours in 0..1."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """What making it cost, for `metadata.worker`."""
 
 
 class Engine(Protocol):
@@ -28,9 +33,11 @@ class Engine(Protocol):
 
     name: str
     version: str
+    details: Mapping[str, Any]
+    """What else made the models: device, precision, weights; for the row and the file."""
 
     def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
-        """Raises: JobError `no_surface`, `out_of_memory`."""
+        """The best view comes first. Raises: JobError `no_surface`, `out_of_memory`; DeviceLost."""
         ...
 
 
@@ -38,10 +45,19 @@ class EngineUnavailable(Exception):
     """The engine cannot be loaded on this machine; the message says what to do."""
 
 
-def load(name: str, **_options: Any) -> Engine:
+class DeviceLost(BaseException):
+    """The accelerator is in a state from which only a new process recovers: nothing may catch this but the runner."""
+
+
+def load(name: str, weights_dir: Path, device: Device) -> Engine:
     """Raises: EngineUnavailable."""
+    # Only the chosen engine's libraries are imported.
     if name == "relief":
-        from worker.engines.relief import Relief  # noqa: PLC0415 - only the chosen engine's libraries are imported
+        from worker.engines.relief import Relief  # noqa: PLC0415
 
         return Relief()
-    raise EngineUnavailable(f"There is no engine '{name}'. Set WORKER_ENGINE to one of: relief.")
+    if name == "triposr":
+        from worker.engines.triposr import TripoSR  # noqa: PLC0415
+
+        return TripoSR(weights_dir / "triposr", device)
+    raise EngineUnavailable(f"There is no engine '{name}'. Set WORKER_ENGINE to triposr or relief.")

@@ -3,7 +3,9 @@
 A preview, not a reconstruction: the front is faithful, what the photo does not show is invented.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ class Relief:
 
     name = "relief"
     version = "1"
+    details: Mapping[str, Any] = MappingProxyType({"device": "cpu"})
 
     def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
         """The first view that shows a product makes the surface; the others are not used.

@@ -3,6 +3,8 @@
 The folder ends up with `model.glb`, `poster.png` and `cutout.png`. Nothing here knows of rows, buckets or backends.
 """
 
+import resource
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -65,7 +67,13 @@ def run(
     Raises: JobError.
     """
     preset = PRESETS[request.quality]
-    report |= {"engine": engine.name, "engine_version": engine.version, "preset": preset.name}
+    made_by = {
+        "engine": engine.name,
+        "engine_version": engine.version,
+        **engine.details,
+        "preset": preset.name,
+    }
+    report |= made_by
     seconds: dict[str, float] = report.setdefault("seconds", {})
 
     say(10, "downloading")
@@ -86,16 +94,16 @@ def run(
     say(50, "generating")
     with timed(seconds, "generate"):
         surface = engine.reconstruct(views, preset)
-    made_by = {
-        "job_id": request.job_id,
-        "engine": engine.name,
-        "engine_version": engine.version,
-        "preset": preset.name,
-    }
+    report["surface"] = dict(surface.report)
+    provenance = {"job_id": request.job_id, **made_by}
     with timed(seconds, "finish"):
-        report["model"] = finish(surface, preset, request.folder, name=request.name, extras=made_by)
+        report["model"] = finish(surface, preset, request.folder, name=request.name, extras=provenance)
     with timed(seconds, "poster"):
         poster(request.folder / "model.glb", request.folder / "poster.png")
+    # Linux counts in KiB, macOS in bytes.
+    report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
+        20 if sys.platform == "darwin" else 10
+    )
     say(80, "written")
 
 

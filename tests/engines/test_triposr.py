@@ -1,0 +1,138 @@
+"""The engine with a small checkpoint in the official layout: random weights, the real code."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from worker import engines
+from worker.engines import DeviceLost, EngineUnavailable
+from worker.engines.triposr import TripoSR
+from worker.errors import JobError
+from worker.mesh.clean import is_watertight
+from worker.presets import Preset
+
+TINY = Path(__file__).parent.parent / "data" / "tsr-tiny"
+SMALL = Preset(name="small", grid=48, triangles=2_000, texture=256)
+
+
+@pytest.fixture(scope="module")
+def engine() -> TripoSR:
+    return TripoSR(TINY, "cpu")
+
+
+@pytest.fixture
+def view() -> NDArray[np.uint8]:
+    picture = np.random.default_rng(0).integers(0, 256, (512, 512, 4), np.uint8)
+    picture[..., 3] = 0
+    picture[60:450, 120:400, 3] = 255
+    return picture
+
+
+def test_a_view_becomes_a_closed_surface_with_colours(engine: TripoSR, view: NDArray[np.uint8]) -> None:
+    surface = engine.reconstruct([view], SMALL)
+    assert is_watertight(surface.faces)
+    colors = surface.color(surface.vertices)
+    assert colors.shape == surface.vertices.shape
+    assert 0 <= colors.min() <= colors.max() <= 1
+    assert surface.report["queries"] > 0
+
+
+def test_it_says_what_it_is(engine: TripoSR) -> None:
+    assert (engine.name, engine.details["device"], engine.details["precision"]) == (
+        "triposr",
+        "cpu",
+        "float32",
+    )
+    assert len(engine.details["weights_sha256"]) == 64
+
+
+def test_two_runs_are_the_same(engine: TripoSR, view: NDArray[np.uint8]) -> None:
+    first, second = engine.reconstruct([view], SMALL), engine.reconstruct([view], SMALL)
+    assert np.array_equal(first.vertices, second.vertices)
+    assert np.array_equal(first.faces, second.faces)
+
+
+def test_the_world_is_turned_and_not_mirrored(engine: TripoSR, view: NDArray[np.uint8]) -> None:
+    """The camera's +x is glTF's +z, its right +y is +x, its up +z is +y."""
+    surface = engine.reconstruct([view], SMALL)
+    world = surface.vertices[:, [2, 0, 1]]
+    field = engine.model.field(engine.model.encode([_on_grey(view)])[0])
+    density = field.density(np.ascontiguousarray(world)).numpy()
+    # Vertices lie near where the density crosses its level; turned or mirrored wrongly they would not.
+    off = np.median(np.abs(np.log(density / field.level)))
+    for wrong in (world * [1, -1, 1], world * [1, 1, -1], world * [-1, 1, 1], world[:, [1, 0, 2]]):
+        there = field.density(np.ascontiguousarray(wrong, np.float32)).numpy()
+        assert np.median(np.abs(np.log(there / field.level))) > 5 * off
+
+
+def _on_grey(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from worker.tsr import on_grey
+
+    return on_grey(view)
+
+
+def test_nothing_in_the_field_is_no_surface(
+    engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.tsr.field.Field.density", lambda _self, points: torch.zeros(len(points)))
+    with pytest.raises(JobError, match="no_surface"):
+        engine.reconstruct([view], SMALL)
+
+
+def test_out_of_memory_is_tried_once_more_with_less(
+    engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is torch's own, raised by hand: there is no GPU to fill up."""
+    chunks: list[int | None] = []
+    real = engine.model.field
+
+    def field(code: torch.Tensor, chunk: int | None = None) -> object:
+        chunks.append(chunk)
+        if len(chunks) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(code, chunk)
+
+    monkeypatch.setattr(engine.model, "field", field)
+    engine.reconstruct([view], SMALL)
+    assert chunks[0] is None
+    assert isinstance(chunks[1], int)
+
+    def never(_code: torch.Tensor, _chunk: int | None = None) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine.model, "field", never)
+    with pytest.raises(JobError) as error:
+        engine.reconstruct([view], SMALL)
+    assert (error.value.code, error.value.retryable) == ("out_of_memory", True)
+
+
+def test_any_other_error_of_the_device_is_the_end_of_the_process(
+    engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_code: torch.Tensor, _chunk: int | None = None) -> object:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine.model, "field", broken)
+    with pytest.raises(DeviceLost):
+        engine.reconstruct([view], SMALL)
+
+
+def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="worker weights fetch triposr"):
+        engines.load("triposr", tmp_path, "cpu")
+    folder = tmp_path / "triposr"
+    shutil.copytree(TINY, folder)
+    (folder / "model.safetensors").write_bytes((TINY / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(EngineUnavailable, match=r"model\.safetensors") as error:
+        engines.load("triposr", tmp_path, "cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the test wants to be missing")
+def test_a_device_that_is_not_there_is_not_replaced() -> None:
+    with pytest.raises(EngineUnavailable, match="WORKER_DEVICE is cuda"):
+        TripoSR(TINY, "cuda")

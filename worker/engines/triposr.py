@@ -1,0 +1,129 @@
+"""TripoSR: one framed photo → the surface that the network sees in it."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worker import tsr
+from worker.engines import Device, DeviceLost, EngineUnavailable, Surface, View
+from worker.errors import JobError
+from worker.mesh.isosurface import extract
+from worker.presets import Preset
+from worker.tsr.field import GPU_CHUNK
+
+Points = NDArray[np.float32]
+
+
+class TripoSR:
+    """The network, loaded once and kept. `folder` holds config.yaml and model.safetensors or model.ckpt.
+
+    On CUDA the transformers run in half precision; the field stays in float32 everywhere, because the surface is drawn
+    through it, and without TF32, whose ten bits would move vertices.
+
+    Raises: EngineUnavailable.
+    """
+
+    name = "triposr"
+    version = "1"
+
+    def __init__(self, folder: Path, device: Device = "auto") -> None:
+        self.device = _pick(device)
+        torch.set_float32_matmul_precision("highest")
+        precision = torch.float16 if self.device == "cuda" else torch.float32
+        try:
+            self.model = tsr.load(folder, self.device, precision)
+        except tsr.CheckpointError as error:
+            raise EngineUnavailable(
+                f"{error} Get the official checkpoint with: worker weights fetch triposr"
+            ) from error
+        self.details: Mapping[str, Any] = {
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
+            "precision": str(precision).removeprefix("torch."),
+            "weights_sha256": _sha256(tsr.weights_file(folder)),
+        }
+
+    def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
+        """The first view is used: the network takes one.
+
+        Raises: JobError `no_surface`, `out_of_memory`; DeviceLost.
+        """
+        with _device_errors():
+            try:
+                return self._reconstruct(views[0], preset)
+            except torch.OutOfMemoryError:
+                chunk = GPU_CHUNK // 2
+            # Only outside of the handler is the traceback gone, which held on to the tensors.
+            torch.cuda.empty_cache()
+            return self._reconstruct(views[0], preset, chunk)
+
+    def _reconstruct(self, view: View, preset: Preset, chunk: int | None = None) -> Surface:
+        began = time.perf_counter()
+        code = self.model.encode([tsr.on_grey(view)])[0]
+        report: dict[str, Any] = {"encode_s": round(time.perf_counter() - began, 3)}
+        surface = surface_of(self.model.field(code, chunk), preset.grid)
+        if self.device == "cuda":
+            report["peak_vram_mb"] = torch.cuda.max_memory_allocated() >> 20
+        return replace(surface, report=report | dict(surface.report))
+
+
+def surface_of(field: tsr.Field, grid: int) -> Surface:
+    """Where the field's density crosses its level, on a grid of so many samples an axis. Raises: JobError `no_surface`."""
+
+    def density(points: Points) -> Points:
+        return np.asarray(field.density(points).cpu().numpy(), np.float32)
+
+    def color(points: Points) -> Points:
+        with _device_errors():
+            return np.asarray(field.color(_to_world(points)).cpu().numpy(), np.float32)
+
+    began = time.perf_counter()
+    found = extract(density, resolution=grid, radius=field.radius, level=field.level)
+    if not len(found.faces):
+        raise JobError("no_surface")
+    report = {"extract_s": round(time.perf_counter() - began, 3), "queries": found.queries}
+    return Surface(vertices=_from_world(found.vertices), faces=found.faces, color=color, report=report)
+
+
+def _from_world(points: Points) -> Points:
+    """TripoSR's world, z up and photographed from +x, → glTF's, y up and seen from +z: a rotation, nothing mirrored."""
+    return np.ascontiguousarray(points[:, [1, 2, 0]])
+
+
+def _to_world(points: Points) -> Points:
+    return np.ascontiguousarray(points[:, [2, 0, 1]])
+
+
+def _pick(device: Device) -> str:
+    """Raises: EngineUnavailable where the device asked for is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, usable in there.items() if usable)
+    if not there[device]:
+        raise EngineUnavailable(
+            f"WORKER_DEVICE is {device}, and torch {torch.__version__} sees no such device."
+        )
+    return device
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _device_errors() -> Iterator[None]:
+    """Out of memory costs the job; any other error of the device leaves it in a state that only a new process mends."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise JobError("out_of_memory") from error
+    except torch.AcceleratorError as error:
+        raise DeviceLost(str(error)) from error
