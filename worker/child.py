@@ -72,6 +72,7 @@ class Child:
             background_model=self.settings.background_model,
             weights_dir=str(self.settings.weights_dir),
             device=self.settings.device,
+            precision=self.settings.precision,
         )
         message = self.receive(START_S)
         if message is None:

@@ -48,7 +48,9 @@ def main() -> None:
 
     start = json.loads(sys.stdin.readline())
     try:
-        engine = engines.load(start["engine"], Path(start["weights_dir"]), start["device"])
+        engine = engines.load(
+            start["engine"], Path(start["weights_dir"]), start["device"], start["precision"]
+        )
         cutter = Cutter(start["background_model"], Path(start["weights_dir"]))
     except (engines.EngineUnavailable, WeightsMissing, CutoutUnavailable) as error:
         _send(channel, unavailable=str(error))

@@ -192,6 +192,6 @@ def test_crumbs_of_the_cut_out_are_left_away() -> None:
 
 
 def test_the_engine_is_loaded_by_its_name_and_without_torch() -> None:
-    assert isinstance(load("relief", Path(), "auto"), Relief)
-    code = "import sys, pathlib, worker.engines as e; e.load('relief', pathlib.Path(), 'auto'); sys.exit('torch' in sys.modules)"
+    assert isinstance(load("relief", Path()), Relief)
+    code = "import sys, pathlib, worker.engines as e; e.load('relief', pathlib.Path()); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -50,6 +50,12 @@ def test_it_says_what_it_is(engine: TripoSR) -> None:
     assert len(engine.details["weights_sha256"]) == 64
 
 
+def test_bfloat16_is_offered_and_not_the_default(view: NDArray[np.uint8]) -> None:
+    engine = TripoSR(TINY, "cpu", "bfloat16")
+    assert engine.details["precision"] == "bfloat16"
+    assert len(engine.reconstruct([view], SMALL).faces)
+
+
 def test_two_runs_are_the_same(engine: TripoSR, view: NDArray[np.uint8]) -> None:
     first, second = engine.reconstruct([view], SMALL), engine.reconstruct([view], SMALL)
     assert np.array_equal(first.vertices, second.vertices)
@@ -123,12 +129,12 @@ def test_any_other_error_of_the_device_is_the_end_of_the_process(
 
 def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="worker weights fetch triposr"):
-        engines.load("triposr", tmp_path, "cpu")
+        engines.load("triposr", tmp_path)
     folder = tmp_path / "triposr"
     shutil.copytree(TINY, folder)
     (folder / "model.safetensors").write_bytes((TINY / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(EngineUnavailable, match=r"model\.safetensors") as error:
-        engines.load("triposr", tmp_path, "cpu")
+        engines.load("triposr", tmp_path)
     assert "\n" not in str(error.value)
 
 

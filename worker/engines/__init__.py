@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from worker.presets import Preset
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 View = NDArray[np.uint8]
 """One framed photo: (512, 512, 4) RGBA, sRGB, straight alpha; the product centred in 0.85 of the square."""
@@ -49,7 +50,7 @@ class DeviceLost(BaseException):
     """The accelerator is in a state from which only a new process recovers: nothing may catch this but the runner."""
 
 
-def load(name: str, weights_dir: Path, device: Device) -> Engine:
+def load(name: str, weights_dir: Path, device: Device = "auto", precision: Precision = "auto") -> Engine:
     """Raises: EngineUnavailable."""
     # Only the chosen engine's libraries are imported.
     if name == "relief":
@@ -59,5 +60,5 @@ def load(name: str, weights_dir: Path, device: Device) -> Engine:
     if name == "triposr":
         from worker.engines.triposr import TripoSR  # noqa: PLC0415
 
-        return TripoSR(weights_dir / "triposr", device)
+        return TripoSR(weights_dir / "triposr", device, precision)
     raise EngineUnavailable(f"There is no engine '{name}'. Set WORKER_ENGINE to triposr or relief.")

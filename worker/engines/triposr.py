@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from worker import tsr
-from worker.engines import Device, DeviceLost, EngineUnavailable, Surface, View
+from worker.engines import Device, DeviceLost, EngineUnavailable, Precision, Surface, View
 from worker.errors import JobError
 from worker.mesh.isosurface import extract
 from worker.presets import Preset
@@ -25,8 +25,8 @@ Points = NDArray[np.float32]
 class TripoSR:
     """The network, loaded once and kept. `folder` holds config.yaml and model.safetensors or model.ckpt.
 
-    On CUDA the transformers run in half precision; the field stays in float32 everywhere, because the surface is drawn
-    through it, and without TF32, whose ten bits would move vertices.
+    `precision` is that of the transformers, and "auto" is half on CUDA. The field stays in float32 everywhere, because
+    the surface is drawn through it, and without TF32, whose ten bits would move vertices.
 
     Raises: EngineUnavailable.
     """
@@ -34,19 +34,20 @@ class TripoSR:
     name = "triposr"
     version = "1"
 
-    def __init__(self, folder: Path, device: Device = "auto") -> None:
+    def __init__(self, folder: Path, device: Device = "auto", precision: Precision = "auto") -> None:
         self.device = _pick(device)
         torch.set_float32_matmul_precision("highest")
-        precision = torch.float16 if self.device == "cuda" else torch.float32
+        if precision == "auto":
+            precision = "float16" if self.device == "cuda" else "float32"
         try:
-            self.model = tsr.load(folder, self.device, precision)
+            self.model = tsr.load(folder, self.device, getattr(torch, precision))
         except tsr.CheckpointError as error:
             raise EngineUnavailable(
                 f"{error} Get the official checkpoint with: worker weights fetch triposr"
             ) from error
         self.details: Mapping[str, Any] = {
             "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
-            "precision": str(precision).removeprefix("torch."),
+            "precision": precision,
             "weights_sha256": _sha256(tsr.weights_file(folder)),
         }
 

@@ -60,7 +60,9 @@ class Field:
         self._row = torch.tensor(ROW, device=self.device)
         self._plane = torch.arange(3, dtype=torch.int32, device=self.device)[:, None] * self._side**2
         weight = first.weight.view(len(first.weight), 3, -1)  # (neurons, 3, C)
-        self._texels = torch.einsum("opc,pchw->phwo", weight, code.float()).flatten(0, 2).contiguous()
+        # In double, once a scene: rounding here would be in every sample, and halves how exactly vertices are placed.
+        texels = torch.einsum("opc,pchw->phwo", weight.double(), code.double())
+        self._texels = texels.float().flatten(0, 2).contiguous()
         self._first_bias = first.bias
         self._hidden = [(linear.weight, linear.bias) for linear in hidden]
         self._last_weight, self._last_bias = last.weight, last.bias
