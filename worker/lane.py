@@ -144,16 +144,16 @@ class Lane(threading.Thread):
             try:
                 self._compute(job, folder, lease, report)
                 url = self._upload(job, folder, lease, report)
-                self._settle(lambda: queue.complete(self.engine, job, model_url=url, report=report))
-                self.log.info("job_completed", seconds=round(time.monotonic() - began, 1), model_url=url)
+                if self._settle(lambda: queue.complete(self.engine, job, model_url=url, report=report)):
+                    self.log.info("job_completed", seconds=round(time.monotonic() - began, 1), model_url=url)
             except LeaseLost:
                 self.log.warning("lease_lost", meaning="another worker has the job, or its row is gone")
             except _Cancelled:
-                self._settle(lambda: queue.cancel(self.engine, job))
-                self.log.info("job_cancelled")
+                if self._settle(lambda: queue.cancel(self.engine, job)):
+                    self.log.info("job_cancelled")
             except _GivenBack:
-                self._settle(lambda: queue.release(self.engine, job))
-                self.log.info("job_given_back")
+                if self._settle(lambda: queue.release(self.engine, job)):
+                    self.log.info("job_given_back")
             except JobError as error:
                 self._fail(job, error, report)
             except Exception:
@@ -245,17 +245,25 @@ class Lane(threading.Thread):
 
         self._settle(settle)
 
-    def _settle(self, write: Callable[[], None]) -> None:
-        """Writes a job's end. What cost minutes of a GPU is kept until the database is back to take it."""
+    def _settle(self, write: Callable[[], None]) -> bool:
+        """Writes a job's end; whether it was written. What cost minutes of a GPU is kept until the database is back."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((OperationalError, InterfaceError)),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
+            stop=lambda _: time.monotonic() > self.stop.give_back_at,
             before_sleep=lambda state: self.log.warning("database_unreachable", tries=state.attempt_number),
         )
         try:
             retrying(write)
         except LeaseLost:
             self.log.warning("lease_lost", meaning="another worker has the job, or its row is gone")
+            return False
+        except tenacity.RetryError:
+            self.log.warning(
+                "job_left", meaning="no database until the end: its lease runs out, another takes it"
+            )
+            return False
+        return True
 
     def _stop_child(self) -> None:
         """Ends the child's job: by asking, or else by force."""
