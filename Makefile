@@ -27,7 +27,7 @@ demo: weights ## Make 3D models of sample photos through the real daemon, and a 
 	@$(BIN)/worker demo --engine $(ENGINE)
 
 test: weights ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
 check: install ## Lint, formatting and types
 	$(BIN)/ruff check

@@ -154,6 +154,8 @@ def _run(program: Path, *arguments: str | Path, check: bool = True) -> int:
 def _free_port(wanted: int) -> int:
     for port in (wanted, 0):
         with socket.socket() as probe:
+            # As Postgres does: connections of a server that has just stopped do not keep its port from it.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
