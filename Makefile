@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 ENGINE ?= relief
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights demo test check format clean
+.PHONY: help install weights demo test test-long check format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Install the pinned versions and the test tools into .venv
 
@@ -28,6 +28,9 @@ demo: weights ## Make 3D models of sample photos through the real daemon, and a 
 
 test: weights ## Run all tests
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
+
+test-long: weights ## Run the tests that take minutes each, one after the other
+	$(BIN)/python -m pytest -m long
 
 check: install ## Lint, formatting and types
 	$(BIN)/ruff check
