@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "storage_unavailable": Kind(
         True, "The finished model could not be stored because the storage did not answer."
     ),
+    "storage_too_large": Kind(False, "The finished model is larger than the storage takes."),
     "storage_refused": Kind(
         False, "The storage refused the finished model. The shop's developer must look at it."
     ),

@@ -21,7 +21,7 @@ from worker.jobs.queue import Job, LeaseLost
 from worker.jobs.wakeup import Wakeup
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
-from worker.storage import Store, paths
+from worker.storage import CONTENT_TYPES, Store, paths
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
 UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again
@@ -145,7 +145,11 @@ class Lane(threading.Thread):
                 self._compute(job, folder, lease, report)
                 url = self._upload(job, folder, lease, report)
                 if self._settle(lambda: queue.complete(self.engine, job, model_url=url, report=report)):
-                    self.log.info("job_completed", seconds=round(time.monotonic() - began, 1), model_url=url)
+                    # Without its query: in a private bucket's address that is a token.
+                    address = url.partition("?")[0]
+                    self.log.info(
+                        "job_completed", seconds=round(time.monotonic() - began, 1), model_url=address
+                    )
             except LeaseLost:
                 self.log.warning("lease_lost", meaning="another worker has the job, or its row is gone")
             except _Cancelled:
@@ -227,10 +231,15 @@ class Lane(threading.Thread):
         self._check(lease)
         stem = paths.stem(job.shop, job.product_id, job.variant_id)
         began = time.perf_counter()
-        report["cutout_url"] = self.store.put(f"{stem}.cutout.png", folder / "cutout.png", "image/png")
-        report["poster_url"] = self.store.put(f"{stem}.png", folder / "poster.png", "image/png")
+
+        def put(ending: str, file: str) -> str:
+            kind = CONTENT_TYPES[Path(file).suffix]
+            return self.store.put(stem + ending, folder / file, kind, lambda: self._check(lease))
+
+        report["cutout_url"] = put(".cutout.png", "cutout.png")
+        report["poster_url"] = put(".png", "poster.png")
         # The model last: who sees the new one finds the new poster beside it.
-        url = self.store.put(f"{stem}.glb", folder / "model.glb", "model/gltf-binary")
+        url = put(".glb", "model.glb")
         report["seconds"]["upload"] = round(time.perf_counter() - began, 3)
         lease.report(95, "uploaded")
         return url
