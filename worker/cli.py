@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.prompt import Confirm
 from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -180,7 +181,8 @@ def delete(
         if not yes:
             jobs, files = delete.find(engine, store, stem, shop)
             console.print(f"{stem}: {len(jobs)} jobs and {len(files)} files", soft_wrap=True, highlight=False)
-            typer.confirm("Delete them for good?", abort=True, err=True)
+            if not Confirm.ask("Delete them for good?", console=console, default=False):
+                raise typer.Abort
         removed = delete.delete(engine, store, stem, shop)
     except delete.StillRunning as error:
         _die(str(error), daemon.TEMPORARY)
