@@ -24,7 +24,7 @@ from worker.settings import ConfigError, Settings
 from worker.storage import CONTENT_TYPES, Store, paths
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
-UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again
+UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again, or the store looked at
 
 log = structlog.get_logger()
 
@@ -80,15 +80,18 @@ class Lane(threading.Thread):
         self.child = Child(settings, device)
         self.ready = threading.Event()
         self.failed: ConfigError | None = None
+        self.store_failed = False
         self.log = log.bind(device=device)
 
     def run(self) -> None:
         seen = self.wakeup.count
         try:
             while not self.stop.draining.is_set():
-                # Without a child that can work nothing is claimed.
+                # Without a child that can work, or a place for what it makes, nothing is claimed.
                 if not self.child.running:
                     self._start_child()
+                elif self.store_failed:
+                    self._wait_for_store()
                 elif not self._claim_and_work():
                     seen = self.wakeup.wait(seen, self.settings.poll_s * random.uniform(0.8, 1))  # noqa: S311 - jitter
         except ConfigError as error:
@@ -112,6 +115,22 @@ class Lane(threading.Thread):
                 self.log.info("child_ready", pid=self.child.pid, **engine)
                 self.ready.set()
                 return
+
+    def _wait_for_store(self) -> None:
+        """Until the store works again: jobs that were claimed meanwhile would only lose their attempts."""
+        wait = 1.0
+        while not self.stop.draining.is_set():
+            try:
+                problems = [finding.text for finding in self.store.check() if finding.fatal]
+            except JobError as error:
+                problems = [str(error.__cause__ or error)]
+            if not problems:
+                self.store_failed = False
+                self.log.info("store_works_again")
+                return
+            self.log.error("store_does_not_work", problems=problems, next_try_s=wait)
+            self.stop.draining.wait(wait)
+            wait = min(UNWELL_S, wait * 2)
 
     def _claim_and_work(self) -> bool:
         """False where there was nothing to do."""
@@ -245,6 +264,8 @@ class Lane(threading.Thread):
         return url
 
     def _fail(self, job: Job, error: JobError, report: dict[str, Any]) -> None:
+        self.store_failed |= error.code in {"storage_unavailable", "storage_denied"}
+
         def settle() -> None:
             row = queue.fail(self.engine, job, error, report=report)
             if row["status"] == "pending":

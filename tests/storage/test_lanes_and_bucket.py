@@ -5,6 +5,7 @@ import itertools
 import queue as queues
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from bucket_server import BUCKET, FAULTS, KEY, BucketServer, Fault
 from conftest import StartDaemon, until
 from sqlalchemy.engine import Engine
+from structlog.testing import capture_logs
 
 from worker import settings
 from worker.child import Child
@@ -72,21 +74,11 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
     return sql.execute("SELECT product_id, status::text, model_url, error_code FROM jobs").fetchall()
 
 
-def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_way(
-    bucket: BucketServer,
-    engine: Engine,
-    sql: psycopg.Connection,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("worker.lane.Child", QuickChild)
-    monkeypatch.setenv("WORKER_POLL_S", "0.1")
-    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
-    bucket.fault = one_in_three()
-    for n in range(20):
-        queue.enqueue(engine, shop="a.myshopify.com", product_id=str(n), image_urls=["https://a.example/x"])
-    stop, wakeup, scratch = Stop(), Wakeup(), Scratch(tmp_path / "tmp")
-    lanes = [
+@contextmanager
+def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
+    """They work until the context ends."""
+    stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
+    threads = [
         Lane(
             str(n),
             settings=settings.load(),
@@ -97,22 +89,42 @@ def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_wa
             stop=stop,
             nudge=lambda: None,
         )
-        for n in range(3)
+        for n in range(count)
     ]
-    for lane in lanes:
+    for lane in threads:
         lane.start()
+    try:
+        yield
+    finally:
+        stop.drain(0)
+        wakeup.wake()
+        for lane in threads:
+            lane.join()
+        scratch.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.lane.Child", QuickChild)
+    monkeypatch.setenv("WORKER_POLL_S", "0.1")
+
+
+@pytest.mark.usefixtures("quick")
+def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_way(
+    bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    bucket.fault = one_in_three()
+    for n in range(20):
+        queue.enqueue(engine, shop="a.myshopify.com", product_id=str(n), image_urls=["https://a.example/x"])
 
     def all_ended() -> bool:
         # A job that has to be tried again need not wait for it here.
         sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
         return all(row[1] not in {"pending", "processing"} for row in rows(sql))
 
-    until(all_ended, 60, "all jobs to end")
-    stop.drain(0)
-    wakeup.wake()
-    for lane in lanes:
-        lane.join()
-    scratch.close()
+    with lanes(3, store, engine, tmp_path / "tmp"):
+        until(all_ended, 60, "all jobs to end")
     store.storage.session.close()
 
     expected = {
@@ -130,6 +142,27 @@ def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_wa
         assert bucket.bucket.objects[path.partition("/")[2]].metadata == {"sha256": digest}
     ends = sql.execute("SELECT job_id FROM worker.outbox WHERE terminal").fetchall()
     assert Counter(Counter(ends).values()) == {1: 20}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("why", ["down", "key"])
+def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(
+    bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path, why: str
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.001)
+    wrong = FAULTS["503 of a gateway"] if why == "down" else bucket_server.refusal("403", "Unauthorized")
+    bucket.fault = lambda _method, _path: wrong
+    for n in range(5):
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
+    with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
+        until(lambda: len([line for line in lines if line["event"] == "store_does_not_work"]) >= 2)
+        code = "storage_unavailable" if why == "down" else "storage_denied"
+        counted = "SELECT status::text, attempts, error_code, count(*) FROM jobs GROUP BY 1, 2, 3 ORDER BY 2"
+        assert sql.execute(counted).fetchall() == [("pending", 0, None, 4), ("pending", 1, code, 1)]
+        bucket.fault = lambda _method, _path: None
+        sql.execute("UPDATE jobs SET run_after = now()")
+        until(lambda: {row[1] for row in rows(sql)} == {"completed"})
+    store.storage.session.close()
 
 
 def supabase(bucket: BucketServer, **others: str) -> dict[str, str]:
@@ -186,6 +219,7 @@ def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_faili
             SUPABASE_SECRET_KEY=bucket.key,
             WORKER_SIGNED_URL_S="3600",
             WORKER_STORAGE_TIMEOUT_S="1",
+            WORKER_LEASE_S="10",
         )
     )
     bucket.fault = one_in_three()

@@ -116,14 +116,15 @@ def test_what_does_not_pass_is_a_retryable_failure_within_a_bound(
     ("status", "code"),
     [
         ("400", "storage_refused"),
-        ("401", "storage_refused"),
-        ("403", "storage_refused"),
-        ("404", "storage_refused"),
+        ("401", "storage_denied"),
+        ("402", "storage_denied"),
+        ("403", "storage_denied"),
+        ("404", "storage_denied"),
         ("415", "storage_refused"),
         ("413", "storage_too_large"),
     ],
 )
-def test_a_refusal_is_final(
+def test_a_refusal_is_not_tried_again_at_once(
     bucket: BucketServer, store: SupabaseStore, model: Path, status: str, code: str
 ) -> None:
     for fault in (bucket_server.refusal(status, "no"), bucket_server.html(int(status))):
@@ -131,7 +132,7 @@ def test_a_refusal_is_final(
         bucket.fail_once_each(fault)
         with pytest.raises(JobError) as error:
             store.put(PATH, model, GLB)
-        assert (error.value.code, error.value.retryable) == (code, False)
+        assert (error.value.code, error.value.retryable) == (code, code == "storage_denied")
         assert len(bucket.uploads()) == 1
 
 

@@ -193,9 +193,14 @@ class SupabaseStore:
 
 
 def _code(error: BaseException) -> str:
-    if isinstance(error, StorageApiError) and not advice.may_pass(error):
-        return "storage_too_large" if advice.status(error) == 413 else "storage_refused"
-    return "storage_unavailable"
+    if not isinstance(error, StorageApiError) or advice.may_pass(error):
+        return "storage_unavailable"
+    match advice.status(error):
+        case 401 | 402 | 403 | 404:  # the key, the project, or the bucket, whatever the file
+            return "storage_denied"
+        case 413:
+            return "storage_too_large"
+    return "storage_refused"
 
 
 def _sleep(seconds: float, check: Check) -> None:
