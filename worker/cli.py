@@ -180,7 +180,7 @@ def delete(
     try:
         if not yes:
             jobs, files = delete.find(engine, store, stem, shop)
-            console.print(f"{stem}: {len(jobs)} jobs and {len(files)} files", soft_wrap=True, highlight=False)
+            console.print(f"{stem}: files {len(files)}, rows {len(jobs)}", soft_wrap=True, highlight=False)
             if not Confirm.ask("Delete them for good?", console=console, default=False):
                 raise typer.Abort
         removed = delete.delete(engine, store, stem, shop)
@@ -191,7 +191,9 @@ def delete(
     if as_json:
         _print_json({"path": stem, "jobs": removed.jobs, "files": removed.files})
     else:
-        console.print(f"{stem}: {removed.jobs} jobs and {removed.files} files are deleted.", soft_wrap=True)
+        console.print(
+            f"{stem}: deleted, files {removed.files}, rows {removed.jobs}", soft_wrap=True, highlight=False
+        )
 
 
 @weights_app.command("fetch")

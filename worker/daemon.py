@@ -14,12 +14,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database
-from worker.errors import JobError
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.lane import Lane, Stop
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
-from worker.storage import Store, open_store
+from worker.storage import Store, StoreUnreachable, open_store
 from worker.webhooks.sender import Sender
 
 # Exit codes, which systemd acts on
@@ -143,14 +142,13 @@ def _wait_for_store(store: Store, stop: Stop) -> bool:
         for finding in findings:
             log.warning("storage_advice", advice=finding.text)
 
-    return _wait_for(check, JobError, "storage_unreachable", stop)
+    return _wait_for(check, StoreUnreachable, "storage_unreachable", stop)
 
 
 def _wait_for(check: Callable[[], None], unreachable: type[Exception], event: str, stop: Stop) -> bool:
     def say(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        cause = getattr(error, "orig", None) or getattr(error, "__cause__", None) or error
-        log.warning(event, reason=str(cause).strip(), tries=state.attempt_number)
+        log.warning(event, reason=str(getattr(error, "orig", error)).strip(), tries=state.attempt_number)
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(unreachable),

@@ -21,7 +21,7 @@ from worker.jobs.queue import Job, LeaseLost
 from worker.jobs.wakeup import Wakeup
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
-from worker.storage import CONTENT_TYPES, Store, paths
+from worker.storage import CONTENT_TYPES, Store, StoreUnreachable, paths
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
 UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again, or the store looked at
@@ -122,8 +122,8 @@ class Lane(threading.Thread):
         while not self.stop.draining.is_set():
             try:
                 problems = [finding.text for finding in self.store.check() if finding.fatal]
-            except JobError as error:
-                problems = [str(error.__cause__ or error)]
+            except StoreUnreachable as error:
+                problems = [str(error)]
             if not problems:
                 self.store_failed = False
                 self.log.info("store_works_again")

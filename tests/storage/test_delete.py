@@ -153,7 +153,7 @@ def test_the_command_asks_and_takes_no_empty_name_for_everything(
 
     asked = run("--shop", "a", "1", answer="n\n")
     assert asked.returncode == 1
-    assert "a/1: 1 jobs and 1 files" in asked.stderr
+    assert "a/1: files 1, rows 1" in asked.stderr
     assert asked.stdout == ""
     assert run("--shop", "a", "1").returncode == 1  # nobody there to answer
     assert run("--shop", "a", "", "--yes").returncode == 2

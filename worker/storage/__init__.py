@@ -11,6 +11,10 @@ from worker.settings import ConfigError, Settings
 CONTENT_TYPES = {".glb": "model/gltf-binary", ".png": "image/png"}
 
 
+class StoreUnreachable(Exception):
+    """The store cannot be tried out at the moment; the message says why, to the operator."""
+
+
 class Finding(NamedTuple):
     """What is not as it should be with a store, and how to mend it."""
 
@@ -36,7 +40,7 @@ class Store(Protocol):
         ...
 
     def check(self) -> list[Finding]:
-        """Tries the store out. Raises: JobError where it cannot be reached at the moment."""
+        """Tries the store out. Raises: StoreUnreachable."""
         ...
 
 

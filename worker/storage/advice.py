@@ -8,9 +8,8 @@ import httpx
 from storage3.exceptions import StorageApiError
 from storage3.types import BaseBucket
 
-from worker.errors import JobError
 from worker.settings import ConfigError
-from worker.storage import CONTENT_TYPES, Finding
+from worker.storage import CONTENT_TYPES, Finding, StoreUnreachable
 
 LARGEST_MODEL = 10_000_000  # bytes; what the preset `quality` stays below
 
@@ -39,12 +38,12 @@ def usable(key: str) -> str:
     key = key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigError(
-            "SUPABASE_SERVICE_ROLE_KEY holds a character that no key has. Copy it once more, whole."
+            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY holds a character that no key has. Copy it once more, whole."
         )
     if key.startswith("sb_publishable_") or _role(key) in {"anon", "authenticated"}:
         raise ConfigError(
-            "SUPABASE_SERVICE_ROLE_KEY is the project's public key, which may not write. Take the service_role key, or "
-            "a secret key (sb_secret_…), from its API settings."
+            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY is the project's public key, which may not write. Take the "
+            "service_role key, or a secret key (sb_secret_…), from its API settings."
         )
     return key
 
@@ -96,9 +95,9 @@ def _fits(kind: str, allowed: list[str]) -> bool:
 
 
 def explain(error: BaseException, bucket: str) -> str:
-    """What keeps the worker from the bucket. Raises: JobError where that may pass by itself."""
+    """What keeps the worker from the bucket. Raises: StoreUnreachable where that may pass by itself."""
     if may_pass(error):
-        raise JobError("storage_unavailable") from error
+        raise StoreUnreachable(reason(error)) from error
     said = f"({reason(error)})"
     match error:
         case StorageApiError(code="Bucket not found"):
@@ -109,7 +108,7 @@ def explain(error: BaseException, bucket: str) -> str:
         case StorageApiError() if status(error) in {401, 403}:
             return (
                 f"Supabase Storage refuses the key {said}. Take the service_role key, or a secret key (sb_secret_…), "
-                "of this very project from its API settings, and set SUPABASE_SERVICE_ROLE_KEY."
+                "of this very project from its API settings, and set it as SUPABASE_SERVICE_ROLE_KEY."
             )
         case StorageApiError() if error.code != "InternalError":
             return f'The bucket "{bucket}" cannot be used {said}.'

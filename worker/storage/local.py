@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from worker.errors import JobError
-from worker.storage import Finding, sha256, version
+from worker.storage import Finding, StoreUnreachable, sha256, version
 
 _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
@@ -58,7 +58,7 @@ class LocalStore:
                 probe.flush()
         except OSError as error:
             if error.errno in _CODES:
-                raise JobError("no_space") from error
+                raise StoreUnreachable(str(error)) from error
             return [
                 Finding(
                     fatal=True,
