@@ -271,6 +271,11 @@ def test_a_bucket_as_it_should_be_is_left_as_it_was(bucket: BucketServer, store:
     assert store.check() == []
     assert bucket.bucket.objects == {}
     assert len(bucket.uploads()) == 2
+    bucket.fail_once_each(FAULTS["lost answer"])
+    with pytest.raises(StoreUnreachable):
+        store.check()
+    assert store.check() == []
+    assert bucket.bucket.objects == {}
     bucket.bucket.public = False
     assert open_store(bucket, signed_url_s=60).check() == []
 

@@ -68,6 +68,8 @@ class SupabaseStore:
         self.wait_s = wait_s
         self._limit: int | None = None  # bytes
         self._knows_limit = False
+        # One name, so that the next check removes what a failed one has left.
+        self._probe = f"worker-check/{uuid4()}.glb"
 
     def put(self, path: str, file: Path, content_type: str, check: Check = _nothing) -> str:
         size, digest = file.stat().st_size, sha256(file)
@@ -112,14 +114,15 @@ class SupabaseStore:
             self._patiently(lambda batch=batch: self.bucket.remove(batch))  # type: ignore[misc]
 
     def check(self) -> list[Finding]:
-        probe = f"worker-check/{uuid4()}.glb"
         try:
             bucket = self._ask()
             findings = list(advice.judge(bucket, signed=self.signed_url_s is not None))
             if any(finding.fatal for finding in findings):
                 return findings
-            self.bucket.upload(probe, b"probe", {"content-type": CONTENT_TYPES[".glb"], "upsert": "true"})
-            self.bucket.remove([probe])
+            self.bucket.upload(
+                self._probe, b"probe", {"content-type": CONTENT_TYPES[".glb"], "upsert": "true"}
+            )
+            self.bucket.remove([self._probe])
         except ERRORS as error:
             return [Finding(fatal=True, text=advice.explain(error, self.bucket.id))]
         return findings
