@@ -5,17 +5,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.prompt import Confirm
 from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from worker import __version__, daemon, database, display, logs, settings, weights
+from worker.errors import JobError
 from worker.jobs import queue
 from worker.settings import ConfigError
 
@@ -150,6 +152,48 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
 def retry(ids: Ids, as_json: AsJson = False) -> None:
     """Runs jobs that have ended once more."""
     _for_each(ids, queue.retry, "queued again", "has not ended or does not exist", as_json=as_json)
+
+
+@app.command()
+def delete(
+    shop: Annotated[str, typer.Option(help="The shop's domain.")],
+    product: Annotated[
+        str | None, typer.Argument(help="The product's id or gid; everything of the shop without it.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant's id or gid, to delete it alone.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Deletes the files and rows of a product, a variant or a whole shop, for good. Exit code: 75 try again later."""
+    from worker import delete  # noqa: PLC0415
+    from worker.storage import open_store, paths  # noqa: PLC0415
+
+    # An empty id, such as an unset variable of a shell leaves, must not mean everything.
+    if not shop.strip() or "" in {product, variant} or (variant and not product):
+        raise typer.BadParameter("Name a shop, a product of it, or a variant of a product.")
+    if as_json and not yes:
+        raise typer.BadParameter("--json goes with --yes.")
+    configured = settings.load()
+    engine = database.connect(database.url(configured))
+    store = open_store(configured)
+    stem = paths.stem(shop, product, variant)
+    try:
+        if not yes:
+            jobs, files = delete.find(engine, store, stem, shop)
+            console.print(f"{stem}: files {len(files)}, rows {len(jobs)}", soft_wrap=True, highlight=False)
+            if not Confirm.ask("Delete them for good?", console=console, default=False):
+                raise typer.Abort
+        removed = delete.delete(engine, store, stem, shop)
+    except delete.StillRunning as error:
+        _die(str(error), daemon.TEMPORARY)
+    except JobError as error:
+        _die(f"The storage has failed: {error}", daemon.TEMPORARY if error.retryable else 1)
+    if as_json:
+        _print_json({"path": stem, "jobs": removed.jobs, "files": removed.files})
+    else:
+        console.print(
+            f"{stem}: deleted, files {removed.files}, rows {removed.jobs}", soft_wrap=True, highlight=False
+        )
 
 
 @weights_app.command("fetch")
@@ -293,7 +337,7 @@ def _address(photo: str, configured: settings.Settings) -> str:
     file = Path(photo)
     if not file.is_file():
         raise ConfigError(f"{photo} is neither an address nor a file.")
-    from worker.storage import open_store, version  # noqa: PLC0415
+    from worker.storage import open_store, sha256, version  # noqa: PLC0415
 
     types = {
         ".jpg": "image/jpeg",
@@ -304,7 +348,7 @@ def _address(photo: str, configured: settings.Settings) -> str:
     }
     ending = file.suffix.lower()
     address = open_store(configured).put(
-        f"uploads/{version(file)}{ending}", file, types.get(ending, "application/octet-stream")
+        f"uploads/{version(sha256(file))}{ending}", file, types.get(ending, "application/octet-stream")
     )
     if not address.startswith("http"):
         raise ConfigError(
@@ -344,6 +388,6 @@ def _print_json(document: Any) -> None:
     print(json.dumps(document, default=str, indent=2))  # noqa: T201 - the document is the output
 
 
-def _die(reason: str, code: int) -> None:
+def _die(reason: str, code: int) -> NoReturn:
     console.print(Text.assemble(("error: ", "bold red"), reason), soft_wrap=True)
     sys.exit(code)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -17,7 +18,7 @@ from worker.jobs.wakeup import Listener, Wakeup
 from worker.lane import Lane, Stop
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
-from worker.storage import open_store
+from worker.storage import Store, StoreUnreachable, open_store
 from worker.webhooks.sender import Sender
 
 # Exit codes, which systemd acts on
@@ -38,7 +39,7 @@ def run(settings: Settings) -> int:
     store = open_store(settings)
     engine = database.connect(database.url(settings), pool_size=2 * len(devices) + 2)
     sender = Sender(engine, settings) if settings.backend_url else None
-    if not _wait_for_database(engine, stop):
+    if not (_wait_for_database(engine, stop) and _wait_for_store(store, stop)):
         return DRAINED
     try:
         scratch = Scratch(settings.temp_dir)
@@ -128,23 +129,37 @@ def _obey_signals(stop: Stop, grace_s: float) -> None:
 
 def _wait_for_database(engine: Engine, stop: Stop) -> bool:
     """Until the database answers and its schema is ours; False if we were told to stop first. Raises: ConfigError."""
+    return _wait_for(lambda: database.check_schema(engine), DBAPIError, "database_unreachable", stop)
+
+
+def _wait_for_store(store: Store, stop: Stop) -> bool:
+    """Until the store answers and will take our files; False if we were told to stop first. Raises: ConfigError."""
+
+    def check() -> None:
+        findings = store.check()
+        if fatal := [finding.text for finding in findings if finding.fatal]:
+            raise ConfigError(" ".join(fatal))
+        for finding in findings:
+            log.warning("storage_advice", advice=finding.text)
+
+    return _wait_for(check, StoreUnreachable, "storage_unreachable", stop)
+
+
+def _wait_for(check: Callable[[], None], unreachable: type[Exception], event: str, stop: Stop) -> bool:
+    def say(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning(event, reason=str(getattr(error, "orig", error)).strip(), tries=state.attempt_number)
+
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(DBAPIError),
+        retry=tenacity.retry_if_exception_type(unreachable),
         wait=tenacity.wait_random_exponential(multiplier=1, max=30),
         stop=tenacity.stop_when_event_set(stop.draining),
         sleep=tenacity.sleep_using_event(stop.draining),
-        before_sleep=_say_unreachable,
+        before_sleep=say,
         reraise=True,
     )
     try:
-        retrying(database.check_schema, engine)
-    except DBAPIError:
+        retrying(check)
+    except unreachable:
         return False
     return True
-
-
-def _say_unreachable(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning(
-        "database_unreachable", reason=str(getattr(error, "orig", error)).strip(), tries=state.attempt_number
-    )

@@ -37,6 +37,11 @@ KINDS: dict[str, Kind] = {
     "storage_unavailable": Kind(
         True, "The finished model could not be stored because the storage did not answer."
     ),
+    # Retryable, since it is for the operator to mend, and no job should be lost to a key that was changed.
+    "storage_denied": Kind(
+        True, "The storage did not let the finished model in. The shop's developer must look at it."
+    ),
+    "storage_too_large": Kind(False, "The finished model is larger than the storage takes."),
     "storage_refused": Kind(
         False, "The storage refused the finished model. The shop's developer must look at it."
     ),

@@ -21,10 +21,10 @@ from worker.jobs.queue import Job, LeaseLost
 from worker.jobs.wakeup import Wakeup
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
-from worker.storage import Store, paths
+from worker.storage import CONTENT_TYPES, Store, StoreUnreachable, paths
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
-UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again
+UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again, or the store looked at
 
 log = structlog.get_logger()
 
@@ -80,15 +80,18 @@ class Lane(threading.Thread):
         self.child = Child(settings, device)
         self.ready = threading.Event()
         self.failed: ConfigError | None = None
+        self.store_failed = False
         self.log = log.bind(device=device)
 
     def run(self) -> None:
         seen = self.wakeup.count
         try:
             while not self.stop.draining.is_set():
-                # Without a child that can work nothing is claimed.
+                # Without a child that can work, or a place for what it makes, nothing is claimed.
                 if not self.child.running:
                     self._start_child()
+                elif self.store_failed:
+                    self._wait_for_store()
                 elif not self._claim_and_work():
                     seen = self.wakeup.wait(seen, self.settings.poll_s * random.uniform(0.8, 1))  # noqa: S311 - jitter
         except ConfigError as error:
@@ -112,6 +115,22 @@ class Lane(threading.Thread):
                 self.log.info("child_ready", pid=self.child.pid, **engine)
                 self.ready.set()
                 return
+
+    def _wait_for_store(self) -> None:
+        """Until the store works again: jobs that were claimed meanwhile would only lose their attempts."""
+        wait = 1.0
+        while not self.stop.draining.is_set():
+            try:
+                problems = [finding.text for finding in self.store.check() if finding.fatal]
+            except StoreUnreachable as error:
+                problems = [str(error)]
+            if not problems:
+                self.store_failed = False
+                self.log.info("store_works_again")
+                return
+            self.log.error("store_does_not_work", problems=problems, next_try_s=wait)
+            self.stop.draining.wait(wait)
+            wait = min(UNWELL_S, wait * 2)
 
     def _claim_and_work(self) -> bool:
         """False where there was nothing to do."""
@@ -145,7 +164,11 @@ class Lane(threading.Thread):
                 self._compute(job, folder, lease, report)
                 url = self._upload(job, folder, lease, report)
                 if self._settle(lambda: queue.complete(self.engine, job, model_url=url, report=report)):
-                    self.log.info("job_completed", seconds=round(time.monotonic() - began, 1), model_url=url)
+                    # Without its query: in a private bucket's address that is a token.
+                    address = url.partition("?")[0]
+                    self.log.info(
+                        "job_completed", seconds=round(time.monotonic() - began, 1), model_url=address
+                    )
             except LeaseLost:
                 self.log.warning("lease_lost", meaning="another worker has the job, or its row is gone")
             except _Cancelled:
@@ -227,15 +250,22 @@ class Lane(threading.Thread):
         self._check(lease)
         stem = paths.stem(job.shop, job.product_id, job.variant_id)
         began = time.perf_counter()
-        report["cutout_url"] = self.store.put(f"{stem}.cutout.png", folder / "cutout.png", "image/png")
-        report["poster_url"] = self.store.put(f"{stem}.png", folder / "poster.png", "image/png")
+
+        def put(ending: str, file: str) -> str:
+            kind = CONTENT_TYPES[Path(file).suffix]
+            return self.store.put(stem + ending, folder / file, kind, lambda: self._check(lease))
+
+        report["cutout_url"] = put(".cutout.png", "cutout.png")
+        report["poster_url"] = put(".png", "poster.png")
         # The model last: who sees the new one finds the new poster beside it.
-        url = self.store.put(f"{stem}.glb", folder / "model.glb", "model/gltf-binary")
+        url = put(".glb", "model.glb")
         report["seconds"]["upload"] = round(time.perf_counter() - began, 3)
         lease.report(95, "uploaded")
         return url
 
     def _fail(self, job: Job, error: JobError, report: dict[str, Any]) -> None:
+        self.store_failed |= error.code in {"storage_unavailable", "storage_denied"}
+
         def settle() -> None:
             row = queue.fail(self.engine, job, error, report=report)
             if row["status"] == "pending":

@@ -48,8 +48,21 @@ class Settings(BaseSettings):
         validation_alias="SUPABASE_SERVICE_ROLE_KEY",
         description="Its service key, legacy or `sb_secret_…`.",
     )
+    supabase_secret_key: SecretStr | None = Field(
+        None,
+        validation_alias="SUPABASE_SECRET_KEY",
+        description="Supabase's newer name for it; where both are set this one is used.",
+    )
     supabase_bucket_name: str = Field(
         "3d-models", validation_alias="SUPABASE_BUCKET_NAME", description="The bucket for the models."
+    )
+    signed_url_s: int | None = Field(
+        None,
+        ge=60,
+        description="For a private bucket: `model_url` is then a signed address, valid for so many seconds.",
+    )
+    storage_timeout_s: float = Field(
+        60, gt=0, description="An upload that nothing is heard of for so long is tried again."
     )
     storage_dir: Path | None = Field(None, description="A folder for the models, instead of Supabase.")
     storage_url: str | None = Field(

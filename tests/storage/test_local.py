@@ -1,9 +1,17 @@
+import errno
+import os
+import resource
+import signal
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
+from worker import devserver
 from worker.errors import JobError
 from worker.storage.local import LocalStore
+
+GLB = "model/gltf-binary"
 
 
 def test_a_file_is_replaced_whole_and_its_address_changes(tmp_path: Path) -> None:
@@ -12,18 +20,27 @@ def test_a_file_is_replaced_whole_and_its_address_changes(tmp_path: Path) -> Non
     addresses = []
     for content in (b"first", b"second"):
         source.write_bytes(content)
-        addresses.append(store.put("a/1.glb", source, "model/gltf-binary"))
+        addresses.append(store.put("a/1.glb", source, GLB))
         assert (tmp_path / "store/a/1.glb").read_bytes() == content
     assert all(address.startswith("http://models.example/a/1.glb?v=") for address in addresses)
     assert addresses[0] != addresses[1]
     assert [path.name for path in (tmp_path / "store/a").iterdir()] == ["1.glb"]
+    assert (tmp_path / "store/a/1.glb").stat().st_mode & 0o444 == 0o444
 
 
 def test_without_a_server_the_address_is_the_file_s(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"x")
-    address = LocalStore(tmp_path / "my store").put("a/1.glb", tmp_path / "model", "model/gltf-binary")
+    address = LocalStore(tmp_path / "my store").put("a/1.glb", tmp_path / "model", GLB)
     assert address.startswith("file:///")
     assert "my%20store/a/1.glb?v=" in address
+
+
+def test_what_is_stored_is_served_with_its_type(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"glTF")
+    with devserver.serve(tmp_path / "store", tmp_path / "webhooks.jsonl") as server:
+        address = LocalStore(tmp_path / "store", server.url).put("a/=C3=A9/1.glb", tmp_path / "model", GLB)
+        with urlopen(address) as answer:
+            assert (answer.read(), answer.headers["content-type"]) == (b"glTF", GLB)
 
 
 def test_a_store_that_cannot_be_written_is_worth_another_try(tmp_path: Path) -> None:
@@ -31,5 +48,76 @@ def test_a_store_that_cannot_be_written_is_worth_another_try(tmp_path: Path) -> 
     (tmp_path / "store" / "a").write_text("a file where a folder should be")
     (tmp_path / "model").write_bytes(b"x")
     with pytest.raises(JobError) as error:
-        store.put("a/1.glb", tmp_path / "model", "model/gltf-binary")
+        store.put("a/1.glb", tmp_path / "model", GLB)
     assert (error.value.code, error.value.retryable) == ("storage_unavailable", True)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "model").write_bytes(b"old")
+    store.put("a/1.glb", tmp_path / "model", GLB)
+    (tmp_path / "model").write_bytes(b"new")
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(JobError) as error:
+        store.put("a/1.glb", tmp_path / "model", GLB)
+    assert (error.value.code, error.value.retryable) == ("no_space", True)
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "store/a").iterdir()] == [
+        ("1.glb", b"old")
+    ]
+
+
+def test_a_file_that_the_disk_does_not_take_is_too_large(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "model").write_bytes(b"x" * 100_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(JobError) as error:
+            store.put("a/1.glb", tmp_path / "model", GLB)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (error.value.code, error.value.retryable) == ("storage_too_large", False)
+    assert store.find("a") == []
+
+
+def test_find_and_remove_know_a_product_from_its_neighbours(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    ours = [
+        "s/1.cutout.png",
+        "s/1.glb",
+        "s/1.png",
+        "s/1/4.glb",
+        "s/1/.4.glb.draft",
+        "s/.1.glb.draft",
+        "s/1.usdz",
+    ]
+    others = ["s/12.glb", "s/11/1.glb", "s2/1.glb"]
+    for path in ours + others:
+        (tmp_path / "store" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "store" / path).touch()
+    assert store.find("s/1") == sorted(ours)
+    assert store.find("s/1/4") == ["s/1/.4.glb.draft", "s/1/4.glb"]
+    assert store.find("s") == sorted([*ours, "s/12.glb", "s/11/1.glb"])
+    assert store.find("nobody/1") == []
+    store.remove([*ours, "s/missing.glb"])
+    assert store.find("s") == ["s/11/1.glb", "s/12.glb"]
+    assert not (tmp_path / "store/s/1").exists()
+    store.remove(store.find("s"))
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["s2"]
+
+
+def test_a_folder_is_tried_out_and_left_as_it_was(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    assert store.check() == []
+    assert list((tmp_path / "store").iterdir()) == []
+    (tmp_path / "store").rmdir()
+    [finding] = store.check()
+    assert finding.fatal
+    assert "WORKER_STORAGE_DIR" in finding.text

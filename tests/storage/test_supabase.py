@@ -1,77 +1,51 @@
 """The real supabase client against a server that answers as Supabase Storage does."""
 
-import json
+import hashlib
+import random
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import bucket_server
 import pytest
+from bucket_server import BUCKET, FAULTS, KEY, BucketServer
+from structlog.testing import capture_logs
 
 from worker.errors import JobError
 from worker.settings import ConfigError
-from worker.storage.supabase import SupabaseStore
+from worker.storage import StoreUnreachable
+from worker.storage.supabase import TRIES, SupabaseStore
 
-KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
-
-
-class Bucket(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.objects: dict[str, tuple[bytes, dict[str, str]]] = {}
-        self.faults: list[
-            tuple[int, Any]
-        ] = []  # answers to give before working again; status 0 drops the connection
-        self.requests = 0
+PATH = "a.myshopify.com/123.glb"
+GLB = "model/gltf-binary"
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Bucket
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.requests += 1
-        if self.server.faults:
-            status, answer = self.server.faults.pop(0)
-            if status == 0:
-                self.store(body)
-                self.connection.close()
-                return
-            self.answer(status, answer)
-            return
-        self.store(body)
-        self.answer(200, {"Key": "models/" + self.path, "Id": "1"})
-
-    def store(self, body: bytes) -> None:
-        self.server.objects[self.path] = (body, {name.lower(): value for name, value in self.headers.items()})
-
-    def answer(self, status: int, answer: Any) -> None:
-        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
+OPENED: list[SupabaseStore] = []
 
 
 @pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    server = Bucket()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def bucket() -> Iterator[BucketServer]:
+    with bucket_server.serve() as server:
+        yield server
+    while OPENED:
+        OPENED.pop().storage.session.close()
+
+
+def open_store(
+    bucket: BucketServer, *, key: str = KEY, signed_url_s: int | None = None, timeout_s: float = 5
+) -> SupabaseStore:
+    store = SupabaseStore(
+        bucket.url, key, BUCKET, signed_url_s=signed_url_s, timeout_s=timeout_s, wait_s=0.001
+    )
+    OPENED.append(store)
+    return store
 
 
 @pytest.fixture
-def store(bucket: Bucket) -> SupabaseStore:
-    return SupabaseStore(f"http://127.0.0.1:{bucket.server_port}", KEY, "3d-models", wait_s=0.01)
+def store(bucket: BucketServer) -> SupabaseStore:
+    return open_store(bucket)
 
 
 @pytest.fixture
@@ -81,60 +55,317 @@ def model(tmp_path: Path) -> Path:
     return file
 
 
-PATH = "/storage/v1/object/3d-models/a.myshopify.com/123.glb"
-
-
-def test_the_model_gets_there_with_its_type_and_a_fresh_address(
-    bucket: Bucket, store: SupabaseStore, model: Path
+def test_the_model_gets_there_with_its_type_its_hash_and_a_fresh_address(
+    bucket: BucketServer, store: SupabaseStore, model: Path
 ) -> None:
-    address = store.put("a.myshopify.com/123.glb", model, "model/gltf-binary")
-    body, headers = bucket.objects[PATH]
-    assert b"glTF model" in body
-    assert b"model/gltf-binary" in body
-    assert headers["x-upsert"] == "true"
-    base = (
-        f"http://127.0.0.1:{bucket.server_port}/storage/v1/object/public/3d-models/a.myshopify.com/123.glb?v="
-    )
-    assert address.startswith(base)
+    address = store.put(PATH, model, GLB)
+    digest = hashlib.sha256(b"glTF model").hexdigest()
+    stored = bucket.bucket.objects[PATH]
+    assert (stored.content, stored.content_type) == (b"glTF model", GLB)
+    assert stored.metadata == {"sha256": digest}
+    assert address == f"{bucket.url}/storage/v1/object/public/{BUCKET}/{PATH}?v={digest[:16]}"
+    with urlopen(address) as answer:
+        assert answer.read() == b"glTF model"
+        assert answer.headers["cache-control"] == "max-age=31536000"
     model.write_bytes(b"another")
-    assert store.put("a.myshopify.com/123.glb", model, "model/gltf-binary") != address
+    assert store.put(PATH, model, GLB) != address
+    assert bucket.bucket.objects[PATH].content == b"another"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_passes_is_tried_again(bucket: BucketServer, model: Path, fault: str) -> None:
+    bucket.fail_once_each(FAULTS[fault], FAULTS[fault])
+    open_store(bucket, timeout_s=0.3).put(PATH, model, GLB)
+    assert bucket.bucket.objects[PATH].content == b"glTF model"
+    assert bucket.bucket.objects[PATH].content_type == GLB
+    done_at_once = fault in {"502 after it was done", "lost answer", "hang after it was done", "slow"}
+    assert len(bucket.uploads()) == (1 if done_at_once else 3)
+
+
+def test_what_lies_there_with_another_hash_is_replaced(
+    bucket: BucketServer, store: SupabaseStore, model: Path
+) -> None:
+    store.put(PATH, model, GLB)
+    model.write_bytes(b"glTF newer")
+    bucket.fail_once_each(FAULTS["502 of a gateway"])
+    store.put(PATH, model, GLB)
+    assert bucket.bucket.objects[PATH].content == b"glTF newer"
+
+
+def test_where_nobody_can_tell_what_lies_there_it_is_sent_again(
+    bucket: BucketServer, store: SupabaseStore, model: Path
+) -> None:
+    faults = [FAULTS["lost answer"], None]
+    bucket.fault = lambda method, path: (
+        FAULTS["503 of a gateway"] if "/info/" in path else faults.pop(0) if method == "POST" else None
+    )
+    store.put(PATH, model, GLB)
+    assert len(bucket.uploads()) == 2
+
+
+def test_what_does_not_pass_is_a_retryable_failure_within_a_bound(
+    bucket: BucketServer, store: SupabaseStore, model: Path
+) -> None:
+    bucket.fault = lambda _method, _path: FAULTS["503 of a gateway"]
+    with pytest.raises(JobError) as error:
+        store.put(PATH, model, GLB)
+    assert (error.value.code, error.value.retryable) == ("storage_unavailable", True)
+    assert len(bucket.uploads()) == TRIES
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("status", "code"),
     [
-        (503, b"<html>gateway</html>"),
-        (400, {"statusCode": "429", "error": "too_many_connections", "message": "slow down"}),
-        (544, {"statusCode": "544", "error": "DatabaseTimeout", "message": "timeout"}),
-        (0, None),
+        ("400", "storage_refused"),
+        ("401", "storage_denied"),
+        ("402", "storage_denied"),
+        ("403", "storage_denied"),
+        ("404", "storage_denied"),
+        ("415", "storage_refused"),
+        ("413", "storage_too_large"),
     ],
-    ids=["gateway", "overload", "database", "lost answer"],
 )
-def test_what_passes_is_tried_again(
-    bucket: Bucket, store: SupabaseStore, model: Path, fault: tuple[int, Any]
+def test_a_refusal_is_not_tried_again_at_once(
+    bucket: BucketServer, store: SupabaseStore, model: Path, status: str, code: str
 ) -> None:
-    bucket.faults = [fault, fault]
-    store.put("a.myshopify.com/123.glb", model, "model/gltf-binary")
-    assert bucket.requests == 3
-    assert PATH in bucket.objects
+    for fault in (bucket_server.refusal(status, "no"), bucket_server.html(int(status))):
+        bucket.requests.clear()
+        bucket.fail_once_each(fault)
+        with pytest.raises(JobError) as error:
+            store.put(PATH, model, GLB)
+        assert (error.value.code, error.value.retryable) == (code, code == "storage_denied")
+        assert len(bucket.uploads()) == 1
 
 
-def test_what_does_not_pass_is_a_retryable_failure(bucket: Bucket, store: SupabaseStore, model: Path) -> None:
-    bucket.faults = [(503, b"down")] * 9
+def test_a_file_above_the_limit_is_not_sent_until_the_limit_is_raised(
+    bucket: BucketServer, store: SupabaseStore, model: Path
+) -> None:
+    bucket.bucket.file_size_limit = 5
     with pytest.raises(JobError) as error:
-        store.put("a.myshopify.com/123.glb", model, "model/gltf-binary")
-    assert (error.value.code, error.value.retryable) == ("storage_unavailable", True)
+        store.put(PATH, model, GLB)
+    assert error.value.code == "storage_too_large"
+    assert bucket.uploads() == []
+    bucket.bucket.file_size_limit = 500
+    store.put(PATH, model, GLB)
+    assert PATH in bucket.bucket.objects
 
 
-@pytest.mark.parametrize("status", ["413", "403", "404", "415"])
-def test_a_refusal_is_final(bucket: Bucket, store: SupabaseStore, model: Path, status: str) -> None:
-    bucket.faults = [(400, {"statusCode": status, "error": "no", "message": "no"})]
-    with pytest.raises(JobError) as error:
-        store.put("a.myshopify.com/123.glb", model, "model/gltf-binary")
-    assert (error.value.code, error.value.retryable) == ("storage_refused", False)
-    assert bucket.requests == 1
+def test_nothing_is_tried_once_the_job_is_lost(
+    bucket: BucketServer, store: SupabaseStore, model: Path
+) -> None:
+    class Lost(Exception):
+        pass
+
+    lost = threading.Event()
+
+    def check() -> None:
+        if lost.is_set():
+            raise Lost
+
+    def fault(method: str, _path: str) -> bucket_server.Fault | None:
+        if method == "POST":
+            lost.set()
+        return FAULTS["503 of a gateway"]
+
+    bucket.fault = fault
+    with pytest.raises(Lost):
+        store.put(PATH, model, GLB, check)
+    assert len(bucket.uploads()) == 1
+    with pytest.raises(Lost):
+        store.put(PATH, model, GLB, check)
+    assert len(bucket.uploads()) == 1
 
 
-def test_a_malformed_address_is_a_matter_of_configuration() -> None:
-    with pytest.raises(ConfigError, match="SUPABASE_URL"):
-        SupabaseStore("not an address", KEY, "3d-models")
+def test_a_wait_between_tries_ends_with_the_job(bucket: BucketServer, model: Path) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, wait_s=3600)
+    OPENED.append(store)
+    bucket.fault = lambda _method, _path: FAULTS["503 of a gateway"]
+
+    def check() -> None:
+        if bucket.uploads():
+            raise InterruptedError
+
+    def put() -> None:
+        with pytest.raises(InterruptedError):
+            store.put(PATH, model, GLB, check)
+
+    thread = threading.Thread(target=put, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(bucket.uploads()) == 1
+
+
+def test_many_threads_and_every_fault(bucket: BucketServer, tmp_path: Path) -> None:
+    """One store, eight threads, 120 files, and one request in three goes wrong in one of all ways."""
+    dice = random.Random(3)
+    bucket.fault = lambda _method, path: (
+        FAULTS[dice.choice(list(FAULTS))] if dice.random() < 1 / 3 and "/object/" in path else None
+    )
+    store = open_store(bucket, timeout_s=0.3)
+    names = [f"shop/{n}.glb" for n in range(120)]
+    failed: list[str] = []
+
+    def upload(some: list[str]) -> None:
+        for name in some:
+            file = tmp_path / name.replace("/", "-")
+            file.write_bytes(name.encode() * 1000)
+            try:
+                store.put(name, file, GLB)
+            except JobError as error:
+                failed.append(f"{error.code} {name}")
+
+    threads = [threading.Thread(target=upload, args=(names[n::8],)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failed) <= 2  # (1/3)^6 of 120 is a sixth of one
+    assert all(failure.startswith("storage_unavailable ") for failure in failed)
+    for name in set(names) - {failure.partition(" ")[2] for failure in failed}:
+        assert bucket.bucket.objects[name].content == name.encode() * 1000
+    assert set(bucket.bucket.objects) <= set(names)
+
+
+def test_a_private_bucket_s_addresses_are_signed_and_run_out(bucket: BucketServer, model: Path) -> None:
+    bucket.bucket.public = False
+    store = open_store(bucket, signed_url_s=60)
+    bucket.fail_once_each(FAULTS["lost answer"], FAULTS["502 of a gateway"])
+    address = store.put(PATH, model, GLB)
+    assert "/object/sign/" in address
+    assert address.endswith(f"&v={hashlib.sha256(b'glTF model').hexdigest()[:16]}")
+    with urlopen(address) as answer:
+        assert answer.read() == b"glTF model"
+    expired = open_store(bucket, signed_url_s=-1).put(PATH, model, GLB)
+    with pytest.raises(HTTPError) as error, urlopen(expired):
+        pass
+    error.value.close()
+    assert error.value.code == 400
+
+
+def test_find_and_remove_know_a_product_from_its_neighbours_over_many_pages(
+    bucket: BucketServer, store: SupabaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.storage.supabase.PAGE", 7)
+    monkeypatch.setattr("worker.storage.supabase.BATCH", 5)
+    thing = bucket_server.Object(b"", GLB, "", {})
+    ours = [f"s/1{ending}" for ending in (".glb", ".png", ".cutout.png", ".webp", ".usdz")] + [
+        f"s/1/{variant}.glb" for variant in range(30)
+    ]
+    others = ["s/12.glb", "s/11/1.glb", "s/2/1.glb", "s2/1.glb", "S/1.glb", "s/x_y.glb", "s/xzy.glb"]
+    bucket.bucket.objects = dict.fromkeys(ours + others, thing)
+    assert sorted(store.find("s/1")) == sorted(ours)
+    assert store.find("s/1/3") == ["s/1/3.glb"]
+    assert store.find("s/x_y") == ["s/x_y.glb"]
+    assert sorted(store.find("s")) == sorted(p for p in ours + others if p.startswith("s/"))
+    assert store.find("nobody") == []
+    bucket.fail_once_each(FAULTS["lost answer"], FAULTS["503 of a gateway"], method="DELETE")
+    store.remove([*ours, "s/missing.glb"])
+    assert set(bucket.bucket.objects) == set(others)
+
+
+def test_a_bucket_as_it_should_be_is_left_as_it_was(bucket: BucketServer, store: SupabaseStore) -> None:
+    assert store.check() == []
+    bucket.bucket.allowed_mime_types = [GLB, "image/*"]
+    bucket.bucket.file_size_limit = 50_000_000
+    assert store.check() == []
+    assert bucket.bucket.objects == {}
+    assert len(bucket.uploads()) == 2
+    bucket.fail_once_each(FAULTS["lost answer"])
+    with pytest.raises(StoreUnreachable):
+        store.check()
+    assert store.check() == []
+    assert bucket.bucket.objects == {}
+    bucket.bucket.public = False
+    assert open_store(bucket, signed_url_s=60).check() == []
+
+
+DENIED = bucket_server.refusal("403", "new row violates row-level security policy")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"public": False}, "is private"),
+        ({"file_size_limit": 2_000_000}, "up to 2.0 MB"),
+        ({"allowed_mime_types": ["image/png"]}, f"does not allow {GLB}."),
+        ({"key": "sb_secret_of_another_project"}, "SUPABASE_SERVICE_ROLE_KEY"),
+        ({"missing": True}, 'There is no bucket "3d-models"'),
+        ({"fault": lambda _method, _path: bucket_server.html(404)}, "SUPABASE_URL does not answer as"),
+        ({"fault": lambda _method, _path: bucket_server.not_json}, "SUPABASE_URL does not answer as"),
+        ({"fault": lambda method, _path: DENIED if method == "POST" else None}, "row-level security"),
+    ],
+    ids=["private", "small", "types", "key", "missing", "page 404", "page 200", "read-only"],
+)
+def test_a_bucket_that_is_not_as_it_should_be_is_told_with_a_way_out(
+    bucket: BucketServer, wrong: dict[str, object], says: str
+) -> None:
+    wrong = dict(wrong)
+    key = str(wrong.pop("key", KEY))
+    if wrong.pop("missing", False):
+        bucket.buckets.clear()
+    if fault := wrong.pop("fault", None):
+        bucket.fault = fault  # type: ignore[assignment]
+    for name, value in wrong.items():
+        setattr(bucket.bucket, name, value)
+    [finding] = open_store(bucket, key=key).check()
+    assert says in finding.text
+    assert finding.fatal == ("file_size_limit" not in wrong)
+    assert "sb_secret_of_another_project" not in finding.text
+
+
+def test_a_public_bucket_does_not_go_with_signed_addresses(bucket: BucketServer) -> None:
+    [finding] = open_store(bucket, signed_url_s=60).check()
+    assert "is public" in finding.text
+
+
+@pytest.mark.parametrize("fault", ["503 of a gateway", "reset", "hang", "544 in the body"])
+def test_a_bucket_that_cannot_be_reached_now_is_no_finding(bucket: BucketServer, fault: str) -> None:
+    bucket.fault = lambda _method, _path: FAULTS[fault]
+    with pytest.raises(StoreUnreachable):
+        open_store(bucket, timeout_s=0.3).check()
+
+
+ANON = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "says"),
+    [
+        ("not an address", KEY, "SUPABASE_URL"),
+        ("http://[::1", KEY, "SUPABASE_URL"),
+        ("https://a.supabase.co", ANON, "public key"),
+        ("https://a.supabase.co", "sb_publishable_abc", "public key"),
+        ("https://a.supabase.co", "sb_secret_planted\nmore", "a character that no key has"),
+        ("https://a.supabase.co", "sb_secret_plantéd", "a character that no key has"),
+        ("https://a.supabase.co", " ", "SUPABASE_SERVICE_ROLE_KEY"),
+    ],
+)
+def test_what_cannot_be_right_is_a_matter_of_configuration(url: str, key: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        SupabaseStore(url, key, BUCKET)
+    assert "planted" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", [KEY, "sb_secret_N7UND0UgjKTVK", f"  {KEY}\r\n", "opaque"])
+def test_keys_of_every_form_are_sent_as_they_are(bucket: BucketServer, model: Path, key: str) -> None:
+    bucket.key = key.strip()
+    open_store(bucket, key=key).put(PATH, model, GLB)
+    assert PATH in bucket.bucket.objects
+
+
+def test_no_log_and_no_error_shows_the_key_or_a_token(bucket: BucketServer, model: Path) -> None:
+    bucket.bucket.public = False
+    bucket.key = "sb_secret_planted"
+    store = open_store(bucket, key=bucket.key, signed_url_s=60, timeout_s=0.3)
+    with capture_logs() as lines:
+        for fault in FAULTS.values():
+            bucket.fail_once_each(fault, fault)
+            store.put(PATH, model, GLB)
+        bucket.key = "another"
+        with pytest.raises(JobError) as error:
+            store.put(PATH, model, GLB)
+    shown = repr(lines) + repr(error.value) + repr(error.value.__cause__) + repr(store.check())
+    assert len(lines) > len(FAULTS)
+    assert "planted" not in shown
+    assert "token" not in shown

@@ -161,3 +161,16 @@ SELECT public.cancel_job(:id);
 -- name: retry
 -- Runs a job that has ended once more.
 SELECT public.retry_job(:id);
+
+-- name: of_shop
+-- All jobs of a shop, and who has those that run: for the deletion of a product, or of the shop.
+SELECT id, shop, product_id, variant_id, claimed_by FROM public.jobs WHERE shop = :shop;
+
+-- name: ask_all_to_cancel
+-- Ends those of these jobs that wait and asks those that run to stop; the guard does the rest.
+UPDATE public.jobs SET cancel_requested_at = now()
+WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NULL AND cancel_requested_at IS NULL;
+
+-- name: delete
+-- Forget jobs that have ended; what refers to them goes with them, events that were not sent too.
+DELETE FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NOT NULL RETURNING id;

@@ -119,6 +119,21 @@ def ask_to_cancel(engine: Engine, job_id: UUID) -> bool:
         return bool(connection.scalar(QUERIES["ask_to_cancel"], {"id": job_id}))
 
 
+def of_shop(engine: Engine, shop: str) -> list[Row]:
+    return _all(engine, "of_shop", shop=shop)
+
+
+def ask_all_to_cancel(engine: Engine, ids: Sequence[UUID]) -> None:
+    """Ends those that wait and asks those that run to stop."""
+    with engine.connect() as connection:
+        connection.execute(QUERIES["ask_all_to_cancel"], {"ids": list(ids)})
+
+
+def delete(engine: Engine, ids: Sequence[UUID]) -> int:
+    """How many of these had ended, and are gone with all that refers to them."""
+    return len(_all(engine, "delete", ids=list(ids)))
+
+
 def retry(engine: Engine, job_id: UUID) -> bool:
     """Whether there was a job that had ended."""
     with engine.connect() as connection:

@@ -1,12 +1,17 @@
 """A local folder in place of the bucket."""
 
 import errno
+import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from worker.errors import JobError
-from worker.storage import version
+from worker.storage import Finding, StoreUnreachable, sha256, version
+
+_CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
 
 class LocalStore:
@@ -15,15 +20,87 @@ class LocalStore:
         self.url = (url or self.folder.as_uri()).rstrip("/")
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, path: str, file: Path, content_type: str) -> str:  # noqa: ARG002 - a file has no content type
-        target = self.folder / path
+    def put(
+        self,
+        path: str,
+        file: Path,
+        content_type: str,  # noqa: ARG002 - a file has no content type
+        check: Callable[[], None] = lambda: None,
+    ) -> str:
+        check()
+        with _job_errors():
+            _replace(self.folder / path, file)
+        return f"{self.url}/{path}?v={version(sha256(file))}"
+
+    def find(self, stem: str) -> list[str]:
+        top = self.folder / stem
+        with _job_errors():
+            # What a crash left of a draft belongs to the stem as well.
+            own = [
+                file
+                for file in (top.parent.iterdir() if top.parent.is_dir() else ())
+                if file.name.startswith((f"{top.name}.", f".{top.name}.")) and not file.is_dir()
+            ]
+            below = [file for file in top.rglob("*") if file.is_symlink() or not file.is_dir()]
+        return sorted(file.relative_to(self.folder).as_posix() for file in own + below)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        with _job_errors():
+            for path in paths:
+                file = self.folder / path
+                file.unlink(missing_ok=True)
+                _prune(file.parent, self.folder)
+
+    def check(self) -> list[Finding]:
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the target, so that the rename is atomic.
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as drafts:
-                draft = shutil.copyfile(file, Path(drafts) / target.name)
-                draft.replace(target)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".check-") as probe:
+                probe.write(b"probe")
+                probe.flush()
         except OSError as error:
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            raise JobError("no_space" if full else "storage_unavailable") from error
-        return f"{self.url}/{path}?v={version(file)}"
+            if error.errno in _CODES:
+                raise StoreUnreachable(str(error)) from error
+            return [
+                Finding(
+                    fatal=True,
+                    text=f"WORKER_STORAGE_DIR cannot be written: {error}. Let the worker's user write there.",
+                )
+            ]
+        return []
+
+
+def _replace(target: Path, file: Path) -> None:
+    """Whoever reads the target sees the old file or the new one, after a power cut too."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that the rename is atomic.
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as writer, file.open("rb") as reader:
+            shutil.copyfileobj(reader, writer)
+            writer.flush()
+            os.fsync(writer.fileno())
+        draft.chmod(0o644)  # mkstemp's files are for nobody else, and a web server should read it
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _prune(folder: Path, root: Path) -> None:
+    """Removes folders that have become empty, up to the root."""
+    with suppress(OSError):
+        while folder != root:
+            folder.rmdir()
+            folder = folder.parent
+
+
+@contextmanager
+def _job_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise JobError(_CODES.get(error.errno or 0, "storage_unavailable")) from error

@@ -8,8 +8,8 @@ _ID = frozenset(string.ascii_letters + string.digits + "_-")
 _SHOP = _ID | {"."}
 
 
-def stem(shop: str, product_id: str, variant_id: str | None = None) -> str:
-    """The path of the product's or the variant's files without their ending."""
+def stem(shop: str, product_id: str | None = None, variant_id: str | None = None) -> str:
+    """The path of the product's or the variant's files without their ending; of a shop alone, its folder."""
     ids = [_segment(_last(gid), _ID) for gid in (product_id, variant_id) if gid]
     # A leading dot would hide the folder or, doubled, climb out of it.
     first = "=2E" + _segment(shop[1:], _SHOP) if shop.startswith(".") else _segment(shop, _SHOP)

@@ -1,0 +1,274 @@
+"""Real rows and real lanes, the real supabase client, and a bucket that fails in every way that was seen."""
+
+import hashlib
+import itertools
+import queue as queues
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import bucket_server
+import psycopg
+import pytest
+from bucket_server import BUCKET, FAULTS, KEY, BucketServer, Fault
+from conftest import StartDaemon, until
+from sqlalchemy.engine import Engine
+from structlog.testing import capture_logs
+
+from worker import settings
+from worker.child import Child
+from worker.jobs import queue
+from worker.jobs.wakeup import Wakeup
+from worker.lane import Lane, Stop
+from worker.scratch import Scratch
+from worker.storage.supabase import SupabaseStore
+
+
+@pytest.fixture
+def bucket() -> Iterator[BucketServer]:
+    with bucket_server.serve() as server:
+        yield server
+
+
+def one_in_three() -> Callable[[str, str], Fault]:
+    """Of three answers the first goes wrong, in each way in turn."""
+    turns, ways = itertools.count(), itertools.cycle(FAULTS.values())
+    fine: Fault = lambda handler, do: handler.answer(200, do())  # noqa: E731
+    return lambda _method, _path: next(ways) if next(turns) % 3 == 0 else fine
+
+
+class QuickChild(Child):
+    """Makes a model in no time, so that many jobs get to the bucket."""
+
+    running = True
+    pid = None
+
+    def start(self) -> dict[str, Any]:
+        return {}
+
+    def send(self, **message: Any) -> None:
+        for name in ("cutout.png", "poster.png", "model.glb"):
+            (Path(message["folder"]) / name).write_bytes(content(message["name"], name))
+        self._messages.put({"report": {"seconds": {}}})
+
+    def receive(self, timeout: float) -> dict[str, Any] | None:
+        try:
+            return self._messages.get(timeout=timeout)
+        except queues.Empty:
+            return None
+
+    def interrupt(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+def content(product: str, name: str) -> bytes:
+    return f"{name} of {product} ".encode() * 5000
+
+
+def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
+    return sql.execute("SELECT product_id, status::text, model_url, error_code FROM jobs").fetchall()
+
+
+@contextmanager
+def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
+    """They work until the context ends."""
+    stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
+    threads = [
+        Lane(
+            str(n),
+            settings=settings.load(),
+            engine=engine,
+            store=store,
+            scratch=scratch,
+            wakeup=wakeup,
+            stop=stop,
+            nudge=lambda: None,
+        )
+        for n in range(count)
+    ]
+    for lane in threads:
+        lane.start()
+    try:
+        yield
+    finally:
+        stop.drain(0)
+        wakeup.wake()
+        for lane in threads:
+            lane.join()
+        scratch.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.lane.Child", QuickChild)
+    monkeypatch.setenv("WORKER_POLL_S", "0.1")
+
+
+@pytest.mark.usefixtures("quick")
+def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_way(
+    bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    bucket.fault = one_in_three()
+    for n in range(20):
+        queue.enqueue(engine, shop="a.myshopify.com", product_id=str(n), image_urls=["https://a.example/x"])
+
+    def all_ended() -> bool:
+        # A job that has to be tried again need not wait for it here.
+        sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
+        return all(row[1] not in {"pending", "processing"} for row in rows(sql))
+
+    with lanes(3, store, engine, tmp_path / "tmp"):
+        until(all_ended, 60, "all jobs to end")
+    store.storage.session.close()
+
+    expected = {
+        f"a.myshopify.com/{n}{ending}": content(str(n), name)
+        for n in range(20)
+        for ending, name in ((".glb", "model.glb"), (".png", "poster.png"), (".cutout.png", "cutout.png"))
+    }
+    assert {path: stored.content for path, stored in bucket.bucket.objects.items()} == expected
+    assert len(bucket.requests) > 3 * len(FAULTS)
+    for product, status, url, error in rows(sql):
+        digest = hashlib.sha256(content(product, "model.glb")).hexdigest()
+        path = f"{BUCKET}/a.myshopify.com/{product}.glb"
+        assert (status, error) == ("completed", None)
+        assert url == f"{bucket.url}/storage/v1/object/public/{path}?v={digest[:16]}"
+        assert bucket.bucket.objects[path.partition("/")[2]].metadata == {"sha256": digest}
+    ends = sql.execute("SELECT job_id FROM worker.outbox WHERE terminal").fetchall()
+    assert Counter(Counter(ends).values()) == {1: 20}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("why", ["down", "key"])
+def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(
+    bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path, why: str
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.001)
+    wrong = FAULTS["503 of a gateway"] if why == "down" else bucket_server.refusal("403", "Unauthorized")
+    bucket.fault = lambda _method, _path: wrong
+    for n in range(5):
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
+    with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
+        until(lambda: len([line for line in lines if line["event"] == "store_does_not_work"]) >= 2)
+        code = "storage_unavailable" if why == "down" else "storage_denied"
+        counted = "SELECT status::text, attempts, error_code, count(*) FROM jobs GROUP BY 1, 2, 3 ORDER BY 2"
+        assert sql.execute(counted).fetchall() == [("pending", 0, None, 4), ("pending", 1, code, 1)]
+        bucket.fault = lambda _method, _path: None
+        sql.execute("UPDATE jobs SET run_after = now()")
+        until(lambda: {row[1] for row in rows(sql)} == {"completed"})
+    store.storage.session.close()
+
+
+def supabase(bucket: BucketServer, **others: str) -> dict[str, str]:
+    return {
+        "WORKER_STORAGE_DIR": "",
+        "SUPABASE_URL": bucket.url,
+        "SUPABASE_SERVICE_ROLE_KEY": bucket.key,
+        "WORKER_LEASE_S": "3",
+        "WORKER_POLL_S": "0.5",
+        **others,
+    }
+
+
+def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_failing_private_bucket(
+    bucket: BucketServer,
+    start_daemon: StartDaemon,
+    engine: Engine,
+    sql: psycopg.Connection,
+    photos: Callable[[str, bytes], str],
+    mug: bytes,
+    tmp_path: Path,
+) -> None:
+    bucket.key = "sb_secret_planted-key"
+    photo = photos("mug.png", mug) + "?token=planted-photo-token"
+
+    # Held where everything is uploaded and nothing is committed: at the row's step to 95.
+    sql.execute("""
+        CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_lock(7); PERFORM pg_advisory_unlock(7); RETURN NEW;
+        END $$""")
+    sql.execute(
+        "CREATE TRIGGER a_hold BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.progress = 95) EXECUTE FUNCTION hold()"
+    )
+    sql.execute("SELECT pg_advisory_lock(7)")
+    first = start_daemon(**supabase(bucket))
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photo], quality="fast")
+    waiting = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    held = until(lambda: sql.execute(waiting).fetchone(), 60, "the upload's end")
+    first.process.kill()
+    first.process.wait()
+    sql.execute("SELECT pg_terminate_backend(%s)", held)
+    sql.execute("DROP TRIGGER a_hold ON jobs")
+    sql.execute("SELECT pg_advisory_unlock(7)")
+    assert bucket.uploads(".glb").count("a/1.glb") == 1
+    assert queue.look(engine, [job])[0]["status"] == "processing"
+    # What the dead worker left, so that it shows whether the next one replaces it.
+    bucket.bucket.objects["a/1.glb"].content = b"an older model"
+
+    bucket.bucket.public = False
+    second = start_daemon(
+        **supabase(
+            bucket,
+            SUPABASE_SERVICE_ROLE_KEY="",
+            SUPABASE_SECRET_KEY=bucket.key,
+            WORKER_SIGNED_URL_S="3600",
+            WORKER_STORAGE_TIMEOUT_S="1",
+            WORKER_LEASE_S="10",
+        )
+    )
+    bucket.fault = one_in_three()
+    variant = queue.enqueue(
+        engine, shop="a", product_id="1", variant_id="4", image_urls=[photo], quality="fast"
+    )
+    jobs = [job, variant]
+
+    def all_ended() -> bool:
+        sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
+        return all(row["completed_at"] for row in queue.look(engine, jobs))
+
+    until(all_ended, 90, "all jobs to end")
+    for stem, row in zip(("a/1", "a/1/4"), queue.look(engine, jobs), strict=True):
+        model = bucket.bucket.objects[f"{stem}.glb"]
+        digest = hashlib.sha256(model.content).hexdigest()
+        assert row["status"] == "completed", row
+        assert model.content.startswith(b"glTF")
+        assert model.metadata == {"sha256": digest}
+        assert row["model_url"].startswith(f"{bucket.url}/storage/v1/object/sign/{BUCKET}/{stem}.glb?token=")
+        assert row["model_url"].endswith(f"&v={digest[:16]}")
+        assert {path for path in bucket.bucket.objects if path.startswith(f"{stem}.")} == {
+            f"{stem}.glb",
+            f"{stem}.png",
+            f"{stem}.cutout.png",
+        }
+    assert queue.look(engine, [job])[0]["attempts"] == 2
+    assert second.stop() == 0
+    assert second.events("storage_retry")
+
+    # The key, and the tokens of addresses, are in no log and in no file.
+    token = queue.look(engine, [job])[0]["model_url"].partition("token=")[2][:40]
+    log = first.log.read_text() + second.log.read_text()
+    for secret in ("planted", token, "token="):
+        assert secret not in log
+    assert not [path for path in (tmp_path / "tmp").rglob("*") if path.is_file() and path.name != ".lock"]
+    dump = sql.execute("SELECT to_jsonb(jobs) - 'image_urls' FROM jobs").fetchall()
+    assert "planted" not in str(dump)
+
+
+def test_a_start_waits_for_a_bucket_that_is_down_and_ends_where_it_is_wrong(
+    bucket: BucketServer, start_daemon: StartDaemon
+) -> None:
+    bucket.fault = lambda _method, _path: FAULTS["503 of a gateway"]
+    daemon = start_daemon(ready=False, **supabase(bucket))
+    assert "503" in daemon.wait_for("storage_unreachable")["reason"]
+    bucket.bucket.public = False
+    bucket.fault = lambda _method, _path: None
+    assert daemon.process.wait(30) == 78
+    last = daemon.log.read_text().splitlines()[-1]
+    assert last.startswith('error: The bucket "3d-models" is private')
+    assert daemon.events("child_ready") == []
