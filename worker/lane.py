@@ -1,6 +1,7 @@
 """One device's loop: claim a job, have the child make the model, store it, settle the row; then the next."""
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -80,6 +81,7 @@ class Lane(threading.Thread):
         self.child = Child(settings, device)
         self.ready = threading.Event()
         self.failed: ConfigError | None = None
+        self.short_of_space = False
         self.log = log.bind(device=device)
 
     def run(self) -> None:
@@ -116,7 +118,11 @@ class Lane(threading.Thread):
     def _claim_and_work(self) -> bool:
         """False where there was nothing to do."""
         try:
-            job = queue.claim(self.engine, worker=self.settings.name, lease_s=self.settings.lease_s)
+            job = (
+                queue.claim(self.engine, worker=self.settings.name, lease_s=self.settings.lease_s)
+                if self._has_space()
+                else None
+            )
             if job is None:
                 rescued = queue.rescue(self.engine)
                 for row in rescued:
@@ -135,6 +141,18 @@ class Lane(threading.Thread):
             self._work(job)
             self.nudge()
         return True
+
+    def _has_space(self) -> bool:
+        """Whether the disks have room for a job's files; said in the log when it changes."""
+        places = filter(None, (self.settings.temp_dir, self.settings.storage_dir))
+        free_mb = min(shutil.disk_usage(place).free for place in places) // 1_000_000
+        short = free_mb < self.settings.least_free_mb
+        if short and not self.short_of_space:
+            self.log.error("no_space", free_mb=free_mb, needed_mb=self.settings.least_free_mb)
+        elif self.short_of_space and not short:
+            self.log.info("space_again", free_mb=free_mb)
+        self.short_of_space = short
+        return not short
 
     def _work(self, job: Job) -> None:
         began = time.monotonic()
