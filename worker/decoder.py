@@ -12,7 +12,16 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
-from PIL import AvifImagePlugin, Image, ImageCms, UnidentifiedImageError
+# All four formats by name: for one that it does not know yet Pillow would load every plugin that it has.
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    ImageCms,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from worker.errors import JobError
 
