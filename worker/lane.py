@@ -144,8 +144,9 @@ class Lane(threading.Thread):
 
     def _has_space(self) -> bool:
         """Whether the disks have room for a job's files; said in the log when it changes."""
-        places = filter(None, (self.settings.temp_dir, self.settings.storage_dir))
-        free_mb = min(shutil.disk_usage(place).free for place in places) // 1_000_000
+        places = [self.scratch.folder, self.settings.storage_dir]
+        free = [shutil.disk_usage(place).free for place in places if place and place.exists()]
+        free_mb = min(free, default=0) // 1_000_000
         short = free_mb < self.settings.least_free_mb
         if short and not self.short_of_space:
             self.log.error("no_space", free_mb=free_mb, needed_mb=self.settings.least_free_mb)

@@ -1,6 +1,7 @@
 """Files from strangers, through the decoder's own process: refused by their code, or an upright photo within the limits."""
 
 import io
+import resource
 import struct
 import sys
 import zipfile
@@ -76,6 +77,12 @@ def with_patched_size(content: bytes, at: int, form: str, *size: int) -> bytes:
     patched = bytearray(content)
     struct.pack_into(form, patched, at, *size)
     return bytes(patched)
+
+
+def cpu_of_children() -> float:
+    """Seconds, of those that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -175,18 +182,21 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_a_stranger_s_file_ends_as_it_should(tmp_path: Path, content: Callable[[], bytes], end: str) -> None:
     file = tmp_path / "photo.webp"  # the name says nothing
     file.write_bytes(content())
+    cpu_s = 1 if end == "photo_too_complex" else 10
+    began = cpu_of_children()
     if end in KINDS:
         with pytest.raises(JobError) as caught:
-            decode(file, cpu_s=1 if end == "photo_too_complex" else 10)
+            decode(file, cpu_s=cpu_s, wall_s=60)
         assert (caught.value.code, caught.value.retryable) == (end, False)
     else:
-        image = decode(file, cpu_s=10)
+        image = decode(file, cpu_s=cpu_s, wall_s=60)
         assert image.mode in ("RGB", "RGBA")
         assert max(image.size) <= 2048
         if end == "black":
             assert image.getextrema()[:3] == ((0, 0),) * 3
         else:
             assert " ".join(corners(image)) == end
+    assert cpu_of_children() - began < cpu_s + 2
     assert list(tmp_path.iterdir()) == [file]
 
 
