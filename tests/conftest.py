@@ -148,6 +148,7 @@ def start_daemon(
             "WORKER_TEMP_DIR": str(tmp_path / "tmp"),
             "WORKER_WEIGHTS_DIR": str(u2netp),
             "WORKER_BACKGROUND_MODEL": "u2netp",
+            "WORKER_PHOTO_LOOPBACK": "true",
             "WORKER_ENGINE": "relief",
             "WORKER_LOG_FORMAT": "json",
             "CUDA_VISIBLE_DEVICES": "",

@@ -49,3 +49,19 @@ def test_a_malformed_variable_is_named_without_its_value(monkeypatch: pytest.Mon
 def test_every_variable_is_documented(file: str) -> None:
     text = (ROOT / file).read_text()
     assert [name for name in settings.variables() if name not in text] == []
+
+
+def test_hosts_of_photos_are_a_list_and_ours_are_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cdn.shopify.com" in settings.load().all_photo_hosts()
+    monkeypatch.setenv("WORKER_PHOTO_HOSTS", "CDN.example.com, *.example.org,")
+    monkeypatch.setenv("SUPABASE_URL", "https://abc.supabase.co")
+    assert settings.load().all_photo_hosts() == ["cdn.example.com", "*.example.org", "abc.supabase.co"]
+
+
+@pytest.mark.parametrize("value", ["https://cdn.example.com", "*example.com", "cdn.*.com", "a/b", "**"])
+def test_hosts_of_photos_that_would_match_nothing_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("WORKER_PHOTO_HOSTS", value)
+    with pytest.raises(ConfigError, match="WORKER_PHOTO_HOSTS: "):
+        settings.load()

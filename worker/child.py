@@ -73,6 +73,11 @@ class Child:
             weights_dir=str(self.settings.weights_dir),
             device=self.settings.device,
             precision=self.settings.precision,
+            photos={
+                "hosts": self.settings.all_photo_hosts(),
+                "http": self.settings.photo_http,
+                "loopback": self.settings.photo_loopback,
+            },
         )
         message = self.receive(START_S)
         if message is None:

@@ -51,6 +51,9 @@ def stack(
                 "BACKEND_URL": server.url,
                 "WORKER_ENGINE": engine,
                 "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,
+                "WORKER_PHOTO_HOSTS": "*",  # whatever a developer tries
+                "WORKER_PHOTO_HTTP": "true",
+                "WORKER_PHOTO_LOOPBACK": "true",
                 "WORKER_TEMP_DIR": str(folder / "tmp"),
             }
             migrate.upgrade(database.parse(postgres.url(), "DATABASE_URL"))

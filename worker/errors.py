@@ -13,6 +13,9 @@ KINDS: dict[str, Kind] = {
     "photo_url_refused": Kind(
         False, "The photo's address is not a web address that can be used. It must begin with https://."
     ),
+    "photo_host_refused": Kind(
+        False, "The photo lies on a server that photos are not taken from. Upload it to the shop."
+    ),
     "photo_not_found": Kind(False, "The photo is no longer at its address. Upload it again."),
     "photo_forbidden": Kind(False, "The photo's address does not let us read it. Make the photo public."),
     "photo_unreachable": Kind(True, "The photo's server could not be reached or did not answer in time."),
@@ -20,6 +23,9 @@ KINDS: dict[str, Kind] = {
     "photo_too_many_pixels": Kind(False, "The photo has too many pixels. Use one below 40 megapixels."),
     "photo_too_small": Kind(False, "The photo is too small. Use one of at least 64 by 64 pixels."),
     "photo_not_an_image": Kind(False, "The file is not a photo. Use JPEG, PNG, WebP or AVIF."),
+    "photo_too_complex": Kind(
+        False, "The photo takes too much time or memory to open. Save it anew as an ordinary JPEG or PNG."
+    ),
     "photo_broken": Kind(False, "The photo's file is damaged or incomplete. Upload it again."),
     "no_object": Kind(
         False, "No product could be found in the photo. Use one that shows it on a plain background."

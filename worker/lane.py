@@ -1,6 +1,7 @@
 """One device's loop: claim a job, have the child make the model, store it, settle the row; then the next."""
 
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -81,6 +82,7 @@ class Lane(threading.Thread):
         self.ready = threading.Event()
         self.failed: ConfigError | None = None
         self.store_failed = False
+        self.short_of_space = False
         self.log = log.bind(device=device)
 
     def run(self) -> None:
@@ -135,7 +137,11 @@ class Lane(threading.Thread):
     def _claim_and_work(self) -> bool:
         """False where there was nothing to do."""
         try:
-            job = queue.claim(self.engine, worker=self.settings.name, lease_s=self.settings.lease_s)
+            job = (
+                queue.claim(self.engine, worker=self.settings.name, lease_s=self.settings.lease_s)
+                if self._has_space()
+                else None
+            )
             if job is None:
                 rescued = queue.rescue(self.engine)
                 for row in rescued:
@@ -154,6 +160,19 @@ class Lane(threading.Thread):
             self._work(job)
             self.nudge()
         return True
+
+    def _has_space(self) -> bool:
+        """Whether the disks have room for a job's files; said in the log when it changes."""
+        places = [self.scratch.folder, self.settings.storage_dir]
+        free = [shutil.disk_usage(place).free for place in places if place and place.exists()]
+        free_mb = min(free, default=0) // 1_000_000
+        short = free_mb < self.settings.least_free_mb
+        if short and not self.short_of_space:
+            self.log.error("no_space", free_mb=free_mb, needed_mb=self.settings.least_free_mb)
+        elif self.short_of_space and not short:
+            self.log.info("space_again", free_mb=free_mb)
+        self.short_of_space = short
+        return not short
 
     def _work(self, job: Job) -> None:
         began = time.monotonic()

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from worker import engines, pipeline
 from worker.errors import JobError
+from worker.pipeline.address import Policy, scrubbed
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
 from worker.weights import WeightsMissing
 
@@ -52,19 +53,25 @@ def main() -> None:
             start["engine"], Path(start["weights_dir"]), start["device"], start["precision"]
         )
         cutter = Cutter(start["background_model"], Path(start["weights_dir"]))
+        policy = Policy(**start["photos"])
     except (engines.EngineUnavailable, WeightsMissing, CutoutUnavailable) as error:
         _send(channel, unavailable=str(error))
         return
     _send(channel, ready={"engine": engine.name, "engine_version": engine.version, **engine.details})
 
     for line in sys.stdin:
-        _send(channel, **_work(json.loads(line), engine, cutter, channel, switch))
+        message = json.loads(line)
+        request = pipeline.Request(**message | {"folder": Path(message["folder"]), "policy": policy})
+        _send(channel, **_work(request, engine, cutter, channel, switch))
 
 
 def _work(
-    message: dict[str, Any], engine: engines.Engine, cutter: Cutter, channel: TextIO, switch: _Switch
+    request: pipeline.Request,
+    engine: engines.Engine,
+    cutter: Cutter,
+    channel: TextIO,
+    switch: _Switch,
 ) -> dict[str, Any]:
-    request = pipeline.Request(**message | {"folder": Path(message["folder"])})
     report: dict[str, Any] = {}
     try:
         switch.on = True
@@ -88,7 +95,7 @@ def _work(
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job and no other
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         code = "no_space" if full else "internal_error"
-        return _failed(JobError(code), report) | {"traceback": traceback.format_exc()}
+        return _failed(JobError(code), report) | {"traceback": scrubbed(traceback.format_exc())}
     finally:
         switch.on = False
     return {"done": True, "report": report}

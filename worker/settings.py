@@ -1,13 +1,15 @@
 """Every environment variable that the worker reads, typed, with its default and its reason."""
 
 import os
+import re
 import socket
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class ConfigError(Exception):
@@ -82,6 +84,21 @@ class Settings(BaseSettings):
         description="Signs webhooks as Standard Webhooks; base64, `whsec_` before it or not.",
     )
 
+    # The photos
+    photo_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("cdn.shopify.com", "*.shopifycdn.com", "*.shopifycdn.net", "*.myshopify.com"),
+        description="The hosts that photos may come from, with commas between: names, `*.example.com` for all below one, "
+        "or `*` for any public host. Those of SUPABASE_URL and WORKER_STORAGE_URL always may.",
+    )
+    photo_http: bool = Field(
+        default=False, description="Takes photos by http too; without it https alone will do."
+    )
+    photo_loopback: bool = Field(
+        default=False,
+        description="Takes photos from `localhost` and 127.0.0.1, by http and at any port. For development: never set it "
+        "where strangers name the addresses.",
+    )
+
     # The work
     engine: str = Field("triposr", description="What makes the shape: `triposr`, or `relief` for previews.")
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
@@ -108,6 +125,12 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "shop-model-worker",
         description="Files of running jobs; swept at start, empty between jobs.",
     )
+    least_free_mb: int = Field(
+        1000,
+        ge=0,
+        description="No job is claimed while the disk of WORKER_TEMP_DIR or WORKER_STORAGE_DIR has less free than so "
+        "many megabytes.",
+    )
     soft_limit_s: float = Field(1500, gt=0, description="A job is asked to stop after so many seconds.")
     hard_limit_s: float = Field(1800, gt=0, description="A job that has not stopped by then is killed.")
 
@@ -133,6 +156,21 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least that is logged."
     )
+
+    @field_validator("photo_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        hosts = value.replace(",", " ").lower().split() if isinstance(value, str) else value
+        if isinstance(hosts, list) and not all(
+            re.fullmatch(r"\*|(\*\.)?[a-z0-9_.:-]+", host) for host in hosts
+        ):
+            raise ValueError("hosts are written as `cdn.example.com`, `*.example.com` or `*`")
+        return hosts
+
+    def all_photo_hosts(self) -> list[str]:
+        """`photo_hosts`, and those of our own store, where a backend may keep its photos."""
+        own = [urlsplit(url).hostname for url in (self.supabase_url, self.storage_url) if url]
+        return [*self.photo_hosts, *filter(None, own)]
 
 
 def load() -> Settings:

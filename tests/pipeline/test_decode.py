@@ -1,6 +1,4 @@
-import io
 import struct
-import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from worker.decoder import decode
 from worker.errors import JobError
-from worker.pipeline.decode import decode
 
 QUADRANTS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "gray": (120, 120, 120)}
 
@@ -69,30 +67,6 @@ def test_the_content_tells_the_type_not_the_name(tmp_path: Path) -> None:
     assert corners(decode(file)) == ["red", "green", "blue", "gray"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"Not a picture at all, only its name says so.\n" * 10,
-        b"<!doctype html><title>Sign in</title>",
-        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n",
-        b"%PDF-1.7\n",
-        b"GIF89a" + bytes(100),
-        b"\x00\x00\x00\x18ftypheic" + bytes(100),
-        bytes(5000),
-    ],
-    ids=["text", "html", "svg", "eps", "pdf", "gif", "heic", "zeros"],
-)
-def test_what_is_no_photo_is_told_so(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "photo.png").write_bytes(content)
-    assert refusal(tmp_path / "photo.png") == "photo_not_an_image"
-
-
-def test_formats_that_shops_do_not_use_stay_closed(tmp_path: Path) -> None:
-    for name in ("a.gif", "a.tiff", "a.bmp", "a.ico"):
-        assert refusal(saved(tmp_path, picture(), name)) == "photo_not_an_image"
-
-
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.avif"])
 def test_a_truncated_photo_is_broken_wherever_it_ends(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (200, 200, 3), np.uint8)
@@ -116,21 +90,8 @@ def test_damaged_bytes_are_refused_or_decoded_but_never_crash(tmp_path: Path, na
             decode(tmp_path / "damaged")
 
 
-@pytest.mark.parametrize("size", [(1, 1), (63, 2000), (2000, 63)])
-def test_a_tiny_photo_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
-    assert refusal(saved(tmp_path, Image.new("RGB", size), "a.png")) == "photo_too_small"
-
-
 def test_the_smallest_photo_is_accepted(tmp_path: Path) -> None:
     assert decode(saved(tmp_path, picture(64, 64), "a.png")).size == (64, 64)
-
-
-@pytest.mark.parametrize("size", [(8000, 5001), (20_000, 20_000), (2**31 - 1, 2**31 - 1)])
-def test_a_bomb_is_refused_by_its_header(tmp_path: Path, size: tuple[int, int]) -> None:
-    (tmp_path / "bomb.png").write_bytes(png(*size, 8, 2, bytes(1000)))
-    began = time.monotonic()
-    assert refusal(tmp_path / "bomb.png") == "photo_too_many_pixels"
-    assert time.monotonic() - began < 0.5
 
 
 def test_a_large_photo_is_reduced_to_what_later_steps_can_use(tmp_path: Path) -> None:
@@ -255,10 +216,3 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path, name: str) -> None:
     frames = [Image.new("RGB", (160, 120), color) for color in ("white", "black")]
     file = saved(tmp_path, picture(), name, save_all=True, append_images=frames)
     assert corners(decode(file)) == ["red", "green", "blue", "gray"]
-
-
-def test_two_photos_in_one_jpeg_give_the_first(tmp_path: Path) -> None:
-    buffer = io.BytesIO()  # as phones write them, with a depth map or an HDR layer behind
-    picture().save(buffer, "MPO", save_all=True, append_images=[Image.new("RGB", (160, 120))])
-    (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
-    assert corners(decode(tmp_path / "a.jpg")) == ["red", "green", "blue", "gray"]

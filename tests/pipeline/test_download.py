@@ -1,5 +1,6 @@
 """Against a real server on loopback that answers byte by byte as each test says."""
 
+import gzip
 import socket
 import threading
 import time
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 
 from worker.errors import JobError
+from worker.pipeline.address import Policy
 from worker.pipeline.download import download
+
+OPEN = Policy(hosts=("*",), http=True, loopback=True)
 
 Answer = bytes | Callable[[socket.socket], None]
 
@@ -74,64 +78,36 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-def fails(url: str, target: Path, **limits: Any) -> JobError:
-    """The error of a download; no file may be left behind by it."""
+def fetch(url: str, target: Path, policy: Policy = OPEN, **limits: Any) -> int:
+    return download(url, target, policy, **{"pause_s": 0.01, **limits})
+
+
+def fails(url: str, target: Path, policy: Policy = OPEN, **limits: Any) -> JobError:
+    """The error of a download; nothing may be left behind by it."""
     with pytest.raises(JobError) as caught:
-        download(url, target, **{"pause_s": 0.01, **limits})
-    assert not target.exists()
+        fetch(url, target, policy, **limits)
+    assert list(target.parent.iterdir()) == []
     return caught.value
 
 
 def test_writes_the_bytes_of_the_photo(server: Server, tmp_path: Path) -> None:
     content = bytes(range(256)) * 1000
-    assert download(server.url("/photo.jpg", http(content)), tmp_path / "photo") == len(content)
+    assert fetch(server.url("/photo.jpg", http(content)), tmp_path / "photo") == len(content)
     assert (tmp_path / "photo").read_bytes() == content
     assert "accept-encoding: identity" in server.heads[0].lower()
 
 
 def test_a_body_without_a_length_ends_with_its_connection(server: Server, tmp_path: Path) -> None:
-    download(server.url("/", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nphoto"), tmp_path / "photo")
+    fetch(server.url("/", b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nphoto"), tmp_path / "photo")
     assert (tmp_path / "photo").read_bytes() == b"photo"
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "file:///etc/passwd",
-        "ftp://127.0.0.1/photo.jpg",
-        "javascript:alert(1)",
-        "data:image/png;base64,AAAA",
-        "/etc/passwd",
-        "photo.jpg",
-        "",
-        "http://",
-        "https:///photo.jpg",
-        "http://127.0.0.1:99999/",
-        "http://[::1/",
-        "http://a..b/photo.jpg",
-        f"http://{'a' * 64}.example/photo.jpg",
-        "http://exa\x00mple/",
-        "http://" + "a" * 70_000,
-    ],
-)
-def test_an_address_that_is_none_of_the_web_is_refused(url: str, tmp_path: Path) -> None:
-    assert fails(url, tmp_path / "photo").code == "photo_url_refused"
 
 
 def test_follows_three_redirects_also_relative_ones(server: Server, tmp_path: Path) -> None:
     server.url("/photo", http(b"photo"))
     server.url("/3", redirect("photo"))
     server.url("/2", redirect(f"http://localhost:{server.port}/3"))
-    download(server.url("/1", redirect("/2")), tmp_path / "photo")
+    fetch(server.url("/1", redirect("/2")), tmp_path / "photo")
     assert (tmp_path / "photo").read_bytes() == b"photo"
-
-
-@pytest.mark.parametrize(
-    "to", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1:1/_x", "data:,x"]
-)
-def test_a_redirect_to_another_scheme_is_refused(server: Server, tmp_path: Path, to: str) -> None:
-    assert fails(server.url("/", redirect(to)), tmp_path / "photo").code == "photo_url_refused"
-    assert len(server.heads) == 1
 
 
 def test_a_redirect_loop_ends_after_three(server: Server, tmp_path: Path) -> None:
@@ -171,87 +147,115 @@ def test_gives_up_after_three_tries(server: Server, tmp_path: Path, status: str)
 def test_a_server_that_recovers_is_asked_again(server: Server, tmp_path: Path) -> None:
     broken_off = http(b"pho", Content_Length="5")
     url = server.url("/", http(status="500 Oops"), broken_off, http(b"photo"))
-    assert download(url, tmp_path / "photo", pause_s=0.01) == 5
+    assert fetch(url, tmp_path / "photo", pause_s=0.01) == 5
     assert len(server.heads) == 3
 
 
 def test_waits_as_long_as_it_is_asked_to(server: Server, tmp_path: Path) -> None:
     url = server.url("/", http(status="429 Slow down", Retry_After="1"), http(b"photo"))
-    download(url, tmp_path / "photo", pause_s=0.01)
+    fetch(url, tmp_path / "photo", pause_s=0.01)
     assert 1 <= server.times[1] - server.times[0] < 2
 
 
 @pytest.mark.parametrize("asked", ["3600", formatdate(time.time() + 3600, usegmt=True)])
 def test_waits_no_longer_than_the_cap(server: Server, tmp_path: Path, asked: str) -> None:
     url = server.url("/", http(status="503 Later", Retry_After=asked), http(b"photo"))
-    download(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.3)
+    fetch(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.3)
     assert 0.3 <= server.times[1] - server.times[0] < 1
 
 
 @pytest.mark.parametrize("asked", ["-5", "soon", "nan", "inf", "", "Wed, 21 Oct 2015 07:28:00"])
 def test_a_senseless_wish_to_wait_does_no_harm(server: Server, tmp_path: Path, asked: str) -> None:
     url = server.url("/", http(status="503 Later", Retry_After=asked), http(b"photo"))
-    download(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.1)
-
-
-def test_an_endless_photo_is_cut_off(server: Server, tmp_path: Path) -> None:
-    def endless(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        while True:
-            connection.sendall(bytes(65536))
-
-    assert fails(server.url("/", endless), tmp_path / "photo").code == "photo_too_large"
-
-
-def test_an_endless_chunked_photo_is_cut_off(server: Server, tmp_path: Path) -> None:
-    def endless(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
-            connection.sendall(b"ffff\r\n" + bytes(0xFFFF) + b"\r\n")
-
-    assert fails(server.url("/", endless), tmp_path / "photo").code == "photo_too_large"
-
-
-def test_a_photo_that_announces_too_much_is_not_even_read(server: Server, tmp_path: Path) -> None:
-    def announces(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20000001\r\n\r\n")
-        connection.recv(1)  # until the client hangs up
-
-    assert fails(server.url("/", announces), tmp_path / "photo").code == "photo_too_large"
+    fetch(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.1)
 
 
 def test_the_largest_photo_is_accepted_and_one_byte_more_is_not(server: Server, tmp_path: Path) -> None:
-    assert download(server.url("/", http(bytes(1000))), tmp_path / "photo", most_bytes=1000) == 1000
+    assert fetch(server.url("/", http(bytes(1000))), tmp_path / "photo", most_bytes=1000) == 1000
     (tmp_path / "photo").unlink()
     unannounced = b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1001)
     assert fails(server.url("/", unannounced), tmp_path / "photo", most_bytes=1000).code == "photo_too_large"
 
 
-def drip(first: bytes, each: bytes) -> Callable[[socket.socket], None]:
+def drip(first: bytes, each: bytes, pause_s: float = 0.05) -> Callable[[socket.socket], None]:
+    """Sends something for ever."""
+
     def answer(connection: socket.socket) -> None:
         connection.sendall(first)
         while True:
             connection.sendall(each)
-            time.sleep(0.05)
+            time.sleep(pause_s)
 
     return answer
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
+def announces(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 20000001\r\n\r\n")
+    connection.recv(1)  # until the client hangs up
+
+
+ENDLESS: dict[str, tuple[Answer, str]] = {
+    "endless": (drip(b"HTTP/1.1 200 OK\r\n\r\n", bytes(65536), 0), "photo_too_large"),
+    "endless-chunks": (
+        drip(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"ffff\r\n" + bytes(0xFFFF) + b"\r\n",
+            0,
+        ),
+        "photo_too_large",
+    ),
+    "announced-too-large": (announces, "photo_too_large"),
+    "announced-absurdly-large": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 19 + b"\r\n\r\n",
+        "photo_too_large",
+    ),
+    "body-byte-by-byte": (
         drip(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n", b"x"),
-        drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"),  # the headers never end
-        drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
-    ],
-    ids=["body", "headers", "hints"],
+        "photo_unreachable",
+    ),
+    "headers-byte-by-byte": (drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"), "photo_unreachable"),
+    "tiny-chunks": (
+        drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        "photo_unreachable",
+    ),
+    "endless-early-hints": (drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), "photo_unreachable"),
+    "endless-early-hints-fast": (
+        drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50, 0.001),
+        "photo_unreachable",
+    ),
+    "endless-headers-fast": (
+        drip(b"HTTP/1.1 200 OK\r\n", b"X: " + b"x" * 1000 + b"\r\n", 0),
+        "photo_unreachable",
+    ),
+    "endless-trailers": (
+        drip(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: " + b"x" * 1000 + b"\r\n", 0
+        ),
+        "photo_unreachable",
+    ),
+    "gzip": (http(gzip.compress(bytes(1_000_000)), Content_Encoding="gzip"), "photo_url_refused"),
+    "brotli-twice": (http(b"x", Content_Encoding="br, br"), "photo_url_refused"),
+    "transfer-gzip": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n",
+        "photo_unreachable",
+    ),
+    "two-lengths": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 50\r\n\r\nphoto",
+        "photo_unreachable",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), ENDLESS.values(), ids=[f"hostile-file-sent-{name}" for name in ENDLESS]
 )
-def test_a_server_that_drips_meets_the_total_limit(server: Server, tmp_path: Path, answer: Answer) -> None:
+def test_a_server_cannot_stretch_the_limits(
+    server: Server, tmp_path: Path, answer: Answer, code: str
+) -> None:
     began = time.monotonic()
-    error = fails(server.url("/", answer), tmp_path / "photo", total_s=0.7, read_s=0.4)
-    assert (error.code, error.retryable) == ("photo_unreachable", True)
-    assert time.monotonic() - began < 1.5
-    assert len(server.heads) == 1
+    error = fails(server.url("/", answer), tmp_path / "photo", total_s=1.0, read_s=0.8)
+    assert error.code == code
+    assert time.monotonic() - began < 3  # 1 s and what a busy machine adds; without the limits it is for ever
 
 
 def test_a_silent_server_meets_the_read_limit_in_each_try(server: Server, tmp_path: Path) -> None:
@@ -273,16 +277,16 @@ def test_a_server_that_is_not_there_or_speaks_no_http(server: Server, tmp_path: 
         assert (error.code, error.retryable) == ("photo_unreachable", True)
 
 
-def test_a_compressed_answer_is_refused(server: Server, tmp_path: Path) -> None:
-    url = server.url("/", http(b"\x1f\x8b...", Content_Encoding="gzip"))
-    error = fails(url, tmp_path / "photo")
-    assert error.code == "photo_url_refused"
-    assert "compressed" in error.message
-
-
 def test_a_proxy_of_this_machine_is_not_used(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
-    assert download(server.url("/", http(b"photo")), tmp_path / "photo") == 5
+    assert fetch(server.url("/", http(b"photo")), tmp_path / "photo") == 5
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_a_photo(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "photo").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        fetch(server.url("/", http(b"photo")), tmp_path / "photo")
+    assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from PIL import Image
 
 from worker.engines import Engine, View
 from worker.errors import JobError
+from worker.pipeline.address import Policy, shown
 from worker.pipeline.choose import Merit, merit
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode
@@ -33,6 +34,7 @@ class Request:
     image_urls: list[str]
     quality: str
     folder: Path
+    policy: Policy
 
 
 class Framed(NamedTuple):
@@ -50,8 +52,7 @@ class Photo:
     error: JobError | None = None
 
     def report(self, *, used: bool) -> dict[str, Any]:
-        # What stands after the question mark may be a token, which has no place in a row.
-        said: dict[str, Any] = {"url": self.url.partition("?")[0], "status": "used" if used else "spare"}
+        said: dict[str, Any] = {"url": shown(self.url), "status": "used" if used else "spare"}
         if self.framed:
             said["merit"] = {name: round(value, 3) for name, value in self.framed.merit._asdict().items()}
         if self.error:
@@ -112,15 +113,15 @@ def _download(request: Request) -> list[Photo]:
     # A handful at a time, so that one slow server does not hold up the rest.
     pool = ThreadPoolExecutor(4)
     try:
-        return list(pool.map(_downloaded, photos))
+        return list(pool.map(lambda photo: _downloaded(photo, request.policy), photos))
     finally:
         # When the job is stopped in the middle nobody waits for what is still under way.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _downloaded(photo: Photo) -> Photo:
+def _downloaded(photo: Photo, policy: Policy) -> Photo:
     try:
-        download(photo.url, photo.file)
+        download(photo.url, photo.file, policy)
     except JobError as error:
         return replace(photo, error=error)
     return photo

@@ -8,10 +8,13 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 
+import httpcore
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from worker.errors import JobError
+from worker.pipeline import address
+from worker.pipeline.address import Policy, Resolve
 
 MOST_BYTES = 20_000_000
 TOTAL_S = 30.0
@@ -20,6 +23,12 @@ READ_S = 10.0
 REDIRECTS = 3
 TRIES = 3
 PAUSE_S = 0.5  # doubled with each try
+REDIRECTING = (301, 302, 303, 307, 308)
+HEADERS = [
+    (b"Accept", b"image/avif,image/webp,image/png,image/jpeg"),
+    (b"Accept-Encoding", b"identity"),
+    (b"User-Agent", b"shop-model-worker"),
+]
 RETRY_AFTER_S = 5.0  # a server may ask for at most this; the job's own retry comes later anyway
 
 
@@ -34,7 +43,9 @@ class _Unanswered(JobError):
 def download(
     url: str,
     target: Path,
+    policy: Policy,
     *,
+    resolve: Resolve = address.resolve,
     most_bytes: int = MOST_BYTES,
     total_s: float = TOTAL_S,
     connect_s: float = CONNECT_S,
@@ -46,8 +57,8 @@ def download(
 
     Three tries at what can mend itself, all of them within `total_s`. Must not be called inside an event loop.
 
-    Raises: JobError `photo_url_refused`, `photo_not_found`, `photo_forbidden`, `photo_too_large`,
-    `photo_unreachable`; OSError when the file cannot be written.
+    Raises: JobError `photo_url_refused`, `photo_host_refused`, `photo_not_found`, `photo_forbidden`,
+    `photo_too_large`, `photo_unreachable`; OSError when the file cannot be written.
     """
 
     def pause(state: RetryCallState) -> float:
@@ -55,11 +66,11 @@ def download(
         asked = error.after if isinstance(error, _Unanswered) else 0.0
         return max(pause_s * 2.0 ** (state.attempt_number - 1), min(asked, retry_after_s))
 
-    async def tries() -> bytes:
-        timeout = httpx.Timeout(read_s, connect=connect_s)
+    async def tries() -> bytearray:
         # One deadline around all of it: name look-up, handshakes, headers and pauses can be drawn out as well as
-        # the body, and httpx's own limits hold for a single read.
-        async with asyncio.timeout(total_s), _client(timeout) as client:
+        # the body, and the other limits hold for a single read.
+        timeouts = {"connect": connect_s, "read": read_s, "write": read_s}
+        async with asyncio.timeout(total_s), _connections(policy, resolve) as connections:
             async for attempt in AsyncRetrying(
                 stop=stop_after_attempt(TRIES),
                 retry=retry_if_exception(lambda error: isinstance(error, _Unanswered)),
@@ -67,7 +78,7 @@ def download(
                 reraise=True,
             ):
                 with attempt:
-                    return await _fetch(client, url, most_bytes)
+                    return await _fetch(connections, url, policy, timeouts, most_bytes)
         raise AssertionError  # the retrying either returns or raises
 
     try:
@@ -76,81 +87,73 @@ def download(
         raise JobError(
             "photo_unreachable", f"The photo did not arrive within {total_s:g} seconds."
         ) from error
-    target.write_bytes(content)
+    try:
+        target.write_bytes(content)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
     return len(content)
 
 
-def _client(timeout: httpx.Timeout) -> httpx.AsyncClient:
-    """The client of one download. A transport that decides which addresses may be connected to belongs here."""
-    return httpx.AsyncClient(
-        timeout=timeout,
-        verify=_certificates(),
-        trust_env=False,  # a proxy or .netrc of this host is none of a shop's business
-        headers={
-            "Accept": "image/avif,image/webp,image/png,image/jpeg",
-            "Accept-Encoding": "identity",
-            "User-Agent": "shop-model-worker",
-        },
+def _connections(policy: Policy, resolve: Resolve) -> httpcore.AsyncConnectionPool:
+    """Of one download. Below httpx's client, so that nothing knows of proxies, cookies, redirects or logs of addresses."""
+    return httpcore.AsyncConnectionPool(
+        ssl_context=_certificates(), network_backend=address.Backend(policy, resolve)
     )
 
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    return httpx.create_ssl_context(
-        trust_env=False
-    )  # reading all authorities takes longer than a small photo
+    # Reading all authorities takes longer than a small photo.
+    return httpx.create_ssl_context(trust_env=False)
 
 
-async def _fetch(client: httpx.AsyncClient, url: str, most_bytes: int) -> bytes:
+async def _fetch(
+    connections: httpcore.AsyncConnectionPool,
+    url: str,
+    policy: Policy,
+    timeouts: dict[str, float],
+    most_bytes: int,
+) -> bytearray:
     """One try, with its redirects. Every address is checked, not only the first."""
-    address = _checked(url)
+    target = address.checked(url, policy)
     try:
         for _ in range(REDIRECTS + 1):
-            async with client.stream("GET", address) as response:
-                if not response.has_redirect_location:
-                    _check_status(response)
-                    return await _body(response, most_bytes)
-                location = response.headers["location"]
-            address = _checked(location, base=address)
-    except httpx.TimeoutException as error:
+            async with connections.stream(
+                "GET",
+                httpcore.URL(
+                    scheme=target.raw_scheme, host=target.raw_host, port=target.port, target=target.raw_path
+                ),
+                headers=[(b"Host", target.netloc), *HEADERS],
+                extensions={"timeout": timeouts},
+            ) as response:
+                headers = httpx.Headers(response.headers)
+                if response.status not in REDIRECTING or "location" not in headers:
+                    _check_status(response.status, headers)
+                    return await _body(response, headers, most_bytes)
+            target = address.checked(headers["location"], policy, base=target)
+    except httpcore.TimeoutException as error:
         raise _Unanswered("The photo's server did not answer in time.") from error
-    except httpx.TransportError as error:
+    except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise _Unanswered from error
-    except httpx.InvalidURL as error:  # httpx looks at a redirect before we do
-        raise JobError("photo_url_refused") from error
     raise JobError("photo_url_refused", f"The photo's address leads on more than {REDIRECTS} times.")
 
 
-def _checked(url: str, base: httpx.URL | None = None) -> httpx.URL:
-    try:
-        address = httpx.URL(url)
-        if base is not None:
-            address = base.join(address)
-        # The socket would refuse these names only later, and with a UnicodeError.
-        address.host.encode("idna")
-    except (httpx.InvalidURL, ValueError) as error:
-        raise JobError("photo_url_refused") from error
-    if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > 65535:
-        raise JobError("photo_url_refused")
-    return address
-
-
-def _check_status(response: httpx.Response) -> None:
-    status = response.status_code
+def _check_status(status: int, headers: httpx.Headers) -> None:
     if status == httpx.codes.OK:
         return
     if status in (401, 402, 403, 407, 451):
         raise JobError("photo_forbidden")
     if status in (408, 425, 429) or status >= 500:
         raise _Unanswered(
-            f"The photo's server answered with the error {status}.", after=_retry_after(response)
+            f"The photo's server answered with the error {status}.", after=_retry_after(headers)
         )
     raise JobError("photo_not_found")
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _retry_after(headers: httpx.Headers) -> float:
     """Seconds; the header holds a number or a date."""
-    value = response.headers.get("retry-after", "")
+    value = headers.get("retry-after", "")
     with suppress(ValueError):
         return max(0.0, float(value))
     with suppress(ValueError, TypeError):  # TypeError: a date without a zone
@@ -158,19 +161,19 @@ def _retry_after(response: httpx.Response) -> float:
     return 0.0
 
 
-async def _body(response: httpx.Response, most_bytes: int) -> bytes:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+async def _body(response: httpcore.Response, headers: httpx.Headers, most_bytes: int) -> bytearray:
+    if headers.get("content-encoding", "identity").lower() != "identity":
         # It was not asked for, and unpacking is how a few bytes become gigabytes.
         raise JobError("photo_url_refused", "The photo's server sends it compressed, which is not accepted.")
-    announced = response.headers.get("content-length", "")
+    announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most_bytes:
         raise _too_large(most_bytes)
     content = bytearray()
-    async for chunk in response.aiter_raw():
+    async for chunk in response.aiter_stream():
         content += chunk
         if len(content) > most_bytes:
             raise _too_large(most_bytes)
-    return bytes(content)
+    return content
 
 
 def _too_large(most_bytes: int) -> JobError:

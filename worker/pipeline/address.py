@@ -1,0 +1,233 @@
+"""Which addresses a photo may come from: hosts by name, and what their names lead to by number.
+
+A photo's address is a stranger's wish that our network fetch something. It is judged twice: as it is written
+(`checked`), and when a connection is made (`Backend`), which goes to the very numbers that were judged.
+"""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpcore
+import httpx
+
+from worker.errors import JobError
+
+Resolve = Callable[[str], list[str]]  # a host's name → its addresses; raises OSError
+
+PORTS = (80, 443)
+MOST_ADDRESSES = 4  # of one name, tried in turn
+
+# What is nobody's public server, from IANA's registries of special-purpose addresses, and Azure's platform address,
+# which looks like a public one.
+_DENIED_4 = [
+    ipaddress.IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # this host
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's metadata and DNS
+        "169.254.0.0/16",  # link-local; AWS's, Google's and Azure's metadata
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112
+        "192.52.193.0/24",  # AMT
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "192.175.48.0/24",  # AS112
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+]
+# Everything else is no public unicast: loopback, mapped and compatible IPv4, NAT64, ULA, link-local, site-local,
+# multicast.
+_GLOBAL_6 = ipaddress.IPv6Network("2000::/3")
+_DENIED_6 = [
+    ipaddress.IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4
+        "2620:4f:8000::/48",  # AS112
+        "3ffe::/16",  # 6bone
+        "3fff::/20",  # documentation
+    )
+]
+
+_HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+# What some resolvers read as a number though it is not written like an address: 2130706433, 0x7f.1, 127.1.
+_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
+_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*:[/\\]{2}[^\s'\"<>]*", re.IGNORECASE)
+# Before the host; in a malformed address all before the last @, unless a plain host comes first and the @ is the path's.
+_USERINFO = re.compile(r"(?<=[/\\]{2})([^/]*@|(?!([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?(/|$)).*@)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What the operator allows. Hosts are exact names, `*.example.com` for all below one, or `*` for any."""
+
+    hosts: tuple[str, ...]
+    http: bool = False
+    loopback: bool = False
+    """`localhost`, 127.0.0.0/8 and [::1] by these names, with http and any port, for development."""
+
+
+def checked(url: str, policy: Policy, base: httpx.URL | None = None) -> httpx.URL:
+    """The address, absolute, if it may be asked for a photo as far as its spelling tells.
+
+    Raises: JobError `photo_url_refused`, `photo_host_refused`.
+    """
+    try:
+        address = httpx.URL(url)
+        if base is not None:
+            address = base.join(address)
+        host = _host(address)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise JobError("photo_url_refused") from error
+    if address.scheme not in ("http", "https") or address.userinfo:
+        raise JobError("photo_url_refused")
+    if policy.loopback and _is_loopback(host):
+        return address
+    if address.scheme == "http" and not policy.http:
+        raise JobError("photo_url_refused", "The photo's address must begin with https://.")
+    if address.port not in (None, *PORTS):
+        raise JobError("photo_url_refused", "The photo's address names a port that is not the web's.")
+    if not any(_matches(host, pattern) for pattern in policy.hosts):
+        raise JobError("photo_host_refused")
+    return address
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is that of a server on the public internet."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in _DENIED_4)
+    return ip.scope_id is None and ip in _GLOBAL_6 and not any(ip in network for network in _DENIED_6)
+
+
+def shown(url: str) -> str:
+    """An address, well-formed or not, without what may be a secret: user, password, query and fragment."""
+    return _USERINFO.sub("", re.split(r"[?#]", url, maxsplit=1)[0])
+
+
+def scrubbed(text: str) -> str:
+    """A text with the addresses in it as `shown`."""
+    return _IN_TEXT.sub(lambda found: shown(found[0]), text)
+
+
+def resolve(host: str) -> list[str]:
+    """Raises: OSError."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Backend(httpcore.AsyncNetworkBackend):
+    """Connects to what a name leads to, if all of that is public. TLS and HTTP go on with the name."""
+
+    def __init__(self, policy: Policy, resolve: Resolve = resolve) -> None:
+        self._policy = policy
+        self._resolve = resolve
+        self._network = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Raises: JobError `photo_host_refused`; httpcore's errors."""
+        end = time.monotonic() + (timeout or 0.0)
+        try:
+            async with asyncio.timeout(timeout):
+                addresses = await self._addresses(host)
+        except TimeoutError:
+            raise httpcore.ConnectTimeout from None
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError from error
+        for tries_left in range(len(addresses), 0, -1):
+            # One that does not answer leaves the others their share of the time.
+            share = max(0.0, end - time.monotonic()) / tries_left if timeout else None
+            try:
+                return await self._network.connect_tcp(
+                    addresses[-tries_left], port, share, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if tries_left == 1:
+                    raise
+        raise httpcore.ConnectError
+
+    async def _addresses(self, host: str) -> list[str]:
+        addresses = [host] if _is_ip(host) else await _in_thread(self._resolve, host)
+        if self._policy.loopback and _is_loopback(host):
+            good = [address for address in addresses if _is_loopback(address)]
+        else:
+            good = [address for address in addresses if is_public(address)]
+        if len(good) < len(addresses):  # a name that leads to both is no mistake
+            raise JobError("photo_host_refused")
+        return good[:MOST_ADDRESSES]
+
+
+async def _in_thread(resolve: Resolve, host: str) -> list[str]:
+    """The system's look-up cannot be interrupted, and a pool's thread would be waited for at the end."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(found: list[str] | OSError | UnicodeError) -> None:
+        if answer.done():
+            return
+        if isinstance(found, list):
+            answer.set_result(found)
+        else:
+            answer.set_exception(found)
+
+    def look_up() -> None:
+        found: list[str] | OSError | UnicodeError
+        try:
+            found = resolve(host)
+        except (OSError, UnicodeError) as error:
+            found = error
+        with suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(settle, found)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    return await answer
+
+
+def _host(address: httpx.URL) -> str:
+    """The host in ASCII, without a last dot. Raises: ValueError where it is none, or a number in disguise."""
+    host = address.raw_host.decode("ascii").lower()
+    if _is_ip(host):
+        return host
+    if not _HOST.fullmatch(host) or _NUMBER.fullmatch(host):
+        raise ValueError
+    host.encode("idna")  # the socket would refuse an overlong name only later
+    return host.removesuffix(".")
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or (_is_ip(host) and host.startswith("127."))
+
+
+def _matches(host: str, pattern: str) -> bool:
+    return pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]))
