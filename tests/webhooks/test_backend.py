@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -54,6 +55,10 @@ def kill(daemon: Daemon) -> None:
     daemon.process.wait()
 
 
+def tried_again(daemon: Daemon, tried: int) -> bool:
+    return len(daemon.events("webhook_postponed")) > tried
+
+
 def check(backend: Backend, ends: dict[str, str]) -> None:
     """Each job's events, in order, with one end by its id; all genuine. `ends` says how the jobs ended."""
     for webhook in backend.got:
@@ -90,7 +95,7 @@ def test_a_backend_that_was_down_for_ten_minutes_gets_every_job_s_events(
         tried = len(daemon.events("webhook_postponed"))
         sql.execute("UPDATE worker.outbox SET next_attempt_at = next_attempt_at - interval '150 s'")
         sql.execute("NOTIFY worker_webhooks")
-        until(lambda tried=tried: len(daemon.events("webhook_postponed")) > tried)
+        until(partial(tried_again, daemon, tried))
     with receiver.serve(port) as backend:
         ends[enqueue(engine, "late", bad)] = "failed"
         sql.execute("UPDATE worker.outbox SET next_attempt_at = now()")
