@@ -249,15 +249,15 @@ def list_webhooks(
 ) -> None:
     """The dead events, which the backend would not take, and how many wait."""
     engine = database.connect(database.url(settings.load()))
-    waiting, dead = outbox.waiting(engine), outbox.dead(engine, limit)
+    counts, events = outbox.counts(engine), outbox.dead(engine, limit)
     engine.dispose()
     if as_json:
-        _print_json({"waiting": waiting, "dead": dead})
+        _print_json({**counts, "events": events})
         return
-    since = f", the oldest since {waiting['oldest']:%d %b %H:%M} UTC" if waiting["events"] else ""
-    console.print(f"waiting [bold]{waiting['events']}[/bold]{since}   dead [bold]{len(dead)}[/bold]")
-    if dead:
-        console.print(display.dead_table(dead))
+    since = f", the oldest since {counts['oldest']:%d %b %H:%M} UTC" if counts["oldest"] else ""
+    console.print(f"waiting [bold]{counts['waiting']}[/bold]{since}   dead [bold]{counts['dead']}[/bold]")
+    if events:
+        console.print(display.dead_table(events))
 
 
 @webhooks_app.command("replay")

@@ -14,11 +14,6 @@ def upgrade() -> None:
             ADD COLUMN refusals smallint NOT NULL DEFAULT 0,  -- answers of 4xx, of which a few are enough
             ADD COLUMN sending_token uuid  -- of the sender that has it in hand; who took it over has another
     """)
-    op.execute("UPDATE worker.outbox SET sending_until = NULL WHERE sending_until IS NOT NULL")
-    op.execute("""
-        ALTER TABLE worker.outbox ADD CONSTRAINT in_hand_has_a_token_and_nothing_else_has
-            CHECK ((sending_until IS NULL) = (sending_token IS NULL))
-    """)
     # The take's order, and what `worker webhooks list` shows.
     op.execute("""
         CREATE INDEX outbox_due ON worker.outbox (next_attempt_at, seq)

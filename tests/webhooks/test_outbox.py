@@ -153,8 +153,8 @@ def test_the_dead_are_listed_and_sent_again_in_their_order_as_they_were(
     second = bury(engine)
 
     listed = json.loads(worker(database_url, "list", "--json").stdout)
-    assert listed["waiting"]["events"] == 0
-    assert [(e["id"], e["status"], e["reason"], e["overtaken"]) for e in listed["dead"]] == [
+    assert (listed["waiting"], listed["oldest"], listed["dead"]) == (0, None, 2)
+    assert [(e["id"], e["status"], e["reason"], e["overtaken"]) for e in listed["events"]] == [
         (str(second), "completed", "the backend answered 404", False),
         (str(first), "processing", "the backend answered 404", False),
     ]

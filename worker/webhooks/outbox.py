@@ -53,9 +53,9 @@ def bury(engine: Engine, event: Event, *, refusals: int, reason: str) -> None:
     _settle(engine, "bury", event, refusals=refusals, reason=reason)
 
 
-def waiting(engine: Engine) -> Row:
-    """How many `events` are still to be sent, and since when the `oldest` waits."""
-    return _all(engine, "waiting")[0]
+def counts(engine: Engine) -> Row:
+    """How many events are `waiting`, since when the `oldest` of them waits, and how many are `dead`."""
+    return _all(engine, "counts")[0]
 
 
 def dead(engine: Engine, limit: int) -> list[Row]:

@@ -54,9 +54,11 @@ UPDATE worker.outbox
 SET dead_at = now(), sending_until = NULL, sending_token = NULL, refusals = :refusals, last_error = :reason
 WHERE id = :id AND sending_token = :token;
 
--- name: waiting
--- What is still to be sent, and since when.
-SELECT count(*) AS events, min(created_at) AS oldest FROM worker.outbox
+-- name: counts
+-- What is still to be sent, since when, and what is dead.
+SELECT count(*) AS waiting, min(created_at) AS oldest,
+    (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL) AS dead
+FROM worker.outbox
 WHERE delivered_at IS NULL AND dead_at IS NULL;
 
 -- name: dead

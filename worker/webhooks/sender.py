@@ -47,16 +47,19 @@ class Sender(threading.Thread):
         if token:
             self.headers["authorization"] = _bearer(token.get_secret_value())
         self.stopping = threading.Event()
-        self._wake = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._away = False
 
     def nudge(self) -> None:
-        self._wake.set()
+        # Before there is a loop nobody needs waking, and after it nobody can be.
+        if self._loop:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     def stop(self, timeout: float) -> None:
         """Sends what can be sent at once, then ends; what is left stays in the outbox for the next daemon."""
         self.stopping.set()
-        self._wake.set()
+        self.nudge()
         self.join(timeout)
 
     def run(self) -> None:
@@ -73,6 +76,8 @@ class Sender(threading.Thread):
     async def _deliver(self) -> None:
         """Until it is told to stop, and then for as long as there is something that can be sent at once."""
         self._turn = asyncio.Lock()  # at the database: one connection is enough
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         sending: set[asyncio.Task[None]] = set()
         async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
             while True:
@@ -81,7 +86,8 @@ class Sender(threading.Thread):
                 wait_s = await self._begin(client, sending)
                 if last and not sending:
                     return
-                await asyncio.to_thread(self._wake.wait, wait_s)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), wait_s)
 
     async def _begin(self, client: httpx.AsyncClient, sending: set[asyncio.Task[None]]) -> float:
         """Begins to send what is due; how long to wait for more, unless somebody nudges or one of these ends."""
@@ -94,7 +100,7 @@ class Sender(threading.Thread):
                 task = asyncio.create_task(self._send(client, event))
                 sending.add(task)
                 task.add_done_callback(sending.discard)
-                task.add_done_callback(lambda _: self.nudge())  # the job's next event is free to go
+                task.add_done_callback(lambda _: self._wake.set())  # the job's next event is free to go
         except SQLAlchemyError:
             return AWAY_S * random.uniform(0.5, 1)  # noqa: S311 - jitter
         return IDLE_S
