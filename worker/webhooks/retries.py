@@ -9,7 +9,7 @@ GONE = 410  # the backend wants no more of this
 PASSING = {408, 425, 429}  # of the 4xx those that say: later
 
 ATTEMPTS = 28  # with the waits below about a day
-ATTEMPTS_AT_PROGRESS = 12  # not quite two hours, for the job's end waits behind it
+ATTEMPTS_AT_PROGRESS = 13  # not quite two hours, for the job's end waits behind it
 REFUSALS = 5
 
 LONGEST_WAIT_S = 7200.0
