@@ -84,7 +84,7 @@ class Sender(threading.Thread):
                 self._wake.clear()
                 last = self.stopping.is_set()
                 wait_s = await self._begin(client, sending)
-                if last and not sending:
+                if last and not sending and not self._wake.is_set():
                     return
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), wait_s)
