@@ -54,6 +54,7 @@ def run(settings: Settings) -> int:
         worker=settings.name,
         webhooks=settings.backend_url or "none: BACKEND_URL is not set",
     )
+    nudge = sender.nudge if sender else lambda: None
     lanes = [
         Lane(
             device,
@@ -63,11 +64,15 @@ def run(settings: Settings) -> int:
             scratch=scratch,
             wakeup=wakeup,
             stop=stop,
-            nudge=sender.nudge if sender else lambda: None,
+            nudge=nudge,
         )
         for device in devices
     ]
-    threads: list[threading.Thread] = [*lanes, Listener(settings, wakeup), *([sender] if sender else [])]
+    threads: list[threading.Thread] = [
+        *lanes,
+        Listener(settings, wakeup, nudge),
+        *([sender] if sender else []),
+    ]
     for thread in threads:
         thread.start()
     try:

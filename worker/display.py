@@ -43,6 +43,26 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
+    """Webhooks that the backend would not take, with their ids, which `worker webhooks replay` takes."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("event", "status", "tries"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("", overflow="fold")
+    for event in events:
+        reason = "overtaken by a later event" if event["overtaken"] else event["reason"]
+        table.add_row(
+            str(event["id"]),
+            Text(event["status"], style=COLORS[event["status"]]),
+            str(event["attempts"]),
+            Text.assemble(
+                (reason, "dim" if event["overtaken"] else "red"),
+                (f"  {event['dead_at']:%d %b %H:%M}  job {str(event['job_id'])[:8]}", "dim"),
+            ),
+        )
+    return table
+
+
 def bench_table(found: Mapping[str, Any]) -> Table:
     """What `worker bench tsr` measured."""
     table = Table("", "", "beside it", box=None, header_style="dim")

@@ -81,7 +81,11 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(
         None,
         validation_alias="WEBHOOK_SECRET",
-        description="Signs webhooks as Standard Webhooks; base64, `whsec_` before it or not.",
+        description="Signs webhooks as Standard Webhooks; base64, `whsec_` before it or not. Two, with a comma between "
+        "them, while one takes the other's place.",
+    )
+    webhook_bearer_token: SecretStr | None = Field(
+        None, description="Goes with every webhook as `Authorization: Bearer …`, where the backend wants one."
     )
 
     # The photos

@@ -1,74 +1,48 @@
-"""The outbox and its sender against a real server."""
+"""The sender against a real server."""
 
-import base64
-import json
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 
 import psycopg
 import pytest
+import receiver
+from conftest import until
 from pydantic import SecretStr
+from receiver import SECRET, Answer, Backend
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 
 from worker.errors import JobError
 from worker.jobs import queue
-from worker.settings import Settings
+from worker.settings import ConfigError, Settings
+from worker.webhooks import outbox
+from worker.webhooks import sender as sending
 from worker.webhooks.sender import Sender
 
-SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
-
-
-class Backend(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[tuple[int, dict[str, str]]] = []  # given first; then 200
-        self.got: list[tuple[str, bytes, dict[str, str]]] = []
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Backend
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        status, headers = self.server.answers.pop(0) if self.server.answers else (200, {})
-        if status == 200:
-            self.server.got.append((self.path, body, {k.lower(): v for k, v in self.headers.items()}))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
+MakeSender = Callable[..., Sender]
 
 
 @pytest.fixture
 def backend() -> Iterator[Backend]:
-    server = Backend()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with receiver.serve() as server:
+        yield server
 
 
 @pytest.fixture
-def sender(engine: Engine, backend: Backend) -> Sender:
-    return Sender(
-        engine,
-        Settings().model_copy(
-            update={
-                "backend_url": f"http://127.0.0.1:{backend.server_port}/",
-                "webhook_secret": SecretStr(SECRET),
-            }
-        ),
-    )
+def make_sender(engine: Engine, backend: Backend) -> MakeSender:
+    def make(**settings: object) -> Sender:
+        found = {"backend_url": backend.url + "/", "webhook_secret": SecretStr(SECRET)} | settings
+        return Sender(engine, Settings().model_copy(update=found))
+
+    return make
+
+
+@pytest.fixture
+def sender(make_sender: MakeSender) -> Sender:
+    return make_sender()
 
 
 def start_job(engine: Engine, product: str = "1") -> queue.Job:
@@ -82,17 +56,20 @@ def report(engine: Engine, job: queue.Job, progress: int) -> None:
     queue.report(engine, job, progress=progress, stage=f"at {progress}", lease_s=30)
 
 
+def complete(engine: Engine, job: queue.Job) -> None:
+    queue.complete(engine, job, model_url="https://m/1.glb", report={"engine": "relief"})
+
+
 def due_now(sql: psycopg.Connection) -> None:
-    sql.execute("UPDATE worker.outbox SET next_attempt_at = now(), sending_until = NULL")
+    sql.execute(
+        "UPDATE worker.outbox SET next_attempt_at = now(), sending_until = NULL, sending_token = NULL"
+    )
 
 
 def drain(sender: Sender) -> None:
-    while sender.send_one():
-        pass
-
-
-def bodies(backend: Backend) -> list[dict[str, Any]]:
-    return [json.loads(body) for _, body, _ in backend.got]
+    """What is due is sent, as by a daemon that stops."""
+    sender.stopping.set()
+    sender.run()
 
 
 def test_events_arrive_in_order_signed_and_in_camel_case(
@@ -102,33 +79,36 @@ def test_events_arrive_in_order_signed_and_in_camel_case(
     drain(sender)
     report(engine, job, 40)
     drain(sender)
-    queue.complete(engine, job, model_url="https://m/1.glb", report={"engine": "relief"})
+    complete(engine, job)
     drain(sender)
-    assert [path for path, _, _ in backend.got] == ["/api/models/webhook/update"] * 3
-    events = bodies(backend)
-    assert [(e["status"], e["progress"]) for e in events] == [
+    assert [webhook.path for webhook in backend.got] == ["/api/models/webhook/update"] * 3
+    assert [(e["status"], e["progress"]) for e in backend.events] == [
         ("processing", 5),
         ("processing", 40),
         ("completed", 100),
     ]
-    assert events[-1] == {
+    last = backend.events[-1]
+    assert last == {
         "jobId": str(job.id),
         "status": "completed",
-        "seq": events[-1]["seq"],
+        "seq": last["seq"],
         "progress": 100,
         "stage": "completed",
         "modelUrl": "https://m/1.glb",
         "metadata": {"mine": 1, "worker": {"engine": "relief"}},
     }
-    assert len({e["seq"] for e in events}) == 3
-    for _, body, headers in backend.got:
-        assert Webhook(SECRET).verify(body, headers)
+    assert len({e["seq"] for e in backend.events}) == 3
+    for webhook in backend.got:
+        assert Webhook(SECRET).verify(webhook.body, webhook.headers) == webhook.event
+        assert webhook.headers["content-type"] == "application/json"
+        assert webhook.headers["user-agent"].startswith("shop-model-worker/")
+        assert "authorization" not in webhook.headers
 
 
 def test_a_failure_tells_why(engine: Engine, sender: Sender, backend: Backend) -> None:
     queue.fail(engine, start_job(engine), JobError("no_object"), report={})
     drain(sender)
-    last = bodies(backend)[-1]
+    last = backend.events[-1]
     assert (last["status"], last["errorCode"], last["errorMessage"]) == (
         "failed",
         "no_object",
@@ -136,44 +116,59 @@ def test_a_failure_tells_why(engine: Engine, sender: Sender, backend: Backend) -
     )
 
 
-def test_progress_that_was_not_sent_is_one_event_and_the_end_is_another(
-    engine: Engine, sender: Sender, backend: Backend
+def test_a_bearer_token_goes_along_where_one_is_set(
+    engine: Engine, make_sender: MakeSender, backend: Backend
 ) -> None:
-    job = start_job(engine)
-    for progress in (10, 40, 50):
-        report(engine, job, progress)
-    queue.complete(engine, job, model_url="https://m/1.glb", report={})
-    drain(sender)
-    assert [e["progress"] for e in bodies(backend)] == [50, 100]
+    start_job(engine)
+    drain(make_sender(webhook_bearer_token=SecretStr("abc.def"), webhook_secret=None))
+    assert backend.got[0].headers["authorization"] == "Bearer abc.def"
+    assert "webhook-signature" not in backend.got[0].headers
 
 
-def test_a_renewal_is_no_event(engine: Engine, sender: Sender, backend: Backend) -> None:
-    job = start_job(engine)
-    drain(sender)
-    queue.renew(engine, job, lease_s=30)
-    drain(sender)
-    assert len(backend.got) == 1
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("webhook_bearer_token", SecretStr("planted with spaces")),
+        ("webhook_bearer_token", SecretStr("planted\nheader: x")),
+        ("webhook_bearer_token", SecretStr("plantéd")),
+        ("backend_url", "ftp://planted"),
+        ("backend_url", "planted"),
+        ("backend_url", "https://user:planted@backend.example"),
+        ("backend_url", "https://backend.example/?token=planted"),
+        ("backend_url", "https://backend.example:planted/"),
+        ("webhook_secret", SecretStr("planted!")),
+    ],
+)
+def test_a_malformed_setting_is_named_and_not_repeated(
+    make_sender: MakeSender, setting: str, value: object
+) -> None:
+    with pytest.raises(ConfigError, match=r"WEBHOOK_SECRET|WORKER_WEBHOOK_BEARER_TOKEN|BACKEND_URL") as error:
+        make_sender(**{setting: value})
+    assert "plant" not in str(error.value)
 
 
-def test_a_backend_that_is_down_gets_it_later_with_the_same_id(
+def test_a_backend_that_is_down_gets_it_later_with_the_same_id_and_bytes(
     engine: Engine, sql: psycopg.Connection, sender: Sender, backend: Backend
 ) -> None:
     job = start_job(engine)
-    queue.complete(engine, job, model_url="https://m/1.glb", report={})
     backend.answers = [(503, {}), (429, {"retry-after": "100"})]
     drain(sender)
-    wait = "SELECT extract(epoch FROM min(next_attempt_at) - now())::float FROM worker.outbox WHERE delivered_at IS NULL AND attempts > 0"
-    assert sql.execute("SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL").fetchone() == (2,)
+    report(engine, job, 40)
+    complete(engine, job)
+    assert sql.execute("SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL").fetchone() == (3,)
     due_now(sql)
     drain(sender)
-    found = sql.execute(wait).fetchone()
-    assert found
-    assert 95 < found[0] <= 100
-    first = sql.execute("SELECT id::text FROM worker.outbox ORDER BY seq LIMIT 1").fetchone()
+    wait = sql.execute(
+        "SELECT extract(epoch FROM next_attempt_at - now())::float FROM worker.outbox ORDER BY seq LIMIT 1"
+    ).fetchone()
+    assert wait
+    assert 60 < wait[0] <= 100
     due_now(sql)
     drain(sender)
-    assert [e["status"] for e in bodies(backend)] == ["processing", "completed"]
-    assert (backend.got[0][2]["webhook-id"],) == first
+    assert [e["progress"] for e in backend.events] == [5, 40, 100]
+    tries = backend.seen[:3]
+    assert len({(webhook.id, webhook.body) for webhook in tries}) == 1
+    assert len({webhook.id for webhook in backend.got}) == 3
 
 
 def test_an_event_that_waits_holds_up_its_own_job_alone(
@@ -182,10 +177,10 @@ def test_an_event_that_waits_holds_up_its_own_job_alone(
     first = start_job(engine, "1")
     backend.answers = [(500, {})]
     drain(sender)
-    queue.complete(engine, first, model_url="x", report={})
+    complete(engine, first)
     second = start_job(engine, "2")
     drain(sender)
-    assert {e["jobId"] for e in bodies(backend)} == {str(second.id)}
+    assert {e["jobId"] for e in backend.events} == {str(second.id)}
 
 
 def test_a_backend_that_refuses_for_good_is_left_in_peace(
@@ -194,59 +189,235 @@ def test_a_backend_that_refuses_for_good_is_left_in_peace(
     job = start_job(engine)
     backend.answers = [(410, {})]
     drain(sender)
-    queue.complete(engine, job, model_url="x", report={})
+    complete(engine, job)
     drain(sender)
-    assert [e["status"] for e in bodies(backend)] == ["completed"], "a dead event holds up none after it"
+    assert [e["status"] for e in backend.events] == ["completed"], "a dead event holds up none after it"
     assert sql.execute("SELECT last_error FROM worker.outbox WHERE dead_at IS NOT NULL").fetchone() == (
         "the backend answered 410",
     )
 
 
-def test_other_refusals_are_tried_five_times(
+def test_other_refusals_are_tried_five_times_and_no_redirect_is_followed(
     engine: Engine, sql: psycopg.Connection, sender: Sender, backend: Backend
 ) -> None:
     start_job(engine)
-    backend.answers = [
-        (302, {"location": "http://127.0.0.1:9/"}),
-        (404, {}),
-        (404, {}),
-        (404, {}),
-        (404, {}),
-        (404, {}),
-    ]
-    for _ in range(7):
-        drain(sender)
-        due_now(sql)
+    with receiver.serve() as elsewhere:
+        # What is no refusal does not count.
+        backend.answers = [(503, {}), (302, {"location": elsewhere.url}), *[(404, {})] * 5]
+        for _ in range(8):
+            drain(sender)
+            due_now(sql)
+        assert elsewhere.seen == []
     assert len(backend.answers) == 1
-    assert sql.execute("SELECT attempts, dead_at IS NOT NULL FROM worker.outbox").fetchone() == (5, True)
+    assert sql.execute("SELECT attempts, refusals, dead_at IS NOT NULL FROM worker.outbox").fetchone() == (
+        6,
+        5,
+        True,
+    )
 
 
-def test_several_senders_share_the_outbox(engine: Engine, sender: Sender, backend: Backend) -> None:
+def endless_body(_: receiver.Webhook, handler: BaseHTTPRequestHandler) -> Answer | None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"x" * 65536)
+
+
+def dripping_body(_: receiver.Webhook, handler: BaseHTTPRequestHandler) -> Answer | None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"x")
+        time.sleep(0.05)
+
+
+def dripping_headers(_: receiver.Webhook, handler: BaseHTTPRequestHandler) -> Answer | None:
+    while True:
+        handler.wfile.write(b"H")
+        time.sleep(0.05)
+
+
+def hung_up(_: receiver.Webhook, handler: BaseHTTPRequestHandler) -> Answer | None:
+    handler.connection.close()
+    return None
+
+
+def nonsense(_: receiver.Webhook, handler: BaseHTTPRequestHandler) -> Answer | None:
+    handler.wfile.write(b"220 smtp.example ready\r\n\r\n")
+    return None
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (endless_body, None),
+        (dripping_body, "no whole answer within"),
+        (dripping_headers, "no whole answer within"),
+        (hung_up, "RemoteProtocolError|ReadError"),
+        (nonsense, "RemoteProtocolError"),
+    ],
+)
+def test_an_answer_is_read_to_64_kb_and_for_a_bounded_time(
+    engine: Engine,
+    sql: psycopg.Connection,
+    sender: Sender,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: Callable[[receiver.Webhook, BaseHTTPRequestHandler], Answer | None],
+    reason: str | None,
+) -> None:
+    monkeypatch.setattr(sending, "TOTAL_S", 0.5)
+    backend.reply = reply
+    start_job(engine)
+    drain(sender)
+    row = sql.execute("SELECT delivered_at IS NOT NULL, last_error ~ %s FROM worker.outbox", [reason])
+    assert row.fetchone() == ((True, None) if reason is None else (False, True))
+    assert len(backend.seen) == 1
+
+
+def test_nobody_listens(engine: Engine, sql: psycopg.Connection, make_sender: MakeSender) -> None:
+    start_job(engine)
+    drain(make_sender(backend_url="http://127.0.0.1:9"))
+    row = sql.execute("SELECT attempts, refusals, last_error ~ '^ConnectError' FROM worker.outbox").fetchone()
+    assert row == (1, 0, True)
+
+
+def test_several_senders_share_the_outbox_without_doubling(
+    engine: Engine, make_sender: MakeSender, backend: Backend
+) -> None:
     jobs = [start_job(engine, str(n)) for n in range(30)]
     for job in jobs:
-        queue.complete(engine, job, model_url="x", report={})
-    threads = [threading.Thread(target=drain, args=[sender]) for _ in range(6)]
+        complete(engine, job)
+    threads = [threading.Thread(target=drain, args=[make_sender()]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    drain(sender)
+    drain(make_sender())
     seen: dict[str, list[int]] = {}
-    for event in bodies(backend):
+    for event in backend.events:
         seen.setdefault(event["jobId"], []).append(event["progress"])
     assert seen == {str(job.id): [5, 100] for job in jobs}
+    assert len(backend.seen) == 60
 
 
-def test_the_thread_sends_when_nudged_and_what_is_left_when_stopped(
+def test_a_slow_answer_holds_up_no_other_job_and_one_event_of_a_job_is_under_way(
+    engine: Engine, make_sender: MakeSender, backend: Backend
+) -> None:
+    slow = [start_job(engine, f"slow {n}") for n in range(2)]
+    gate = threading.Event()
+    under_way: list[str] = []
+
+    def reply(webhook: receiver.Webhook, _: BaseHTTPRequestHandler) -> Answer:
+        job = webhook.event["jobId"]
+        assert job not in under_way
+        under_way.append(job)
+        if job in {str(held.id) for held in slow}:
+            gate.wait(60)
+        under_way.remove(job)
+        return 200, {}
+
+    backend.reply = reply
+    senders = [make_sender(), make_sender()]
+    for sender in senders:
+        sender.start()
+    until(lambda: len(under_way) == 2)
+    for job in slow:
+        complete(engine, job)
+    others = [start_job(engine, str(n)) for n in range(5)]
+    for job in others:
+        complete(engine, job)
+    for sender in senders:
+        sender.nudge()
+    until(lambda: len(backend.got) == 10, 30, "the other jobs' events")
+    assert {e["jobId"] for e in backend.events} == {str(job.id) for job in others}
+    gate.set()
+    until(lambda: len(backend.got) == 14, 30, "the slow jobs'")
+    for held in slow:
+        assert [e["progress"] for e in backend.events if e["jobId"] == str(held.id)] == [5, 100]
+    for sender in senders:
+        sender.stop(30)
+        assert not sender.is_alive()
+
+
+def test_a_sender_that_was_overtaken_marks_nothing(
+    engine: Engine, sql: psycopg.Connection, make_sender: MakeSender, backend: Backend
+) -> None:
+    start_job(engine)
+    gate = threading.Event()
+    backend.reply = lambda _, __: (200 if gate.wait(60) else 500, {})
+    frozen = make_sender()
+    frozen.start()
+    until(lambda: backend.seen)
+    due_now(sql)
+    backend.answers = [(500, {})]
+    drain(make_sender())
+    gate.set()
+    frozen.stop(30)
+    row = sql.execute("SELECT attempts, delivered_at, last_error FROM worker.outbox").fetchone()
+    assert row == (2, None, "the backend answered 500")
+
+
+def test_it_sends_when_nudged_and_what_is_left_when_stopped(
     engine: Engine, sender: Sender, backend: Backend
 ) -> None:
     sender.start()
     job = start_job(engine)
     sender.nudge()
-    end = time.monotonic() + 10
-    while not backend.got:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    queue.complete(engine, job, model_url="x", report={})
-    sender.stop(10)
-    assert [e["progress"] for e in bodies(backend)] == [5, 100]
+    until(lambda: backend.got)
+    complete(engine, job)
+    sender.stop(30)
+    assert [e["progress"] for e in backend.events] == [5, 100]
+
+
+def test_it_wakes_by_itself_when_a_retry_is_due(engine: Engine, sender: Sender, backend: Backend) -> None:
+    backend.answers = [(503, {})]
+    start_job(engine)
+    sender.start()
+    until(lambda: backend.got)
+    sender.stop(30)
+    assert len(backend.seen) == 2
+
+
+def test_while_it_is_idle_it_asks_the_database_twice_a_minute(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(outbox, "take", lambda *_, **__: asked.append("take"))
+    monkeypatch.setattr(outbox, "due_in", lambda *_: asked.append("due_in"))
+    sender.start()
+    until(lambda: len(asked) == 2)
+    time.sleep(1.5)  # nothing is to happen
+    assert asked == ["take", "due_in"]
+    assert sending.IDLE_S == 60
+    sender.stop(30)
+
+
+def test_a_database_that_is_away_is_told_once_and_nothing_is_lost(
+    engine: Engine,
+    sender: Sender,
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sending, "AWAY_S", 0.1)
+    start_job(engine)
+    away = threading.Event()
+    away.set()
+    tries = []
+    take = outbox.take
+
+    def sometimes(engine: Engine, *, sending_s: float) -> outbox.Event | None:
+        tries.append(sending_s)
+        if away.is_set():
+            raise SQLAlchemyError("away")
+        return take(engine, sending_s=sending_s)
+
+    monkeypatch.setattr(outbox, "take", sometimes)
+    sender.start()
+    until(lambda: len(tries) > 2)
+    away.clear()
+    until(lambda: backend.got)
+    sender.stop(30)
+    log = capsys.readouterr().out
+    assert (log.count("webhooks_paused"), log.count("webhooks_resumed")) == (1, 1)

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import psycopg
 import structlog
@@ -11,6 +12,7 @@ from worker import database
 from worker.settings import Settings
 
 CHANNEL = "worker_jobs"
+WEBHOOKS = "worker_webhooks"
 RECONNECT_S = 5.0
 
 log = structlog.get_logger()
@@ -38,10 +40,11 @@ class Wakeup:
 class Listener(threading.Thread):
     """Turns the database's notifications into wake-ups, on a connection of its own, for as long as the daemon lives."""
 
-    def __init__(self, settings: Settings, wakeup: Wakeup) -> None:
+    def __init__(self, settings: Settings, wakeup: Wakeup, nudge: Callable[[], None] = lambda: None) -> None:
         super().__init__(name="listener", daemon=True)
         self.settings = settings
         self.wakeup = wakeup
+        self.nudge = nudge  # the webhook sender: somebody else wrote an event
 
     def run(self) -> None:
         connected = True
@@ -49,13 +52,16 @@ class Listener(threading.Thread):
             try:
                 with database.listen(self.settings) as connection:
                     connection.execute(f"LISTEN {CHANNEL}")
+                    connection.execute(f"LISTEN {WEBHOOKS}")
                     if not connected:
                         log.info("listening_again")
                     connected = True
                     # What was inserted while nobody listened.
                     self.wakeup.wake()
-                    for _ in connection.notifies():
-                        self.wakeup.wake()
+                    self.nudge()
+                    for notice in connection.notifies():
+                        wake = self.nudge if notice.channel == WEBHOOKS else self.wakeup.wake
+                        wake()
             except psycopg.Error as error:
                 if connected:
                     log.warning("not_listening", reason=str(error).strip(), instead="polling")

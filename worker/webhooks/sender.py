@@ -1,29 +1,35 @@
 """Delivers the outbox to the backend: in order within a job, as often as it takes, and never in a job's way."""
 
+import asyncio
 import random
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 import httpx
 import structlog
-from sqlalchemy.engine import Engine, RowMapping
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from worker import __version__, database
+from worker import __version__
 from worker.settings import ConfigError, Settings
-from worker.webhooks import signature
+from worker.webhooks import outbox, retries, signature
+from worker.webhooks.outbox import Event
 
 PATH = "/api/models/webhook/update"
-QUERIES = database.queries("worker.webhooks")
 
 TIMEOUT = httpx.Timeout(15, connect=5)
-SENDING_S = 60  # longer than any one attempt; then another sender may take the event
-IDLE_S = 20  # how soon a retry, or an event that another process left behind, is seen
+TOTAL_S = 15  # of one attempt, however slowly the answer drips
+SENDING_S = 45  # longer than any attempt; then another sender may take the event
+AT_ONCE = 8  # of different jobs, so that a backend that takes seconds to answer is kept up with
 ANSWER_LIMIT = 64 * 1024  # bytes of the backend's answer that are read
 
-MAX_ATTEMPTS = 28  # with the waits below about a day
-PATIENCE_WITH_REFUSALS = 5  # a deploy may answer 404 for a while
+IDLE_S = 60.0  # how soon an event is seen that nobody spoke of: a daemon died, or there are no notifications
+AWAY_S = 20.0  # between looks at a database that is away
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -33,106 +39,163 @@ class Sender(threading.Thread):
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="webhooks", daemon=True)
-        if settings.backend_url is None:
-            raise ConfigError("BACKEND_URL is not set.")
         self.engine = engine
-        self.address = settings.backend_url.rstrip("/") + PATH
-        secret = settings.webhook_secret
-        self.key = signature.key(secret.get_secret_value()) if secret else None
-        self.client = httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False)
-        self._wake = threading.Event()
-        self._stopping = False
+        self.address = _address(settings.backend_url)
+        secret, token = settings.webhook_secret, settings.webhook_bearer_token
+        self.keys = signature.keys(secret.get_secret_value()) if secret else []
+        self.headers = {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
+        if token:
+            self.headers["authorization"] = _bearer(token.get_secret_value())
+        self.stopping = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._away = False
 
     def nudge(self) -> None:
-        self._wake.set()
+        # Before there is a loop nobody needs waking, and after it nobody can be.
+        if self._loop:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     def stop(self, timeout: float) -> None:
         """Sends what can be sent at once, then ends; what is left stays in the outbox for the next daemon."""
-        self._stopping = True
-        self._wake.set()
+        self.stopping.set()
+        self.nudge()
         self.join(timeout)
 
     def run(self) -> None:
         while True:
-            self._wake.clear()
-            stopping = self._stopping
             try:
-                while self.send_one():
-                    pass
-            except DBAPIError as error:
-                log.warning("webhooks_paused", reason=str(error.orig).strip())
-            if stopping:
-                break
-            self._wake.wait(IDLE_S)
-        self.client.close()
+                asyncio.run(self._deliver())
+            except Exception:
+                # Not foreseen. Without this thread nobody would be told anything any more.
+                log.exception("webhooks_error")
+                if not self.stopping.wait(AWAY_S):
+                    continue
+            return
 
-    def send_one(self) -> bool:
-        """Sends the event that has waited longest; False where none is due."""
-        with self.engine.connect() as connection:
-            event = connection.execute(QUERIES["take"], {"sending_s": SENDING_S}).mappings().one_or_none()
-        if event is None:
-            return False
+    async def _deliver(self) -> None:
+        """Until it is told to stop, and then for as long as there is something that can be sent at once."""
+        self._turn = asyncio.Lock()  # at the database: one connection is enough
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        sending: set[asyncio.Task[None]] = set()
+        async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
+            while True:
+                self._wake.clear()
+                last = self.stopping.is_set()
+                wait_s = await self._begin(client, sending)
+                if last and not sending and not self._wake.is_set():
+                    return
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), wait_s)
+
+    async def _begin(self, client: httpx.AsyncClient, sending: set[asyncio.Task[None]]) -> float:
+        """Begins to send what is due; how long to wait for more, unless somebody nudges or one of these ends."""
         try:
-            status, retry_after = self._post(event)
-            problem = None if 200 <= status < 300 else f"the backend answered {status}"
-        except httpx.HTTPError as error:
-            status, retry_after, problem = 0, None, f"{type(error).__name__}: {error}"
-        bound = log.bind(job_id=str(event["job_id"]), seq=event["seq"], attempt=event["attempts"])
-        if problem is None:
-            self._settle("delivered", event)
-            bound.debug("webhook_delivered")
-        elif _is_hopeless(status, event["attempts"]):
-            self._settle("bury", event, error=problem)
-            bound.error("webhook_dead", reason=problem)
-        else:
-            wait = max(retry_after or 0, _backoff_s(event["attempts"]))
-            self._settle("postpone", event, error=problem, wait_s=wait)
-            bound.warning("webhook_postponed", reason=problem, seconds=round(wait, 1))
-        return True
+            while len(sending) < AT_ONCE:
+                event = await self._ask(lambda: outbox.take(self.engine, sending_s=SENDING_S))
+                if event is None:
+                    due_in = await self._ask(lambda: outbox.due_in(self.engine))
+                    return IDLE_S if due_in is None else min(IDLE_S, max(1.0, due_in))
+                task = asyncio.create_task(self._send(client, event))
+                sending.add(task)
+                task.add_done_callback(sending.discard)
+                task.add_done_callback(lambda _: self._wake.set())  # the job's next event is free to go
+        except SQLAlchemyError:
+            return AWAY_S * random.uniform(0.5, 1)  # noqa: S311 - jitter
+        return IDLE_S
 
-    def _post(self, event: RowMapping) -> tuple[int, float | None]:
-        """The answer's status, and its Retry-After in seconds."""
-        body = event["body"].encode()
-        headers = signature.headers(self.key, event=str(event["id"]), body=body, sent_at=datetime.now(UTC))
-        headers |= {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
-        with self.client.stream("POST", self.address, content=body, headers=headers) as answer:
+    async def _send(self, client: httpx.AsyncClient, event: Event) -> None:
+        status, retry_after_s = None, None
+        try:
+            async with asyncio.timeout(TOTAL_S):
+                status, retry_after_s = await self._post(client, event)
+            problem = None if 200 <= status < 300 else f"the backend answered {status}"
+        except TimeoutError:
+            problem = f"no whole answer within {TOTAL_S} s"
+        except httpx.HTTPError as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(": ")
+        except Exception:
+            # Not foreseen, so nobody knows whether the next attempt goes better; it is given one.
+            log.exception("webhook_error", job_id=str(event.job_id), seq=event.seq)
+            problem = "an internal error"
+        # Without the database the event is sent again, with the same id, when it is nobody's any more.
+        with suppress(SQLAlchemyError):
+            await self._settle(event, problem, status, retry_after_s)
+
+    async def _post(self, client: httpx.AsyncClient, event: Event) -> tuple[int, float | None]:
+        """The answer's status and its Retry-After in seconds. What it says is not kept: it may repeat a secret."""
+        body = event.body.encode()
+        signed = signature.headers(self.keys, event=str(event.id), body=body, sent_at=datetime.now(UTC))
+        async with client.stream("POST", self.address, content=body, headers=self.headers | signed) as answer:
             received = 0
-            for chunk in answer.iter_raw():
+            async for chunk in answer.aiter_raw():
                 received += len(chunk)
                 if received > ANSWER_LIMIT:
                     break
-            return answer.status_code, _retry_after_s(answer.headers.get("retry-after"))
+            return answer.status_code, retries.seconds(answer.headers.get("retry-after"))
 
-    def _settle(self, query: str, event: RowMapping, **parameters: object) -> None:
-        with self.engine.connect() as connection:
-            connection.execute(
-                QUERIES[query], {"seq": event["seq"], "attempts": event["attempts"], **parameters}
+    async def _settle(
+        self, event: Event, problem: str | None, status: int | None, retry_after_s: float | None
+    ) -> None:
+        bound = log.bind(job_id=str(event.job_id), seq=event.seq, attempt=event.attempts)
+        if problem is None:
+            await self._ask(lambda: outbox.delivered(self.engine, event))
+            bound.debug("webhook_delivered")
+            return
+        then = retries.after(
+            status,
+            retry_after_s,
+            attempts=event.attempts,
+            refusals=event.refusals,
+            terminal=event.terminal,
+        )
+        if (wait_s := then.wait_s) is None:
+            await self._ask(lambda: outbox.bury(self.engine, event, refusals=then.refusals, reason=problem))
+            bound.error("webhook_dead", reason=problem)
+        else:
+            await self._ask(
+                lambda: outbox.postpone(
+                    self.engine, event, wait_s=wait_s, refusals=then.refusals, reason=problem
+                )
             )
+            bound.warning("webhook_postponed", reason=problem, seconds=round(wait_s, 1))
+
+    async def _ask(self, query: Callable[[], T]) -> T:
+        """The database, beside the loop. Raises: SQLAlchemyError, of which the first in a row is logged."""
+        async with self._turn:
+            try:
+                answer = await asyncio.to_thread(query)
+            except SQLAlchemyError as error:
+                if not self._away:
+                    log.warning("webhooks_paused", reason=str(getattr(error, "orig", error)).strip())
+                self._away = True
+                raise
+            if self._away:
+                log.info("webhooks_resumed")
+            self._away = False
+            return answer
 
 
-def _is_hopeless(status: int, attempts: int) -> bool:
-    if status == 410 or attempts >= MAX_ATTEMPTS:
-        return True
-    refused = 300 <= status < 500 and status not in {408, 425, 429}
-    return refused and attempts >= PATIENCE_WITH_REFUSALS
-
-
-def _backoff_s(attempts: int) -> float:
-    """2 s doubled with each attempt, at most two hours, half of it at random."""
-    return float(min(7200, 2**attempts) * random.uniform(0.5, 1))  # noqa: S311 - jitter
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    """Seconds from a number or a date, an hour at most; None for what is neither."""
-    if header is None:
-        return None
+def _address(backend_url: str | None) -> str:
+    """Raises: ConfigError, which does not repeat the value: a password may be in it."""
+    if backend_url is None:
+        raise ConfigError("BACKEND_URL is not set.")
     try:
-        seconds = float(header) if header.strip().isdigit() else _seconds_until(header)
-    except ValueError:
-        return None
-    return min(3600.0, max(0.0, seconds))
+        parsed = httpx.URL(backend_url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in {"http", "https"} or not parsed.host:
+        raise ConfigError("BACKEND_URL must be an address that begins with https:// or http://.")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ConfigError(
+            "BACKEND_URL must not hold a password, a query or a fragment. A token goes into "
+            "WORKER_WEBHOOK_BEARER_TOKEN."
+        )
+    return backend_url.rstrip("/") + PATH
 
 
-def _seconds_until(date: str) -> float:
-    moment = parsedate_to_datetime(date)
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+def _bearer(token: str) -> str:
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("WORKER_WEBHOOK_BEARER_TOKEN must be printable ASCII without spaces.")
+    return f"Bearer {token}"

@@ -4,13 +4,29 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Sequence
 from datetime import datetime
 
 from worker.settings import ConfigError
 
 
-def key(secret: str) -> bytes:
-    """The bytes of a `whsec_…` secret. Raises: ConfigError where it is not base64."""
+def keys(secrets: str) -> list[bytes]:
+    """The bytes of `whsec_…` secrets that stand between commas or spaces. Raises: ConfigError where one is not base64."""
+    return [_key(secret) for secret in secrets.replace(",", " ").split() or [""]]
+
+
+def headers(keys: Sequence[bytes], *, event: str, body: bytes, sent_at: datetime) -> dict[str, str]:
+    """`event` stays the same at every try, `sent_at` is the time of this one. A signature for each key; none without."""
+    timestamp = str(int(sent_at.timestamp()))
+    unsigned = {"webhook-id": event, "webhook-timestamp": timestamp}
+    if not keys:
+        return unsigned
+    signed = b".".join([event.encode(), timestamp.encode(), body])
+    digests = (base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode() for key in keys)
+    return unsigned | {"webhook-signature": " ".join(f"v1,{digest}" for digest in digests)}
+
+
+def _key(secret: str) -> bytes:
     try:
         decoded = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except binascii.Error:
@@ -18,14 +34,3 @@ def key(secret: str) -> bytes:
     if not decoded:
         raise ConfigError("WEBHOOK_SECRET is not base64. Make one with: openssl rand -base64 32")
     return decoded
-
-
-def headers(key: bytes | None, *, event: str, body: bytes, sent_at: datetime) -> dict[str, str]:
-    """`event` stays the same at every try, `sent_at` is the time of this one; without a key there is no signature."""
-    timestamp = str(int(sent_at.timestamp()))
-    unsigned = {"webhook-id": event, "webhook-timestamp": timestamp}
-    if key is None:
-        return unsigned
-    signed = b".".join([event.encode(), timestamp.encode(), body])
-    digest = base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
-    return unsigned | {"webhook-signature": f"v1,{digest}"}

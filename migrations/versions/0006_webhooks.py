@@ -1,0 +1,72 @@
+"""Webhooks: a sender's own token on what it has in hand, refusals counted apart, and echoes known for what they are."""
+
+from alembic import op
+
+revision = "0006"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("""
+        ALTER TABLE worker.outbox
+            ADD COLUMN refusals smallint NOT NULL DEFAULT 0,  -- answers of 4xx, of which a few are enough
+            ADD COLUMN sending_token uuid  -- of the sender that has it in hand; who took it over has another
+    """)
+    # The take's order, and what `worker webhooks list` shows.
+    op.execute("""
+        CREATE INDEX outbox_due ON worker.outbox (next_attempt_at, seq)
+        WHERE delivered_at IS NULL AND dead_at IS NULL
+    """)
+    op.execute("CREATE INDEX outbox_dead ON worker.outbox (dead_at) WHERE dead_at IS NOT NULL")
+
+    # A daemon nudges its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
+    op.execute("""
+        CREATE FUNCTION worker.wake_senders() RETURNS trigger
+        LANGUAGE plpgsql SET search_path = '' AS $$
+        BEGIN
+            PERFORM pg_notify('worker_webhooks', '');
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER wake_senders AFTER INSERT ON worker.outbox
+        FOR EACH STATEMENT WHEN (coalesce(current_setting('worker.lease', true), '') = '')
+        EXECUTE FUNCTION worker.wake_senders()
+    """)
+
+    # A backend's handler may write into the row what a webhook told it: status, address and the whole metadata, seconds
+    # late or twice. Such an update names the status, which is not the backend's to set, and the guard keeps that. Of its
+    # metadata, what an event of this job told is no news: were it merged, it would undo what the backend itself has
+    # changed since. What the handler added or changed is news, and so is every update that does not name the status.
+    # Triggers fire in the order of their names, so this comes before guard_job. SECURITY DEFINER: it reads the outbox.
+    op.execute("""
+        CREATE FUNCTION worker.drop_echo() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+        BEGIN
+            NEW.metadata := (
+                SELECT coalesce(jsonb_object_agg(written.key, written.value), '{}')
+                FROM jsonb_each(NEW.metadata) AS written
+                WHERE NOT EXISTS (
+                    SELECT FROM worker.outbox AS event
+                    WHERE event.job_id = OLD.id
+                      AND event.body::jsonb -> 'metadata' -> written.key = written.value));
+            RETURN NEW;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER drop_echo BEFORE UPDATE OF status ON public.jobs
+        FOR EACH ROW WHEN (coalesce(current_setting('worker.lease', true), '') = ''
+                           AND NEW.metadata IS DISTINCT FROM OLD.metadata
+                           AND jsonb_typeof(NEW.metadata) = 'object')
+        EXECUTE FUNCTION worker.drop_echo()
+    """)
+
+
+def downgrade() -> None:
+    op.execute("DROP TRIGGER drop_echo ON public.jobs")
+    op.execute("DROP TRIGGER wake_senders ON worker.outbox")
+    op.execute("DROP FUNCTION worker.drop_echo, worker.wake_senders")
+    op.execute("DROP INDEX worker.outbox_due, worker.outbox_dead")
+    op.execute("ALTER TABLE worker.outbox DROP COLUMN refusals, DROP COLUMN sending_token")

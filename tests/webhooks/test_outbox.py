@@ -1,0 +1,271 @@
+"""What is in the outbox, who may take it, and what people do with the dead."""
+
+import json
+import re
+import threading
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from conftest import until
+from psycopg.types.json import Jsonb
+from sqlalchemy.engine import Engine
+from typer.testing import CliRunner, Result
+
+from worker.cli import app
+from worker.jobs import queue
+from worker.webhooks import outbox
+from worker.webhooks.outbox import Event
+
+
+def start_job(engine: Engine, product: str = "1", **metadata: Any) -> queue.Job:
+    queue.enqueue(engine, shop="a", product_id=product, image_urls=["http://a/b"], metadata=metadata)
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    return job
+
+
+def take(engine: Engine) -> Event:
+    event = outbox.take(engine, sending_s=30)
+    assert event
+    return event
+
+
+def told(sql: psycopg.Connection) -> list[tuple[str, int]]:
+    rows = sql.execute(
+        "SELECT body::jsonb ->> 'status', (body::jsonb -> 'progress')::int FROM worker.outbox ORDER BY seq"
+    )
+    return rows.fetchall()
+
+
+def test_progress_that_nobody_began_to_send_is_one_event_and_the_end_is_another(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    job = start_job(engine)
+    for progress in (10, 40, 50):
+        queue.report(engine, job, progress=progress, stage="x", lease_s=30)
+    queue.complete(engine, job, model_url="https://m/1.glb", report={})
+    assert told(sql) == [("processing", 50), ("completed", 100)]
+
+
+def test_what_was_taken_once_keeps_its_bytes(engine: Engine, sql: psycopg.Connection) -> None:
+    job = start_job(engine)
+    first = take(engine)
+    outbox.postpone(engine, first, wait_s=0, refusals=0, reason="down")
+    queue.report(engine, job, progress=10, stage="x", lease_s=30)
+    queue.report(engine, job, progress=40, stage="x", lease_s=30)
+    again = take(engine)
+    assert (again.id, again.body, again.attempts) == (first.id, first.body, 2)
+    assert told(sql) == [("processing", 5), ("processing", 40)]
+
+
+def test_a_renewal_is_no_event(engine: Engine, sql: psycopg.Connection) -> None:
+    job = start_job(engine)
+    queue.renew(engine, job, lease_s=30)
+    assert told(sql) == [("processing", 5)]
+
+
+def test_progress_that_comes_while_its_forerunner_is_being_taken_is_an_event_of_its_own(
+    engine: Engine, database_url: str, sql: psycopg.Connection
+) -> None:
+    job = start_job(engine)
+    with psycopg.connect(database_url) as taker:
+        statement = outbox.QUERIES["take"].text.replace(":sending_s", "30")
+        taken = taker.execute(statement.encode()).fetchone()
+        assert taken
+        reporter = threading.Thread(
+            target=lambda: queue.report(engine, job, progress=40, stage="x", lease_s=30)
+        )
+        reporter.start()
+        blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        until(lambda: sql.execute(blocked).fetchone() == (1,), 30, "the report to wait for the taker")
+        taker.commit()
+        reporter.join()
+    assert told(sql) == [("processing", 5), ("processing", 40)]
+    assert outbox.take(engine, sending_s=30) is None, "one event of a job is under way"
+
+
+def test_a_token_that_is_not_the_event_s_any_more_settles_nothing(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    start_job(engine)
+    frozen = take(engine)
+    sql.execute("UPDATE worker.outbox SET sending_until = now() - interval '1 s'")
+    owner = take(engine)
+    assert owner.id == frozen.id
+    outbox.delivered(engine, frozen)
+    outbox.bury(engine, frozen, refusals=5, reason="no")
+    outbox.postpone(engine, frozen, wait_s=0, refusals=1, reason="later")
+    row = sql.execute("SELECT sending_token, delivered_at, dead_at, last_error FROM worker.outbox").fetchone()
+    assert row == (owner.token, None, None, None)
+    outbox.delivered(engine, owner)
+    assert sql.execute("SELECT delivered_at IS NOT NULL FROM worker.outbox").fetchone() == (True,)
+
+
+def test_due_in_is_that_of_the_first_event_of_its_job(engine: Engine) -> None:
+    assert outbox.due_in(engine) is None
+    job = start_job(engine)
+    queue.complete(engine, job, model_url="x", report={})
+    due = outbox.due_in(engine)
+    assert due is not None
+    assert due <= 0
+    event = take(engine)
+    due = outbox.due_in(engine)
+    assert due is not None
+    assert 10 < due <= 30
+    outbox.postpone(engine, event, wait_s=500, refusals=0, reason="down")
+    due = outbox.due_in(engine)
+    assert due is not None
+    assert 400 < due <= 500
+
+
+def test_what_others_write_wakes_the_senders_and_what_a_daemon_writes_does_not(
+    engine: Engine, sql: psycopg.Connection, database_url: str
+) -> None:
+    with psycopg.connect(database_url, autocommit=True) as listener:
+        listener.execute("LISTEN worker_webhooks")
+        queue.complete(engine, start_job(engine), model_url="x", report={})
+        queue.enqueue(engine, shop="a", product_id="2", image_urls=["http://a/b"])
+        assert list(listener.notifies(timeout=0.2)) == []
+        sql.execute("UPDATE jobs SET cancel_requested_at = now() WHERE status = 'pending'")
+        assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
+
+
+def bury(engine: Engine) -> UUID:
+    event = take(engine)
+    outbox.bury(engine, event, refusals=5, reason="the backend answered 404")
+    return event.id
+
+
+def worker(database_url: str, *arguments: str) -> Result:
+    return CliRunner(env={"DATABASE_URL": database_url, "COLUMNS": "160"}).invoke(
+        app, ["webhooks", *arguments]
+    )
+
+
+def test_the_dead_are_listed_and_sent_again_in_their_order_as_they_were(
+    engine: Engine, database_url: str
+) -> None:
+    job = start_job(engine)
+    first = bury(engine)
+    queue.complete(engine, job, model_url="x", report={})
+    second = bury(engine)
+
+    listed = json.loads(worker(database_url, "list", "--json").stdout)
+    assert (listed["waiting"], listed["oldest"], listed["dead"]) == (0, None, 2)
+    assert [(e["id"], e["status"], e["reason"], e["overtaken"]) for e in listed["events"]] == [
+        (str(second), "completed", "the backend answered 404", False),
+        (str(first), "processing", "the backend answered 404", False),
+    ]
+    people = worker(database_url, "list").stderr
+    assert str(first) in people
+    assert "dead 2" in people
+
+    sent = worker(database_url, "replay", "--all", "--json")
+    assert (json.loads(sent.stdout), sent.exit_code) == ({str(first): True, str(second): True}, 0)
+    queue.enqueue(engine, shop="a", product_id="2", image_urls=["http://a/b"])
+    for event in (first, second):
+        taken = take(engine)
+        assert (taken.id, taken.attempts, taken.refusals) == (event, 2, 0)
+        outbox.delivered(engine, taken)
+
+
+def test_a_dead_event_that_was_overtaken_is_not_sent_again(engine: Engine, database_url: str) -> None:
+    job = start_job(engine)
+    overtaken = bury(engine)
+    queue.complete(engine, job, model_url="x", report={})
+    outbox.delivered(engine, take(engine))
+    assert outbox.dead(engine, 10)[0]["overtaken"]
+    for arguments in ([str(overtaken)], [str(UUID(int=0))]):
+        found = worker(database_url, "replay", *arguments, "--json")
+        assert (json.loads(found.stdout), found.exit_code) == ({arguments[0]: False}, 1)
+    assert outbox.replay(engine, None) == set()
+    assert outbox.take(engine, sending_s=30) is None
+
+
+def test_replayed_progress_keeps_its_bytes_beside_newer_progress(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    job = start_job(engine)
+    event = take(engine)
+    outbox.bury(engine, event, refusals=5, reason="no")
+    queue.report(engine, job, progress=40, stage="x", lease_s=30)
+    assert outbox.replay(engine, [event.id]) == {event.id}
+    queue.report(engine, job, progress=50, stage="x", lease_s=30)
+    assert take(engine).body == event.body
+    assert told(sql) == [("processing", 5), ("processing", 50)]
+
+
+def test_replay_wants_to_know_which(database_url: str) -> None:
+    assert worker(database_url, "replay").exit_code == 2
+
+
+def metadata(sql: psycopg.Connection) -> dict[str, Any]:
+    row = sql.execute("SELECT metadata FROM jobs").fetchone()
+    assert row
+    return dict(row[0])
+
+
+def write_back(sql: psycopg.Connection, status: str, metadata: object) -> None:
+    """As a backend's handler does with a webhook."""
+    sql.execute("UPDATE jobs SET status = %s, metadata = %s", [status, Jsonb(metadata)])
+
+
+def test_a_webhook_written_back_undoes_nothing_that_the_backend_has_changed_since(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    job = start_job(engine, order=7, notified=False)
+    queue.complete(engine, job, model_url="x", report={"engine": "relief"})
+    bodies = [json.loads(row[0]) for row in sql.execute("SELECT body FROM worker.outbox ORDER BY seq")]
+    sql.execute("""UPDATE jobs SET metadata = metadata || '{"notified": true, "note": "new"}'""")
+    for body in [*bodies, *bodies]:
+        write_back(sql, body["status"], body["metadata"])
+    assert metadata(sql) == {"order": 7, "notified": True, "note": "new", "worker": {"engine": "relief"}}
+    # What a handler itself adds or changes in the same statement is kept.
+    write_back(sql, "completed", bodies[-1]["metadata"] | {"seen": 1, "order": 8})
+    assert metadata(sql) == {
+        "order": 8,
+        "notified": True,
+        "note": "new",
+        "seen": 1,
+        "worker": {"engine": "relief"},
+    }
+    # A change without a status is the backend's own, whatever it says.
+    sql.execute("""UPDATE jobs SET metadata = metadata || '{"notified": false}'""")
+    assert metadata(sql)["notified"] is False
+
+
+@pytest.mark.parametrize("written", [None, [], "text", 5, {}])
+def test_metadata_that_is_no_object_is_no_error_to_the_backend(
+    engine: Engine, sql: psycopg.Connection, written: object
+) -> None:
+    start_job(engine, order=7)
+    write_back(sql, "failed", written)
+    assert metadata(sql) == {"order": 7}
+    sql.execute("UPDATE jobs SET status = 'failed', metadata = NULL")
+    assert metadata(sql) == {"order": 7}
+
+
+def test_neither_the_worker_s_role_nor_a_backend_s_needs_more_rights(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    """The trigger reads the outbox for whoever may write the row."""
+    start_job(engine, order=7)
+    sql.execute("CREATE ROLE backend; GRANT SELECT, UPDATE ON jobs TO backend")
+    sql.execute("CREATE POLICY backend ON jobs TO backend USING (true)")
+    try:
+        for role in ("worker", "backend"):
+            sql.execute(f"SET ROLE {role}".encode())
+            write_back(sql, "completed", {"order": 7, f"by_{role}": True})
+        assert metadata(sql) == {"order": 7, "by_worker": True, "by_backend": True}
+        sql.execute("SET ROLE worker")
+        for name, parameters in (("take", {"sending_s": 30}), ("due_in", {}), ("replay", {"ids": None})):
+            sql.execute(
+                re.sub(r":(\w+)", r"%(\1)s", outbox.QUERIES[name].text.replace("::float", "")).encode(),
+                parameters,
+            )
+    finally:
+        sql.execute(
+            "RESET ROLE; DROP POLICY backend ON jobs; REVOKE ALL ON jobs FROM backend; DROP ROLE backend"
+        )
