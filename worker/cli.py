@@ -261,6 +261,26 @@ def bench_tsr(
         console.print(display.bench_table(found))
 
 
+@bench_app.command("queue")
+def bench_queue(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Little of everything, to see that it works; no figures to quote.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The queue's speed, and what it does when daemons are killed or frozen or Postgres is away. Takes ten minutes."""
+    from worker import dev  # noqa: PLC0415 - what only a laptop needs
+    from worker.bench import queue as bench  # noqa: PLC0415
+
+    dev.ensure_weights(console, "relief")
+    with console.status("") as doing:
+        found = bench.run(bench.QUICK if quick else bench.Size(), lambda what: doing.update(f"{what} …"))
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(display.queue_table(found))
+
+
 @app.command()
 def dev(folder: Folder = Path(".worker"), port: Port = 8765, engine: EngineName = "relief") -> None:
     """Runs everything on this machine: Postgres, a store, a receiver for webhooks, and the daemon."""
