@@ -48,7 +48,7 @@ def upgrade() -> None:
     """)
     op.execute("""
         CREATE OR REPLACE FUNCTION public.retry_job(job_id uuid) RETURNS boolean
-        LANGUAGE plpgsql SET search_path = '' AS $$
+        LANGUAGE plpgsql AS $$
         DECLARE
             key text := coalesce(current_setting('worker.lease', true), '');
             again boolean;
@@ -67,6 +67,9 @@ def upgrade() -> None:
             RETURN again;
         END $$
     """)
+    # A search_path set here would hold for the app's own triggers on the table too, which may name its tables without a
+    # schema. All names in these functions have theirs.
+    op.execute("ALTER FUNCTION public.cancel_job RESET search_path")
 
     # The name is what a backend reads when its insert is refused; ON CONFLICT DO NOTHING works too.
     op.execute("""
@@ -149,8 +152,7 @@ def upgrade() -> None:
     op.execute("""
         CREATE FUNCTION worker.claim_job(claimer text, lease_s double precision, shop_limit int)
         RETURNS SETOF public.jobs
-        LANGUAGE plpgsql VOLATILE
-        SET search_path = '' SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+        LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
         DECLARE
             level smallint;
             served text;  -- whose job was the last to start at this priority
@@ -203,7 +205,7 @@ def upgrade() -> None:
     # the newer one has replaced.
     op.execute("""
         CREATE FUNCTION worker.supersede() RETURNS trigger
-        LANGUAGE plpgsql SET search_path = '' AS $$
+        LANGUAGE plpgsql AS $$
         DECLARE
             key text := coalesce(current_setting('worker.lease', true), '');
         BEGIN
@@ -248,6 +250,7 @@ def downgrade() -> None:
         "DROP FUNCTION worker.tell_of_cancel, worker.supersede, worker.claim_job, worker.shop_has_room, worker.path_is_free,"
         " worker.storage_path"
     )
+    op.execute("ALTER FUNCTION public.cancel_job SET search_path = ''")
     op.execute("DROP INDEX public.jobs_processing, public.jobs_started, public.jobs_waiting")
     op.execute("CREATE INDEX jobs_processing ON public.jobs (claimed_by) WHERE status = 'processing'")
     op.execute(

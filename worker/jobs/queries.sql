@@ -132,6 +132,10 @@ FROM (
         EXISTS (SELECT FROM public.jobs WHERE status = 'processing' AND lease_expires_at < now()) AS expired
 ) AS found;
 
+-- name: notify
+-- Say something on a channel.
+SELECT pg_notify(:channel, '');
+
 -- name: prune_jobs
 -- Delete jobs that ended long ago, with their history, unless the backend has still to be told of them. A batch at a
 -- time, and one daemon at a time.

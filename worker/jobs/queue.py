@@ -100,6 +100,10 @@ def outlook(engine: Engine) -> Outlook:
     return Outlook(**_all(engine, "outlook")[0])
 
 
+def notify(engine: Engine, channel: str) -> None:
+    _all(engine, "notify", channel=channel)
+
+
 def prune(engine: Engine, what: Literal["jobs", "attempts", "events"], *, days: int, batch: int) -> int:
     """How many of those that ended more than `days` ago are gone now, `batch` at the most."""
     return len(_all(engine, f"prune_{what}", days=days, batch=batch))

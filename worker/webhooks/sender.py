@@ -11,6 +11,7 @@ from sqlalchemy.engine import Engine, RowMapping
 from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database
+from worker.outage import lost
 from worker.settings import ConfigError, Settings
 from worker.webhooks import signature
 
@@ -60,7 +61,9 @@ class Sender(threading.Thread):
                 while self.send_one():
                     pass
             except DBAPIError as error:
-                log.warning("webhooks_paused", reason=str(error.orig).strip())
+                # An outage speaks for itself, once for all threads.
+                if not lost(error.orig):
+                    log.warning("webhooks_paused", reason=database.reason(error.orig))
             if stopping:
                 break
             self._wake.wait(IDLE_S)
