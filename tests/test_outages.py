@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gates
+import proxy
 import psycopg
 import pytest
 from conftest import NUMBERS, Daemon, launch, until
@@ -134,11 +135,10 @@ def failed_over(site: Site) -> Iterator[None]:
 
 @contextmanager
 def cut_off(site: Site) -> Iterator[None]:
-    """Every connection is ended by the server, and again until the outage is over."""
+    """Every connection is ended by the server, which goes on."""
     terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'shop-model-worker'"
     site.sql(terminate)
     yield
-    site.sql(terminate)
 
 
 OUTAGES: dict[str, Outage] = {
@@ -186,3 +186,81 @@ def test_an_outage_loses_no_result_and_ends_no_daemon(site: Site, outage: str, a
             if line["level"] in {"warning", "error"} and line.get("job_id") is None
         )
         assert all(count == 1 for count in lines.values()), f"one line a change of state: {lines}"
+
+
+def test_a_daemon_behind_a_dead_link_loses_its_job_to_another_and_comes_back(site: Site) -> None:
+    """The proxy takes what is sent and says nothing; its kernel acknowledges, so TCP itself sees no harm."""
+    with proxy.serve(site.server.port) as link:
+        far_url = site.url.replace(f":{site.server.port}/", f":{link.port}/")
+        far = site.launch(DATABASE_URL=far_url, WORKER_LEASE_S="3")
+        try:
+            far.wait_for("ready", 60)
+            near = [daemon for daemon in site.daemons if daemon is not far]
+            site.gates.photos.clear()
+            with stopped_processes(near):
+                job = site.enqueue()
+                until(lambda: site.row(job)[2] == "d2", what="the far daemon to have the job")
+                link.swallow()
+            until(lambda: site.row(job)[1] == 2, what="a near daemon to have the job")
+            far.wait_for("lease_lost")
+            site.gates.photos.set()
+            until(lambda: site.row(job)[0] == "completed")
+            uploads = [contents for path, contents in site.gates.objects.items() if path.endswith(".glb")][-1]
+            assert len(uploads) == 1
+            assert not far.events("job_completed")
+
+            link.heal()  # for new connections; those of now stay dead
+            with stopped_processes(near):
+                following = site.enqueue()
+                until(lambda: site.row(following)[2] == "d2", 60, "the far daemon to claim again")
+                until(lambda: site.row(following)[0] == "completed")
+            assert far.process.poll() is None
+        finally:
+            site.gates.photos.set()
+            site.daemons.remove(far)
+            far.process.kill()
+            far.process.wait()
+
+
+@contextmanager
+def stopped_processes(daemons: list[Daemon]) -> Iterator[None]:
+    """Idle daemons that do not get in a test's way."""
+    for daemon in daemons:
+        daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for daemon in daemons:
+            daemon.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "recovers", [False, pytest.param(True, marks=pytest.mark.long)], ids=["short", "long"]
+)
+def test_a_wrong_password_is_said_once_and_tried_seldom(site: Site, recovers: bool) -> None:
+    site.sql("DROP ROLE IF EXISTS shy")
+    site.sql("CREATE ROLE shy LOGIN SUPERUSER PASSWORD 'right'")
+    daemon = site.launch(DATABASE_URL=f"postgresql://shy:right@127.0.0.1:{site.server.port}/postgres")
+    try:
+        daemon.wait_for("ready", 60)
+        site.sql("ALTER ROLE shy PASSWORD 'wrong'")
+        site.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'shy'")
+        daemon.wait_for("database_refuses_us", 60)
+        tries = _refusals(site)
+        time.sleep(60 if recovers else 3)
+        assert _refusals(site) - tries <= 4, "Supabase bans addresses that hammer"
+        assert len(daemon.events("database_refuses_us")) == 1
+        assert daemon.process.poll() is None
+        if recovers:
+            site.sql("ALTER ROLE shy PASSWORD 'right'")
+            daemon.wait_for("database_back", 330)
+    finally:
+        site.daemons.remove(daemon)
+        daemon.process.kill()
+        daemon.process.wait()
+        site.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'shy'")
+
+
+def _refusals(site: Site) -> int:
+    log = (site.server.data / "log").read_text(errors="replace")
+    return log.count('password authentication failed for user "shy"')
