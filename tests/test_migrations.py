@@ -54,7 +54,7 @@ def test_up_down_and_up_again_with_jobs_in_the_table(empty_database: str) -> Non
         "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'worker'::regnamespace"
     )
     with psycopg.connect(empty_database, autocommit=True) as connection:
-        before = dict(connection.execute(functions).fetchall())
+        before: dict[str, str] = dict(connection.execute(functions).fetchall())
         connection.execute("""
             INSERT INTO jobs (shop, product_id, image_urls, status, progress, attempts, started_at, lease_token,
                 lease_expires_at, claimed_by, completed_at, model_url)

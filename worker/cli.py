@@ -147,9 +147,22 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def retry(ids: Ids, as_json: AsJson = False) -> None:
+def retry(
+    ids: Annotated[list[UUID] | None, typer.Argument(help="Ids of jobs.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed, instead of ids.")] = False,
+    since: Annotated[str, typer.Option(help="How long ago at the most: 90s, 30m, 2h, 7d.")] = "1h",
+    as_json: AsJson = False,
+) -> None:
     """Runs jobs that have ended once more."""
-    _for_each(ids, queue.retry, "queued again", "has not ended or does not exist", as_json=as_json)
+    if bool(ids) is failed:
+        raise typer.BadParameter("Name jobs, or say --failed.")
+    if failed:
+        engine = database.connect(database.url(settings.load()))
+        ids = queue.failed_since(engine, _seconds(since))
+        engine.dispose()
+    _for_each(
+        ids or [], _retry, "queued again", "has not ended, does not exist, or waits already", as_json=as_json
+    )
 
 
 @weights_app.command("fetch")
@@ -358,6 +371,23 @@ def _for_each(
         for job, was_done in outcome.items():
             console.print(f"{job} {done if was_done else not_done}")
     raise typer.Exit(0 if all(outcome.values()) else 1)
+
+
+def _retry(engine: Engine, job: UUID) -> bool:
+    try:
+        return queue.retry(engine, job)
+    except IntegrityError:
+        # Another one with its dedupe_key has not ended.
+        return False
+
+
+def _seconds(duration: str) -> float:
+    """`2h` → 7200."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = duration[:-1], duration[-1:]
+    if unit not in units or not number.isdigit():
+        raise typer.BadParameter(f"{duration} is not a duration such as 90s, 30m, 2h or 7d.")
+    return float(int(number) * units[unit])
 
 
 def _print_json(document: Any) -> None:

@@ -1,6 +1,10 @@
 """The queue's rules, statement by statement."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -15,7 +19,6 @@ from sqlalchemy.exc import IntegrityError
 from worker.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
-
 
 # As `queue.claim` runs it, for a transaction that stays open.
 CLAIM = re.sub(
@@ -228,7 +231,7 @@ def test_jobs_of_one_product_run_one_after_another(engine: Engine) -> None:
         queue.complete(engine, job, model_url="x", report={})
 
 
-def test_an_older_job_never_overwrites_a_newer_one_s_file(engine: Engine, sql: psycopg.Connection) -> None:
+def test_an_older_job_never_overwrites_a_newer_one_s_file(engine: Engine) -> None:
     older, other = enqueue(engine, "1"), enqueue(engine, "2")
     newer = enqueue(engine, "gid://shopify/Product/1", priority=1)
     job = claim(engine)
@@ -298,7 +301,7 @@ def test_a_shop_s_limit_is_exact_with_many_claimers(engine: Engine, sql: psycopg
     assert most == {"a": 2, "b": 2}
 
 
-def test_a_full_shop_is_passed_over(engine: Engine, database_url: str) -> None:
+def test_a_full_shop_is_passed_over(engine: Engine) -> None:
     for shop in ("a", "a", "b"):
         enqueue(engine, str(uuid4()), shop=shop)
     taken = [queue.claim(engine, worker="w", lease_s=30, shop_limit=1) for _ in range(3)]
@@ -333,6 +336,25 @@ def test_every_attempt_leaves_a_line(engine: Engine, sql: psycopg.Connection) ->
         (2, "w", "failed", "photo_unreachable", {"download": 2.5}, True, True),
         (3, "w", "completed", None, {"download": 1}, True, True),
     ]
+
+
+def test_an_app_s_own_trigger_on_the_table_may_name_its_tables_without_a_schema(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    sql.execute("CREATE TABLE seen (status text)")
+    sql.execute(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO seen VALUES (NEW.status); RETURN NULL; END $$"
+    )
+    sql.execute("CREATE TRIGGER see AFTER UPDATE OF status ON jobs FOR EACH ROW EXECUTE FUNCTION see()")
+    older = enqueue(engine)
+    enqueue(engine, priority=1)
+    queue.complete(engine, claim(engine), model_url="x", report={})
+    queue.retry(engine, older)
+    queue.ask_to_cancel(engine, older)
+    seen = [status for (status,) in sql.execute("SELECT status FROM seen")]
+    # A cancelled row's status is set by the guard, which UPDATE OF does not see.
+    assert sorted(seen) == ["cancelled", "completed", "pending", "processing"]
 
 
 def test_the_outlook_says_when_to_look_again(engine: Engine, sql: psycopg.Connection) -> None:
@@ -409,7 +431,9 @@ def test_the_claim_uses_its_index_whatever_the_history(sql: psycopg.Connection) 
     sql.execute("SET client_min_messages = log; SET debug_print_plan = on")
     sql.execute(CLAIM)
     sql.execute("SET debug_print_plan = off")
-    names = dict(sql.execute("SELECT oid::int, relname FROM pg_class WHERE relkind = 'i'").fetchall())
+    names: dict[int, str] = dict(
+        sql.execute("SELECT oid::int, relname FROM pg_class WHERE relkind = 'i'").fetchall()
+    )
     used = Counter(names[int(oid)] for plan in plans for oid in re.findall(r":indexid (\d+)", plan))
     assert used["jobs_waiting"] >= 3
     assert used["jobs_started"] == 1
@@ -417,3 +441,23 @@ def test_the_claim_uses_its_index_whatever_the_history(sql: psycopg.Connection) 
     assert scans == []
     buffers = "\n".join(line[0] for line in sql.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + CLAIM))
     assert int(re.search(r"shared hit=(\d+)", buffers)[1]) < 500, buffers  # type: ignore[index]
+
+
+def test_worker_retry_runs_what_failed_lately_once_more(
+    engine: Engine, sql: psycopg.Connection, database_url: str
+) -> None:
+    failed = [enqueue(engine, str(n), dedupe_key=str(n)) for n in range(3)]
+    for _ in failed:
+        queue.fail(engine, claim(engine), JobError("no_object"), report={})
+    with sql.transaction():
+        sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+        sql.execute("UPDATE jobs SET completed_at = now() - interval '3 h' WHERE id = %s", [failed[0]])
+    enqueue(engine, "2", dedupe_key="2")
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "retry", "--failed", "--since", "2h", "--json"],
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert json.loads(ended.stdout) == {str(failed[1]): True, str(failed[2]): False}
+    assert ended.returncode == 1

@@ -80,7 +80,7 @@ def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
     # As behind a transaction pooler, where LISTEN succeeds and nothing is ever heard.
     with capture_logs() as logs:
         monkeypatch.setattr(module, "ECHO_WITHIN_S", 0.1)
-        monkeypatch.setattr(module.queue, "notify", lambda *_: None)
+        monkeypatch.setattr("worker.jobs.queue.notify", lambda *_: None)
         until(lambda: not heard.listener.alive)
         time.sleep(1)
     assert [line["event"] for line in logs] == ["not_listening"]
