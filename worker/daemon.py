@@ -1,5 +1,6 @@
 """The daemon: a lane for each device, the threads they share, and the signals that end it."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import tenacity
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import __version__, database
+from worker import __version__, database, systemd
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.lane import Lane, Stop
 from worker.scratch import Scratch
@@ -32,12 +33,14 @@ log = structlog.get_logger()
 
 def run(settings: Settings) -> int:
     """Works until a signal says otherwise; the exit code. Raises: ConfigError before anything was claimed."""
+    faulthandler.enable()  # the watchdog ends us by SIGABRT, and the journal then has where each thread was
     stop = Stop()
     _obey_signals(stop, settings.grace_s)
     devices = find_devices(settings)
     store = open_store(settings)
     engine = database.connect(database.url(settings), pool_size=2 * len(devices) + 2)
     sender = Sender(engine, settings) if settings.backend_url else None
+    systemd.notify(STATUS="looking for the database")
     if not _wait_for_database(engine, stop):
         return DRAINED
     try:
@@ -69,8 +72,9 @@ def run(settings: Settings) -> int:
     threads: list[threading.Thread] = [*lanes, Listener(settings, wakeup), *([sender] if sender else [])]
     for thread in threads:
         thread.start()
+    notifier = systemd.Notifier({lane.device: lane.heart for lane in lanes}, scratch.touch)
     try:
-        return _watch(lanes, wakeup, stop)
+        return _watch(lanes, wakeup, stop, notifier)
     finally:
         if sender:
             sender.stop(LAST_WEBHOOKS_S)
@@ -87,12 +91,12 @@ def find_devices(settings: Settings) -> list[str]:
     return [str(n) for n, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else ["cpu"]
 
 
-def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop) -> int:
+def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop, notifier: systemd.Notifier) -> int:
     """Until all lanes have ended. Raises: ConfigError where that is why one ended."""
     announced = False
     while any(lane.is_alive() for lane in lanes):
         lanes[0].join(0.2)
-        if not announced and all(lane.ready.is_set() for lane in lanes):
+        if not announced and all(lane.ready.is_set() and lane.is_alive() for lane in lanes):
             announced = True
             log.info("ready", lanes=len(lanes))
         ended = [lane for lane in lanes if not lane.is_alive()]
@@ -102,6 +106,7 @@ def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop) -> int:
             stop.draining.set()
         if stop.draining.is_set():
             wakeup.wake()
+        notifier.tick(ready=announced, stopping=stop.draining.is_set())
     for lane in lanes:
         if lane.failed:
             raise lane.failed
@@ -145,6 +150,6 @@ def _wait_for_database(engine: Engine, stop: Stop) -> bool:
 
 def _say_unreachable(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning(
-        "database_unreachable", reason=str(getattr(error, "orig", error)).strip(), tries=state.attempt_number
-    )
+    reason = str(getattr(error, "orig", error)).strip()
+    log.warning("database_unreachable", reason=reason, tries=state.attempt_number)
+    systemd.notify(STATUS=f"waiting for the database: {reason}")

@@ -13,7 +13,7 @@ import tenacity
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from worker.child import STOP_S, Child, ChildDied
+from worker.child import START_S, STOP_S, Child, ChildDied
 from worker.errors import JobError
 from worker.jobs import queue
 from worker.jobs.lease import Lease
@@ -22,8 +22,10 @@ from worker.jobs.wakeup import Wakeup
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
 from worker.storage import Store, paths
+from worker.systemd import Heartbeat
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
+UPLOAD_S = 900.0  # the longest that storing a job's files may take, with all retries
 UNWELL_S = 30.0  # the longest wait before a child that keeps dying is started again
 
 log = structlog.get_logger()
@@ -80,6 +82,7 @@ class Lane(threading.Thread):
         self.child = Child(settings, device)
         self.ready = threading.Event()
         self.failed: ConfigError | None = None
+        self.heart = Heartbeat()
         self.log = log.bind(device=device)
 
     def run(self) -> None:
@@ -90,20 +93,24 @@ class Lane(threading.Thread):
                 if not self.child.running:
                     self._start_child()
                 elif not self._claim_and_work():
+                    self.heart.beat(silent_s=self.settings.poll_s)
                     seen = self.wakeup.wait(seen, self.settings.poll_s * random.uniform(0.8, 1))  # noqa: S311 - jitter
         except ConfigError as error:
             self.failed = error
         finally:
             self.child.kill()
+            self.heart.beat("ended", silent_s=float("inf"))
             self.ready.set()
 
     def _start_child(self) -> None:
         """Tries until there is a child that works. Raises: ConfigError where there can be none."""
         wait = 1.0
         while not self.stop.draining.is_set():
+            self.heart.beat(f"loading {self.settings.engine}", silent_s=START_S)
             try:
                 engine = self.child.start()
             except ChildDied as error:
+                self.heart.beat(f"child not started: {error}", silent_s=UNWELL_S)
                 self.child.kill()
                 self.log.error("child_not_started", reason=str(error), next_try_s=wait)  # noqa: TRY400 - it names itself
                 self.stop.draining.wait(wait)
@@ -115,6 +122,7 @@ class Lane(threading.Thread):
 
     def _claim_and_work(self) -> bool:
         """False where there was nothing to do."""
+        self.heart.beat("idle")
         try:
             job = queue.claim(self.engine, worker=self.settings.name, lease_s=self.settings.lease_s)
             if job is None:
@@ -138,6 +146,7 @@ class Lane(threading.Thread):
 
     def _work(self, job: Job) -> None:
         began = time.monotonic()
+        self.heart.beat(f"job {job.id}, claimed")
         self.log.info("job_claimed", quality=job.quality, photos=len(job.image_urls))
         report: dict[str, Any] = {}
         with self.scratch.job(str(job.id)) as folder, Lease(self.engine, job, self.settings.lease_s) as lease:
@@ -196,11 +205,14 @@ class Lane(threading.Thread):
         began = time.monotonic()
         asked_to_stop = False
         while True:
+            # Not for the child's sake, which may well be silent: it has its own time limits, and they hold here.
+            self.heart.beat()
             message = self.child.receive(TICK_S)
             if message is not None and "progress" not in message:
                 return message
             if message is not None:
                 self.log.info("job_progress", progress=message["progress"], stage=message["stage"])
+                self.heart.beat(f"job {lease.job.id}, {message['stage']}")
                 lease.report(message["progress"], message["stage"])
                 self.nudge()
             self._check(lease)
@@ -222,6 +234,7 @@ class Lane(threading.Thread):
 
     def _upload(self, job: Job, folder: Path, lease: Lease, report: dict[str, Any]) -> str:
         """The address of the model. Raises: JobError, LeaseLost, _Cancelled, _GivenBack."""
+        self.heart.beat(f"job {job.id}, uploading", silent_s=UPLOAD_S)
         lease.report(85, "uploading")
         self.nudge()
         self._check(lease)
@@ -247,12 +260,18 @@ class Lane(threading.Thread):
 
     def _settle(self, write: Callable[[], None]) -> bool:
         """Writes a job's end; whether it was written. What cost minutes of a GPU is kept until the database is back."""
+
+        def say(state: tenacity.RetryCallState) -> None:
+            self.heart.beat()
+            self.log.warning("database_unreachable", tries=state.attempt_number)
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((OperationalError, InterfaceError)),
             wait=tenacity.wait_random_exponential(multiplier=0.5, max=5),
             stop=lambda _: time.monotonic() > self.stop.give_back_at,
-            before_sleep=lambda state: self.log.warning("database_unreachable", tries=state.attempt_number),
+            before_sleep=say,
         )
+        self.heart.beat()
         try:
             retrying(write)
         except LeaseLost:
