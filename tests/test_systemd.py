@@ -17,7 +17,7 @@ import pytest
 from conftest import StartDaemon, until
 from sqlalchemy.engine import Engine
 
-from worker import systemd
+from worker import devserver, systemd, weights
 from worker.jobs import queue
 
 UNIT = Path(__file__).parents[1] / "systemd" / "worker.service"
@@ -182,6 +182,17 @@ def test_a_start_that_fails_is_never_ready(start_daemon: StartDaemon, file_manag
     assert not daemon.events("ready")
 
 
+def test_a_download_asks_for_more_time(
+    file_manager: Manager, site: devserver.DevServer, photos: PutPhoto, u2netp: Path, tmp_path: Path
+) -> None:
+    photos("u2netp.onnx", weights.path(u2netp, "u2netp").read_bytes())
+    variables = {"NOTIFY_SOCKET": file_manager.address, "WORKER_WEIGHTS_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "worker", "weights", "fetch", "u2netp", "--from", site.url]
+    subprocess.run(command, env=os.environ | variables, check=True)
+    assert until(lambda: file_manager.said("STATUS"))[0].startswith("fetching u2netp")
+    assert file_manager.said("EXTEND_TIMEOUT_USEC")
+
+
 def test_waiting_for_the_database_is_said_and_asks_for_no_more_time(
     start_daemon: StartDaemon, file_manager: Manager
 ) -> None:
@@ -204,6 +215,12 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
     unit.write_text(text.replace("/opt/worker/bin/worker run", f"{sys.executable} -V"))
     # An unknown or malformed line is a warning, and an error only with this option.
     command = ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", str(unit)]
+    verified = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (verified.returncode, verified.stderr) == (0, "")
+    drop_in = UNIT.with_name("fetch-weights.conf").read_text()
+    unit.write_text(
+        unit.read_text() + drop_in.replace("/opt/worker/bin/worker weights fetch", f"{sys.executable} -V")
+    )
     verified = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
 

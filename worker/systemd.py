@@ -45,6 +45,21 @@ def patience_s() -> float:
     return interval if meant_for_us and interval > 0 else PATIENCE_S
 
 
+def extending(name: str, progress: Callable[[int, int | None], None]) -> Callable[[int, int | None], None]:
+    """`progress` of a download that a unit's ExecStartPre waits for: asks for more time as long as bytes come."""
+    spoke_at = float("-inf")
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal spoke_at
+        progress(done, total)
+        if time.monotonic() - spoke_at >= SPEAK_S:
+            spoke_at = time.monotonic()
+            share = f" {100 * done // total} %" if total else ""
+            notify(STATUS=f"fetching {name}{share}", EXTEND_TIMEOUT_USEC=EXTENSION_S * 1_000_000)
+
+    return tell
+
+
 class Heartbeat:
     """A thread's word that it lives. It beats wherever it loops, and says beforehand when it will be silent for longer."""
 
