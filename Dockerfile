@@ -1,19 +1,20 @@
 # docker build -t worker .                                                   for NVIDIA GPUs; the host needs the driver only
-# docker build -t worker:cpu --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .    a seventh of the size
+# docker build -t worker:cpu --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .    a third of the size
 
 FROM python:3.11.14-slim-bookworm AS build
 ARG TORCH_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN python -m venv --without-pip /opt/worker
+# With its pip, by which `worker weights fetch` gets one of the background models.
+RUN python -m venv /opt/worker
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
 # The dependencies in a layer of their own, by way of an empty package: they change seldom and weigh most.
 RUN mkdir -p worker migrations && touch worker/__init__.py \
-    && pip --python /opt/worker/bin/python install --constraint requirements.lock \
+    && /opt/worker/bin/pip install --constraint requirements.lock \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} .
 COPY migrations migrations
 COPY worker worker
-RUN pip --python /opt/worker/bin/python install --no-deps --force-reinstall .
+RUN /opt/worker/bin/pip install --no-deps --force-reinstall .
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 worker \
