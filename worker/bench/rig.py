@@ -122,6 +122,7 @@ class Rig:
             "WORKER_NAME": name,
             "WORKER_ENGINE": "relief",
             "WORKER_BACKGROUND_MODEL": dev.BACKGROUND_MODEL,
+            "WORKER_PHOTO_LOOPBACK": "true",
             "WORKER_STORAGE_DIR": str(self.files),
             "WORKER_STORAGE_URL": self.backend.url,
             "WORKER_TEMP_DIR": str(self.folder / "tmp"),
