@@ -47,7 +47,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     folder = tmp_path_factory.mktemp("finished")
     report = finish(
         Relief().reconstruct([photo()], FAST), FAST, folder, name="robot", extras={"engine": "relief"}
-    )
+    ).report
     return folder / "model.glb", report
 
 
@@ -133,7 +133,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         surface = Relief().reconstruct([photo()], SMALL)
-        hashes.add(finish(surface, SMALL, tmp_path / name, extras={"job": 1})["glb_sha256"])
+        hashes.add(finish(surface, SMALL, tmp_path / name, extras={"job": 1}).report["glb_sha256"])
     assert len(hashes) == 1
 
 
@@ -146,7 +146,7 @@ def test_crumbs_are_dropped_and_counted(tmp_path: Path) -> None:
         vertices=np.concatenate([whole.vertices, crumb.vertices]).astype(np.float32),
         faces=np.concatenate([whole.faces, crumb.faces + len(whole.vertices)]).astype(np.int32),
     )
-    report = finish(surface, SMALL, tmp_path, extras={})
+    report = finish(surface, SMALL, tmp_path, extras={}).report
     assert report["components_dropped"] == 1
     np.testing.assert_allclose(report["size_m"], [LONGEST_SIDE] * 3, rtol=0.01)
     assert report["watertight"]
@@ -154,7 +154,7 @@ def test_crumbs_are_dropped_and_counted(tmp_path: Path) -> None:
 
 def test_an_open_surface_is_drawn_from_both_sides(tmp_path: Path) -> None:
     whole = ball()
-    report = finish(replace(whole, faces=whole.faces[:-200]), SMALL, tmp_path, extras={})
+    report = finish(replace(whole, faces=whole.faces[:-200]), SMALL, tmp_path, extras={}).report
     assert report["watertight"] is False
     assert read(tmp_path / "model.glb").visual.material.doubleSided is True
 

@@ -97,7 +97,8 @@ def run(
     report["surface"] = dict(surface.report)
     provenance = {"job_id": request.job_id, **made_by}
     with timed(seconds, "finish"):
-        report["model"] = finish(surface, preset, request.folder, name=request.name, extras=provenance)
+        model = finish(surface, preset, request.folder, name=request.name, extras=provenance)
+    report["model"] = model.report
     with timed(seconds, "poster"):
         poster(request.folder / "model.glb", request.folder / "poster.png")
     # Linux counts in KiB, macOS in bytes.
