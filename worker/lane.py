@@ -229,6 +229,7 @@ class Lane(threading.Thread):
         began = time.perf_counter()
         report["cutout_url"] = self.store.put(f"{stem}.cutout.png", folder / "cutout.png", "image/png")
         report["poster_url"] = self.store.put(f"{stem}.png", folder / "poster.png", "image/png")
+        report["turntable_url"] = self.store.put(f"{stem}.webp", folder / "turntable.webp", "image/webp")
         # The model last: who sees the new one finds the new poster beside it.
         url = self.store.put(f"{stem}.glb", folder / "model.glb", "model/gltf-binary")
         report["seconds"]["upload"] = round(time.perf_counter() - began, 3)

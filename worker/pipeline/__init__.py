@@ -1,6 +1,6 @@
 """A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview.
 
-The folder ends up with `model.glb`, `poster.png` and `cutout.png`. Nothing here knows of rows, buckets or backends.
+The folder ends up with `model.glb`, `poster.png`, `turntable.webp` and `cutout.png`. Nothing here knows of rows, buckets or backends.
 """
 
 import resource
@@ -21,7 +21,7 @@ from worker.pipeline.decode import decode
 from worker.pipeline.download import download
 from worker.pipeline.finish import finish
 from worker.pipeline.frame import frame
-from worker.pipeline.preview import poster
+from worker.pipeline.preview import poster, scene, turntable
 from worker.pipeline.timing import timed
 from worker.presets import PRESETS
 
@@ -100,7 +100,10 @@ def run(
         model = finish(surface, preset, request.folder, name=request.name, extras=provenance)
     report["model"] = model.report
     with timed(seconds, "poster"):
-        poster(request.folder / "model.glb", request.folder / "poster.png")
+        shown = scene(model)
+        poster(shown, request.folder / "poster.png")
+    with timed(seconds, "turntable"):
+        turntable(shown, request.folder / "turntable.webp")
     # Linux counts in KiB, macOS in bytes.
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
         20 if sys.platform == "darwin" else 10
