@@ -10,7 +10,7 @@ POINTS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1], [1, 1, -2]], np.f
 
 def test_a_parallel_camera_sees_its_square_whatever_the_depth() -> None:
     flat, near = Camera(side=2).project(POINTS)
-    np.testing.assert_allclose(flat, [[0.5, 0.5], [1, 0.5], [0.5, 0], [1, 0], [1, 0]])
+    np.testing.assert_allclose(flat, [[0.5, 0.5], [1.0, 0.5], [0.5, 0.0], [1.0, 0.0], [1.0, 0.0]])
     np.testing.assert_allclose(near, POINTS[:, 2])
 
 

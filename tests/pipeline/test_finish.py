@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from worker.engines import Surface, View
 from worker.engines.relief import Relief
 from worker.errors import JobError
-from worker.pipeline.finish import LONGEST_SIDE, finish
+from worker.pipeline.finish import finish
+from worker.pipeline.scale import LONGEST_SIDE
 from worker.presets import PRESETS, Preset
 
 FAST = PRESETS["fast"]
@@ -80,7 +81,7 @@ def test_the_report_tells_the_truth_about_the_file(done: tuple[Path, dict[str, A
     np.testing.assert_allclose(report["size_m"], np.ptp(mesh.vertices, axis=0), atol=1e-4)
     assert report["scale_source"] == "default"
     assert report["components_dropped"] == 0
-    assert set(report["seconds"]) == {"clean", "simplify", "unwrap", "bake", "write"}
+    assert set(report["seconds"]) == {"clean", "simplify", "unwrap", "bake", "project", "write"}
     assert json.loads(json.dumps(report)) == report
 
 
@@ -152,17 +153,36 @@ def test_crumbs_are_dropped_and_counted(tmp_path: Path) -> None:
     assert report["watertight"]
 
 
-def test_an_open_surface_is_drawn_from_both_sides(tmp_path: Path) -> None:
+def test_a_hole_is_closed(tmp_path: Path) -> None:
     whole = ball()
     report = finish(replace(whole, faces=whole.faces[:-200]), SMALL, tmp_path, extras={}).report
+    assert report["watertight"] is True
+    assert read(tmp_path / "model.glb").visual.material.doubleSided is False
+
+
+def test_what_cannot_be_closed_is_drawn_from_both_sides_and_told_of(tmp_path: Path) -> None:
+    whole = ball()
+    wing = len(whole.vertices)
+    fin = np.array([[whole.faces[0, 0], whole.faces[0, 1], wing]], np.int32)
+    surface = replace(
+        whole,
+        vertices=np.concatenate([whole.vertices, [[9, 9, 9]]]).astype(np.float32),
+        faces=np.concatenate([whole.faces, fin]),
+    )
+    report = finish(surface, replace(SMALL, triangles=9000), tmp_path, extras={}).report
     assert report["watertight"] is False
+    assert report["warnings"] == ["The mesh is not closed."]
     assert read(tmp_path / "model.glb").visual.material.doubleSided is True
 
 
 def test_the_name_and_the_extras_are_in_the_file(done: tuple[Path, dict[str, Any]]) -> None:
     data = done[0].read_bytes()
     document = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
-    assert document["asset"]["extras"] == {"engine": "relief"}
+    assert document["asset"]["extras"] == {
+        "engine": "relief",
+        "scale_source": "default",
+        "generated_by_ai": True,
+    }
     assert document["meshes"][0]["name"] == "robot"
 
 

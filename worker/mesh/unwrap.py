@@ -7,7 +7,7 @@ import xatlas
 from numpy.typing import NDArray
 
 PIECE = 500  # faces; xatlas's time grows faster than linearly with the size of a piece
-PADDING = 3  # texels between islands
+GAP = 128  # of the texture's side, texels between islands: each stays by itself down to an eighth of the size
 
 
 class Unwrapped(NamedTuple):
@@ -29,7 +29,7 @@ def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: 
         atlas.add_mesh(vertices[used], local.reshape(-1, 3).astype(np.uint32))
     options = xatlas.PackOptions()
     options.resolution = resolution
-    options.padding = PADDING
+    options.padding = resolution // GAP
     atlas.generate(xatlas.ChartOptions(), options)
 
     parts = [atlas.get_mesh(index) for index in range(len(used_by))]
