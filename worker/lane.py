@@ -143,6 +143,8 @@ class Lane(threading.Thread):
         with self.scratch.job(str(job.id)) as folder, Lease(self.engine, job, self.settings.lease_s) as lease:
             try:
                 self._compute(job, folder, lease, report)
+                if (quality := report.get("quality")) and quality["score"] < self.settings.review_below:
+                    report["needs_review"] = True
                 url = self._upload(job, folder, lease, report)
                 if self._settle(lambda: queue.complete(self.engine, job, model_url=url, report=report)):
                     self.log.info("job_completed", seconds=round(time.monotonic() - began, 1), model_url=url)
@@ -170,6 +172,8 @@ class Lane(threading.Thread):
                 image_urls=list(job.image_urls),
                 quality=job.quality,
                 folder=str(folder),
+                dimensions=job.metadata.get("dimensions"),
+                usdz=self.settings.usdz,
             )
             answer = self._follow(lease)
         except ChildDied as error:
@@ -230,6 +234,8 @@ class Lane(threading.Thread):
         report["cutout_url"] = self.store.put(f"{stem}.cutout.png", folder / "cutout.png", "image/png")
         report["poster_url"] = self.store.put(f"{stem}.png", folder / "poster.png", "image/png")
         report["turntable_url"] = self.store.put(f"{stem}.webp", folder / "turntable.webp", "image/webp")
+        if self.settings.usdz:
+            report["usdz_url"] = self.store.put(f"{stem}.usdz", folder / "model.usdz", "model/vnd.usdz+zip")
         # The model last: who sees the new one finds the new poster beside it.
         url = self.store.put(f"{stem}.glb", folder / "model.glb", "model/gltf-binary")
         report["seconds"]["upload"] = round(time.perf_counter() - began, 3)

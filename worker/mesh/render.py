@@ -123,9 +123,21 @@ class Scene:
         light = studio(layers[..., 3:6] / np.maximum(length, 1e-6)) * (layers[..., 6] / whole)
         shadow = self._shadow(turn, camera, size) * (1 - cover)
         alpha = cover + shadow
-        color = layers[..., :3] * (light / np.maximum(alpha, 1e-6))[..., None]
+        color = np.asarray(layers[..., :3] * (light / np.maximum(alpha, 1e-6))[..., None], np.float32)
         picture = np.concatenate([srgb(color), alpha[..., None]], axis=2)
         return np.asarray(picture * 255 + 0.5).astype(np.uint8)
+
+    def photograph(self, camera: Camera, size: int) -> NDArray[np.uint8]:
+        """(size, size, 4) sRGB, alpha 0 or 255: the texture as it is, without light, from where `camera` stands."""
+        flat, near = camera.project(self.positions)
+        flat *= np.float32(size)
+        seen = visible(flat, near, self.faces, camera, size, double_sided=self.double_sided)
+        uv = mix(self.uv[self.faces[seen.face]], seen.weight)
+        light = self.texture.sample(uv, self._level(flat)[seen.face])
+        picture = np.zeros((size * size, 4), np.uint8)
+        picture[seen.at, :3] = srgb(light) * 255 + 0.5
+        picture[seen.at, 3] = 255
+        return picture.reshape(size, size, 4)
 
     def _level(self, flat: Floats) -> NDArray[np.int32]:
         """(F,) which size of the texture has about one texel for every sample of the face."""

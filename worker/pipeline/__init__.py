@@ -1,6 +1,7 @@
-"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview.
+"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview → assess.
 
-The folder ends up with `model.glb`, `poster.png`, `turntable.webp` and `cutout.png`. Nothing here knows of rows, buckets or backends.
+The folder ends up with `model.glb`, `poster.png`, `turntable.webp`, `cutout.png`, and
+`model.usdz` where it is asked for. Nothing here knows of rows, buckets or backends.
 """
 
 import resource
@@ -15,13 +16,15 @@ from PIL import Image
 
 from worker.engines import Engine, View
 from worker.errors import JobError
+from worker.mesh.usdz import write_usdz
 from worker.pipeline.choose import Merit, merit
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode
 from worker.pipeline.download import download
-from worker.pipeline.finish import finish
+from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.preview import poster, scene, turntable
+from worker.pipeline.quality import assess
 from worker.pipeline.timing import timed
 from worker.presets import PRESETS
 
@@ -33,6 +36,8 @@ class Request:
     image_urls: list[str]
     quality: str
     folder: Path
+    dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
+    usdz: bool = False
 
 
 class Framed(NamedTuple):
@@ -97,18 +102,48 @@ def run(
     report["surface"] = dict(surface.report)
     provenance = {"job_id": request.job_id, **made_by}
     with timed(seconds, "finish"):
-        model = finish(surface, preset, request.folder, name=request.name, extras=provenance)
+        model = finish(
+            surface,
+            preset,
+            request.folder,
+            name=request.name,
+            extras=provenance,
+            dimensions=request.dimensions,
+        )
     report["model"] = model.report
     with timed(seconds, "poster"):
         shown = scene(model)
         poster(shown, request.folder / "poster.png")
     with timed(seconds, "turntable"):
         turntable(shown, request.folder / "turntable.webp")
+    if request.usdz:
+        with timed(seconds, "usdz"):
+            _write_usdz(model, request.folder / "model.usdz")
+    if model.front:
+        with timed(seconds, "quality"):
+            report["quality"] = assess(model, model.front, shown, usable[0].merit)
+    report["bytes"] = {
+        name: (request.folder / name).stat().st_size
+        for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
+        if (request.folder / name).exists()
+    }
     # Linux counts in KiB, macOS in bytes.
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
         20 if sys.platform == "darwin" else 10
     )
     say(80, "written")
+
+
+def _write_usdz(model: Model, path: Path) -> None:
+    write_usdz(
+        path,
+        positions=model.positions,
+        normals=model.normals,
+        uv=model.uv,
+        faces=model.faces,
+        texture=model.texture,
+        double_sided=not model.watertight,
+    )
 
 
 def _download(request: Request) -> list[Photo]:
