@@ -65,7 +65,9 @@ def _sides(dimensions: dict[str, Any], unit: float) -> tuple[dict[str, float], l
         match dimensions.get(side):
             case None:
                 continue
-            case int() | float() as value if value is not True and POSSIBLE[0] <= value * unit <= POSSIBLE[1]:
+            case int() | float() as value if (
+                value is not True and POSSIBLE[0] / unit <= value <= POSSIBLE[1] / unit
+            ):
                 asked[side] = value * unit
             case _:
                 warnings.append(f"The {side} in the dimensions makes no sense and was not used.")
