@@ -149,6 +149,7 @@ def start_daemon(
             "WORKER_WEIGHTS_DIR": str(u2netp),
             "WORKER_BACKGROUND_MODEL": "u2netp",
             "WORKER_ENGINE": "relief",
+            "WORKER_TURNTABLE": "false",  # costs more than the rest of the job
             "WORKER_LOG_FORMAT": "json",
             "CUDA_VISIBLE_DEVICES": "",
         } | environment

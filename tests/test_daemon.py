@@ -47,7 +47,10 @@ def test_a_row_becomes_a_model(
     mug: bytes,
 ) -> None:
     daemon = start_daemon(
-        WORKER_STORAGE_URL="https://models.example", WORKER_USDZ="true", WORKER_REVIEW_BELOW="100"
+        WORKER_STORAGE_URL="https://models.example",
+        WORKER_TURNTABLE="true",
+        WORKER_USDZ="true",
+        WORKER_REVIEW_BELOW="100",
     )
     job = queue.enqueue(
         engine,
@@ -58,7 +61,7 @@ def test_a_row_becomes_a_model(
         quality="fast",
         metadata={"order": 7, "dimensions": {"height": 11, "unit": "cm"}},
     )
-    settled(sql)
+    settled(sql, 120)
     row = queue.look(engine, [job])[0]
     assert (row["status"], row["progress"], row["stage"], row["attempts"]) == (
         "completed",

@@ -173,6 +173,7 @@ class Lane(threading.Thread):
                 quality=job.quality,
                 folder=str(folder),
                 dimensions=job.metadata.get("dimensions"),
+                turntable=self.settings.turntable,
                 usdz=self.settings.usdz,
             )
             answer = self._follow(lease)
@@ -233,7 +234,8 @@ class Lane(threading.Thread):
         began = time.perf_counter()
         report["cutout_url"] = self.store.put(f"{stem}.cutout.png", folder / "cutout.png", "image/png")
         report["poster_url"] = self.store.put(f"{stem}.png", folder / "poster.png", "image/png")
-        report["turntable_url"] = self.store.put(f"{stem}.webp", folder / "turntable.webp", "image/webp")
+        if self.settings.turntable:
+            report["turntable_url"] = self.store.put(f"{stem}.webp", folder / "turntable.webp", "image/webp")
         if self.settings.usdz:
             report["usdz_url"] = self.store.put(f"{stem}.usdz", folder / "model.usdz", "model/vnd.usdz+zip")
         # The model last: who sees the new one finds the new poster beside it.

@@ -89,6 +89,10 @@ class Settings(BaseSettings):
         le=100,
         description="A model whose score (docs/models.md) is below is completed with `metadata.worker.needs_review`.",
     )
+    turntable: bool = Field(
+        True,
+        description="Whether an animated picture of the model is made as well; some 4 s of two CPU cores.",
+    )
     usdz: bool = Field(
         False,
         description="Whether a USDZ for AR Quick Look is made as well; needs the extra `usdz`. Shopify makes its own.",

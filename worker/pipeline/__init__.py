@@ -1,14 +1,16 @@
 """A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview → assess.
 
-The folder ends up with `model.glb`, `poster.png`, `turntable.webp`, `cutout.png`, and
-`model.usdz` where it is asked for. Nothing here knows of rows, buckets or backends.
+The folder ends up with `model.glb`, `poster.png`, `cutout.png`, and, where they are asked for,
+`turntable.webp` and `model.usdz`. Nothing here knows of rows, buckets or backends.
 """
 
+import hashlib
 import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,7 @@ class Request:
     quality: str
     folder: Path
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
+    turntable: bool = True
     usdz: bool = False
 
 
@@ -100,7 +103,12 @@ def run(
     with timed(seconds, "generate"):
         surface = engine.reconstruct(views, preset)
     report["surface"] = dict(surface.report)
-    provenance = {"job_id": request.job_id, **made_by}
+    provenance = {
+        "job_id": request.job_id,
+        **made_by,
+        "input_sha256": [_sha256(photo.file) for photo in photos if photo.framed],
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     with timed(seconds, "finish"):
         model = finish(
             surface,
@@ -114,8 +122,9 @@ def run(
     with timed(seconds, "poster"):
         shown = scene(model)
         poster(shown, request.folder / "poster.png")
-    with timed(seconds, "turntable"):
-        turntable(shown, request.folder / "turntable.webp")
+    if request.turntable:
+        with timed(seconds, "turntable"):
+            turntable(shown, request.folder / "turntable.webp")
     if request.usdz:
         with timed(seconds, "usdz"):
             _write_usdz(model, request.folder / "model.usdz")
@@ -172,6 +181,11 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     except JobError as error:
         return replace(photo, error=error)
     return replace(photo, framed=Framed(view, merit(cutout, view)))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:
