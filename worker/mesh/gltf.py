@@ -44,7 +44,7 @@ def write_glb(
         jpeg_quality: of the texture, 1 to 95; colours are kept at full resolution, or islands would bleed into each other.
     """
     picture = io.BytesIO()
-    Image.fromarray(texture).save(picture, "JPEG", quality=jpeg_quality, subsampling=0, optimize=True)
+    Image.fromarray(texture).save(picture, "JPEG", quality=jpeg_quality, subsampling=0)
     small = len(positions) < 0xFFFF  # the greatest value of a type is not allowed as an index
     indices = np.ascontiguousarray(faces, "<u2" if small else "<u4")
     chunks = [

@@ -37,6 +37,8 @@ class Model:
     texture: NDArray[np.uint8]  # (S, S, 3) sRGB
     watertight: bool
     front: Front | None  # the photo that was used, and its camera in these coordinates
+    base: NDArray[np.float64]  # (3,) where the origin is in the surface's own coordinates
+    metres: float  # of one unit of the surface
     report: dict[str, Any]
 
 
@@ -121,6 +123,8 @@ def finish(
             texture=texture,
             watertight=watertight,
             front=front and Front(view=front.view, camera=front.camera.moved(base, metres)),
+            base=base,
+            metres=metres,
             report={},
         )
         made = {**extras, "scale_source": scale_source, "generated_by_ai": True}
@@ -173,7 +177,7 @@ def _write(model: Model, path: Path, preset: Preset, name: str, extras: Mapping[
             faces=model.faces,
             texture=model.texture,
             double_sided=not model.watertight,
-            name=re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-") or "model",
+            name=re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "model",
             extras=extras,
             jpeg_quality=quality,
         )
