@@ -37,11 +37,22 @@ def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: 
     uv = np.concatenate([part[2] for part in parts])
     # The packer overshoots the resolution, not always to a square: both sides shrink alike.
     uv = uv * np.array([atlas.width, atlas.height], np.float32) / max(atlas.width, atlas.height)
-    return Unwrapped(
-        np.concatenate([used[part[0]] for used, part in zip(used_by, parts, strict=True)]).astype(np.int32),
-        np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=True)]).astype(np.int32),
-        np.clip(uv, 0, 1).astype(np.float32),
-    )
+    source = np.concatenate([used[part[0]] for used, part in zip(used_by, parts, strict=True)])
+    corners = np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=True)])
+    uv = _place_slivers(source, corners, np.clip(uv, 0, 1))
+    return Unwrapped(source.astype(np.int32), corners.astype(np.int32), uv.astype(np.float32))
+
+
+def _place_slivers(
+    source: NDArray[np.integer], faces: NDArray[np.integer], uv: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """What has no area xatlas leaves in the texture's corner; here it goes to where the surface beside it is."""
+    left_out = (uv[faces] == 0).all(axis=(1, 2))
+    beside = np.zeros(source.max() + 1, np.intp)
+    placed = faces[~left_out].ravel()
+    beside[source[placed]] = placed
+    uv[faces[left_out]] = uv[beside[source[faces[left_out, :1]]]]
+    return uv
 
 
 def _pieces(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> list[NDArray[np.int32]]:
