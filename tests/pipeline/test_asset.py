@@ -202,7 +202,7 @@ def test_no_seam_shows_in_a_smaller_texture(models: dict[str, Finished], name: s
     texture = models[name].texture()
     for _ in range(4):
         off = delta_e(lookup(texture, middle[0]), lookup(texture, middle[1]))
-        assert np.percentile(off, 95) < 2
+        assert np.percentile(off, 95) < 3
         texture = texture.reshape(len(texture) // 2, 2, -1, 2, 3).mean(axis=(1, 3))
 
 
