@@ -24,6 +24,8 @@ AROUND = [
     (-1, 1),
     (-1, -1),
 ]  # a texel's neighbours, nearest first
+SPREAD = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1], [4, 1, 1], [1, 4, 1], [1, 1, 4]], np.float32)
+SPREAD /= SPREAD.sum(axis=1, keepdims=True)  # points of a face, weights of its corners
 
 
 class Texels(NamedTuple):
@@ -39,12 +41,26 @@ class Texels(NamedTuple):
 
 
 def texels(faces: NDArray[np.int32], uv: NDArray[np.float32], size: int) -> Texels:
-    """Which texels of (size, size) have their centre on which face; `uv` (V, 2) in 0..1, v downwards."""
+    """Which texels of (size, size) have their centre, or else another point, on which face.
+
+    Args:
+        faces: (F, 3)
+        uv: (V, 2) in 0..1, v downwards.
+        size: texels a side.
+    """
     face = np.full(size * size, -1, np.int64)
     weight = np.zeros((size * size, 3), np.float32)
     for batch in raster(uv[faces] * np.float32(size), size, size):
         face[batch.pixel] = batch.face
         weight[batch.pixel] = batch.weight
+    # A sliver between the centres would be painted in the colours of another island.
+    for share in SPREAD:
+        at = np.einsum("k,fkj->fj", share, uv[faces]) * np.float32(size)
+        column, row = np.clip(at, 0, size - 1).astype(np.int64).T
+        pixel = row * size + column
+        bare = np.flatnonzero(face[pixel] < 0)
+        face[pixel[bare]] = bare
+        weight[pixel[bare]] = share
     covered = np.flatnonzero(face >= 0)
     return Texels(covered, face[covered], weight[covered])
 
