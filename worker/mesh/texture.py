@@ -53,13 +53,17 @@ def texels(faces: NDArray[np.int32], uv: NDArray[np.float32], size: int) -> Texe
     for batch in raster(uv[faces] * np.float32(size), size, size):
         face[batch.pixel] = batch.face
         weight[batch.pixel] = batch.weight
-    # A sliver between the centres would be painted in the colours of another island.
+    # What lies between the centres would be painted in the colours of another island.
+    between = np.ones(len(faces), bool)
+    between[face[face >= 0]] = False
+    small = np.flatnonzero(between)
     for share in SPREAD:
-        at = np.einsum("k,fkj->fj", share, uv[faces]) * np.float32(size)
-        column, row = np.clip(at, 0, size - 1).astype(np.int64).T
+        column, row = (
+            np.clip(np.einsum("k,fkj->fj", share, uv[faces[small]]) * size, 0, size - 1).astype(np.int64).T
+        )
         pixel = row * size + column
-        bare = np.flatnonzero(face[pixel] < 0)
-        face[pixel[bare]] = bare
+        bare = face[pixel] < 0
+        face[pixel[bare]] = small[bare]
         weight[pixel[bare]] = share
     covered = np.flatnonzero(face >= 0)
     return Texels(covered, face[covered], weight[covered])
