@@ -1,12 +1,13 @@
 """What a daemon does for the queue as a whole, and when it looks again."""
 
+import time
 from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy.engine import Engine
 
-from worker.jobs import queue, upkeep
+from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.outage import Outage
@@ -63,6 +64,6 @@ def test_after_an_outage_who_finished_a_job_writes_it_before_it_is_rescued(
     with sql.transaction():
         sql.execute("SELECT set_config('worker.lease', 'queue', true)")
         sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
-    monkeypatch.setattr(keeper.outage, "ended_at", upkeep.time.monotonic())
+    monkeypatch.setattr(keeper.outage, "ended_at", time.monotonic())
     assert keeper.look() <= 1, "but soon"
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("processing",)
