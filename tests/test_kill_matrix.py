@@ -191,6 +191,17 @@ def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
     fleet.intact = True
 
 
+def test_a_daemon_that_has_lost_a_thread_ends_and_is_started_again(fleet: Fleet) -> None:
+    fleet.begin()
+    daemon = fleet.daemons[0]
+    daemon.wait_for("ready", 60)
+    (fleet.orders / "draft").write_text("lose_upkeep")
+    (fleet.orders / "draft").rename(fleet.orders / str(daemon.process.pid))
+    assert daemon.process.wait(60) == 75
+    assert daemon.events("thread_ended")[0]["threads"] == ["upkeep"]
+    fleet.intact = True
+
+
 def _enqueue(fleet: Fleet) -> Any:
     number = next(NUMBERS)
     found = fleet.sql.execute(

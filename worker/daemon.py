@@ -92,7 +92,7 @@ def run(settings: Settings) -> int:
         thread.start()
     notifier = systemd.Notifier({lane.device: lane.heart for lane in lanes}, scratch.touch)
     try:
-        return _watch(lanes, wakeup, stop, notifier)
+        return _watch(lanes, threads, wakeup, stop, notifier)
     finally:
         if sender:
             sender.stop(LAST_WEBHOOKS_S)
@@ -109,18 +109,24 @@ def find_devices(settings: Settings) -> list[str]:
     return [str(n) for n, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else ["cpu"]
 
 
-def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop, notifier: systemd.Notifier) -> int:
-    """Until all lanes have ended. Raises: ConfigError where that is why one ended."""
+def _watch(
+    lanes: list[Lane],
+    threads: list[threading.Thread],
+    wakeup: Wakeup,
+    stop: Stop,
+    notifier: systemd.Notifier,
+) -> int:
+    """Until all lanes have ended, as they do once any thread has. Raises: ConfigError where that is why one ended."""
     announced = False
     while any(lane.is_alive() for lane in lanes):
         lanes[0].join(0.2)
         if not announced and all(lane.ready.is_set() and lane.is_alive() for lane in lanes):
             announced = True
             log.info("ready", lanes=len(lanes))
-        ended = [lane for lane in lanes if not lane.is_alive()]
+        ended = [thread.name for thread in threads if not thread.is_alive()]
         if ended and not stop.draining.is_set():
-            # One lane fewer would go unnoticed. The others finish what they have.
-            log.error("lane_ended", devices=[lane.device for lane in ended])
+            # One thread fewer would go unnoticed. The lanes finish what they have.
+            log.error("thread_ended", threads=ended)
             stop.draining.set()
         if stop.draining.is_set():
             wakeup.wake_all()
@@ -129,7 +135,7 @@ def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop, notifier: systemd.Noti
         if lane.failed:
             raise lane.failed
     drained = stop.give_back_at < float("inf")
-    log.info("stopped", reason="drained" if drained else "a lane ended")
+    log.info("stopped", reason="drained" if drained else "a thread ended")
     return DRAINED if drained else TEMPORARY
 
 

@@ -29,6 +29,14 @@ def hang() -> None:
         libc.pthread_mutex_lock(mutex)
 
 
+def lose_upkeep() -> None:
+    """Raises in that thread what none of its handlers expects."""
+    thread = next(thread for thread in threading.enumerate() if thread.name == "upkeep")
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread.ident or 0), ctypes.py_object(MemoryError)
+    )
+
+
 def starve() -> None:
     """Takes all the memory that the process may still have, for a second."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
