@@ -153,6 +153,13 @@ class Settings(BaseSettings):
         120, ge=0, description="After SIGTERM a running job may take so long before it is given back."
     )
 
+    # The dashboard
+    dashboard_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="What a person must know to see `worker dashboard`; required where it is bound to more than localhost.",
+    )
+
     # The log
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto` is readable on a terminal and JSON elsewhere."

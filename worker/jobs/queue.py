@@ -140,8 +140,24 @@ def retry(engine: Engine, job_id: UUID) -> bool:
         return bool(connection.scalar(QUERIES["retry"], {"id": job_id}))
 
 
-def counts(engine: Engine) -> list[Row]:
-    return _all(engine, "counts")
+def health(engine: Engine) -> Row:
+    """How many wait, run and ended within the hour; `oldest_has_waited_s` is None where nothing is due."""
+    return _all(engine, "health")[0]
+
+
+def workers(engine: Engine) -> list[Row]:
+    """Who has a job or had one within the hour: `worker`, `running`, `ended`, and `seen_s` ago."""
+    return _all(engine, "workers")
+
+
+def failures(engine: Engine) -> list[Row]:
+    """The last day's `error_code`s: how many `jobs`, the latest `latest_s` ago."""
+    return _all(engine, "failures")
+
+
+def place(engine: Engine, job_id: UUID) -> Row | None:
+    """A waiting job's `position` and `estimated_wait_s`, each None where it is not known."""
+    return _one(engine, "place", id=job_id)
 
 
 def recent(engine: Engine, limit: int = 10) -> list[Row]:
