@@ -132,6 +132,26 @@ T = TypeVar("T")
 StartDaemon = Callable[..., Daemon]
 
 
+def launch(folder: Path, number: int, variables: dict[str, str]) -> Daemon:
+    """Starts `worker run` with its log and its files in the folder; `variables` win over what is set here."""
+    log = folder / f"daemon-{number}.log"
+    defaults = {
+        "WORKER_TEMP_DIR": str(folder / "tmp"),
+        "WORKER_BACKGROUND_MODEL": "u2netp",
+        "WORKER_ENGINE": "relief",
+        "WORKER_LOG_FORMAT": "json",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "run"],
+            env=os.environ | defaults | variables,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return Daemon(process, log, folder / "store", folder / "tmp")
+
+
 @pytest.fixture
 def start_daemon(
     database_url: str, site: devserver.DevServer, tmp_path: Path, u2netp: Path
@@ -140,27 +160,13 @@ def start_daemon(
     started: list[Daemon] = []
 
     def start(*, ready: bool = True, **environment: str) -> Daemon:
-        log = tmp_path / f"daemon-{len(started)}.log"
         variables = {
             "DATABASE_URL": database_url,
             "BACKEND_URL": site.url,
             "WORKER_STORAGE_DIR": str(tmp_path / "store"),
-            "WORKER_TEMP_DIR": str(tmp_path / "tmp"),
             "WORKER_WEIGHTS_DIR": str(u2netp),
-            "WORKER_BACKGROUND_MODEL": "u2netp",
-            "WORKER_PHOTO_LOOPBACK": "true",
-            "WORKER_ENGINE": "relief",
-            "WORKER_LOG_FORMAT": "json",
-            "CUDA_VISIBLE_DEVICES": "",
-        } | environment
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "run"],
-                env=os.environ | variables,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        daemon = Daemon(process, log, tmp_path / "store", tmp_path / "tmp")
+        }
+        daemon = launch(tmp_path, len(started), variables | environment)
         started.append(daemon)
         if ready:
             daemon.wait_for("ready")

@@ -43,6 +43,43 @@ def test_up_down_and_up_again_with_alembic(empty_database: str) -> None:
     alembic(empty_database, "upgrade", "head")
     assert relations(empty_database) == first
     assert {"public.jobs", "worker.outbox", "public.retry_job", "public.cancel_job"} <= first
+    assert {"worker.attempts", "worker.claim_job"} <= first
+
+
+def test_up_down_and_up_again_with_jobs_in_the_table(empty_database: str) -> None:
+    """From before the rule that two jobs of one product never run at once, with two that do."""
+    target = database.parse(empty_database, "")
+    migrate.upgrade(target, "0003")
+    functions = (
+        "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'worker'::regnamespace"
+    )
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        before: dict[str, str] = dict(connection.execute(functions).fetchall())
+        connection.execute("""
+            INSERT INTO jobs (shop, product_id, image_urls, status, progress, attempts, started_at, lease_token,
+                lease_expires_at, claimed_by, completed_at, model_url)
+            SELECT 'a', product, '{http://a/b}', status::job_status, progress, 1, now(),
+                CASE status WHEN 'processing' THEN gen_random_uuid() END,
+                CASE status WHEN 'processing' THEN now() END, CASE status WHEN 'processing' THEN 'w' END,
+                CASE status WHEN 'completed' THEN now() END, CASE status WHEN 'completed' THEN 'x' END
+            FROM (VALUES ('1', 'processing', 40), ('gid://shopify/Product/1', 'processing', 10),
+                         ('2', 'processing', 5), ('3', 'pending', 0), ('4', 'completed', 100))
+                AS jobs (product, status, progress)""")
+        for _ in range(2):
+            migrate.upgrade(target)
+            rows = connection.execute(
+                "SELECT product_id, status::text, attempts, queued_at = created_at FROM jobs"
+                " WHERE completed_at IS NULL ORDER BY created_at"
+            )
+            assert rows.fetchall() == [
+                ("1", "processing", 1, True),
+                ("gid://shopify/Product/1", "pending", 0, True),
+                ("2", "processing", 1, True),
+                ("3", "pending", 1, True),
+            ]
+            connection.execute("SELECT count(*) FROM job_status")
+            alembic(empty_database, "downgrade", "0003")
+            assert dict(connection.execute(functions).fetchall()) == before
 
 
 def test_worker_migrate_does_the_same(empty_database: str, database_url: str) -> None:
@@ -117,8 +154,13 @@ def test_at_supabase_its_roles_and_its_publication_are_used(
             assert admin.execute("SELECT status::text FROM jobs").fetchone() == ("cancelled",)
             assert admin.execute("SELECT retry_job(id) FROM jobs").fetchone() == (True,)
 
+            assert admin.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
+            assert admin.execute("SELECT position FROM job_status").fetchone() == (1,)
+
             for user in (b"anon", b"authenticated"):
                 admin.execute(b"SET ROLE " + user)
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    admin.execute("SELECT count(*) FROM job_status")
                 assert admin.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     admin.execute(
@@ -140,6 +182,9 @@ def test_the_worker_role_sees_the_rows_and_a_stranger_does_not(sql: psycopg.Conn
     sql.execute("SET ROLE worker")
     assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     assert sql.execute("SELECT version_num FROM worker.alembic_version").fetchone() == (database.SCHEMA,)
+    assert sql.execute("SELECT count(*) FROM worker.claim_job('w', 30, 1)").fetchone() == (1,)
+    assert sql.execute("SELECT running FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
+    assert sql.execute("SELECT count(*) FROM worker.attempts").fetchone() == (0,)
     sql.execute("RESET ROLE")
     sql.execute("CREATE ROLE stranger")
     try:

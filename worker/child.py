@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from worker.settings import ConfigError, Settings
 
 START_S = 600  # a model's load from a cold disk
-STOP_S = 5  # how long it may take to stop by itself
+STOP_S = 2  # how long it may take to stop by itself; whoever cancels a job waits for it
+KILL_S = (
+    10  # how long the kernel may take to end it: a process that waits for a broken GPU's driver does not end
+)
 
 # What the child may know of our environment: how to find programs, libraries, the GPU and its own caches.
 _INHERITED = (
@@ -51,9 +56,10 @@ class Child:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    def start(self) -> dict[str, Any]:
+    def start(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """What the child says of itself once its model is loaded. Call it from the thread that lives as long as the
-        child may: Linux ends the child with that thread. Raises: ConfigError where the engine cannot be loaded; ChildDied.
+        child may: Linux ends the child with that thread. Raises: ConfigError where the engine cannot be loaded; ChildDied,
+        also once `give_up` is true.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.runner"],
@@ -79,10 +85,11 @@ class Child:
                 "loopback": self.settings.photo_loopback,
             },
         )
-        message = self.receive(START_S)
-        if message is None:
-            self.kill()
-            raise ChildDied(f"The engine was not ready within {START_S} s.")
+        deadline = time.monotonic() + START_S
+        while (message := self.receive(0.5)) is None:
+            if give_up() or time.monotonic() > deadline:
+                self.kill()
+                raise ChildDied(f"The engine was not ready within {START_S} s.")
         if "unavailable" in message:
             self.kill()
             raise ConfigError(message["unavailable"])
@@ -120,7 +127,8 @@ class Child:
             return
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_S)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 with suppress(OSError):  # what could not be flushed is of no use to a dead process
@@ -129,7 +137,10 @@ class Child:
 
     def _how_it_ended(self) -> str:
         assert self._process  # noqa: S101 - started
-        code = self._process.wait()
+        try:
+            code = self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            return "it no longer speaks with us"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
     def _environment(self) -> dict[str, str]:

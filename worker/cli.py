@@ -152,9 +152,22 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def retry(ids: Ids, as_json: AsJson = False) -> None:
+def retry(
+    ids: Annotated[list[UUID] | None, typer.Argument(help="Ids of jobs.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed, instead of ids.")] = False,
+    since: Annotated[str, typer.Option(help="How long ago at the most: 90s, 30m, 2h, 7d.")] = "1h",
+    as_json: AsJson = False,
+) -> None:
     """Runs jobs that have ended once more."""
-    _for_each(ids, queue.retry, "queued again", "has not ended or does not exist", as_json=as_json)
+    if bool(ids) is failed:
+        raise typer.BadParameter("Name jobs, or say --failed.")
+    if failed:
+        engine = database.connect(database.url(settings.load()))
+        ids = queue.failed_since(engine, _seconds(since))
+        engine.dispose()
+    _for_each(
+        ids or [], _retry, "queued again", "has not ended, does not exist, or waits already", as_json=as_json
+    )
 
 
 @app.command()
@@ -349,6 +362,26 @@ def bench_tsr(
         console.print(display.bench_table(found))
 
 
+@bench_app.command("queue")
+def bench_queue(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Little of everything, to see that it works; no figures to quote.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The queue's speed, and what it does when daemons are killed or frozen or Postgres is away. Takes ten minutes."""
+    from worker import dev  # noqa: PLC0415 - what only a laptop needs
+    from worker.bench import queue as bench  # noqa: PLC0415
+
+    dev.ensure_weights(console, "relief")
+    with console.status("") as doing:
+        found = bench.run(bench.QUICK if quick else bench.Size(), lambda what: doing.update(f"{what} …"))
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(display.queue_table(found))
+
+
 @app.command()
 def dev(folder: Folder = Path(".worker"), port: Port = 8765, engine: EngineName = "relief") -> None:
     """Runs everything on this machine: Postgres, a store, a receiver for webhooks, and the daemon."""
@@ -426,6 +459,23 @@ def _for_each(
         for job, was_done in outcome.items():
             console.print(f"{job} {done if was_done else not_done}")
     raise typer.Exit(0 if all(outcome.values()) else 1)
+
+
+def _retry(engine: Engine, job: UUID) -> bool:
+    try:
+        return queue.retry(engine, job)
+    except IntegrityError:
+        # Another one with its dedupe_key has not ended.
+        return False
+
+
+def _seconds(duration: str) -> float:
+    """`2h` → 7200."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = duration[:-1], duration[-1:]
+    if unit not in units or not number.isdigit():
+        raise typer.BadParameter(f"{duration} is not a duration such as 90s, 30m, 2h or 7d.")
+    return float(int(number) * units[unit])
 
 
 def _print_json(document: Any) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -14,8 +13,11 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database
+from worker.gate import Gate
+from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.lane import Lane, Stop
+from worker.outage import Outage, lost
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
 from worker.storage import Store, StoreUnreachable, open_store
@@ -26,6 +28,7 @@ DRAINED = 0
 TEMPORARY = 75  # EX_TEMPFAIL: start it again
 CONFIGURATION = 78  # EX_CONFIG: starting it again will not help
 
+UNUSABLE_S = 30.0  # before the schema is looked for again where the database refuses it
 LAST_WEBHOOKS_S = 10.0  # what a stopping daemon gives to the events of its last jobs
 
 log = structlog.get_logger()
@@ -37,14 +40,18 @@ def run(settings: Settings) -> int:
     _obey_signals(stop, settings.grace_s)
     devices = find_devices(settings)
     store = open_store(settings)
-    engine = database.connect(database.url(settings), pool_size=2 * len(devices) + 2)
+    target = database.url(settings)
+    # A lane and its lease each use one connection at a time; so do upkeep, listener and sender.
+    engine = database.connect(target, pool_size=2 * len(devices) + 3)
+    outage = Outage(engine, lambda: database.probe(target))
     sender = Sender(engine, settings) if settings.backend_url else None
-    if not (_wait_for_database(engine, stop) and _wait_for_store(store, stop)):
+    if not (_wait_for_database(engine, outage, stop) and _wait_for_store(store, stop)):
         return DRAINED
     try:
         scratch = Scratch(settings.temp_dir)
     except OSError as error:
         raise ConfigError(f"WORKER_TEMP_DIR cannot be used: {error}") from None
+    gate = Gate(store, [settings.temp_dir, settings.storage_dir], settings.least_free_mb)
     wakeup = Wakeup()
     log.info(
         "starting",
@@ -54,25 +61,33 @@ def run(settings: Settings) -> int:
         worker=settings.name,
         webhooks=settings.backend_url or "none: BACKEND_URL is not set",
     )
+    lanes: list[Lane] = []
     nudge = sender.nudge if sender else lambda: None
-    lanes = [
+
+    def cancelled(job_id: str) -> None:
+        for lane in lanes:
+            lane.cancelled(job_id)
+        nudge()
+
+    listener = Listener(settings, engine, inserted=wakeup.wake, cancelled=cancelled, written=nudge)
+    upkeep = Upkeep(settings, engine, wakeup=wakeup, listener=listener, outage=outage, nudge=nudge)
+    lanes += [
         Lane(
             device,
             settings=settings,
             engine=engine,
             store=store,
+            gate=gate,
             scratch=scratch,
             wakeup=wakeup,
+            outage=outage,
             stop=stop,
             nudge=nudge,
+            told=lambda: listener.alive,
         )
         for device in devices
     ]
-    threads: list[threading.Thread] = [
-        *lanes,
-        Listener(settings, wakeup, nudge),
-        *([sender] if sender else []),
-    ]
+    threads: list[threading.Thread] = [*lanes, listener, upkeep, *([sender] if sender else [])]
     for thread in threads:
         thread.start()
     try:
@@ -107,7 +122,7 @@ def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop) -> int:
             log.error("lane_ended", devices=[lane.device for lane in ended])
             stop.draining.set()
         if stop.draining.is_set():
-            wakeup.wake()
+            wakeup.wake_all()
     for lane in lanes:
         if lane.failed:
             raise lane.failed
@@ -132,39 +147,43 @@ def _obey_signals(stop: Stop, grace_s: float) -> None:
     signal.signal(signal.SIGINT, end)
 
 
-def _wait_for_database(engine: Engine, stop: Stop) -> bool:
+def _wait_for_database(engine: Engine, outage: Outage, stop: Stop) -> bool:
     """Until the database answers and its schema is ours; False if we were told to stop first. Raises: ConfigError."""
-    return _wait_for(lambda: database.check_schema(engine), DBAPIError, "database_unreachable", stop)
+    while not stop.draining.is_set():
+        try:
+            database.check_schema(engine)
+        except DBAPIError as error:
+            if not lost(error.orig):
+                log.error("database_unusable", reason=database.reason(error.orig))  # noqa: TRY400 - it names itself
+                stop.draining.wait(UNUSABLE_S)
+            while not (stop.draining.is_set() or outage.wait(0.2)):
+                pass
+        else:
+            return True
+    return False
 
 
 def _wait_for_store(store: Store, stop: Stop) -> bool:
     """Until the store answers and will take our files; False if we were told to stop first. Raises: ConfigError."""
-
-    def check() -> None:
-        findings = store.check()
-        if fatal := [finding.text for finding in findings if finding.fatal]:
-            raise ConfigError(" ".join(fatal))
-        for finding in findings:
-            log.warning("storage_advice", advice=finding.text)
-
-    return _wait_for(check, StoreUnreachable, "storage_unreachable", stop)
-
-
-def _wait_for(check: Callable[[], None], unreachable: type[Exception], event: str, stop: Stop) -> bool:
-    def say(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        log.warning(event, reason=str(getattr(error, "orig", error)).strip(), tries=state.attempt_number)
-
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(unreachable),
+        retry=tenacity.retry_if_exception_type(StoreUnreachable),
         wait=tenacity.wait_random_exponential(multiplier=1, max=30),
         stop=tenacity.stop_when_event_set(stop.draining),
         sleep=tenacity.sleep_using_event(stop.draining),
-        before_sleep=say,
+        before_sleep=_say_unreachable,
         reraise=True,
     )
     try:
-        retrying(check)
-    except unreachable:
+        findings = retrying(store.check)
+    except StoreUnreachable:
         return False
+    if fatal := [finding.text for finding in findings if finding.fatal]:
+        raise ConfigError(" ".join(fatal))
+    for finding in findings:
+        log.warning("storage_advice", advice=finding.text)
     return True
+
+
+def _say_unreachable(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("storage_unreachable", reason=str(error), tries=state.attempt_number)

@@ -1,10 +1,13 @@
 """Connections to Postgres, safe on a direct address, a session pooler and a transaction pooler alike."""
 
+import time
 from importlib.resources import files
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
+from psycopg.abc import RV, PQGen
+from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -16,7 +19,7 @@ SCHEMA = "0006"
 # Prepared statements break behind a transaction pooler. TCP gives up on a silent peer in well under a lease.
 CONNECT_ARGS: dict[str, Any] = {
     "prepare_threshold": None,
-    "connect_timeout": 10,
+    "connect_timeout": 5,
     "application_name": "shop-model-worker",
     "keepalives": 1,
     "keepalives_idle": 10,
@@ -24,6 +27,26 @@ CONNECT_ARGS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
+
+# Every statement of ours takes milliseconds. One that is not answered by then never will be: the peer's kernel may go on
+# acknowledging what a proxy, or a frozen server, no longer reads, so that TCP's own bounds do not see it.
+ANSWER_S = 10.0
+
+
+class Connection(psycopg.Connection[Any]):
+    """Closes itself, and raises OperationalError, where a statement is not answered within ANSWER_S."""
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        deadline = time.monotonic() + ANSWER_S
+        try:
+            return super().wait(gen, interval, ANSWER_S)
+        except psycopg.OperationalError:
+            if time.monotonic() < deadline:
+                raise
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {ANSWER_S:g} s") from None
 
 
 def url(settings: Settings) -> URL:
@@ -50,7 +73,7 @@ def parse(text: str, variable: str) -> URL:
 
 def connect(target: URL, *, pool_size: int = 2) -> Engine:
     """An engine on which every statement is its own transaction: the queue's rules are one statement each."""
-    return sa.create_engine(
+    engine = sa.create_engine(
         target,
         isolation_level="AUTOCOMMIT",
         pool_size=pool_size,
@@ -60,13 +83,36 @@ def connect(target: URL, *, pool_size: int = 2) -> Engine:
         hide_parameters=True,
     )
 
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: list[Any], named: dict[str, Any]) -> Connection:
+        return Connection.connect(*arguments, **named)
 
-def listen(settings: Settings) -> psycopg.Connection:
+    return engine
+
+
+def probe(target: URL) -> None:
+    """Whether a statement of ours would succeed now, by a connection of its own. Raises: psycopg.Error."""
+    with _direct(target) as connection:
+        found = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
+    if found != ("off",):
+        raise psycopg.errors.ReadOnlySqlTransaction("the server is read-only")
+
+
+def reason(error: BaseException | None) -> str:
+    """What the database or the driver says, on one line."""
+    return " ".join(str(error).split())
+
+
+def listen(settings: Settings) -> psycopg.Connection[Any]:
     """A connection of its own for LISTEN."""
     secret = settings.listen_database_url
     target = parse(secret.get_secret_value(), "WORKER_LISTEN_DATABASE_URL") if secret else url(settings)
+    return _direct(target)
+
+
+def _direct(target: URL) -> psycopg.Connection[Any]:
     dsn = target.set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(dsn, autocommit=True, **CONNECT_ARGS)
+    return Connection.connect(dsn, autocommit=True, **CONNECT_ARGS)
 
 
 def check_schema(engine: Engine) -> None:

@@ -88,21 +88,22 @@ def decode(file: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise JobError("photo_too_many_pixels") from error
     except UnidentifiedImageError as error:
-        raise JobError("photo_broken" if _claims_to_be_an_image(file) else "photo_not_an_image") from error
+        raise JobError("photo_broken" if claims_to_be_a_photo(file) else "photo_not_an_image") from error
     except (JobError, MemoryError):
         raise
     except Exception as error:  # decoders fail in every way there is
         raise JobError("photo_broken") from error
 
 
-def _claims_to_be_an_image(file: Path) -> bool:
+def claims_to_be_a_photo(file: Path) -> bool:
+    """Whether a file begins like one of the formats; an empty one was meant to be a photo."""
     with file.open("rb") as opened:
-        head = opened.read(12)
+        head = opened.read(64)
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
-        or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
-        or head[4:] in (b"ftypavif", b"ftypavis")
-        or not head  # an empty file was meant to be one
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and (b"avif" in head or b"avis" in head))
+        or not head
     )
 
 

@@ -96,6 +96,37 @@ def bench_table(found: Mapping[str, Any]) -> Table:
     return table
 
 
+def queue_table(found: Mapping[str, Any]) -> Table:
+    """What `worker bench queue` measured."""
+    table = Table("", "", "beside it", box=None, header_style="dim")
+    listen, poll = found["pickup_ms"]["listen"], found["pickup_ms"]["poll"]
+    rate, statements = found["settled_per_s"], found["statements_per_s"]
+    table.add_row("picked up, LISTEN", f"p50 {listen['p50']:.1f} ms, p95 {listen['p95']:.1f} ms", "")
+    table.add_row("picked up, polling", f"p95 {poll['p95']:.0f} ms", f"interval {poll['interval']:g} s")
+    table.add_row("statements, idle", f"{statements['idle']:.2f} a second", f"busy {statements['busy']:.2f}")
+    table.add_row(
+        "claimed and settled",
+        f"{rate['ours']:.0f} a second",
+        f"a bare loop {rate['bare']:.0f}; {rate['ours'] / rate['bare']:.2f} of it",
+    )
+    table.add_row(
+        "one job behind another shop's crowd", f"starts with claim {found['fair_after_claims']}", "4 lanes"
+    )
+    table.add_row(
+        "kill -9 → running elsewhere",
+        ", ".join(f"{seconds:.1f} s" for seconds in found["retaken_s"]),
+        f"lease {found['lease_s']:g} s",
+    )
+    table.add_row("written by a daemon that was frozen", f"{found['frozen_writes']} rows and files", "")
+    for outage in found["outages"]:
+        table.add_row(
+            f"Postgres away for {outage['away_s']:g} s",
+            f"next claim after {outage['next_claim_s']:.1f} s",
+            f"{outage['lost']} results lost, {outage['exits']} daemons ended",
+        )
+    return table
+
+
 def _seconds(job: Mapping[str, Any]) -> str:
     if job["started_at"] is None or job["status"] == "pending":
         return ""

@@ -39,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "timed_out": Kind(False, "Making the model took too long and was stopped."),
     "internal_error": Kind(True, "Something went wrong while making the model."),
     "worker_lost": Kind(True, "The server that was making the model stopped working."),
+    "superseded": Kind(False, "A newer request for the same product was finished first."),
     # The bucket
     "storage_unavailable": Kind(
         True, "The finished model could not be stored because the storage did not answer."

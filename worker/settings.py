@@ -147,10 +147,28 @@ class Settings(BaseSettings):
         30, ge=3, description="A worker not heard of for so long has lost its job; renewed at a third of it."
     )
     poll_s: float = Field(
-        5, gt=0, description="An idle lane looks for jobs at least so often; notifications make it sooner."
+        5,
+        gt=0,
+        description="Where notifications do not arrive, jobs are looked for every second, and after a while without one "
+        "at least so often.",
+    )
+    shop_concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="So many jobs of one shop run at the same time at the most; any number without it.",
     )
     grace_s: float = Field(
         120, ge=0, description="After SIGTERM a running job may take so long before it is given back."
+    )
+    keep_jobs_days: int | None = Field(
+        None,
+        ge=1,
+        description="Rows of jobs that ended so long ago are deleted; they are kept for ever without it.",
+    )
+    keep_history_days: int | None = Field(
+        90,
+        ge=1,
+        description="Lines in worker.attempts, and webhooks that were delivered or given up, are deleted after so long.",
     )
 
     # The dashboard

@@ -29,7 +29,7 @@ def test_a_lease_that_was_taken_away_is_noticed(engine: Engine, sql: psycopg.Con
         sql.execute("DELETE FROM jobs")
         until(lambda: lease.lost)
         with pytest.raises(LeaseLost):
-            lease.report(10, "downloading")
+            lease.renew()
 
 
 def test_a_wish_to_cancel_is_noticed(engine: Engine) -> None:
@@ -37,6 +37,44 @@ def test_a_wish_to_cancel_is_noticed(engine: Engine) -> None:
     with Lease(engine, job, 0.3) as lease:
         queue.ask_to_cancel(engine, job.id)
         until(lambda: lease.cancelled)
+
+
+def test_a_wish_to_cancel_that_somebody_tells_of_is_noticed_at_once(engine: Engine) -> None:
+    job = claim(engine)
+    with Lease(engine, job, 300) as lease:
+        queue.ask_to_cancel(engine, job.id)
+        lease.look()
+        until(lambda: lease.cancelled, 5)
+
+
+def test_a_wish_to_cancel_is_noticed_in_seconds_where_nobody_tells(engine: Engine) -> None:
+    job = claim(engine)
+    with Lease(engine, job, 300, told=lambda: False) as lease:
+        queue.ask_to_cancel(engine, job.id)
+        until(lambda: lease.cancelled, 5)
+
+
+def test_reports_are_written_in_order_before_the_lease_is_renewed(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    written = []
+    with Lease(engine, claim(engine), 30, written=lambda: written.append(1)) as lease:
+        for progress in (10, 40, 50):
+            lease.report(progress, f"at {progress}")
+        lease.renew()
+        assert sql.execute("SELECT progress, stage FROM jobs").fetchone() == (50, "at 50")
+    assert len(written) == 3
+
+
+def test_a_lease_that_ran_out_with_nobody_there_to_take_it_is_ours_again(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    with sql.transaction(), Lease(engine, claim(engine), 1) as lease:
+        sql.execute("LOCK TABLE jobs")
+        until(lambda: lease.lost, 5)
+        sql.execute("ROLLBACK")
+        lease.renew()
+        assert not lease.lost
 
 
 def test_a_worker_cut_off_from_the_database_gives_up_in_time(engine: Engine, sql: psycopg.Connection) -> None:

@@ -1,22 +1,35 @@
 """The queue's rules, statement by statement."""
 
+import json
+import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 
 from worker.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 
+# As `queue.claim` runs it, for a transaction that stays open.
+CLAIM = re.sub(
+    ":(worker|host|lease_s|shop_limit)",
+    lambda name: {"worker": "'slow'", "host": "'host'", "lease_s": "30", "shop_limit": "NULL"}[name[1]],
+    str(queue.QUERIES["claim"]),
+).encode()
 
-def enqueue(engine: Engine, product: str = "1", **more: Any) -> Any:
-    return queue.enqueue(
-        engine, shop="a.myshopify.com", product_id=product, image_urls=["http://a/b"], **more
-    )
+
+def enqueue(engine: Engine, product: str = "1", shop: str = "a.myshopify.com", **more: Any) -> Any:
+    return queue.enqueue(engine, shop=shop, product_id=product, image_urls=["http://a/b"], **more)
 
 
 def claim(engine: Engine, worker: str = "w") -> Job:
@@ -67,8 +80,7 @@ def test_a_job_is_not_taken_before_its_time(engine: Engine, sql: psycopg.Connect
 def test_a_claim_held_open_does_not_hold_up_another(engine: Engine, database_url: str) -> None:
     first, second = enqueue(engine, "1"), enqueue(engine, "2")
     with psycopg.connect(database_url) as slow:
-        text = str(queue.QUERIES["claim"]).replace(":lease_s", "30").replace(":worker", "'slow'")
-        taken = slow.execute(text.encode()).fetchone()
+        taken = slow.execute(CLAIM).fetchone()
         assert taken
         assert taken[0] == first
         assert claim(engine).id == second
@@ -195,16 +207,257 @@ def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: 
     assert [found["status"] for found in queue.rescue(engine)] == ["cancelled"]
 
 
-def test_history_does_not_slow_the_claim_down(sql: psycopg.Connection) -> None:
-    sql.execute("""
-        INSERT INTO jobs (shop, product_id, image_urls, status, progress, model_url, completed_at)
-        SELECT 'a', n::text, '{http://a/b}', 'completed', 100, 'x', now() FROM generate_series(1, 20000) n""")
-    sql.execute(
-        "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 500) n"
+def test_a_claim_held_open_keeps_its_files_from_another(engine: Engine, database_url: str) -> None:
+    """Two jobs of one product, by id and by gid: the second is neither claimed beside the first nor waited for."""
+    first = enqueue(engine, "1")
+    enqueue(engine, "gid://shopify/Product/1")
+    variant = enqueue(engine, "1", variant_id="2")
+    with psycopg.connect(database_url) as slow:
+        taken = slow.execute(CLAIM).fetchone()
+        assert taken
+        assert taken[0] == first
+        assert claim(engine).id == variant
+        assert queue.claim(engine, worker="w", lease_s=30) is None
+        slow.commit()
+    assert queue.claim(engine, worker="w", lease_s=30) is None
+
+
+def test_jobs_of_one_product_run_one_after_another(engine: Engine) -> None:
+    order = [enqueue(engine, "1") for _ in range(3)]
+    for wanted in order:
+        job = claim(engine)
+        assert job.id == wanted
+        assert queue.claim(engine, worker="w", lease_s=30) is None
+        queue.complete(engine, job, model_url="x", report={})
+
+
+def test_an_older_job_never_overwrites_a_newer_one_s_file(engine: Engine) -> None:
+    older, other = enqueue(engine, "1"), enqueue(engine, "2")
+    newer = enqueue(engine, "gid://shopify/Product/1", priority=1)
+    job = claim(engine)
+    assert job.id == newer
+    queue.complete(engine, job, model_url="x", report={})
+    found = queue.look(engine, [older, other])
+    assert [row["status"] for row in found] == ["cancelled", "pending"]
+    assert (found[0]["error_code"], found[0]["error_message"]) == (
+        "superseded",
+        JobError("superseded").message,
     )
+    assert queue.retry(engine, older), "who asks for it again has asked last"
+    again = [claim(engine).id, claim(engine).id]
+    assert set(again) == {older, other}
+
+
+def test_shops_take_turns(engine: Engine) -> None:
+    for shop in ("a", "b", "c"):
+        for n in range(3):
+            queue.enqueue(engine, shop=shop, product_id=str(n), image_urls=["http://a/b"])
+    assert [claim(engine).shop for _ in range(9)] == ["a", "b", "c"] * 3
+
+
+def test_one_job_behind_thousands_of_another_shop_is_next_but_one(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'b', n::text, '{http://a/b}' FROM generate_series(1, 3000) n"
+    )
+    for _ in range(4):
+        claim(engine)
+    for shop in ("c", "a"):
+        queue.enqueue(engine, shop=shop, product_id="1", image_urls=["http://a/b"])
+    assert [claim(engine).shop for _ in range(3)] == ["c", "a", "b"]
+
+
+def test_a_shop_s_limit_is_exact_with_many_claimers(engine: Engine, sql: psycopg.Connection) -> None:
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        " SELECT s, n::text, '{http://a/b}' FROM generate_series(1, 20) n, unnest(ARRAY['a', 'b']) s"
+    )
+    most: Counter[str] = Counter()
+    running: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def work() -> None:
+        idle = 0
+        while idle < 3:
+            job = queue.claim(engine, worker="w", lease_s=30, shop_limit=2)
+            if job is None:
+                idle += 1
+                time.sleep(0.01)
+                continue
+            with lock:
+                running[job.shop] += 1
+                most[job.shop] = max(most[job.shop], running[job.shop])
+            time.sleep(0.002)
+            with lock:
+                running[job.shop] -= 1
+            queue.complete(engine, job, model_url="x", report={})
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == {"a": 2, "b": 2}
+
+
+def test_a_full_shop_is_passed_over(engine: Engine) -> None:
+    for shop in ("a", "a", "b"):
+        enqueue(engine, str(uuid4()), shop=shop)
+    taken = [queue.claim(engine, worker="w", lease_s=30, shop_limit=1) for _ in range(3)]
+    assert [job and job.shop for job in taken] == ["a", "b", None]
+
+
+def test_a_dedupe_key_is_unique_among_a_shop_s_unfinished_jobs(engine: Engine) -> None:
+    enqueue(engine, dedupe_key="k")
+    enqueue(engine, dedupe_key="k", shop="another")
+    with pytest.raises(IntegrityError, match="dedupe_key_is_unique_among_the_shop_s_unfinished_jobs"):
+        enqueue(engine, dedupe_key="k")
+    for _ in range(2):
+        queue.complete(engine, claim(engine), model_url="x", report={})
+    enqueue(engine, dedupe_key="k")
+
+
+def test_every_attempt_leaves_a_line(engine: Engine, sql: psycopg.Connection) -> None:
+    enqueue(engine)
+    queue.release(engine, claim(engine, "one"))
+    claim(engine, "two")
+    shift(sql, "lease_expires_at", "-31 s")
+    queue.rescue(engine)
+    queue.fail(engine, claim(engine), JobError("photo_unreachable"), report={"seconds": {"download": 2.5}})
+    shift(sql, "run_after", "-1 h")
+    queue.complete(engine, claim(engine), model_url="x", report={"seconds": {"download": 1}})
+    assert sql.execute(
+        "SELECT attempt, worker, outcome, error_code, seconds, ended_at >= started_at, host <> ''"
+        " FROM worker.attempts ORDER BY started_at"
+    ).fetchall() == [
+        (1, "one", "given back", None, None, True, True),
+        (1, "two", "lost", "worker_lost", None, True, True),
+        (2, "w", "failed", "photo_unreachable", {"download": 2.5}, True, True),
+        (3, "w", "completed", None, {"download": 1}, True, True),
+    ]
+
+
+def test_an_app_s_own_trigger_on_the_table_may_name_its_tables_without_a_schema(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    sql.execute("CREATE TABLE seen (status text)")
+    sql.execute(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO seen VALUES (NEW.status); RETURN NULL; END $$"
+    )
+    sql.execute("CREATE TRIGGER see AFTER UPDATE OF status ON jobs FOR EACH ROW EXECUTE FUNCTION see()")
+    older = enqueue(engine)
+    enqueue(engine, priority=1)
+    queue.complete(engine, claim(engine), model_url="x", report={})
+    queue.retry(engine, older)
+    queue.ask_to_cancel(engine, older)
+    seen = [status for (status,) in sql.execute("SELECT status FROM seen")]
+    # A cancelled row's status is set by the guard, which UPDATE OF does not see.
+    assert sorted(seen) == ["cancelled", "completed", "pending", "processing"]
+
+
+def test_the_outlook_says_when_to_look_again(engine: Engine, sql: psycopg.Connection) -> None:
+    assert queue.outlook(engine) == queue.Outlook(due=False, expired=False, seconds=None)
+    enqueue(engine)
+    assert queue.outlook(engine).due
+    sql.execute("UPDATE jobs SET run_after = now() + interval '60 s'")
+    seconds = queue.outlook(engine).seconds
+    assert seconds
+    assert 50 < seconds <= 60
+    sql.execute("UPDATE jobs SET run_after = now()")
+    claim(engine)
+    seconds = queue.outlook(engine).seconds
+    assert seconds
+    assert 20 < seconds <= 30
+    shift(sql, "lease_expires_at", "-31 s")
+    assert queue.outlook(engine).expired
+
+
+def test_what_ended_long_ago_is_pruned_in_batches(engine: Engine, sql: psycopg.Connection) -> None:
+    jobs = [enqueue(engine, str(n)) for n in range(4)]
+    for _ in jobs:
+        queue.complete(engine, claim(engine), model_url="x", report={})
+    assert queue.prune(engine, "jobs", days=1, batch=10) == 0
+    sql.execute("UPDATE worker.outbox SET delivered_at = now(), created_at = created_at - interval '2 d'")
+    sql.execute(
+        "UPDATE worker.outbox SET delivered_at = NULL WHERE job_id = %s AND seq ="
+        " (SELECT max(seq) FROM worker.outbox WHERE job_id = %s)",
+        [jobs[0], jobs[0]],
+    )
+    sql.execute("UPDATE worker.attempts SET ended_at = ended_at - interval '2 d'")
+    shift(sql, "completed_at", "-2 d")
+    assert queue.prune(engine, "attempts", days=1, batch=1) == 1
+    assert queue.prune(engine, "events", days=1, batch=100) > 0
+    assert [queue.prune(engine, "jobs", days=1, batch=2) for _ in range(3)] == [2, 1, 0]
+    assert row(sql, "id") == (jobs[0],), "the backend has not been told of it yet"
+    assert queue.prune(engine, "attempts", days=3, batch=10) == 0
+
+
+def test_people_see_the_queue(engine: Engine, sql: psycopg.Connection) -> None:
+    for shop, n in (("a", 3), ("b", 1)):
+        for number in range(n):
+            enqueue(engine, str(number), shop=shop)
+    queue.complete(engine, claim(engine), model_url="x", report={})
+    claim(engine)
+    positions = sql.execute(
+        "SELECT shop, position FROM job_status WHERE status = 'pending' ORDER BY position"
+    )
+    assert positions.fetchall() == [("a", 1), ("a", 2)]
+    waits = sql.execute(
+        "SELECT bool_and(estimated_wait > interval '0') FROM job_status WHERE status = 'pending'"
+    )
+    assert waits.fetchone() == (True,)
+    shift(sql, "lease_expires_at", "-41 s")
+    assert sql.execute(
+        "SELECT shop, pending, running, stuck, completed_last_hour FROM queue_health ORDER BY shop"
+    ).fetchall() == [("a", 2, 0, 0, 1), ("b", 0, 1, 1, 0), (None, 2, 1, 1, 1)]
+
+
+def test_the_claim_uses_its_index_whatever_the_history(sql: psycopg.Connection) -> None:
+    """The plans of every statement inside the claim, as Postgres prints them."""
+    sql.execute("ALTER TABLE jobs DISABLE TRIGGER USER")
+    sql.execute("""
+        INSERT INTO jobs (shop, product_id, image_urls, status, progress, model_url, started_at, completed_at)
+        SELECT 'shop' || n % 50, n::text, '{http://a/b}', 'completed', 100, 'x', now() - n * interval '1 s', now()
+        FROM generate_series(1, 20000) n""")
+    sql.execute("""
+        INSERT INTO jobs (shop, product_id, image_urls)
+        SELECT 'shop' || n % 50, 'p' || n, '{http://a/b}' FROM generate_series(1, 5000) n""")
+    sql.execute("ALTER TABLE jobs ENABLE TRIGGER USER")
     sql.execute("ANALYZE jobs")
-    text = str(queue.QUERIES["claim"]).replace(":lease_s", "30").replace(":worker", "'w'")
-    plan = "\n".join(line[0] for line in sql.execute(f"EXPLAIN {text}".encode()))
-    assert "Index Scan using jobs_pending" in plan
-    assert "Seq Scan" not in plan
-    assert "Sort" not in plan
+    plans: list[str] = []
+    sql.add_notice_handler(lambda notice: plans.append(notice.message_detail or ""))
+    sql.execute("SET client_min_messages = log; SET debug_print_plan = on")
+    sql.execute(CLAIM)
+    sql.execute("SET debug_print_plan = off")
+    names: dict[int, str] = dict(
+        sql.execute("SELECT oid::int, relname FROM pg_class WHERE relkind = 'i'").fetchall()
+    )
+    used = Counter(names[int(oid)] for plan in plans for oid in re.findall(r":indexid (\d+)", plan))
+    assert used["jobs_waiting"] >= 3
+    assert used["jobs_started"] == 1
+    scans = [name for plan in plans for name in re.findall(r"\{(SEQSCAN|SORT|BITMAPHEAPSCAN)\b", plan)]
+    assert scans == []
+    buffers = "\n".join(line[0] for line in sql.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + CLAIM))
+    assert int(re.search(r"shared hit=(\d+)", buffers)[1]) < 500, buffers  # type: ignore[index]
+
+
+def test_worker_retry_runs_what_failed_lately_once_more(
+    engine: Engine, sql: psycopg.Connection, database_url: str
+) -> None:
+    failed = [enqueue(engine, str(n), dedupe_key=str(n)) for n in range(3)]
+    for _ in failed:
+        queue.fail(engine, claim(engine), JobError("no_object"), report={})
+    with sql.transaction():
+        sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+        sql.execute("UPDATE jobs SET completed_at = now() - interval '3 h' WHERE id = %s", [failed[0]])
+    enqueue(engine, "2", dedupe_key="2")
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", "retry", "--failed", "--since", "2h", "--json"],
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    assert json.loads(ended.stdout) == {str(failed[1]): True, str(failed[2]): False}
+    assert ended.returncode == 1

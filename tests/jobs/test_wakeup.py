@@ -1,37 +1,88 @@
+import threading
 import time
 
 import psycopg
+import pytest
 from conftest import until
 from pydantic import SecretStr
+from sqlalchemy.engine import Engine
+from structlog.testing import capture_logs
 
+from worker.jobs import wakeup as module
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.settings import Settings
 
+INSERT = "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')"
 
-def test_a_wake_up_between_two_waits_is_not_lost() -> None:
+
+def test_a_wake_up_while_nobody_waits_is_kept_and_used_once() -> None:
     wakeup = Wakeup()
-    seen = wakeup.count
+    wakeup.wake()
     wakeup.wake()
     began = time.monotonic()
-    assert wakeup.wait(seen, 10) == 1
+    assert wakeup.wait(10)
     assert time.monotonic() - began < 5
-    assert wakeup.wait(1, 0.01) == 1
+    assert not wakeup.wait(0.01)
 
 
-def test_an_insert_wakes_and_a_broken_connection_is_made_again(
-    database_url: str, sql: psycopg.Connection
-) -> None:
+def test_a_wake_up_is_for_one_lane_and_the_end_for_all() -> None:
     wakeup = Wakeup()
+    woken: list[bool] = []
+    threads = [threading.Thread(target=lambda: woken.append(wakeup.wait(30))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: wakeup.waiting)
+    wakeup.wake()
+    until(lambda: woken)
+    time.sleep(0.1)
+    assert woken == [True]
+    wakeup.wake_all()
+    for thread in threads:
+        thread.join()
+    assert woken == [True] * 4
+
+
+class Heard:
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.inserted = 0
+        self.cancelled: list[str] = []
+        self.listener = Listener(
+            settings, engine, inserted=self.insert, cancelled=self.cancelled.append, written=lambda: None
+        )
+        self.listener.start()
+
+    def insert(self) -> None:
+        self.inserted += 1
+
+
+@pytest.fixture
+def heard(database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Heard:
+    monkeypatch.setattr(module, "RETRY_S", (0.2, 0.2))
+    monkeypatch.setattr(module, "ECHO_EVERY_S", 0.5)
     settings = Settings().model_copy(update={"database_url": SecretStr(database_url)})
-    Listener(settings, wakeup).start()
-    until(lambda: wakeup.count == 1)
-    insert = "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')"
-    sql.execute(insert)
-    until(lambda: wakeup.count == 2)
+    return Heard(settings, engine)
+
+
+def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
+    heard: Heard, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until(lambda: heard.inserted == 1)
+    assert heard.listener.alive
+    sql.execute(INSERT)
+    until(lambda: heard.inserted == 2)
     sql.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     )
-    until(lambda: wakeup.count == 3, 20, "the listener to come back")
-    sql.execute(insert)
-    until(lambda: wakeup.count == 4)
+    until(lambda: heard.inserted == 3, 20, "the listener to come back")
+    job = sql.execute("UPDATE jobs SET cancel_requested_at = now() RETURNING id::text").fetchone()
+    assert job
+    until(lambda: heard.cancelled == [job[0]])
+
+    # As behind a transaction pooler, where LISTEN succeeds and nothing is ever heard.
+    with capture_logs() as logs:
+        monkeypatch.setattr(module, "ECHO_WITHIN_S", 0.1)
+        monkeypatch.setattr("worker.jobs.queue.notify", lambda *_: None)
+        until(lambda: not heard.listener.alive)
+        time.sleep(1)
+    assert [line["event"] for line in logs] == ["not_listening"]

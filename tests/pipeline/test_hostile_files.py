@@ -96,6 +96,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n", NONE),
     "pdf": (lambda: b"%PDF-1.7\n", NONE),
     "heic": (lambda: b"\x00\x00\x00\x18ftypheic" + bytes(100), NONE),
+    "heic-by-another-brand": (lambda: b"\x00\x00\x00\x18ftypmif1\x00\x00\x00\x00mif1heic" + bytes(100), NONE),
     "zeros": (lambda: bytes(5000), NONE),
     "gif": (lambda: saved(picture(), "GIF"), NONE),
     "gif-animated": (lambda: animated("GIF"), NONE),
@@ -232,6 +233,7 @@ def test_a_decoder_that_a_photo_has_taken_over_costs_that_photo(
     taken_over = tmp_path / "decoder"
     taken_over.write_text(f"#!/bin/sh\n{decoder}\n")
     taken_over.chmod(0o755)
+    (tmp_path / "photo").write_bytes(saved(picture(), "JPEG"))
     monkeypatch.setattr(sys, "executable", str(taken_over))
     with pytest.raises(JobError) as caught:
         decode(tmp_path / "photo", wall_s=1)

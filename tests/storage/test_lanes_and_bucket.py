@@ -19,9 +19,11 @@ from structlog.testing import capture_logs
 
 from worker import settings
 from worker.child import Child
+from worker.gate import Gate
 from worker.jobs import queue
 from worker.jobs.wakeup import Wakeup
 from worker.lane import Lane, Stop
+from worker.outage import Outage
 from worker.scratch import Scratch
 from worker.storage.supabase import SupabaseStore
 
@@ -45,7 +47,7 @@ class QuickChild(Child):
     running = True
     pid = None
 
-    def start(self) -> dict[str, Any]:
+    def start(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         return {}
 
     def send(self, **message: Any) -> None:
@@ -77,17 +79,20 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 @contextmanager
 def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
     """They work until the context ends."""
-    stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
+    stop, wakeup, scratch, gate = Stop(), Wakeup(), Scratch(folder), Gate(store, [], 0)
     threads = [
         Lane(
             str(n),
             settings=settings.load(),
             engine=engine,
             store=store,
+            gate=gate,
             scratch=scratch,
             wakeup=wakeup,
+            outage=Outage(engine, lambda: None),
             stop=stop,
             nudge=lambda: None,
+            told=lambda: False,
         )
         for n in range(count)
     ]

@@ -1,5 +1,6 @@
 import itertools
 
+import psycopg
 import pytest
 
 from worker.storage.paths import stem
@@ -31,3 +32,27 @@ def test_different_ids_never_share_a_path() -> None:
     ]
     assert len(set(paths)) == len(paths)
     assert all(part not in {"", ".", ".."} for path in paths for part in path.split("/"))
+
+
+def test_the_database_tells_paths_apart_as_we_do(sql: psycopg.Connection) -> None:
+    """Two jobs with the same files never run at once, which the database sees to by its own idea of the path."""
+    ids = [
+        "1",
+        "gid://shopify/Product/1",
+        "gid://1",
+        "gid:///",
+        "gid://",
+        "gid:/1",
+        "a/1",
+        "gid://shopify/Product/",
+        "x gid://y/1",
+    ]
+    products: list[tuple[str, str | None]] = [(p, v) for p in ids for v in (*ids, None)]
+    ours: dict[str, set[int]] = {}
+    theirs: dict[str, set[int]] = {}
+    for n, (product, variant) in enumerate(products):
+        ours.setdefault(stem("a", product, variant), set()).add(n)
+        found = sql.execute("SELECT worker.storage_path('a', %s, %s)", [product, variant]).fetchone()
+        assert found
+        theirs.setdefault(found[0], set()).add(n)
+    assert sorted(map(sorted, ours.values())) == sorted(map(sorted, theirs.values()))

@@ -2,31 +2,49 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 
-log = structlog.get_logger()
+# Where nobody tells of a cancel, it is asked for so often.
+ASK_S = 2.0
+
+# Counts the time for which the machine was suspended, too.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Lease:
     """A context in which the job is ours. `lost` and `cancelled` may become true at any moment in it."""
 
-    def __init__(self, engine: Engine, job: Job, lease_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        job: Job,
+        lease_s: float,
+        *,
+        told: Callable[[], bool] = lambda: True,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`told` says whether somebody would call `look` if the job were cancelled; `written` is called after each report."""
         self.engine = engine
         self.job = job
         self.lease_s = lease_s
+        self.told = told
+        self.written = written
         self.cancelled = False
         self._taken = False
-        self._held_since = time.monotonic()
-        self._done = threading.Event()
+        self._held_since = _now()
+        self._wake = threading.Event()
+        self._done = False
+        self._unwritten: deque[tuple[int, str]] = deque()
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{job.id}", daemon=True)
 
     @property
@@ -34,7 +52,7 @@ class Lease:
         """Whether another worker has the job, or may have it: without the database, or with a statement that hangs
         there, nobody has renewed the lease in time.
         """
-        return self._taken or time.monotonic() - self._held_since > self.lease_s
+        return self._taken or _now() - self._held_since > self.lease_s
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -43,34 +61,60 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
+        self._done = True
+        self._wake.set()
 
     def report(self, progress: int, stage: str) -> None:
-        """Writes the progress, if the database can be reached: nobody waits for it. Raises: LeaseLost."""
-        try:
-            self._hold(
-                lambda: queue.report(
-                    self.engine, self.job, progress=progress, stage=stage, lease_s=self.lease_s
-                )
-            )
-        except DBAPIError as error:
-            log.warning("progress_not_written", progress=progress, reason=str(error.orig).strip())
+        """Has the progress written, in the background: a database that hangs holds up no work."""
+        self._unwritten.append((progress, stage))
+        self._wake.set()
+
+    def look(self) -> None:
+        """Somebody may want the job stopped."""
+        self._wake.set()
+
+    def renew(self) -> None:
+        """All reports are written, and the lease is ours for its full time from now on, even if it had run out and nobody
+        has taken it. Raises: LeaseLost; sqlalchemy's DBAPIError.
+        """
+        with self._writing:
+            try:
+                if not self._unwritten:
+                    self._hold(lambda: queue.renew(self.engine, self.job, lease_s=self.lease_s))
+                while self._unwritten:
+                    self._hold(self._write)
+                    self.written()
+            except LeaseLost:
+                self._taken = True
+                raise
 
     def _keep(self) -> None:
-        while not self._done.wait(self.lease_s / 3):
+        while not self._done:
+            self._wake.wait(self.lease_s / 3 if self.told() else min(self.lease_s / 3, ASK_S))
+            self._wake.clear()
+            if self._done:
+                return
             try:
-                self._hold(lambda: queue.renew(self.engine, self.job, lease_s=self.lease_s))
+                self.renew()
             except LeaseLost:
                 return
-            except DBAPIError as error:
-                log.warning("lease_not_renewed", job_id=str(self.job.id), reason=str(error.orig).strip())
+            except DBAPIError:
+                # The outage speaks for itself. Once more soon, so that a short one costs no lease.
+                time.sleep(min(1.0, self.lease_s / 10))
+                self._wake.set()
+
+    def _write(self) -> bool:
+        progress, stage = self._unwritten[0]
+        cancelled = queue.report(self.engine, self.job, progress=progress, stage=stage, lease_s=self.lease_s)
+        self._unwritten.popleft()
+        return cancelled
 
     def _hold(self, write: Callable[[], bool]) -> None:
         """The lease runs from before the statement, since nobody knows when in between the database read its clock."""
-        asked = time.monotonic()
-        try:
-            self.cancelled |= write()
-        except LeaseLost:
-            self._taken = True
-            raise
+        asked = _now()
+        self.cancelled |= write()
         self._held_since = asked
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)

@@ -1,29 +1,22 @@
--- The rules of the queue: every statement that the worker runs on public.jobs. Each is one transaction.
+-- The rules of the queue: every statement that the worker runs on public.jobs. Each is one transaction. How a claim
+-- chooses is in worker.claim_job() (migrations/versions/0004_queue.py).
 --
 -- A statement that moves a row forward shows worker.guard_job() a key (migrations/versions/0001_jobs.py): the lease's
 -- token, or 'queue' where no lease is held. The key is set in a CTE, which the UPDATE reads, so it is set before the
 -- first row is touched. The database's clock alone decides.
 
 -- name: claim
--- Take the next job: highest priority, then oldest. The attempt is counted here, not at the end, so that a job that
--- kills its worker runs out of attempts.
-WITH key AS MATERIALIZED (
-    SELECT set_config('worker.lease', 'queue', true)
-), next AS (
-    SELECT id FROM public.jobs
-    WHERE status = 'pending' AND run_after <= now()
-    ORDER BY priority DESC, created_at
-    LIMIT 1
-    FOR UPDATE SKIP LOCKED
+-- Take the next job. Highest priority first; within it the shops take turns, from the one after the shop that was
+-- served last; within a shop what has been due longest. A job whose files a running job may write, and a shop at its
+-- limit, are passed over. The attempt is counted here, not at the end, so that a job that kills its worker runs out of
+-- attempts; and it leaves its line, which worker.end_attempt() closes.
+WITH claimed AS (
+    SELECT * FROM worker.claim_job(:worker, :lease_s, :shop_limit)
+), noted AS (
+    INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at)
+    SELECT lease_token, id, attempts, claimed_by, :host, started_at FROM claimed
 )
-UPDATE public.jobs AS job
-SET status = 'processing', progress = 5, stage = 'claimed', attempts = attempts + 1, started_at = now(),
-    error_code = NULL, error_message = NULL,
-    lease_token = gen_random_uuid(), lease_expires_at = now() + make_interval(secs => :lease_s), claimed_by = :worker
-FROM key, next
-WHERE job.id = next.id
-RETURNING job.id, job.lease_token, job.shop, job.product_id, job.variant_id, job.image_urls, job.quality, job.metadata,
-    job.attempts, job.max_attempts;
+SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, metadata, attempts, max_attempts FROM claimed;
 
 -- name: renew
 -- Keep a job for another lease, and learn whether somebody wants it stopped. No row: the lease is lost.
@@ -45,7 +38,7 @@ WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
 RETURNING job.cancel_requested_at IS NOT NULL AS cancelled;
 
 -- name: complete
--- Settle a job whose model is stored. No row: the lease is lost.
+-- Settle a job whose model is stored. worker.supersede() ends the older ones for the same files. No row: the lease is lost.
 WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
 UPDATE public.jobs AS job
 SET status = 'completed', progress = 100, stage = 'completed', model_url = :model_url,
@@ -65,7 +58,7 @@ WITH key AS MATERIALIZED (
     FROM public.jobs AS held WHERE held.id = :id
 )
 UPDATE public.jobs AS job
-SET status = CASE WHEN again THEN 'pending' ELSE 'failed' END::public.job_status,
+SET status = CASE WHEN again THEN 'pending' ELSE 'failed' END::public.job_state,
     progress = CASE WHEN again THEN 0 ELSE job.progress END,
     stage = CASE WHEN again THEN NULL ELSE job.stage END,
     run_after = CASE WHEN again
@@ -107,7 +100,7 @@ WITH key AS MATERIALIZED (
     SELECT id,
         CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
              WHEN attempts < max_attempts THEN 'pending'
-             ELSE 'failed' END::public.job_status AS verdict
+             ELSE 'failed' END::public.job_state AS verdict
     FROM public.jobs
     WHERE status = 'processing' AND lease_expires_at < now()
     FOR UPDATE SKIP LOCKED
@@ -127,10 +120,58 @@ FROM key, lost
 WHERE job.id = lost.id
 RETURNING job.id, job.shop, job.status, job.attempts;
 
+-- name: outlook
+-- Is there something to do, for a lane or for the rescue, and if not, in how many seconds at the earliest?
+SELECT due, expired,
+    CAST(extract(epoch FROM least(
+        (SELECT min(lease_expires_at) FROM public.jobs WHERE status = 'processing'),
+        CASE WHEN NOT due THEN (SELECT min(run_after) FROM public.jobs WHERE status = 'pending') END
+    ) - now()) AS double precision) AS seconds
+FROM (
+    SELECT EXISTS (SELECT FROM public.jobs WHERE status = 'pending' AND run_after <= now()) AS due,
+        EXISTS (SELECT FROM public.jobs WHERE status = 'processing' AND lease_expires_at < now()) AS expired
+) AS found;
+
+-- name: notify
+-- Say something on a channel.
+SELECT pg_notify(:channel, '');
+
+-- name: prune_jobs
+-- Delete jobs that ended long ago, with their history, unless the backend has still to be told of them. A batch at a
+-- time, and one daemon at a time.
+WITH turn AS MATERIALIZED (
+    SELECT pg_try_advisory_xact_lock(hashtext('worker prune jobs')) AS ours
+), old AS (
+    SELECT job.id FROM turn CROSS JOIN public.jobs AS job
+    WHERE turn.ours AND job.completed_at < now() - make_interval(days => :days)
+      AND NOT EXISTS (SELECT FROM worker.outbox AS event
+                      WHERE event.job_id = job.id AND event.delivered_at IS NULL AND event.dead_at IS NULL)
+    ORDER BY job.completed_at LIMIT :batch
+    FOR UPDATE OF job SKIP LOCKED
+)
+DELETE FROM public.jobs AS job USING old WHERE job.id = old.id
+RETURNING job.id;
+
+-- name: prune_attempts
+-- Delete the lines of attempts that ended long ago.
+DELETE FROM worker.attempts WHERE lease_token IN (
+    SELECT lease_token FROM worker.attempts WHERE ended_at < now() - make_interval(days => :days)
+    ORDER BY ended_at LIMIT :batch FOR UPDATE SKIP LOCKED)
+RETURNING lease_token AS id;
+
+-- name: prune_events
+-- Delete webhooks that were delivered, or given up, long ago.
+DELETE FROM worker.outbox WHERE seq IN (
+    SELECT seq FROM worker.outbox
+    WHERE (delivered_at IS NOT NULL OR dead_at IS NOT NULL) AND created_at < now() - make_interval(days => :days)
+    ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED)
+RETURNING id;
+
 -- name: enqueue
 -- What a backend does, for `worker enqueue` and the demo.
-INSERT INTO public.jobs (shop, product_id, variant_id, product_handle, image_urls, quality, priority, metadata)
-VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :priority, CAST(:metadata AS jsonb))
+INSERT INTO public.jobs (shop, product_id, variant_id, product_handle, image_urls, quality, priority, metadata, dedupe_key)
+VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :priority, CAST(:metadata AS jsonb),
+    :dedupe_key)
 RETURNING id;
 
 -- name: health
@@ -205,3 +246,9 @@ WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NULL AND cancel_reques
 -- name: delete
 -- Forget jobs that have ended; what refers to them goes with them, events that were not sent too.
 DELETE FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NOT NULL RETURNING id;
+
+-- name: failed_since
+-- What has failed in the last so many seconds, oldest first.
+SELECT id FROM public.jobs
+WHERE status = 'failed' AND completed_at > now() - make_interval(secs => :seconds)
+ORDER BY completed_at;

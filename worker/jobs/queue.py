@@ -1,9 +1,10 @@
 """The queue, as its callers see it; the rules themselves are in queries.sql."""
 
 import json
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy.engine import Engine
@@ -36,8 +37,19 @@ class Job:
     max_attempts: int
 
 
-def claim(engine: Engine, *, worker: str, lease_s: float) -> Job | None:
-    row = _one(engine, "claim", worker=worker, lease_s=lease_s)
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What there is to do: for a lane, for the rescue, or else in so many seconds."""
+
+    due: bool
+    expired: bool
+    seconds: float | None
+
+
+def claim(engine: Engine, *, worker: str, lease_s: float, shop_limit: int | None = None) -> Job | None:
+    row = _one(
+        engine, "claim", worker=worker, host=socket.gethostname(), lease_s=lease_s, shop_limit=shop_limit
+    )
     return Job(**row) if row else None
 
 
@@ -84,6 +96,19 @@ def rescue(engine: Engine) -> list[Row]:
     return _all(engine, "rescue", message=KINDS["worker_lost"].message)
 
 
+def outlook(engine: Engine) -> Outlook:
+    return Outlook(**_all(engine, "outlook")[0])
+
+
+def notify(engine: Engine, channel: str) -> None:
+    _all(engine, "notify", channel=channel)
+
+
+def prune(engine: Engine, what: Literal["jobs", "attempts", "events"], *, days: int, batch: int) -> int:
+    """How many of those that ended more than `days` ago are gone now, `batch` at the most."""
+    return len(_all(engine, f"prune_{what}", days=days, batch=batch))
+
+
 def enqueue(
     engine: Engine,
     *,
@@ -95,8 +120,9 @@ def enqueue(
     quality: str = "balanced",
     priority: int = 0,
     metadata: Mapping[str, Any] | None = None,
+    dedupe_key: str | None = None,
 ) -> UUID:
-    """Inserts a row as a backend does; the database's CHECKs speak through sqlalchemy's IntegrityError."""
+    """Inserts a row as a backend does; the database's rules speak through sqlalchemy's IntegrityError."""
     row = _one(
         engine,
         "enqueue",
@@ -108,6 +134,7 @@ def enqueue(
         quality=quality,
         priority=priority,
         metadata=json.dumps(metadata or {}),
+        dedupe_key=dedupe_key,
     )
     assert row is not None  # noqa: S101 - INSERT … RETURNING gives the row
     return UUID(str(row["id"]))
@@ -138,6 +165,10 @@ def retry(engine: Engine, job_id: UUID) -> bool:
     """Whether there was a job that had ended."""
     with engine.connect() as connection:
         return bool(connection.scalar(QUERIES["retry"], {"id": job_id}))
+
+
+def failed_since(engine: Engine, seconds: float) -> list[UUID]:
+    return [row["id"] for row in _all(engine, "failed_since", seconds=seconds)]
 
 
 def health(engine: Engine) -> Row:

@@ -1,69 +1,149 @@
-"""Wakes idle lanes when a job was inserted: by LISTEN where it works; where it does not, their own polling is enough."""
+"""Wakes lanes when a job was inserted: by LISTEN where it works; where it does not, `worker.jobs.upkeep` polls more often."""
 
 import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 import structlog
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker import database
+from worker.jobs import queue
 from worker.settings import Settings
 
-CHANNEL = "worker_jobs"
-WEBHOOKS = "worker_webhooks"
-RECONNECT_S = 5.0
+JOBS, CANCEL, EVENTS = "worker_jobs", "worker_cancel", "worker_webhooks"
+ECHO_EVERY_S = 25.0  # how long notifications may be lost unnoticed
+ECHO_WITHIN_S = 5.0
+RETRY_S = 5.0, 300.0  # first and longest wait before LISTEN is tried again
 
 log = structlog.get_logger()
 
 
 class Wakeup:
-    """Something may be there to claim. A wake-up that comes between two waits is not lost."""
+    """Something may be there to claim. One lane goes and looks, and wakes the next if it found something: a burst of jobs
+    costs a claim each, and one that finds nothing. A wake-up that comes while nobody waits is kept for the next who does.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self.count = 0
+        self._kept = False
+        self._waiting = 0
+        self._all = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a lane has nothing to do."""
+        return self._waiting > 0
 
     def wake(self) -> None:
         with self._changed:
-            self.count += 1
+            self._kept = True
+            self._changed.notify()
+
+    def wake_all(self) -> None:
+        """From now on nobody waits any more."""
+        with self._changed:
+            self._all = True
             self._changed.notify_all()
 
-    def wait(self, seen: int, timeout: float) -> int:
-        """Returns at once if there was a wake-up since `seen`, else after one or the timeout; the new count."""
+    def wait(self, timeout: float) -> bool:
+        """Whether there was a wake-up, which is used up by this."""
         with self._changed:
-            self._changed.wait_for(lambda: self.count != seen, timeout)
-            return self.count
+            self._waiting += 1
+            try:
+                woken = self._changed.wait_for(lambda: self._kept or self._all, timeout)
+            finally:
+                self._waiting -= 1
+            self._kept = self._kept and not woken
+            return woken
 
 
 class Listener(threading.Thread):
-    """Turns the database's notifications into wake-ups, on a connection of its own, for as long as the daemon lives."""
+    """Hears the database's notifications, on a connection of its own, for as long as the daemon lives.
 
-    def __init__(self, settings: Settings, wakeup: Wakeup, nudge: Callable[[], None] = lambda: None) -> None:
+    LISTEN succeeds behind a transaction pooler and hears nothing ever, and a dead link is silent too. So from time to
+    time an echo is sent, and only while it comes back is `alive` true. It is sent on another connection: to itself a
+    pooled one may seem to hear, because the server's answer to NOTIFY carries the notification along.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        inserted: Callable[[], None],
+        cancelled: Callable[[str], None],
+        written: Callable[[], None],
+    ) -> None:
         super().__init__(name="listener", daemon=True)
         self.settings = settings
-        self.wakeup = wakeup
-        self.nudge = nudge  # the webhook sender: somebody else wrote an event
+        self.engine = engine
+        self.inserted = inserted
+        self.cancelled = cancelled
+        self.written = written  # an event that is none of our own writing
+        self.alive = False
+        self._said: bool | None = None
+        self._echo = f"worker_echo_{uuid4().hex[:12]}"
+        self._heard = False
 
     def run(self) -> None:
-        connected = True
+        wait = RETRY_S[0]
         while True:
             try:
                 with database.listen(self.settings) as connection:
-                    connection.execute(f"LISTEN {CHANNEL}")
-                    connection.execute(f"LISTEN {WEBHOOKS}")
-                    if not connected:
-                        log.info("listening_again")
-                    connected = True
-                    # What was inserted while nobody listened.
-                    self.wakeup.wake()
-                    self.nudge()
-                    for notice in connection.notifies():
-                        wake = self.nudge if notice.channel == WEBHOOKS else self.wakeup.wake
-                        wake()
-            except psycopg.Error as error:
-                if connected:
-                    log.warning("not_listening", reason=str(error).strip(), instead="polling")
-                connected = False
-            time.sleep(RECONNECT_S * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                    for channel in (JOBS, CANCEL, EVENTS, self._echo):
+                        connection.execute(f"LISTEN {channel}".encode())
+                    while self._echoes(connection):
+                        wait = RETRY_S[0]
+                        if not self.alive:
+                            self._is(alive=True, reason="")
+                            # What was inserted while nobody listened.
+                            self.inserted()
+                            self.written()
+                        self._hear(connection, ECHO_EVERY_S * random.uniform(0.8, 1))  # noqa: S311 - jitter
+                    reason = "notifications do not arrive, as behind a transaction pooler"
+            except (psycopg.Error, SQLAlchemyError) as error:
+                reason = database.reason(error)
+            self._is(alive=False, reason=reason)
+            time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
+            wait = min(RETRY_S[1], wait * 2)
+
+    def _echoes(self, connection: psycopg.Connection[Any]) -> bool:
+        self._heard = False
+        try:
+            queue.notify(self.engine, self._echo)
+        except DBAPIError:
+            # The engine's connection, not ours: it proves nothing about ours, which goes on as it was.
+            return self.alive
+        deadline = time.monotonic() + ECHO_WITHIN_S
+        while not self._heard and (left := deadline - time.monotonic()) > 0:
+            self._hear(connection, left, stop_after=1)
+        return self._heard
+
+    def _hear(
+        self, connection: psycopg.Connection[Any], timeout: float, stop_after: int | None = None
+    ) -> None:
+        for notification in connection.notifies(timeout=timeout, stop_after=stop_after):
+            if notification.channel == JOBS:
+                self.inserted()
+            elif notification.channel == CANCEL:
+                self.cancelled(notification.payload)
+            elif notification.channel == EVENTS:
+                self.written()
+            else:
+                self._heard = True
+
+    def _is(self, *, alive: bool, reason: str) -> None:
+        self.alive = alive
+        if self._said is alive:
+            return
+        if alive:
+            log.info("listening")
+        else:
+            log.warning("not_listening", reason=reason, instead="polling")
+        self._said = alive

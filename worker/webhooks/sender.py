@@ -13,7 +13,8 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import __version__
+from worker import __version__, database
+from worker.outage import lost
 from worker.settings import ConfigError, Settings
 from worker.webhooks import outbox, retries, signature
 from worker.webhooks.outbox import Event
@@ -27,7 +28,7 @@ AT_ONCE = 8  # of different jobs, so that a backend that takes seconds to answer
 ANSWER_LIMIT = 64 * 1024  # bytes of the backend's answer that are read
 
 IDLE_S = 60.0  # how soon an event is seen that nobody spoke of: a daemon died, or there are no notifications
-AWAY_S = 20.0  # between looks at a database that is away
+AWAY_S = 5.0  # between looks at a database that is away
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class Sender(threading.Thread):
             self.headers["authorization"] = _bearer(token.get_secret_value())
         self.stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._away = False
+        self._paused = False
 
     def nudge(self) -> None:
         # Before there is a loop nobody needs waking, and after it nobody can be.
@@ -162,18 +163,18 @@ class Sender(threading.Thread):
             bound.warning("webhook_postponed", reason=problem, seconds=round(wait_s, 1))
 
     async def _ask(self, query: Callable[[], T]) -> T:
-        """The database, beside the loop. Raises: SQLAlchemyError, of which the first in a row is logged."""
+        """The database, beside the loop. Raises: SQLAlchemyError, which an outage tells of for all threads."""
         async with self._turn:
             try:
                 answer = await asyncio.to_thread(query)
             except SQLAlchemyError as error:
-                if not self._away:
-                    log.warning("webhooks_paused", reason=str(getattr(error, "orig", error)).strip())
-                self._away = True
+                if not self._paused and not lost(cause := getattr(error, "orig", error)):
+                    self._paused = True
+                    log.warning("webhooks_paused", reason=database.reason(cause))
                 raise
-            if self._away:
+            if self._paused:
+                self._paused = False
                 log.info("webhooks_resumed")
-            self._away = False
             return answer
 
 

@@ -1,0 +1,155 @@
+"""What every attempt came to, and two views for people; who may see them."""
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("""
+        CREATE TABLE worker.attempts (
+            lease_token uuid PRIMARY KEY,
+            job_id uuid NOT NULL REFERENCES public.jobs ON DELETE CASCADE,
+            attempt smallint NOT NULL,
+            worker text NOT NULL,
+            host text NOT NULL,
+            started_at timestamptz NOT NULL,
+            ended_at timestamptz,
+            outcome text,
+            error_code text,
+            error_message text,
+            seconds jsonb,  -- a stage, as in metadata.worker.seconds
+
+            CONSTRAINT outcome_is_known
+                CHECK (outcome IN ('completed', 'failed', 'cancelled', 'given back', 'lost')),
+            CONSTRAINT ended_has_an_outcome_and_nothing_else_has
+                CHECK ((ended_at IS NULL) = (outcome IS NULL))
+        )
+        WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
+    """)
+    op.execute("CREATE INDEX attempts_job ON worker.attempts (job_id)")
+    op.execute("CREATE INDEX attempts_ended ON worker.attempts (ended_at) WHERE ended_at IS NOT NULL")
+    op.execute(
+        "COMMENT ON TABLE worker.attempts IS 'Every attempt at a job: who made it, when, and what came of it.'"
+    )
+
+    # The claim writes the line; whichever statement ends the attempt closes it here, in the same transaction.
+    op.execute("""
+        CREATE FUNCTION worker.end_attempt() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+        BEGIN
+            UPDATE worker.attempts
+            SET ended_at = clock_timestamp(),
+                outcome = CASE
+                    WHEN NEW.status = 'completed' THEN 'completed'
+                    WHEN current_setting('worker.lease', true) = 'queue' THEN 'lost'
+                    WHEN NEW.status = 'cancelled' THEN 'cancelled'
+                    WHEN NEW.error_code IS NULL THEN 'given back'
+                    ELSE 'failed' END,
+                error_code = NEW.error_code,
+                error_message = NEW.error_message,
+                seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
+                    THEN NEW.metadata #> '{worker,seconds}' END
+            WHERE lease_token = OLD.lease_token;
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER end_attempt AFTER UPDATE ON public.jobs
+        FOR EACH ROW WHEN (OLD.status = 'processing' AND NEW.status <> 'processing')
+        EXECUTE FUNCTION worker.end_attempt()
+    """)
+    # What is pruned: events that the backend has, or never will.
+    op.execute("""
+        CREATE INDEX outbox_done ON worker.outbox (created_at)
+        WHERE delivered_at IS NOT NULL OR dead_at IS NOT NULL
+    """)
+
+    op.execute("""
+        CREATE VIEW public.job_status WITH (security_invoker = true) AS
+        WITH lap AS (
+            SELECT id, priority, shop, row_number() OVER (PARTITION BY priority, shop ORDER BY run_after, created_at) AS lap
+            FROM public.jobs WHERE status = 'pending'
+        ), line AS (
+            SELECT id, row_number() OVER (ORDER BY priority DESC, lap, shop) AS position FROM lap
+        ), pace AS (
+            SELECT avg(took) AS a_job FROM (
+                SELECT completed_at - started_at AS took FROM public.jobs
+                WHERE status = 'completed' AND completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT 50) AS latest
+        ), running AS (
+            SELECT count(*) AS jobs FROM public.jobs WHERE status = 'processing'
+        )
+        SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS status, job.progress, job.stage,
+            line.position,
+            CASE WHEN job.status = 'pending' THEN greatest(
+                line.position * pace.a_job / greatest(1, running.jobs), job.run_after - now(), interval '0')
+            END AS estimated_wait,
+            job.priority, job.attempts, job.max_attempts, job.run_after, job.queued_at, job.started_at, job.completed_at,
+            job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message
+        FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running
+    """)
+    op.execute("""
+        COMMENT ON VIEW public.job_status IS
+        'Jobs for people: how far, and for those that wait their position in the queue and about how long it will take.'
+    """)
+    op.execute("""
+        CREATE VIEW public.queue_health WITH (security_invoker = true) AS
+        SELECT shop,
+            count(*) FILTER (WHERE status = 'pending') AS pending,
+            count(*) FILTER (WHERE status = 'pending' AND run_after <= now()) AS due,
+            now() - min(greatest(queued_at, run_after)) FILTER (WHERE status = 'pending' AND run_after <= now())
+                AS oldest_has_waited,
+            count(*) FILTER (WHERE status = 'processing') AS running,
+            count(*) FILTER (WHERE status = 'processing' AND lease_expires_at < now() - interval '5 s') AS stuck,
+            count(*) FILTER (WHERE status = 'completed') AS completed_last_hour,
+            count(*) FILTER (WHERE status = 'failed') AS failed_last_hour
+        FROM (
+            -- Three indexes, so that it costs what is going on and not what has been.
+            SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
+            UNION ALL
+            SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
+            UNION ALL
+            SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs
+            WHERE completed_at > now() - interval '1 h'
+        ) AS lately
+        GROUP BY GROUPING SETS ((shop), ())
+    """)
+    op.execute(
+        "COMMENT ON VIEW public.queue_health IS 'The queue at a glance, by shop; the line without a shop is the sum.'"
+    )
+
+    op.execute("ALTER TABLE worker.attempts ENABLE ROW LEVEL SECURITY")
+    _if_role_exists(
+        "worker",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON worker.attempts TO worker",
+        "CREATE POLICY worker_sees_all ON worker.attempts TO worker USING (true) WITH CHECK (true)",
+        "GRANT SELECT ON public.job_status, public.queue_health TO worker",
+    )
+    # Supabase grants new views to these two. What a policy of the app shows them they may read in the table.
+    for role in ("anon", "authenticated"):
+        _if_role_exists(role, f"REVOKE ALL ON public.job_status, public.queue_health FROM {role}")
+    _if_role_exists(
+        "service_role",
+        "REVOKE ALL ON public.job_status, public.queue_health FROM service_role",
+        "GRANT SELECT ON public.job_status, public.queue_health TO service_role",
+    )
+
+
+def downgrade() -> None:
+    op.execute("DROP VIEW public.queue_health, public.job_status")
+    op.execute("DROP INDEX worker.outbox_done")
+    op.execute("DROP TRIGGER end_attempt ON public.jobs")
+    op.execute("DROP FUNCTION worker.end_attempt")
+    op.execute("DROP TABLE worker.attempts")
+
+
+def _if_role_exists(role: str, *statements: str) -> None:
+    body = "; ".join(statements)
+    op.execute(f"""
+        DO $$ BEGIN
+            IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN {body}; END IF;
+        END $$
+    """)

@@ -1,0 +1,297 @@
+"""The life of jobs as a state machine: hypothesis chooses what backends, workers, people and the clock do."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from conftest import NUMBERS
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from psycopg.rows import dict_row
+from sqlalchemy.engine import Engine
+
+from worker import database, embedded
+from worker.errors import JobError
+from worker.jobs import queue
+from worker.jobs.queue import Job, LeaseLost
+from worker.storage import paths
+
+ENDED = {"completed", "failed", "cancelled"}
+FORWARD = {
+    ("pending", "processing"),
+    ("pending", "cancelled"),
+    ("processing", "pending"),
+    *(("processing", end) for end in ENDED),
+}
+MOST_JOBS = 6
+Row = dict[str, Any]
+Write = Callable[[Engine, Job], object]
+
+WRITES: dict[str, Write] = {
+    "renew": lambda engine, job: queue.renew(engine, job, lease_s=30),
+    "report": lambda engine, job: queue.report(engine, job, progress=50, stage="generating", lease_s=30),
+    "complete": lambda engine, job: queue.complete(engine, job, model_url="https://a/b.glb", report={}),
+    "fail, to be tried again": lambda engine, job: queue.fail(engine, job, JobError("no_space"), report={}),
+    "fail for good": lambda engine, job: queue.fail(engine, job, JobError("no_object"), report={}),
+    "cancel": queue.cancel,
+    "release": queue.release,
+}
+
+
+class Life(RuleBasedStateMachine):
+    """Several workers, some of which hold on to jobs that were taken from them."""
+
+    engine: Engine
+    sql: "psycopg.Connection[Row]"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: list[UUID] = []
+        self.held: list[Job] = []  # every claim that was ever made
+        self.before: dict[UUID, Row] = {}
+        self.endings: Counter[UUID] = Counter()
+        self.retried: set[UUID] = set()
+
+    @initialize()
+    def begin(self) -> None:
+        self.sql.execute("TRUNCATE jobs CASCADE")
+        for product in ("1", "gid://shopify/Product/1", "2"):
+            self.enqueue("a", product, None, 0, 3)
+        self.before = self._rows()
+
+    @precondition(lambda self: len(self.jobs) < MOST_JOBS)
+    @rule(
+        shop=st.sampled_from("ab"),
+        product=st.sampled_from(["1", "gid://shopify/Product/1", "2"]),
+        variant=st.sampled_from([None, "1"]),
+        priority=st.integers(0, 1),
+        max_attempts=st.integers(1, 3),
+    )
+    def a_backend_inserts(
+        self, shop: str, product: str, variant: str | None, priority: int, max_attempts: int
+    ) -> None:
+        self.enqueue(shop, product, variant, priority, max_attempts)
+
+    def enqueue(self, shop: str, product: str, variant: str | None, priority: int, max_attempts: int) -> None:
+        job = queue.enqueue(
+            self.engine,
+            shop=shop,
+            product_id=product,
+            variant_id=variant,
+            image_urls=["http://a/b"],
+            priority=priority,
+        )
+        self.sql.execute("UPDATE jobs SET max_attempts = %s WHERE id = %s", [max_attempts, job])
+        self.jobs.append(job)
+
+    @precondition(lambda self: self._due())
+    @rule(worker=st.sampled_from(["w1", "w2", "w3"]))
+    def a_lane_claims(self, worker: str) -> None:
+        self.claim(worker)
+
+    def claim(self, worker: str) -> None:
+        open_to_claim = [row["priority"] for row in self._due_and_free()]
+        job = queue.claim(self.engine, worker=worker, lease_s=30)
+        if job is None:
+            assert not open_to_claim, "there was one to claim"
+            return
+        assert self.before[job.id]["priority"] == max(open_to_claim)
+        assert job.attempts == self.before[job.id]["attempts"] + 1
+        self.held.append(job)
+
+    @precondition(lambda self: self._any("processing") or self._due_and_free())
+    @rule(data=st.data(), what=st.sampled_from(sorted(WRITES)))
+    def who_has_a_job_writes(self, data: st.DataObject, what: str) -> None:
+        if not self._any("processing"):
+            self.claim("w1")
+            self.all_is_in_order()
+        held = [job for job in self.held if self._live(job)]
+        WRITES[what](self.engine, data.draw(st.sampled_from(held)))
+
+    @precondition(lambda self: any(not self._live(job) for job in self.held))
+    @rule(data=st.data(), what=st.sampled_from(sorted(WRITES)))
+    def who_has_lost_a_job_writes_nothing(self, data: st.DataObject, what: str) -> None:
+        stale = [job for job in self.held if not self._live(job)]
+        # One that another worker has now tells the most.
+        stale.sort(key=lambda job: self.before[job.id]["status"] == "processing", reverse=True)
+        told = self._events()
+        with pytest.raises(LeaseLost):
+            WRITES[what](self.engine, data.draw(st.sampled_from(stale[:2])))
+        assert self._rows() == self.before
+        assert self._events() == told
+
+    @precondition(lambda self: self._any("pending") or self._any("processing"))
+    @rule(seconds=st.sampled_from([8, 40, 700]))
+    def time_passes(self, seconds: int) -> None:
+        self._pass_time(seconds)
+
+    @precondition(lambda self: self._any("processing"))
+    @rule()
+    def a_worker_freezes_and_its_jobs_go_to_another(self) -> None:
+        self._pass_time(31)
+        self.rescue()
+        self.all_is_in_order()
+        self._pass_time(700)
+        while self._due_and_free():
+            self.claim("w4")
+            self.all_is_in_order()
+
+    def _pass_time(self, seconds: int) -> None:
+        with self.sql.transaction():
+            self.sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+            self.sql.execute(
+                "UPDATE jobs SET run_after = run_after - make_interval(secs => %(s)s),"
+                " lease_expires_at = lease_expires_at - make_interval(secs => %(s)s)",
+                {"s": seconds},
+            )
+        self.before = self._rows()
+
+    @precondition(lambda self: self._any("processing"))
+    @rule()
+    def somebody_looks_for_lost_workers(self) -> None:
+        self.rescue()
+
+    def rescue(self) -> None:
+        now = datetime.now(UTC)
+        lost = {
+            job
+            for job, row in self.before.items()
+            if row["status"] == "processing" and row["lease_expires_at"] < now
+        }
+        assert {row["id"] for row in queue.rescue(self.engine)} == lost
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def ask_to_cancel(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        assert queue.ask_to_cancel(self.engine, job) == (self.before[job]["completed_at"] is None)
+
+    @precondition(lambda self: any(self._any(end) for end in ENDED))
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        ended = self.before[job]["completed_at"] is not None
+        assert queue.retry(self.engine, job) == ended
+        if ended:
+            self.retried.add(job)
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data(), status=st.sampled_from(["pending", "processing", "completed"]))
+    def a_backend_writes_back_what_it_heard_long_ago(self, data: st.DataObject, status: str) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        self.sql.execute(
+            "UPDATE jobs SET status = %s, progress = 50, model_url = 'old', completed_at = NULL WHERE id = %s",
+            [status, job],
+        )
+        assert self._rows() == self.before
+
+    @invariant()
+    def all_is_in_order(self) -> None:
+        rows = self._rows()
+        assert set(rows) == set(self.jobs), "no job is lost"
+        running = [row for row in rows.values() if row["status"] == "processing"]
+        assert len({_path(row) for row in running}) == len(running), "one running job a storage path"
+        newest = {job.id: job.lease_token for job in self.held}
+        assert all(row["lease_token"] == newest[row["id"]] for row in running), (
+            "the newest claim alone is live"
+        )
+        assert all(row["attempts"] <= row["max_attempts"] for row in rows.values())
+        for job, row in rows.items():
+            was = self.before[job]["status"] if job in self.before else "pending"
+            if job in self.retried:
+                assert row["status"] == "pending"
+            elif row["status"] != was:
+                assert (was, row["status"]) in FORWARD, "states only move forward"
+                self.endings[job] += row["status"] in ENDED
+        self._check_events(rows)
+        self._check_history(rows)
+        self.before, self.retried = rows, set()
+
+    def _check_events(self, rows: dict[UUID, Row]) -> None:
+        told = self._events()
+        assert Counter(event["job_id"] for event in told if event["terminal"]) == +self.endings
+        last = {}
+        for event in told:
+            assert event["body"]["seq"] == event["seq"]
+            last[event["job_id"]] = event["body"]  # by rising seq
+        for job, body in last.items():
+            now = rows[job]
+            assert (body["status"], body["progress"]) == (now["status"], now["progress"]), (
+                "the last word is true"
+            )
+
+    def _check_history(self, rows: dict[UUID, Row]) -> None:
+        lines = self.sql.execute("SELECT * FROM worker.attempts").fetchall()
+        assert {line["lease_token"] for line in lines} == {job.lease_token for job in self.held}
+        unfinished = {line["lease_token"] for line in lines if line["ended_at"] is None}
+        assert unfinished == {row["lease_token"] for row in rows.values() if row["lease_token"]}
+
+    def _due(self) -> list[Row]:
+        # Python's clock is the database's here.
+        now = datetime.now(UTC)
+        return [r for r in self.before.values() if r["status"] == "pending" and r["run_after"] <= now]
+
+    def _due_and_free(self) -> list[Row]:
+        busy = {_path(row) for row in self.before.values() if row["status"] == "processing"}
+        return [row for row in self._due() if _path(row) not in busy]
+
+    def _any(self, status: str) -> bool:
+        return any(row["status"] == status for row in self.before.values())
+
+    def _live(self, job: Job) -> bool:
+        return bool(self.before[job.id]["lease_token"] == job.lease_token)
+
+    def _rows(self) -> dict[UUID, Row]:
+        return {
+            row["id"]: row
+            for row in self.sql.execute("SELECT *, status::text AS status FROM jobs").fetchall()
+        }
+
+    def _events(self) -> list[Row]:
+        return self.sql.execute(
+            "SELECT seq, job_id, terminal, body::jsonb AS body FROM worker.outbox ORDER BY seq"
+        ).fetchall()
+
+
+def _path(row: Row) -> str:
+    return paths.stem(row["shop"], row["product_id"], row["variant_id"])
+
+
+@pytest.fixture
+def life(postgres: embedded.Postgres) -> Iterator[type[Life]]:
+    url = postgres.create_database(f"life_{next(NUMBERS)}", template="template_jobs")
+    engine = database.connect(database.parse(url, "DATABASE_URL"))
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+        yield type("Life", (Life,), {"engine": engine, "sql": connection})
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("examples", "steps"), [(30, 50), pytest.param(1000, 80, marks=pytest.mark.long)], ids=["short", "long"]
+)
+def test_whatever_happens_in_whatever_order_no_job_is_lost_doubled_or_stuck(
+    life: type[Life], examples: int, steps: int
+) -> None:
+    run_state_machine_as_test(
+        life,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,101 @@
+"""The queue with many claimers, and with a deep history."""
+
+import threading
+from collections import Counter
+
+import psycopg
+import pytest
+from sqlalchemy.engine import Engine
+
+from worker.jobs import queue
+
+CLAIMERS = 16
+SHOPS = 50
+
+
+def test_sixteen_claimers_do_two_thousand_jobs_once_each(engine: Engine, sql: psycopg.Connection) -> None:
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        " SELECT 'shop-' || n %% %s, (n %% 900)::text, '{http://a/b}' FROM generate_series(1, 2000) AS n",
+        [SHOPS],
+    )
+    taken: list[object] = []
+    running: set[tuple[str, str]] = set()  # files that somebody writes
+    guard = threading.Lock()
+
+    def work() -> None:
+        while True:
+            job = queue.claim(engine, worker="w", lease_s=300)
+            if job is None:
+                # What waits may wait for a job on the same path to end.
+                if not queue.outlook(engine).due:
+                    return
+                continue
+            files = (job.shop, job.product_id)
+            with guard:
+                assert files not in running, "two jobs on one path"
+                running.add(files)
+                taken.append(job.id)
+            with guard:
+                running.remove(files)
+            queue.complete(engine, job, model_url="x", report={})
+
+    threads = [threading.Thread(target=work) for _ in range(CLAIMERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(Counter(taken).values()) == {1}
+    assert sql.execute("SELECT status::text, count(*) FROM jobs GROUP BY 1").fetchall() == [
+        ("completed", 2000)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("history", "waiting"),
+    [(30_000, 5_000), pytest.param(500_000, 5_000, marks=pytest.mark.long)],
+)
+def test_a_claim_reads_a_few_rows_by_its_indexes_however_many_there_are(
+    engine: Engine, sql: psycopg.Connection, history: int, waiting: int
+) -> None:
+    """Counted by Postgres as the claims run, since a plan in a function shows in no EXPLAIN of its call."""
+    # Without triggers, or the history would take minutes to write.
+    sql.execute("SET session_replication_role = replica")
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls, status, progress, attempts, model_url, started_at, completed_at)"
+        " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', 'completed', 100, 1, 'x', now(), now()"
+        " FROM generate_series(1, %s) AS n",
+        [SHOPS, history],
+    )
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        " SELECT 'shop-' || n %% %s, 'p' || n, '{http://a/b}' FROM generate_series(1, %s) AS n",
+        [SHOPS, waiting],
+    )
+    sql.execute("RESET session_replication_role")
+    for claims, analyzed in ((20, False), (200, True)):
+        if analyzed:
+            sql.execute("ANALYZE jobs")
+        before = _reads(engine)
+        for _ in range(claims):
+            job = queue.claim(engine, worker="w", lease_s=30)
+            assert job
+            queue.complete(engine, job, model_url="x", report={})
+        after = _reads(engine)
+        assert after["seq_scan"] == before["seq_scan"], "no sequential scan"
+        assert after["jobs_waiting"] > before["jobs_waiting"], "the index that is meant for it"
+        # Who does not read the backlog does not sort it either.
+        assert (after["rows"] - before["rows"]) / claims < 20
+
+
+def _reads(engine: Engine) -> dict[str, int]:
+    """How often the table and its indexes were scanned, and how many rows that brought."""
+    with engine.connect() as connection:
+        # What this connection has done is counted before its answer comes.
+        connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        rows = connection.exec_driver_sql(
+            "SELECT 'seq_scan', seq_scan FROM pg_stat_user_tables WHERE relname = 'jobs'"
+            " UNION ALL SELECT 'rows', seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'jobs'"
+            " UNION ALL SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'jobs'"
+        )
+        return {str(name): int(number) for name, number in rows}

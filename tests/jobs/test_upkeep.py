@@ -1,0 +1,71 @@
+"""What a daemon does for the queue as a whole, and when it looks again."""
+
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy.engine import Engine
+
+from worker.jobs import queue
+from worker.jobs.upkeep import Upkeep
+from worker.jobs.wakeup import Listener, Wakeup
+from worker.outage import Outage
+from worker.settings import Settings
+
+
+@pytest.fixture
+def keeper(engine: Engine) -> Upkeep:
+    settings = Settings()
+    listener = Listener(
+        settings, engine, inserted=lambda: None, cancelled=lambda _: None, written=lambda: None
+    )
+    listener.alive = True
+    return Upkeep(
+        settings,
+        engine,
+        wakeup=Wakeup(),
+        listener=listener,
+        outage=Outage(engine, lambda: None),
+        nudge=lambda: None,
+    )
+
+
+def claim(engine: Engine) -> Any:
+    queue.enqueue(engine, shop="a", product_id="1", image_urls=["http://a/b"])
+    return queue.claim(engine, worker="w", lease_s=3)
+
+
+def test_where_notifications_arrive_it_looks_seldom_and_else_every_second_and_then_less(
+    keeper: Upkeep,
+) -> None:
+    assert 8 <= keeper.look() <= 10
+    keeper.listener.alive = False
+    waits = [keeper.look() for _ in range(10)]
+    assert waits[0] <= 1.3
+    assert 4 <= waits[-1] <= 5
+
+
+def test_a_lost_job_is_looked_for_when_its_lease_runs_out_and_rescued_then(
+    keeper: Upkeep, engine: Engine, sql: psycopg.Connection
+) -> None:
+    assert claim(engine)
+    assert 2 < keeper.look() < 3.4
+    with sql.transaction():
+        sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+        sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
+    keeper.look()
+    assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("pending",)
+    assert keeper.wakeup.wait(0), "a lane is told"
+
+
+def test_after_an_outage_who_finished_a_job_writes_it_before_it_is_rescued(
+    keeper: Upkeep, engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert claim(engine)
+    with sql.transaction():
+        sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+        sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
+    monkeypatch.setattr(keeper.outage, "ended_at", time.monotonic())
+    assert keeper.look() <= 1, "but soon"
+    assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("processing",)

@@ -1,0 +1,89 @@
+"""What makes a daemon or its child misbehave on demand; Python runs it at its start because it lies on PYTHONPATH.
+
+PYTHON_ROGUE names a folder, which reaches the child too. A file `<pid>` in it holds the name of a function of this
+module, which that process runs. While a file `hold` lies there, the child's engine waits in the stage `generating`,
+and obeys `<pid>-engine`.
+"""
+
+import ctypes
+import os
+import resource
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+FOLDER = Path(os.environ["PYTHON_ROGUE"])
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def hang() -> None:
+    """For ever in C and with the GIL, so that no Python code of the process runs again: locks one mutex twice."""
+    libc = ctypes.PyDLL(None)
+    mutex = ctypes.create_string_buffer(64)
+    while True:
+        libc.pthread_mutex_lock(mutex)
+
+
+def starve() -> None:
+    """Takes all the memory that the process may still have, for a second."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (64 << 20), limits[1]))
+    taken = []
+    try:
+        while True:
+            taken.append(bytearray(1 << 20))
+    except MemoryError:
+        time.sleep(1)
+        raise
+    finally:
+        taken.clear()
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def _obey() -> None:
+    while True:
+        with suppress(MemoryError):
+            _look(FOLDER / str(os.getpid()))
+        time.sleep(0.02)
+
+
+def _look(order: Path) -> None:
+    if order.exists():
+        name = order.read_text()
+        order.unlink()  # it is being obeyed
+        globals()[name]()
+
+
+threading.Thread(target=_obey, name="rogue", daemon=True).start()
+
+if "worker.runner" in sys.orig_argv:
+    import numpy as np
+
+    from worker import engines
+    from worker.presets import Preset
+
+    class Tetrahedron:
+        """Of another colour each time, so that no two files are the same."""
+
+        name = "tetrahedron"
+        version = "1"
+        details: dict[str, str] = {}  # noqa: RUF012 - the protocol's
+
+        def reconstruct(self, _views: object, _preset: Preset) -> engines.Surface:
+            while (FOLDER / "hold").exists():
+                _look(FOLDER / f"{os.getpid()}-engine")
+                time.sleep(0.02)
+            shade = np.random.default_rng().random(3, np.float32)
+            return engines.Surface(
+                vertices=np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32),
+                faces=np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [3, 2, 1]], np.int32),
+                color=lambda points: np.broadcast_to(shade, points.shape),
+            )
+
+    engines.load = lambda *_: Tetrahedron()  # type: ignore[assignment]
