@@ -122,7 +122,7 @@ def status(
 ) -> None:
     """The queue at a glance."""
     engine = database.connect(database.url(settings.load()))
-    counts = {row["status"]: row["jobs"] for row in queue.counts(engine)}
+    counts = queue.health(engine)
     jobs = queue.recent(engine, limit)
     if as_json:
         _print_json({"counts": counts, "jobs": [dict(job) for job in jobs]})
@@ -399,6 +399,19 @@ def demo(
     from worker import demo  # noqa: PLC0415
 
     raise typer.Exit(demo.run(results, engine=engine, console=console))
+
+
+@app.command()
+def dashboard(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; anything but localhost needs WORKER_DASHBOARD_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8780,
+) -> None:
+    """Serves a page for people: the queue, its jobs, their models. It only reads."""
+    from worker import dashboard  # noqa: PLC0415 - the daemon serves no pages
+
+    dashboard.run(settings.load(), host=host, port=port, console=console)
 
 
 @app.command()

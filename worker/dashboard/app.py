@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parent
 STATIC = {
     "style.css": (FOLDER / "static" / "style.css", "text/css"),
     "dashboard.js": (FOLDER / "static" / "dashboard.js", "text/javascript"),
+    "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
     "viewer.js": (FOLDER.parent / "demo" / "viewer.js", "text/javascript"),
 }
 LARGEST_FORM = 4096  # bytes
@@ -102,12 +103,14 @@ def create(engine: Engine, settings: Settings) -> Starlette:
         return answer
 
     def missing(_request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
+        code = error.status_code if isinstance(error, HTTPException) else 500
         title, text = {
             404: ("Not here", "There is no such job or page. The row may have been deleted."),
             405: ("Read-only", "This page shows jobs and changes none: see worker cancel and worker retry."),
-        }.get(status, ("Something went wrong", "The command line that runs this page says what."))
-        return render("message.html.j2", status, title=title, text=text, every=IDLE_S)
+        }.get(code, ("Something went wrong", "The command line that runs this page says what."))
+        answer = render("message.html.j2", code, title=title, text=text, every=IDLE_S)
+        answer.headers.update(headers)  # an error of our own passes by the guard
+        return answer
 
     def database_away(_request: Request, error: Exception) -> Response:
         title, text = _explain(engine, error)
@@ -123,6 +126,7 @@ def create(engine: Engine, settings: Settings) -> Starlette:
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
         exception_handlers={
             HTTPException: missing,
+            Exception: missing,
             DBAPIError: database_away,
             PoolTimeout: database_away,
         },
@@ -198,8 +202,8 @@ def _renderer() -> Callable[..., Response]:
         "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
     }
 
-    def render(template: str, status: int = 200, **context: Any) -> Response:
-        return HTMLResponse(environment.get_template(template).render(context), status)
+    def render(template: str, code: int = 200, /, **context: Any) -> Response:
+        return HTMLResponse(environment.get_template(template).render(context), code)
 
     return render
 
