@@ -26,6 +26,15 @@ STATES = {
     "cancelled": "Cancelled",
 }
 
+# What the page shows of `metadata.worker` as it is, and the steps in their order.
+TOLD = ("engine", "cutout_url", "poster_url", "turntable_url", "usdz_url")
+STEPS = {
+    step: place
+    for place, step in enumerate(
+        ("download", "cutout", "generate", "finish", "quality", "usdz", "poster", "turntable", "upload")
+    )
+}
+
 Row = dict[str, Any]
 
 
@@ -88,37 +97,61 @@ def job(engine: Engine, job_id: UUID) -> Row | None:
     card = cards(engine, [job_id])
     if not card:  # deleted in between
         return None
-    told = found["metadata"].get("worker")
-    told = told if isinstance(told, dict) else {}
+    told = _object(found["metadata"], "worker")
     return {
         "job": card[0],
         "row": found["row"] | {"metadata": found["metadata"]},
         "cut": found["cut"],
         "place": queue.place(engine, job_id) if card[0]["status"] == "pending" else None,
         "attempts": _rows(engine, "attempts", id=job_id),
-        "photos": _photos(found["row"]["image_urls"], _list(told, "photos")),
-        "told": told,
+        "photos": _photos(found["row"]["image_urls"], told.get("photos")),
+        "told": {name: _text(told, name) for name in TOLD},
         "model": _object(told, "model"),
-        "quality": _object(told, "quality"),
-        "seconds": {
-            stage: float(seconds)
-            for stage, seconds in _object(told, "seconds").items()
-            if isinstance(seconds, (int, float)) and seconds >= 0
+        "quality": _quality(_object(told, "quality")),
+        "seconds": _seconds(_object(told, "seconds")),
+    }
+
+
+# What a report holds is taken by its type: one of another version, or of nobody's, must not break the page.
+
+
+def _photos(urls: Sequence[str], said: object) -> list[Row]:
+    """Each photo with what became of it; the report lists them in the order of the row."""
+    reports = said if isinstance(said, list) and len(said) == len(urls) else [None] * len(urls)
+    return [
+        {"url": url, "status": _text(report, "status"), "error_message": _text(report, "error_message")}
+        for url, report in zip(urls, reports, strict=True)
+    ]
+
+
+def _quality(told: Row) -> Row | None:
+    if not told:
+        return None
+    warnings = told.get("warnings")
+    return {
+        "score": _number(told.get("score")),
+        "warnings": [text for text in warnings if isinstance(text, str)]
+        if isinstance(warnings, list)
+        else [],
+        "figures": {
+            name: value for name, value in told.items() if name != "score" and isinstance(value, (bool, int, float))
         },
     }
 
 
-def _photos(urls: Sequence[str], said: Sequence[Any]) -> list[Row]:
-    """Each photo with what became of it; the report lists them in the order of the row."""
-    reports = [report if isinstance(report, dict) else {} for report in said]
-    if len(reports) != len(urls):
-        reports = [{} for _ in urls]
-    return [{**report, "url": url} for url, report in zip(urls, reports, strict=True)]
+def _seconds(told: Row) -> dict[str, float]:
+    """In the order of the pipeline, which jsonb does not keep."""
+    steps = {step: took for step, value in told.items() if (took := _number(value)) is not None and took >= 0}
+    return dict(sorted(steps.items(), key=lambda item: STEPS.get(item[0], len(STEPS))))
 
 
-def _list(told: Mapping[str, Any], key: str) -> Sequence[Any]:
-    value = told.get(key)
-    return value if isinstance(value, list) else []
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _text(told: object, key: str) -> str | None:
+    value = told.get(key) if isinstance(told, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _object(told: Mapping[str, Any], key: str) -> Row:
