@@ -12,7 +12,8 @@ from typing import Any
 from urllib.request import urlopen
 
 from conftest import until
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 MISSING = None if shutil.which("chromium") else "chromium is not installed"
 
@@ -20,7 +21,7 @@ MISSING = None if shutil.which("chromium") else "chromium is not installed"
 class Tab:
     """One page. `says` collects what the page writes to its console, and what its policy refused."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self.socket = socket
         self.numbers = itertools.count(1)
         self.says: list[str] = []

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,41 @@ def create(engine: Engine, settings: Settings) -> Starlette:
     """The ASGI application. It needs no database to start."""
     token = settings.dashboard_token
     door = access.Door(token.get_secret_value() if token else None)
-    headers = access.headers(settings)
-    render = _renderer()
+    site = _Site(engine, door, access.headers(settings), _renderer())
+    return Starlette(
+        routes=[
+            Route("/", site.overview),
+            Route("/jobs/{id}", site.job),
+            Route("/login", site.login, methods=["POST"]),
+            Route("/static/{name}", _static),
+        ],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=site.guard)],
+        exception_handlers={
+            DBAPIError: site.database_away,
+            PoolTimeout: site.database_away,
+            HTTPException: site.failed,
+            Exception: site.failed,
+        },
+    )
 
-    def overview(request: Request) -> Response:
+
+@dataclass(frozen=True)
+class _Site:
+    engine: Engine
+    door: access.Door
+    headers: Mapping[str, str]
+    render: Callable[..., Response]
+
+    def overview(self, request: Request) -> Response:
         query = request.query_params
         status = query.get("status", "") if query.get("status") in pages.STATES else ""
         search = query.get("q", "").strip()[:255].replace("\0", "")
         page = int(text) if (text := query.get("page", "")).isdecimal() and len(text) < 6 else 1
         page = min(max(page, 1), pages.LAST_PAGE)
-        found = pages.listing(engine, status=status, search=search, page=page)
-        return render(
+        found = pages.listing(self.engine, status=status, search=search, page=page)
+        return self.render(
             "queue.html.j2",
-            **pages.glance(engine),
+            **pages.glance(self.engine),
             listing=found,
             status=status,
             search=search,
@@ -66,93 +89,72 @@ def create(engine: Engine, settings: Settings) -> Starlette:
             every=LIVE_S if any(job["status"] == "processing" for job in found.jobs) else IDLE_S,
         )
 
-    def job(request: Request) -> Response:
+    def job(self, request: Request) -> Response:
         try:
-            found = pages.job(engine, UUID(request.path_params["id"]))
+            found = pages.job(self.engine, UUID(request.path_params["id"]))
         except ValueError:
             found = None
         if found is None:
             raise HTTPException(404)
         running = found["job"]["status"] == "processing"
-        return render("job.html.j2", **found, every=LIVE_S if running else IDLE_S)
+        return self.render("job.html.j2", **found, every=LIVE_S if running else IDLE_S)
 
-    async def login(request: Request) -> Response:
+    async def login(self, request: Request) -> Response:
         body = b""
         async for part in request.stream():
             body += part
             if len(body) > LARGEST_FORM:
                 raise HTTPException(413)
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0]
-        if not door.fits(given):
-            return render("login.html.j2", 401, wrong=True, target="/login")
-        answer = RedirectResponse("/", 303)
-        door.remember(request, answer)
-        return answer
+        return self._greet(request, given, "/")
 
-    def static(request: Request) -> Response:
-        path, kind = STATIC.get(request.path_params["name"], (None, None))
-        if path is None:
-            raise HTTPException(404)
-        # The address changes with the content.
-        return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "max-age=31536000"})
-
-    async def guard(request: Request, proceed: Next) -> Response:
-        answer = await _past(door, request, proceed, render)
-        answer.headers.update(headers)
+    async def guard(self, request: Request, proceed: Next) -> Response:
+        path = request.url.path
+        if path == "/login" or path.startswith("/static/") or self.door.lets_in(request):
+            answer = await proceed(request)
+        elif self.door.token is None:
+            text = "Without a token this page answers to localhost only."
+            answer = self._message(421, "Another name", text)
+        else:
+            path = "/" + path.lstrip("/")  # never another host's
+            query = parse_qs(request.url.query)
+            given = query.pop("token", [""])[0]
+            # Out of the address bar and the history at once.
+            answer = self._greet(request, given, f"{path}?{urlencode(query, doseq=True)}" if query else path)
+        answer.headers.update(self.headers)
         answer.headers.setdefault("cache-control", "no-store")
         return answer
 
-    def missing(_request: Request, error: Exception) -> Response:
+    def failed(self, _request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
         title, text = {
             404: ("Not here", "There is no such job or page. The row may have been deleted."),
             405: ("Read-only", "This page shows jobs and changes none: see worker cancel and worker retry."),
         }.get(code, ("Something went wrong", "The command line that runs this page says what."))
-        answer = render("message.html.j2", code, title=title, text=text, every=IDLE_S)
-        answer.headers.update(headers)  # an error of our own passes by the guard
+        answer = self._message(code, title, text)
+        answer.headers.update(self.headers)  # an error of our own passes by the guard
         return answer
 
-    def database_away(_request: Request, error: Exception) -> Response:
-        title, text = _explain(engine, error)
-        return render("message.html.j2", 503, title=title, text=text, every=IDLE_S)
+    def database_away(self, _request: Request, error: Exception) -> Response:
+        return self._message(503, *_explain(self.engine, error))
 
-    return Starlette(
-        routes=[
-            Route("/", overview),
-            Route("/jobs/{id}", job),
-            Route("/login", login, methods=["POST"]),
-            Route("/static/{name}", static),
-        ],
-        middleware=[Middleware(BaseHTTPMiddleware, dispatch=guard)],
-        exception_handlers={
-            HTTPException: missing,
-            Exception: missing,
-            DBAPIError: database_away,
-            PoolTimeout: database_away,
-        },
-    )
+    def _greet(self, request: Request, given: str, target: str) -> Response:
+        if not self.door.fits(given):
+            return self.render("login.html.j2", 401, wrong=bool(given))
+        answer = RedirectResponse(target, 303)
+        self.door.remember(request, answer)
+        return answer
+
+    def _message(self, code: int, title: str, text: str) -> Response:
+        return self.render("message.html.j2", code, title=title, text=text, every=IDLE_S)
 
 
-async def _past(door: access.Door, request: Request, proceed: Next, render: Callable[..., Response]) -> Response:
-    path = request.url.path
-    if path == "/login" or path.startswith("/static/") or door.lets_in(request):
-        return await proceed(request)
-    if door.token is None:
-        return render(
-            "message.html.j2",
-            421,
-            title="Another name",
-            text="Without a token this page answers to localhost only.",
-            every=IDLE_S,
-        )
-    query = parse_qs(request.url.query)
-    given = query.pop("token", [""])[0]
-    if not door.fits(given):
-        return render("login.html.j2", 401, wrong=bool(given), target="/login")
-    # Out of the address bar and the history at once.
-    answer = RedirectResponse(f"{path}?{urlencode(query, doseq=True)}" if query else path, 303)
-    door.remember(request, answer)
-    return answer
+def _static(request: Request) -> Response:
+    path, kind = STATIC.get(request.path_params["name"], (None, None))
+    if path is None:
+        raise HTTPException(404)
+    # The address changes with the content.
+    return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "max-age=31536000"})
 
 
 def _explain(engine: Engine, error: Exception) -> tuple[str, str]:

@@ -134,7 +134,9 @@ def _quality(told: Row) -> Row | None:
         if isinstance(warnings, list)
         else [],
         "figures": {
-            name: value for name, value in told.items() if name != "score" and isinstance(value, (bool, int, float))
+            name: value
+            for name, value in told.items()
+            if name != "score" and isinstance(value, (bool, int, float))
         },
     }
 
