@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
@@ -102,39 +103,36 @@ def enqueue(
     if bool(photos) is bool(sample):
         raise typer.BadParameter("Name photos, or a --sample.")
     configured = settings.load()
-    engine = database.connect(database.url(configured))
-    if watch:
-        for check in trial.checks(engine, configured):
-            console.print(display.check_line(check), soft_wrap=True)
-    names = [trial.sample(sample)] if sample else photos or []
-    addresses = [trial.address(photo, configured) for photo in names]
-    if watch:
-        for photo in addresses:
-            console.print(display.check_line(trial.check_photo(photo, configured)), soft_wrap=True)
-    try:
-        job = queue.enqueue(
-            engine,
-            shop=shop,
-            product_id=product or f"test-{uuid4().hex[:8]}",
-            variant_id=variant,
-            image_urls=addresses,
-            quality=quality,
-            priority=priority,
-        )
-    except IntegrityError as error:
-        raise ConfigError(f"The database refuses this job: {str(error.orig).splitlines()[0]}") from None
-    if not watch:
-        if as_json:
-            _print_json({"id": str(job)})
-        else:
-            console.print(f"Job {job} is queued.")
-        return
-    console.print(display.check_line(trial.Check("job", good=True, text=f"{job} is queued")), soft_wrap=True)
-    rows = live.jobs(engine, [job], console)
-    engine.dispose()
-    for row in rows:
-        console.print(display.verdict(row, trial.outcome(row), trial.advice(row)), soft_wrap=True)
-    _print_ended(rows, as_json=as_json)
+    with _engine(configured) as engine:
+        if watch:
+            for check in trial.checks(engine, configured):
+                console.print(display.check_line(check), soft_wrap=True)
+        names = [trial.sample(sample)] if sample else photos or []
+        addresses = [trial.address(photo, configured) for photo in names]
+        if watch:
+            for photo in addresses:
+                console.print(display.check_line(trial.check_photo(photo, configured)), soft_wrap=True)
+        try:
+            job = queue.enqueue(
+                engine,
+                shop=shop,
+                product_id=product or f"test-{uuid4().hex[:8]}",
+                variant_id=variant,
+                image_urls=addresses,
+                quality=quality,
+                priority=priority,
+            )
+        except IntegrityError as error:
+            raise ConfigError(f"The database refuses this job: {str(error.orig).splitlines()[0]}") from None
+        if watch:
+            rows = live.jobs(engine, [job], console)
+            for row in rows:
+                console.print(display.verdict(row, trial.outcome(row), trial.advice(row)), soft_wrap=True)
+            _print_ended(rows, as_json=as_json)
+    if as_json:
+        _print_json({"id": str(job)})
+    else:
+        console.print(f"Job {job} is queued.")
 
 
 @app.command()
@@ -142,19 +140,19 @@ def status(
     as_json: AsJson = False, limit: Annotated[int, typer.Option(help="Of waiting and of ended jobs.")] = 10
 ) -> None:
     """The queue at a glance: what waits and runs, who works, what has failed."""
-    engine = database.connect(database.url(settings.load()))
-    if as_json:
-        _print_json(
-            {
-                "queue": queue.health(engine),
-                "workers": queue.workers(engine),
-                "failures": queue.failures(engine),
-                "jobs": queue.recent(engine, limit),
-            }
-        )
-        return
-    for part in live.glance(engine, limit):
-        console.print(part)
+    with _engine(settings.load()) as engine:
+        if as_json:
+            _print_json(
+                {
+                    "queue": queue.health(engine),
+                    "workers": queue.workers(engine),
+                    "failures": queue.failures(engine),
+                    "jobs": queue.recent(engine, limit),
+                }
+            )
+        else:
+            for part in live.glance(engine, limit):
+                console.print(part)
 
 
 @app.command()
@@ -168,13 +166,11 @@ def watch(
     """Shows jobs live until they have ended, or the queue. Exit code: 1 if one has not ended as completed."""
     if as_json and not ids:
         raise typer.BadParameter("--json goes with ids of jobs.")
-    engine = database.connect(database.url(settings.load()))
-    if ids:
-        _print_ended(live.jobs(engine, ids, console), as_json=as_json)
-    try:
-        live.everything(engine, console, limit)
-    except KeyboardInterrupt:
-        engine.dispose()
+    with _engine(settings.load()) as engine:
+        if ids:
+            _print_ended(live.jobs(engine, ids, console), as_json=as_json)
+        with suppress(KeyboardInterrupt):
+            live.everything(engine, console, limit)
 
 
 @app.command()
@@ -450,6 +446,15 @@ def dashboard(
 def version() -> None:
     """Prints the version."""
     typer.echo(__version__)
+
+
+@contextmanager
+def _engine(configured: settings.Settings) -> Iterator[Engine]:
+    engine = database.connect(database.url(configured))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _print_ended(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> NoReturn:

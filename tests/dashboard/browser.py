@@ -71,7 +71,7 @@ def chromium(folder: Path) -> Iterator[Tab]:
         "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
         "--disable-quic", "--disable-dev-shm-usage", "--remote-debugging-port=0", f"--user-data-dir={profile}",
-        "about:blank",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "about:blank",
     ]  # fmt: skip
     process = subprocess.Popen(["chromium", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

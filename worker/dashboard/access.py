@@ -50,9 +50,10 @@ class Door:
 
 
 def _host(request: Request) -> str:
+    """As the client says it: request.url takes our own address where it does not like what it reads."""
     try:
-        return request.url.hostname or ""
-    except ValueError:  # no address can be made of what the client says
+        return urlsplit("//" + request.headers.get("host", "")).hostname or ""
+    except ValueError:
         return ""
 
 
