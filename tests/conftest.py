@@ -138,6 +138,7 @@ def launch(folder: Path, number: int, variables: dict[str, str]) -> Daemon:
     defaults = {
         "WORKER_TEMP_DIR": str(folder / "tmp"),
         "WORKER_BACKGROUND_MODEL": "u2netp",
+        "WORKER_PHOTO_LOOPBACK": "true",
         "WORKER_ENGINE": "relief",
         "WORKER_LOG_FORMAT": "json",
         "CUDA_VISIBLE_DEVICES": "",

@@ -15,7 +15,7 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from worker import __version__, daemon, database, display, logs, settings, trial, weights
+from worker import __version__, daemon, database, display, logs, settings, systemd, trial, weights
 from worker import watch as live
 from worker.errors import JobError
 from worker.jobs import queue
@@ -275,7 +275,7 @@ def fetch_weights(
                     source=source,
                     half=half,
                     keep=keep,
-                    progress=progress,
+                    progress=systemd.extending(name, progress),
                     say=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
                 )
         except weights.SourceUnreachable as error:
