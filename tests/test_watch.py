@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_the_queue_is_watched_through_an_outage(
         if looks == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(watch.time, "sleep", pause)
+    monkeypatch.setattr(time, "sleep", pause)
     screen = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
         watch.everything(engine, Console(file=screen, force_terminal=True, width=120), 10)
