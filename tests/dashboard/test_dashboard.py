@@ -245,10 +245,7 @@ def test_the_pages_need_no_more_than_to_read_as_the_daemon_s_role(
     with served(engine) as address:
         for path in ("/", f"/jobs/{job}", "/?status=failed", "/?status=pending", "/?q=a", f"/?q={job}"):
             answer = httpx.get(address + path)
-            assert (answer.status_code, job in answer.text) == (
-                200,
-                "failed" not in path and "q=a" not in path,
-            )
+            assert (answer.status_code, job in answer.text) == (200, "failed" not in path)
     engine.dispose()
 
 
