@@ -91,6 +91,8 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     made = worker("enqueue", "my mug.png", "--quality", "fast", "--watch", "--json")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)[0]["status"] == "completed"
+    for checked in ("✓ database", "✓ store", "✓ photo", "✓ completed"):
+        assert checked in made.stderr
 
     refused = worker("enqueue", "my mug.png", "--quality", "ultra")
     assert refused.returncode == 78
@@ -100,9 +102,12 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     failed = worker("enqueue", f"{dev['BACKEND_URL']}/none.jpg", "--watch")
     assert failed.returncode == 1
     assert "photo_not_found" in failed.stderr
+    assert "worker retry" in failed.stderr  # what to do next
 
     status = json.loads(worker("status", "--json").stdout)
-    assert status["counts"] == {"completed": 1, "failed": 1}
+    assert (status["queue"]["completed_last_hour"], status["queue"]["failed_last_hour"]) == (1, 1)
+    assert [failure["error_code"] for failure in status["failures"]] == ["photo_not_found"]
+    assert len(status["workers"]) == 1
     job = next(row["id"] for row in status["jobs"] if row["status"] == "failed")
     assert json.loads(worker("cancel", job, "--json").stdout) == {job: False}
     assert json.loads(worker("retry", job, "--json").stdout) == {job: True}

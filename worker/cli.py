@@ -2,21 +2,21 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 
 import typer
 from rich.console import Console
-from rich.live import Live
 from rich.prompt import Confirm
 from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from worker import __version__, daemon, database, display, logs, settings, systemd, weights
+from worker import __version__, daemon, database, display, logs, settings, systemd, trial, weights
+from worker import watch as live
 from worker.errors import JobError
 from worker.jobs import queue
 from worker.settings import ConfigError
@@ -46,8 +46,6 @@ Ids = Annotated[list[UUID], typer.Argument(help="Ids of jobs.")]
 WeightNames = Annotated[
     list[str] | None, typer.Argument(help="triposr, or a background model; what is configured without.")
 ]
-
-PAUSE_S = 0.3  # between two looks at the rows
 
 
 def main() -> None:
@@ -82,7 +80,12 @@ def migrate(revision: Annotated[str, typer.Argument(help="Where to go.")] = "hea
 
 @app.command()
 def enqueue(
-    photos: Annotated[list[str], typer.Argument(help="Addresses, or files where the store can serve them.")],
+    photos: Annotated[
+        list[str] | None, typer.Argument(help="Addresses, or files where the store can serve them.")
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A bundled photo instead, such as vase.png.")
+    ] = None,
     shop: Annotated[str, typer.Option(help="The shop's domain.")] = "demo.myshopify.com",
     product: Annotated[
         str | None, typer.Option(help="The product's id or gid; a new one without it.")
@@ -90,26 +93,42 @@ def enqueue(
     variant: Annotated[str | None, typer.Option(help="The variant's id or gid.")] = None,
     quality: Annotated[str, typer.Option(help="fast, balanced or quality.")] = "balanced",
     priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay until the job has ended.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Look first at what the job needs, then stay until it has ended."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Inserts a job, as a backend does."""
+    """Inserts a job, as a backend does. With --watch exit code 0 means completed, 1 another end."""
+    if bool(photos) is bool(sample):
+        raise typer.BadParameter("Name photos, or a --sample.")
     configured = settings.load()
-    engine = database.connect(database.url(configured))
-    try:
-        job = queue.enqueue(
-            engine,
-            shop=shop,
-            product_id=product or f"test-{uuid4().hex[:8]}",
-            variant_id=variant,
-            image_urls=[_address(photo, configured) for photo in photos],
-            quality=quality,
-            priority=priority,
-        )
-    except IntegrityError as error:
-        raise ConfigError(f"The database refuses this job: {str(error.orig).splitlines()[0]}") from None
-    if watch:
-        raise typer.Exit(_watch(engine, lambda: queue.look(engine, [job]), as_json=as_json))
+    with _engine(configured) as engine:
+        if watch:
+            for check in trial.checks(engine, configured):
+                console.print(display.check_line(check), soft_wrap=True)
+        names = [trial.sample(sample)] if sample else photos or []
+        addresses = [trial.address(photo, configured) for photo in names]
+        if watch:
+            for photo in addresses:
+                console.print(display.check_line(trial.check_photo(photo, configured)), soft_wrap=True)
+        try:
+            job = queue.enqueue(
+                engine,
+                shop=shop,
+                product_id=product or f"test-{uuid4().hex[:8]}",
+                variant_id=variant,
+                image_urls=addresses,
+                quality=quality,
+                priority=priority,
+            )
+        except IntegrityError as error:
+            raise ConfigError(f"The database refuses this job: {str(error.orig).splitlines()[0]}") from None
+        if watch:
+            rows = live.jobs(engine, [job], console)
+            for row in rows:
+                console.print(display.verdict(row, trial.outcome(row), trial.advice(row)), soft_wrap=True)
+            _print_ended(rows, as_json=as_json)
     if as_json:
         _print_json({"id": str(job)})
     else:
@@ -120,29 +139,38 @@ def enqueue(
 def status(
     as_json: AsJson = False, limit: Annotated[int, typer.Option(help="Of waiting and of ended jobs.")] = 10
 ) -> None:
-    """The queue at a glance."""
-    engine = database.connect(database.url(settings.load()))
-    counts = {row["status"]: row["jobs"] for row in queue.counts(engine)}
-    jobs = queue.recent(engine, limit)
-    if as_json:
-        _print_json({"counts": counts, "jobs": [dict(job) for job in jobs]})
-        return
-    console.print("   ".join(f"{name} [bold]{counts.get(name, 0)}[/bold]" for name in display.COLORS))
-    if jobs:
-        console.print(display.jobs_table(jobs))
+    """The queue at a glance: what waits and runs, who works, what has failed."""
+    with _engine(settings.load()) as engine:
+        if as_json:
+            _print_json(
+                {
+                    "queue": queue.health(engine),
+                    "workers": queue.workers(engine),
+                    "failures": queue.failures(engine),
+                    "jobs": queue.recent(engine, limit),
+                }
+            )
+        else:
+            for part in live.glance(engine, limit):
+                console.print(part)
 
 
 @app.command()
 def watch(
     ids: Annotated[
-        list[UUID] | None, typer.Argument(help="Ids of jobs; all that run and wait without.")
+        list[UUID] | None, typer.Argument(help="Ids of jobs; the whole queue, until Ctrl-C, without.")
     ] = None,
     as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(help="Of waiting and of ended jobs, for the whole queue.")] = 10,
 ) -> None:
-    """Shows jobs live until they have ended."""
-    engine = database.connect(database.url(settings.load()))
-    ids = ids or [job["id"] for job in queue.recent(engine, 20) if job["completed_at"] is None]
-    raise typer.Exit(_watch(engine, lambda: queue.look(engine, ids), as_json=as_json))
+    """Shows jobs live until they have ended, or the queue. Exit code: 1 if one has not ended as completed."""
+    if as_json and not ids:
+        raise typer.BadParameter("--json goes with ids of jobs.")
+    with _engine(settings.load()) as engine:
+        if ids:
+            _print_ended(live.jobs(engine, ids, console), as_json=as_json)
+        with suppress(KeyboardInterrupt):
+            live.everything(engine, console, limit)
 
 
 @app.command()
@@ -421,50 +449,38 @@ def demo(
 
 
 @app.command()
+def dashboard(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; anything but localhost needs WORKER_DASHBOARD_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8780,
+) -> None:
+    """Serves a page for people: the queue, its jobs, their models. It only reads."""
+    from worker import dashboard  # noqa: PLC0415 - the daemon serves no pages
+
+    dashboard.run(settings.load(), host=host, port=port, console=console)
+
+
+@app.command()
 def version() -> None:
     """Prints the version."""
     typer.echo(__version__)
 
 
-def _address(photo: str, configured: settings.Settings) -> str:
-    """A file goes to the store, under its content's hash, and from there by its address to the worker."""
-    if "://" in photo:
-        return photo
-    file = Path(photo)
-    if not file.is_file():
-        raise ConfigError(f"{photo} is neither an address nor a file.")
-    from worker.storage import open_store, sha256, version  # noqa: PLC0415
-
-    types = {
-        ".jpg": "image/jpeg",
-        ".jpeg": "image/jpeg",
-        ".png": "image/png",
-        ".webp": "image/webp",
-        ".avif": "image/avif",
-    }
-    ending = file.suffix.lower()
-    address = open_store(configured).put(
-        f"uploads/{version(sha256(file))}{ending}", file, types.get(ending, "application/octet-stream")
-    )
-    if not address.startswith("http"):
-        raise ConfigError(
-            f"{photo} is a file, and nothing serves the store. Run `worker dev`, or set WORKER_STORAGE_URL."
-        )
-    return address
+@contextmanager
+def _engine(configured: settings.Settings) -> Iterator[Engine]:
+    engine = database.connect(database.url(configured))
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
-def _watch(engine: Engine, look: Callable[[], Sequence[Mapping[str, Any]]], *, as_json: bool) -> int:
-    """0 if all jobs end as completed, else 1."""
-    jobs = look()
-    with Live(display.jobs_table(jobs), console=console, auto_refresh=False) as live:
-        while any(job["completed_at"] is None for job in jobs):
-            time.sleep(PAUSE_S)
-            jobs = look()
-            live.update(display.jobs_table(jobs), refresh=True)
-    engine.dispose()
+def _print_ended(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> NoReturn:
+    """Exit code 0 if all jobs have ended as completed, else 1."""
     if as_json:
-        _print_json([dict(job) for job in jobs])
-    return 0 if jobs and all(job["status"] == "completed" for job in jobs) else 1
+        _print_json(jobs)
+    raise typer.Exit(0 if jobs and all(job["status"] == "completed" for job in jobs) else 1)
 
 
 def _for_each(

@@ -2,11 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from worker.words import about, duration, last_part
+
+if TYPE_CHECKING:
+    from worker.trial import Check
 
 COLORS = {
     "pending": "dim",
@@ -16,12 +21,14 @@ COLORS = {
     "cancelled": "yellow",
 }
 
+WORKERS = 5  # and failures, that are shown one by one
+
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     """One line a job: who, how far, and what came of it."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     table.add_column("job", no_wrap=True)
-    table.add_column("product", ratio=2, overflow="ellipsis", no_wrap=True)
+    table.add_column("product", ratio=3, overflow="ellipsis", no_wrap=True)
     table.add_column("status", no_wrap=True)
     table.add_column("", width=16)
     table.add_column("", justify="right", no_wrap=True)
@@ -33,7 +40,8 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
             Text(str(job["id"])[:8], style="dim"),
             # The product first: where the terminal is narrow the shop is what can be missed.
             Text.assemble(
-                "/".join(filter(None, (job["product_id"], job["variant_id"]))), (f"  {job['shop']}", "dim")
+                "/".join(last_part(part) for part in (job["product_id"], job["variant_id"]) if part),
+                (f"  {job['shop']}", "dim"),
             ),
             Text(job["status"], style=color),
             ProgressBar(100, job["progress"], complete_style=color, finished_style=color),
@@ -41,6 +49,64 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
             _remark(job),
         )
     return table
+
+
+def glance(
+    health: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]
+) -> Table:
+    """The queue in four lines or fewer: figures, who works, what fails."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    oldest = health["oldest_has_waited_s"]
+    figures = Text.assemble(
+        (f"{health['pending']:,}", "bold"), " waiting",
+        (f", the oldest for {about(oldest)}" if oldest is not None else "", "dim"),
+        "   ", (f"{health['running']}", "bold cyan"), " running",
+        (f", {health['stuck']} of them lost" if health["stuck"] else "", "bold red"),
+        "   ", (f"{health['completed_last_hour']:,}", "bold green"), " completed",
+        "   ", (f"{health['failed_last_hour']:,}", "bold red" if health["failed_last_hour"] else "bold"), " failed",
+        (" in the last hour", "dim"),
+    )  # fmt: skip
+    table.add_row("queue", figures)
+    if not workers:
+        waits = bool(health["due"])
+        table.add_row("workers", Text("none heard of within the hour", style="yellow" if waits else "dim"))
+    for n, worker in enumerate(workers[:WORKERS]):
+        doing = (
+            Text.assemble(("● ", "green"), worker["worker"], (f"  {worker['running']} running", "cyan"))
+            if worker["running"]
+            else Text.assemble(("○ ", "dim"), worker["worker"], (f"  {about(worker['seen_s'])} ago", "dim"))
+        )
+        table.add_row("" if n else "workers", doing)
+    if len(workers) > WORKERS:
+        table.add_row("", Text(f"and {len(workers) - WORKERS} more", style="dim"))
+    for n, failure in enumerate(failures[:WORKERS]):
+        table.add_row(
+            "" if n else "failures",
+            Text.assemble(
+                (failure["error_code"], "red"),
+                f"  {failure['jobs']}",
+                (f", the latest {about(failure['latest_s'])} ago; in a day", "dim"),
+            ),
+        )
+    return table
+
+
+def check_line(check: "Check") -> Text:
+    """What was looked at before a test job."""
+    mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("!", "yellow")}[check.good]
+    return Text.assemble((f"{mark} ", style), (f"{check.name:<9}", "dim"), check.text)
+
+
+def verdict(job: Mapping[str, Any], outcome: Sequence[str], advice: str | None) -> Text:
+    """How a test job has ended, and what to do where it has not ended well."""
+    if job["status"] == "completed":
+        return Text.assemble(("✓ completed  ", "bold green"), "\n  ".join([_seconds(job), *outcome]))
+    said = Text.assemble((f"✗ {job['status']}  ", "bold red"), job["error_message"] or "")
+    if advice:
+        said.append(f"\n  {job['error_code']}: ", "dim").append(advice)
+    return said
 
 
 def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
@@ -145,7 +211,7 @@ def _seconds(job: Mapping[str, Any]) -> str:
     if job["started_at"] is None or job["status"] == "pending":
         return ""
     end = job["completed_at"] or datetime.now(UTC)
-    return f"{max(0.0, (end - job['started_at']).total_seconds()):.1f} s"
+    return duration((end - job["started_at"]).total_seconds())
 
 
 def _remark(job: Mapping[str, Any]) -> Text:
@@ -156,6 +222,8 @@ def _remark(job: Mapping[str, Any]) -> Text:
             return Text(f"{job['error_code']}: {job['error_message']}", style="red")
         case "pending" if job["error_code"]:
             return Text(f"again at {job['run_after']:%H:%M:%S} UTC after {job['error_code']}", style="yellow")
+        case "pending" if job["run_after"] > datetime.now(UTC):
+            return Text(f"not before {job['run_after']:%H:%M:%S} UTC", style="dim")
         case "processing":
             return Text(f"{job['stage']}" + (f", attempt {job['attempts']}" if job["attempts"] > 1 else ""))
         case _:

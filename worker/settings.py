@@ -186,6 +186,13 @@ class Settings(BaseSettings):
         description="Lines in worker.attempts, and webhooks that were delivered or given up, are deleted after so long.",
     )
 
+    # The dashboard
+    dashboard_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="What a person must know to see `worker dashboard`; required where it is bound to more than localhost.",
+    )
+
     # The log
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto` is readable on a terminal and JSON elsewhere."

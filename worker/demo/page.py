@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from worker.words import duration, file_size
+
 FOLDER = Path(__file__).parent
 
 # What a browser can show, by its first bytes. A photo that is none of these is shown as a file with its note.
@@ -75,17 +77,6 @@ def data_uri(image: bytes | Path | None) -> str | None:
     data = image.read_bytes() if isinstance(image, Path) else image
     kind = media_type(data)
     return kind and f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def file_size(count: int) -> str:
-    """1,000 bytes a kB, as shops and browsers count."""
-    if count < 1000:
-        return f"{count} B"
-    return f"{count / 1000:.0f} kB" if count < 999_500 else f"{count / 1e6:.1f} MB"
-
-
-def duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def show(photo: Photo) -> Shown:

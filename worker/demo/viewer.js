@@ -1,6 +1,6 @@
-// Shows our GLB files: one mesh, one primitive, one JPEG texture, matt. No dependencies and no network; the model
-// is in the page as base64. A browser allows some 16 WebGL contexts, so a viewer has one only while it is in view;
-// until then, and where WebGL is missing, its poster stands there.
+// Shows our GLB files: one mesh, one primitive, one JPEG texture, matt. No dependencies. The model is in the page as
+// base64 (data-model), which needs no network, or at an address (data-src). A browser allows some 16 WebGL contexts, so
+// a viewer has one only while it is in view; until then, and where WebGL is missing, its poster stands there.
 "use strict";
 
 const LIVE = 6;
@@ -56,6 +56,13 @@ void main() { pixel = vec4(0.0, 0.0, 0.0, texture(shadow, t).r * 0.5); }`;
 function decode(base64) {
   const text = atob(base64.trim());
   return Uint8Array.from(text, (letter) => letter.charCodeAt(0)).buffer;
+}
+
+async function load({ model, src }) {
+  if (model) return decode(document.getElementById(model).textContent);
+  const answer = await fetch(src, { credentials: "omit" });
+  if (!answer.ok) throw new Error(`${answer.status} instead of a model`);
+  return answer.arrayBuffer();
 }
 
 function readGlb(buffer) {
@@ -216,7 +223,7 @@ class Viewer {
     const canvas = (this.canvas = document.createElement("canvas"));
     running.push(this);
     try {
-      this.model ??= readGlb(decode(document.getElementById(this.stage.dataset.model).textContent));
+      this.model ??= readGlb(await load(this.stage.dataset));
       this.box ??= bounds(this.model.position);
       const image = await createImageBitmap(this.model.image, { colorSpaceConversion: "none" });
       if (this.canvas !== canvas) return;
@@ -364,4 +371,4 @@ class Viewer {
   }
 }
 
-for (const stage of document.querySelectorAll("[data-model]")) new Viewer(stage);
+for (const stage of document.querySelectorAll("[data-model], [data-src]")) new Viewer(stage);

@@ -174,9 +174,40 @@ VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality,
     :dedupe_key)
 RETURNING id;
 
--- name: counts
--- The queue at a glance.
-SELECT status::text AS status, count(*) AS jobs, min(created_at) AS oldest FROM public.jobs GROUP BY status;
+-- name: health
+-- The queue at a glance; the view's line without a shop is the sum.
+SELECT pending, due, CAST(extract(epoch FROM oldest_has_waited) AS double precision) AS oldest_has_waited_s,
+    running, stuck, completed_last_hour, failed_last_hour
+FROM public.queue_health WHERE shop IS NULL;
+
+-- name: workers
+-- Who has a job, or has ended one within the hour; of a busy hour its last thousand attempts. One that waits for work
+-- leaves no trace in the database.
+SELECT worker, sum(running)::int AS running, sum(ended)::int AS ended,
+    CAST(extract(epoch FROM now() - max(seen)) AS double precision) AS seen_s
+FROM (
+    SELECT claimed_by AS worker, 1 AS running, 0 AS ended, now() AS seen
+    FROM public.jobs WHERE status = 'processing' AND lease_expires_at > now()
+    UNION ALL
+    (SELECT worker, 0, 1, CASE WHEN outcome = 'lost' THEN started_at ELSE ended_at END
+     FROM worker.attempts WHERE ended_at > now() - interval '1 h' ORDER BY ended_at DESC LIMIT 1000)
+) AS heard_of
+GROUP BY worker ORDER BY running DESC, seen_s LIMIT 50;
+
+-- name: failures
+-- What jobs have failed with in the last day, of the last thousand that ended.
+SELECT error_code, count(*) AS jobs,
+    CAST(extract(epoch FROM now() - max(completed_at)) AS double precision) AS latest_s
+FROM (
+    SELECT status, error_code, completed_at FROM public.jobs
+    WHERE completed_at > now() - interval '1 day' ORDER BY completed_at DESC LIMIT 1000
+) AS latest
+WHERE status = 'failed' GROUP BY error_code ORDER BY jobs DESC, error_code;
+
+-- name: place
+-- Where a waiting job stands in the queue, and about how long it will take until its turn.
+SELECT position, CAST(extract(epoch FROM estimated_wait) AS double precision) AS estimated_wait_s
+FROM public.job_status WHERE id = :id;
 
 -- name: recent
 -- What runs, what waits next, and what ended last.

@@ -171,8 +171,24 @@ def failed_since(engine: Engine, seconds: float) -> list[UUID]:
     return [row["id"] for row in _all(engine, "failed_since", seconds=seconds)]
 
 
-def counts(engine: Engine) -> list[Row]:
-    return _all(engine, "counts")
+def health(engine: Engine) -> Row:
+    """How many wait, run and ended within the hour; `oldest_has_waited_s` is None where nothing is due."""
+    return _all(engine, "health")[0]
+
+
+def workers(engine: Engine) -> list[Row]:
+    """Who has a job or had one within the hour: `worker`, `running`, `ended`, and `seen_s` ago."""
+    return _all(engine, "workers")
+
+
+def failures(engine: Engine) -> list[Row]:
+    """The last day's `error_code`s: how many `jobs`, the latest `latest_s` ago."""
+    return _all(engine, "failures")
+
+
+def place(engine: Engine, job_id: UUID) -> Row | None:
+    """A waiting job's `position` and `estimated_wait_s`, each None where it is not known."""
+    return _one(engine, "place", id=job_id)
 
 
 def recent(engine: Engine, limit: int = 10) -> list[Row]:

@@ -1,0 +1,87 @@
+"""A headless Chromium that stays open and is asked questions, by the DevTools protocol."""
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from conftest import until
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
+
+MISSING = None if shutil.which("chromium") else "chromium is not installed"
+
+
+class Tab:
+    """One page. `says` collects what the page writes to its console, and what its policy refused."""
+
+    def __init__(self, socket: Connection) -> None:
+        self.socket = socket
+        self.numbers = itertools.count(1)
+        self.says: list[str] = []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self.socket.recv(timeout=60))
+            if answer.get("id") == number:
+                assert "error" not in answer, answer
+                return answer["result"]
+            if answer.get("method") in {"Log.entryAdded", "Runtime.exceptionThrown"}:
+                self.says.append(json.dumps(answer["params"]))
+
+    def open(self, address: str) -> None:
+        self.call("Page.navigate", url=address)
+        until(lambda: self.ask("document.readyState") == "complete", 60, address)
+
+    def ask(self, expression: str) -> Any:
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait_for(self, expression: str, timeout: float = 30) -> Any:
+        return until(lambda: self.ask(expression), timeout, expression)
+
+    def shot(self, file: Path, *, width: int = 1200, dark: bool = False) -> None:
+        """The whole page as a picture."""
+        scheme = "dark" if dark else "light"
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        size["height"] = max(600, min(int(self.ask("document.documentElement.scrollHeight")), 4000))
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        picture = self.call("Page.captureScreenshot")
+        file.write_bytes(base64.b64decode(picture["data"]))
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Tab]:
+    """A browser with a profile of its own in `folder`."""
+    profile = folder / "browser"
+    options = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
+        "--disable-quic", "--disable-dev-shm-usage", "--remote-debugging-port=0", f"--user-data-dir={profile}",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "about:blank",
+    ]  # fmt: skip
+    process = subprocess.Popen(["chromium", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        file = profile / "DevToolsActivePort"
+        until(lambda: file.exists() and "\n" in file.read_text(), 60, "the browser")
+        port = file.read_text().split()[0]
+        with urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
+            page = next(target for target in json.load(answer) if target["type"] == "page")
+        with connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
+            yield Tab(socket)
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,0 +1,53 @@
+-- What the dashboard's pages show. Statements that choose give ids and walk an index no further than the page goes;
+-- `cards` and `job` read what was chosen. All of them only read.
+
+-- name: running
+SELECT id FROM public.jobs WHERE status = 'processing' ORDER BY started_at LIMIT :limit OFFSET :offset;
+
+-- name: waiting
+-- In the order of the index, which is that of the claims but for the shops' turns.
+SELECT id FROM public.jobs WHERE status = 'pending'
+ORDER BY priority DESC, shop, run_after, created_at LIMIT :limit OFFSET :offset;
+
+-- name: ended
+SELECT id FROM public.jobs WHERE completed_at IS NOT NULL
+ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
+
+-- name: ended_as
+-- Of those that ended last only: no index knows how a job has ended.
+SELECT id FROM (
+    SELECT id, status::text AS status, completed_at FROM public.jobs WHERE completed_at IS NOT NULL
+    ORDER BY completed_at DESC LIMIT :within
+) AS latest
+WHERE status = :status ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
+
+-- name: of_shop
+SELECT id FROM public.jobs WHERE shop = :shop AND (:status = '' OR status::text = :status)
+ORDER BY created_at DESC LIMIT :limit OFFSET :offset;
+
+-- name: of_id
+-- The beginning of an id is a range of ids.
+SELECT id FROM public.jobs
+WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) AND (:status = '' OR status::text = :status)
+ORDER BY id LIMIT :limit OFFSET :offset;
+
+-- name: cards
+-- What a line of a list shows, in the order in which the ids are named.
+SELECT id, shop, product_id, variant_id, product_handle, quality, status::text AS status, progress, stage, attempts,
+    max_attempts, error_code, left(error_message, 500) AS error_message, claimed_by,
+    CASE WHEN status = 'completed' THEN left(metadata #>> '{worker,poster_url}', 4000) END AS poster_url,
+    lease_expires_at < now() AS overdue, cancel_requested_at, created_at, run_after, started_at, completed_at, now() AS now
+FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
+ORDER BY place;
+
+-- name: job
+-- The whole row, but for the lease's token, which is a key, and for what a page cannot hold.
+SELECT to_jsonb(job) - 'lease_token' - 'metadata' AS row, now() AS now, lease_expires_at < now() AS overdue,
+    CASE WHEN octet_length(metadata::text) <= 200000 THEN metadata
+         ELSE jsonb_build_object('worker', metadata -> 'worker') END AS metadata,
+    octet_length(metadata::text) > 200000 AS cut
+FROM public.jobs AS job WHERE id = :id;
+
+-- name: attempts
+SELECT attempt, worker, started_at, ended_at, outcome, error_code, error_message, seconds, now() AS now
+FROM worker.attempts WHERE job_id = :id ORDER BY started_at DESC LIMIT 50;

@@ -1,0 +1,94 @@
+// Keeps the page as fresh as the queue: it asks for itself again and changes only what differs, so that bars glide,
+// pictures stay and a model goes on turning.
+"use strict";
+
+{
+  const PATIENCE = 8000;
+  const pulse = document.getElementById("pulse");
+  const live = document.getElementById("live");
+  let timer;
+
+  function say(state, text) {
+    if (!pulse || pulse.dataset.state === state) return;
+    pulse.dataset.state = state;
+    pulse.textContent = text;
+  }
+
+  async function refresh() {
+    clearTimeout(timer);
+    if (document.hidden) return;
+    try {
+      const answer = await fetch(location.href, { signal: AbortSignal.timeout(PATIENCE) });
+      if (answer.status === 401) return location.reload();
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.getElementById("live");
+      // What was there stays readable while the database is away.
+      const away = answer.status >= 500 && !live.querySelector(".message");
+      if (!away && fresh) {
+        morph(live, fresh);
+        document.title = page.title;
+        if (typeof Viewer === "function") wakeViewers();
+      }
+      live.classList.toggle("stale", away);
+      if (answer.ok) say("live", "live");
+      else if (answer.status >= 500) say("away", "the database cannot be reached");
+    } catch {
+      live.classList.add("stale");
+      say("away", "no answer");
+    }
+    timer = setTimeout(refresh, 1000 * (Number(live.dataset.every) || 4));
+  }
+
+  // Makes `old` like `fresh`. Children are told apart by data-key where they have one, else by their place and name.
+  function morph(old, fresh) {
+    if ("keep" in old.dataset) return; // a model that somebody may be turning
+    for (const { name } of [...old.attributes]) {
+      if (!fresh.hasAttribute(name) && name !== "data-broken" && name !== "open") old.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (old.getAttribute(name) === value) continue;
+      if (name === "src") old.removeAttribute("data-broken");
+      old.setAttribute(name, value);
+    }
+    const keyed = new Map([...old.children].filter((child) => child.dataset.key).map((child) => [child.dataset.key, child]));
+    let place = old.firstChild;
+    for (const wanted of [...fresh.childNodes]) {
+      const key = wanted.dataset?.key;
+      let found = key ? keyed.get(key) : place;
+      if (!key && found && (found.nodeName !== wanted.nodeName || found.dataset?.key)) found = null;
+      if (!found) {
+        old.insertBefore(document.importNode(wanted, true), place);
+        continue;
+      }
+      if (found === place) place = place.nextSibling;
+      else old.insertBefore(found, place);
+      if (found.nodeType !== Node.ELEMENT_NODE) {
+        if (found.nodeValue !== wanted.nodeValue) found.nodeValue = wanted.nodeValue;
+      } else morph(found, wanted);
+    }
+    while (place) {
+      const next = place.nextSibling;
+      place.remove();
+      place = next;
+    }
+  }
+
+  const shown = new WeakSet(document.querySelectorAll("[data-src]")); // viewer.js has begun these
+  function wakeViewers() {
+    for (const stage of document.querySelectorAll("[data-src]")) {
+      if (!shown.has(stage)) new Viewer(stage);
+      shown.add(stage);
+    }
+  }
+
+  // A picture that its store no longer has, or that the policy keeps out, leaves its place to what stands behind it.
+  const broken = (image) => image.setAttribute("data-broken", "");
+  document.addEventListener("error", (event) => event.target.nodeName === "IMG" && broken(event.target), true);
+  for (const image of document.images) if (image.complete && !image.naturalWidth && image.loading !== "lazy") broken(image);
+
+  if (live) {
+    document.addEventListener("visibilitychange", refresh);
+    say(live.querySelector(".message") ? "away" : "live", live.querySelector(".message") ? "trying again" : "live");
+    timer = setTimeout(refresh, 1000 * (Number(live.dataset.every) || 4));
+  }
+}
