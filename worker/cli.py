@@ -212,6 +212,29 @@ def delete(
         )
 
 
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Looks for what a deployment gets wrong, and says how to mend it. Run it as the service's user.
+
+    Exit codes: 78 something is wrong, 75 something does not answer, 1 a check has failed itself.
+    """
+    from worker import doctor  # noqa: PLC0415 - what the daemon has no use for
+
+    found = []
+    for name, finding in doctor.examine():
+        found.append((name, finding))
+        if not as_json:
+            console.print(doctor.line(name, finding), soft_wrap=True)
+    code = doctor.exit_status(finding for _, finding in found)
+    if as_json:
+        checks = [
+            {"check": name, "level": finding.level.name.lower(), "text": finding.text, "fix": finding.fix}
+            for name, finding in found
+        ]
+        _print_json({"exit_status": code, "checks": checks})
+    raise typer.Exit(code)
+
+
 @weights_app.command("fetch")
 def fetch_weights(
     names: WeightNames = None,

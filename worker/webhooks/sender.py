@@ -41,7 +41,7 @@ class Sender(threading.Thread):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="webhooks", daemon=True)
         self.engine = engine
-        self.address = _address(settings.backend_url)
+        self.address = address(settings.backend_url)
         secret, token = settings.webhook_secret, settings.webhook_bearer_token
         self.keys = signature.keys(secret.get_secret_value()) if secret else []
         self.headers = {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
@@ -178,7 +178,7 @@ class Sender(threading.Thread):
             return answer
 
 
-def _address(backend_url: str | None) -> str:
+def address(backend_url: str | None) -> str:
     """Raises: ConfigError, which does not repeat the value: a password may be in it."""
     if backend_url is None:
         raise ConfigError("BACKEND_URL is not set.")
