@@ -16,7 +16,7 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from worker import __version__, daemon, database, display, logs, settings, weights
+from worker import __version__, daemon, database, display, logs, settings, systemd, weights
 from worker.errors import JobError
 from worker.jobs import queue
 from worker.settings import ConfigError
@@ -270,7 +270,7 @@ def fetch_weights(
                     source=source,
                     half=half,
                     keep=keep,
-                    progress=progress,
+                    progress=systemd.extending(name, progress),
                     say=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
                 )
         except weights.SourceUnreachable as error:

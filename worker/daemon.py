@@ -1,5 +1,6 @@
 """The daemon: a lane for each device, the threads they share, and the signals that end it."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -12,11 +13,12 @@ import tenacity
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import __version__, database
+from worker import __version__, database, systemd
+from worker.attempt import Means, Stop
 from worker.gate import Gate
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import Listener, Wakeup
-from worker.lane import Lane, Stop
+from worker.lane import Lane
 from worker.outage import Outage, lost
 from worker.scratch import Scratch
 from worker.settings import ConfigError, Settings
@@ -36,6 +38,7 @@ log = structlog.get_logger()
 
 def run(settings: Settings) -> int:
     """Works until a signal says otherwise; the exit code. Raises: ConfigError before anything was claimed."""
+    faulthandler.enable()  # the watchdog ends us by SIGABRT, and the journal then has where each thread was
     stop = Stop()
     _obey_signals(stop, settings.grace_s)
     devices = find_devices(settings)
@@ -45,6 +48,7 @@ def run(settings: Settings) -> int:
     engine = database.connect(target, pool_size=2 * len(devices) + 3)
     outage = Outage(engine, lambda: database.probe(target))
     sender = Sender(engine, settings) if settings.backend_url else None
+    systemd.notify(STATUS="looking for the database")
     if not (_wait_for_database(engine, outage, stop) and _wait_for_store(store, stop)):
         return DRAINED
     try:
@@ -71,27 +75,24 @@ def run(settings: Settings) -> int:
 
     listener = Listener(settings, engine, inserted=wakeup.wake, cancelled=cancelled, written=nudge)
     upkeep = Upkeep(settings, engine, wakeup=wakeup, listener=listener, outage=outage, nudge=nudge)
-    lanes += [
-        Lane(
-            device,
-            settings=settings,
-            engine=engine,
-            store=store,
-            gate=gate,
-            scratch=scratch,
-            wakeup=wakeup,
-            outage=outage,
-            stop=stop,
-            nudge=nudge,
-            told=lambda: listener.alive,
-        )
-        for device in devices
-    ]
+    means = Means(
+        settings=settings,
+        engine=engine,
+        store=store,
+        gate=gate,
+        scratch=scratch,
+        outage=outage,
+        stop=stop,
+        nudge=nudge,
+        told=lambda: listener.alive,
+    )
+    lanes += [Lane(device, wakeup, means) for device in devices]
     threads: list[threading.Thread] = [*lanes, listener, upkeep, *([sender] if sender else [])]
     for thread in threads:
         thread.start()
+    notifier = systemd.Notifier({lane.device: lane.heart for lane in lanes}, scratch.touch)
     try:
-        return _watch(lanes, wakeup, stop)
+        return _watch(lanes, wakeup, stop, notifier)
     finally:
         if sender:
             sender.stop(LAST_WEBHOOKS_S)
@@ -108,12 +109,12 @@ def find_devices(settings: Settings) -> list[str]:
     return [str(n) for n, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else ["cpu"]
 
 
-def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop) -> int:
+def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop, notifier: systemd.Notifier) -> int:
     """Until all lanes have ended. Raises: ConfigError where that is why one ended."""
     announced = False
     while any(lane.is_alive() for lane in lanes):
         lanes[0].join(0.2)
-        if not announced and all(lane.ready.is_set() for lane in lanes):
+        if not announced and all(lane.ready.is_set() and lane.is_alive() for lane in lanes):
             announced = True
             log.info("ready", lanes=len(lanes))
         ended = [lane for lane in lanes if not lane.is_alive()]
@@ -123,6 +124,7 @@ def _watch(lanes: list[Lane], wakeup: Wakeup, stop: Stop) -> int:
             stop.draining.set()
         if stop.draining.is_set():
             wakeup.wake_all()
+        notifier.tick(ready=announced, stopping=stop.draining.is_set())
     for lane in lanes:
         if lane.failed:
             raise lane.failed
@@ -153,6 +155,7 @@ def _wait_for_database(engine: Engine, outage: Outage, stop: Stop) -> bool:
         try:
             database.check_schema(engine)
         except DBAPIError as error:
+            systemd.notify(STATUS=f"waiting for the database: {database.reason(error.orig)}")
             if not lost(error.orig):
                 log.error("database_unusable", reason=database.reason(error.orig))  # noqa: TRY400 - it names itself
                 stop.draining.wait(UNUSABLE_S)
@@ -187,3 +190,4 @@ def _wait_for_store(store: Store, stop: Stop) -> bool:
 def _say_unreachable(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     log.warning("storage_unreachable", reason=str(error), tries=state.attempt_number)
+    systemd.notify(STATUS=f"waiting for the storage: {error}")

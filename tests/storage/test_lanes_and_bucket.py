@@ -18,11 +18,12 @@ from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
 from worker import settings
+from worker.attempt import Means, Stop
 from worker.child import Child
 from worker.gate import Gate
 from worker.jobs import queue
 from worker.jobs.wakeup import Wakeup
-from worker.lane import Lane, Stop
+from worker.lane import Lane
 from worker.outage import Outage
 from worker.scratch import Scratch
 from worker.storage.supabase import SupabaseStore
@@ -47,7 +48,7 @@ class QuickChild(Child):
     running = True
     pid = None
 
-    def start(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    def start(self, _give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         return {}
 
     def send(self, **message: Any) -> None:
@@ -80,22 +81,18 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
     """They work until the context ends."""
     stop, wakeup, scratch, gate = Stop(), Wakeup(), Scratch(folder), Gate(store, [], 0)
-    threads = [
-        Lane(
-            str(n),
-            settings=settings.load(),
-            engine=engine,
-            store=store,
-            gate=gate,
-            scratch=scratch,
-            wakeup=wakeup,
-            outage=Outage(engine, lambda: None),
-            stop=stop,
-            nudge=lambda: None,
-            told=lambda: False,
-        )
-        for n in range(count)
-    ]
+    means = Means(
+        settings=settings.load(),
+        engine=engine,
+        store=store,
+        gate=gate,
+        scratch=scratch,
+        outage=Outage(engine, lambda: None),
+        stop=stop,
+        nudge=lambda: None,
+        told=lambda: False,
+    )
+    threads = [Lane(str(n), wakeup, means) for n in range(count)]
     for lane in threads:
         lane.start()
     try:
