@@ -84,7 +84,7 @@ def exit_status(findings: Iterable[Finding]) -> int:
 
 def _look(run: _Run, runs: Mapping[str, _Run], configured: Settings) -> None:
     before = runs.get(run.check.after)
-    if before and any(finding.level > Level.ADVICE for finding in _wait(before)):
+    if before and any(finding.level not in {Level.GOOD, Level.ADVICE} for finding in _wait(before)):
         run.found.append(Finding(Level.SKIPPED, f"not looked at: see {before.check.name}"))
         return
     try:
@@ -112,7 +112,9 @@ def _wait(run: _Run) -> list[Finding]:
 def _secrets(configured: Settings) -> list[str]:
     """What must not be shown: the settings that are kept as secrets, and the passwords in them."""
     values = [value.get_secret_value() for _, value in configured if isinstance(value, SecretStr)]
-    hidden = list(values)
+    hidden = values + [
+        key.removeprefix("whsec_") for value in values for key in value.replace(",", " ").split()
+    ]
     for value in values:
         try:
             hidden.append(make_url(value).password or "")

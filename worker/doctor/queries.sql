@@ -20,13 +20,12 @@ SELECT pg_notify(:channel, '');
 -- name: rights
 -- What this role may do with each table, and whether row-level security would hide its rows, which raises no error.
 SELECT CAST(wanted.name AS text) AS name, to_regclass(wanted.name) IS NOT NULL AS there,
-    ARRAY(SELECT asked.right FROM unnest(CAST(:rights AS text[])) AS asked (right)
-          WHERE NOT has_table_privilege(to_regclass(wanted.name), asked.right)) AS lacking,
+    ARRAY(SELECT asked.action FROM unnest(CAST(:rights AS text[])) AS asked (action)
+          WHERE NOT has_table_privilege(to_regclass(wanted.name), asked.action)) AS lacking,
     row_security_active(to_regclass(wanted.name)) AS hidden,
-    ARRAY(SELECT coalesce(policy.qual, 'true') FROM pg_policies AS policy
-          WHERE to_regclass(wanted.name) = to_regclass(format('%I.%I', policy.schemaname, policy.tablename))
-            AND policy.permissive = 'PERMISSIVE'
-            AND (policy.cmd = 'ALL' OR policy.cmd = ALL (CAST(:rights AS text[])))
-            AND EXISTS (SELECT FROM unnest(policy.roles) AS held (role)
-                        WHERE held.role = 'public' OR pg_has_role(current_user, held.role, 'USAGE'))) AS policies
+    ARRAY(SELECT coalesce(pg_get_expr(policy.polqual, policy.polrelid), 'true') FROM pg_policy AS policy
+          WHERE policy.polrelid = to_regclass(wanted.name) AND policy.polpermissive
+            AND (policy.polcmd = '*' OR policy.polcmd = 'r' AND CAST(:rights AS text[]) = '{SELECT}')
+            AND EXISTS (SELECT FROM unnest(policy.polroles) AS held (role)
+                        WHERE held.role = 0 OR pg_has_role(current_user, held.role, 'USAGE'))) AS policies
 FROM unnest(CAST(:tables AS text[])) AS wanted (name)
