@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import __version__, database
+from worker import __version__, database, metrics
 from worker.outage import lost
 from worker.settings import ConfigError, Settings
 from worker.webhooks import outbox, retries, signature
@@ -142,6 +142,7 @@ class Sender(threading.Thread):
         bound = log.bind(job_id=str(event.job_id), seq=event.seq, attempt=event.attempts)
         if problem is None:
             await self._ask(lambda: outbox.delivered(self.engine, event))
+            metrics.WEBHOOKS.labels("delivered").inc()
             bound.debug("webhook_delivered")
             return
         then = retries.after(
@@ -153,6 +154,7 @@ class Sender(threading.Thread):
         )
         if (wait_s := then.wait_s) is None:
             await self._ask(lambda: outbox.bury(self.engine, event, refusals=then.refusals, reason=problem))
+            metrics.WEBHOOKS.labels("dead").inc()
             bound.error("webhook_dead", reason=problem)
         else:
             await self._ask(
@@ -160,6 +162,7 @@ class Sender(threading.Thread):
                     self.engine, event, wait_s=wait_s, refusals=then.refusals, reason=problem
                 )
             )
+            metrics.WEBHOOKS.labels("postponed").inc()
             bound.warning("webhook_postponed", reason=problem, seconds=round(wait_s, 1))
 
     async def _ask(self, query: Callable[[], T]) -> T:
