@@ -195,7 +195,9 @@ def launch(folder: Path, number: int, variables: dict[str, str]) -> Daemon:
     defaults = {
         "WORKER_TEMP_DIR": str(folder / "tmp"),
         "WORKER_BACKGROUND_MODEL": "u2netp",
+        "WORKER_PHOTO_LOOPBACK": "true",
         "WORKER_ENGINE": "relief",
+        "WORKER_TURNTABLE": "false",  # costs more than the rest of the job
         "WORKER_LOG_FORMAT": "json",
         "CUDA_VISIBLE_DEVICES": "",
     }

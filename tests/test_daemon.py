@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 import trimesh
 from conftest import StartDaemon, until
+from PIL import Image
 from sqlalchemy.engine import Engine
 
 from worker import devserver
@@ -44,7 +46,12 @@ def test_a_row_becomes_a_model(
     photos: PutPhoto,
     mug: bytes,
 ) -> None:
-    daemon = start_daemon(WORKER_STORAGE_URL="https://models.example")
+    daemon = start_daemon(
+        WORKER_STORAGE_URL="https://models.example",
+        WORKER_TURNTABLE="true",
+        WORKER_USDZ="true",
+        WORKER_REVIEW_BELOW="100",
+    )
     job = queue.enqueue(
         engine,
         shop="a.myshopify.com",
@@ -52,9 +59,9 @@ def test_a_row_becomes_a_model(
         variant_id="gid://shopify/ProductVariant/4",
         image_urls=[photos("mug.png", mug) + "?token=secret", f"{site.url}/missing.jpg"],
         quality="fast",
-        metadata={"order": 7},
+        metadata={"order": 7, "dimensions": {"height": 11, "unit": "cm"}},
     )
-    settled(sql)
+    settled(sql, 120)
     row = queue.look(engine, [job])[0]
     assert (row["status"], row["progress"], row["stage"], row["attempts"]) == (
         "completed",
@@ -77,6 +84,15 @@ def test_a_row_becomes_a_model(
     assert 0 < len(model.faces) <= 10_000
     assert (daemon.files / "a.myshopify.com/123/4.png").exists()
     assert (daemon.files / "a.myshopify.com/123/4.cutout.png").exists()
+    assert told["turntable_url"].startswith("https://models.example/a.myshopify.com/123/4.webp?v=")
+    with Image.open(daemon.files / "a.myshopify.com/123/4.webp") as turntable:
+        assert (turntable.format, getattr(turntable, "n_frames", 0)) == ("WEBP", 24)
+    assert told["usdz_url"].startswith("https://models.example/a.myshopify.com/123/4.usdz?v=")
+    assert zipfile.is_zipfile(daemon.files / "a.myshopify.com/123/4.usdz")
+    assert told["model"]["size_m"][1] == pytest.approx(0.11), "as `metadata.dimensions` says"
+    assert told["quality"]["silhouette_iou"] > 0.9
+    assert told["quality"]["score"] < 100
+    assert told["needs_review"] is True, "below the threshold"
     assert daemon.leftovers() == []
 
     assert daemon.stop() == 0

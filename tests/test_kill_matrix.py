@@ -184,8 +184,9 @@ def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
         # Whoever watches the service ends what does not answer.
         daemon.process.kill()
         daemon.process.wait()
-    if victim == "daemon" and how.startswith("SIGTERM"):
-        assert daemon.process.wait(30) == 0
+    if victim == "daemon" and how in {"SIGTERM", "SIGTERM twice", "SIGKILL", "exit"}:
+        code = daemon.process.wait(30)
+        assert code == 0 or not how.startswith("SIGTERM")
     _check_the_rest(fleet, job, row)
     fleet.intact = True
 

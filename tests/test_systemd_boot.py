@@ -138,6 +138,7 @@ def environment(database_url: str) -> dict[str, str]:
         "WORKER_STORAGE_DIR": "/var/lib/worker/store",
         "WORKER_ENGINE": "relief",
         "WORKER_BACKGROUND_MODEL": "u2netp",
+        "WORKER_PHOTO_LOOPBACK": "true",
         "CUDA_VISIBLE_DEVICES": "",
     }
 

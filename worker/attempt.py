@@ -93,6 +93,8 @@ class Attempt:
         with self.means.scratch.job(str(self.job.id)) as folder, self.lease:
             try:
                 self._compute(folder)
+                if (quality := self.report.get("quality")) and quality["score"] < self.settings.review_below:
+                    self.report["needs_review"] = True
                 url = self._upload(folder)
                 self._secure()
                 if self._settle(
@@ -129,6 +131,9 @@ class Attempt:
                 image_urls=list(self.job.image_urls),
                 quality=self.job.quality,
                 folder=str(folder),
+                dimensions=self.job.metadata.get("dimensions"),
+                turntable=self.settings.turntable,
+                usdz=self.settings.usdz,
             )
             answer = self._follow()
         except ChildDied as error:
@@ -196,6 +201,10 @@ class Attempt:
 
         self.report["cutout_url"] = put(".cutout.png", "cutout.png")
         self.report["poster_url"] = put(".png", "poster.png")
+        if self.settings.turntable:
+            self.report["turntable_url"] = put(".webp", "turntable.webp")
+        if self.settings.usdz:
+            self.report["usdz_url"] = put(".usdz", "model.usdz")
         # The model last: who sees the new one finds the new poster beside it.
         url = put(".glb", "model.glb")
         self.report["seconds"]["upload"] = round(time.perf_counter() - began, 3)

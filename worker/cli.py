@@ -385,6 +385,25 @@ def bench_tsr(
         console.print(display.bench_table(found))
 
 
+@bench_app.command("finish")
+def bench_finish(
+    scene: Annotated[
+        Path, typer.Option(help="A folder with scene_code.npy and decoder.safetensors; a checkout has one.")
+    ] = Path("tests/data/tsr-fitted"),
+    as_json: AsJson = False,
+) -> None:
+    """From the surface to the file: the seconds of each step, at every preset."""
+    from worker.bench import finish  # noqa: PLC0415 - imports torch
+
+    if not (scene / "scene_code.npy").exists():
+        raise ConfigError(f"There is no scene in {scene}. Name a folder with --scene.")
+    found = finish.run(scene)
+    if as_json:
+        _print_json(found)
+    else:
+        console.print(display.finish_table(found))
+
+
 @bench_app.command("queue")
 def bench_queue(
     quick: Annotated[

@@ -63,6 +63,20 @@ def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def finish_table(found: Mapping[str, Any]) -> Table:
+    """What `worker bench finish` measured."""
+    table = Table("seconds", *found, box=None, header_style="dim")
+    for step in next(iter(found.values()))["seconds"]:
+        table.add_row(step, *(f"{row['seconds'][step]:.2f}" for row in found.values()))
+    table.add_row("all of it", *(f"{row['total_s']:.2f}" for row in found.values()), style="bold")
+    table.add_row("of the processor", *(f"{row['cpu_s']:.2f}" for row in found.values()))
+    table.add_row(
+        "triangles", *(f"{row['given_triangles']:,} → {row['triangles']:,}" for row in found.values())
+    )
+    table.add_row("file", *(f"{row['glb_bytes'] / 1e6:.2f} MB" for row in found.values()))
+    return table
+
+
 def bench_table(found: Mapping[str, Any]) -> Table:
     """What `worker bench tsr` measured."""
     table = Table("", "", "beside it", box=None, header_style="dim")

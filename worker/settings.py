@@ -1,5 +1,6 @@
 """Every environment variable that the worker reads, typed, with its default and its reason."""
 
+import importlib.util
 import os
 import re
 import socket
@@ -116,6 +117,20 @@ class Settings(BaseSettings):
     background_model: str = Field(
         "isnet-general-use", description="The rembg model that cuts the product out; fetched beforehand."
     )
+    review_below: float = Field(
+        50,
+        ge=0,
+        le=100,
+        description="A model whose score (docs/models.md) is below is completed with `metadata.worker.needs_review`.",
+    )
+    turntable: bool = Field(
+        True,
+        description="Whether an animated picture of the model is made as well; some 4 s of two CPU cores.",
+    )
+    usdz: bool = Field(
+        False,
+        description="Whether a USDZ for AR Quick Look is made as well; needs the extra `usdz`. Shopify makes its own.",
+    )
     weights_dir: Path = Field(
         Path(os.path.expanduser("~/.cache/shop-model-worker")),  # noqa: PTH111 - a service may have no home: no reason to fail
         description="Where `worker weights fetch` puts the models and the worker finds them.",
@@ -218,6 +233,8 @@ def load() -> Settings:
         ) from None
     if settings.hard_limit_s < settings.soft_limit_s:
         raise ConfigError("WORKER_HARD_LIMIT_S must not be below WORKER_SOFT_LIMIT_S.")
+    if settings.usdz and importlib.util.find_spec("pxr") is None:
+        raise ConfigError("WORKER_USDZ needs usd-core, which is not installed: pip install usd-core.")
     if settings.supabase_url and settings.storage_dir:
         raise ConfigError("Set SUPABASE_URL or WORKER_STORAGE_DIR, not both: a model has one place.")
     return settings

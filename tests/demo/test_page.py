@@ -97,7 +97,7 @@ def test_the_model_is_in_the_page_byte_for_byte(tmp_path: Path, glb: Path) -> No
 def test_words_from_outside_stay_words(tmp_path: Path, picture: Path) -> None:
     every = dict.fromkeys(("job_id", "title", "shop", "product", "quality", "status", "engine"), HOSTILE)
     failed = job(
-        **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], stages={HOSTILE: 1.0},
+        **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], stages={HOSTILE: 1.0}, warnings=[HOSTILE],
         photos=[Photo(picture, HOSTILE), Photo(b"<svg onload=alert(3)>", HOSTILE)],
     )  # fmt: skip
     page = write(tmp_path, failed)
@@ -106,6 +106,13 @@ def test_words_from_outside_stay_words(tmp_path: Path, picture: Path) -> None:
     assert links.tags.count("script") == 1
     assert not [link for link in links.found if not link.startswith("data:image/png;")]
     assert unescape(page).count(HOSTILE) >= 11
+
+
+def test_the_score_and_what_was_noticed_are_shown(tmp_path: Path) -> None:
+    page = write(tmp_path, job(score=71.6, warnings=["The photo is blurred."]))
+    assert "72 of 100" in page
+    assert "<li>The photo is blurred.</li>" in page
+    assert "of 100" not in write(tmp_path, job())
 
 
 def test_a_failed_job_says_why(tmp_path: Path) -> None:

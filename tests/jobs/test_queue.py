@@ -298,7 +298,7 @@ def test_a_shop_s_limit_is_exact_with_many_claimers(engine: Engine, sql: psycopg
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == {"a": 2, "b": 2}
+    assert max(most.values()) == 2, "reached, and never passed"
 
 
 def test_a_full_shop_is_passed_over(engine: Engine) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from worker.mesh.clean import compact, drop_floaters, is_watertight, weld
+from worker.mesh.clean import close, compact, drop_floaters, is_watertight, weld
 
 
 def joined(*meshes: trimesh.Trimesh) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -88,3 +88,22 @@ def test_weld_closes_what_only_the_seams_of_a_texture_hold_open() -> None:
     vertices, faces = weld(soup, faces)
     assert len(vertices) == len(mesh.vertices)
     assert is_watertight(faces)
+
+
+def test_a_hole_is_closed_and_what_is_closed_is_left_alone() -> None:
+    vertices, faces = joined(ball(1))
+    assert close(vertices, faces)[1] is faces
+    for holes in (slice(40, None), slice(None, -1)):
+        whole = trimesh.Trimesh(*close(vertices, faces[holes]), process=False)
+        assert whole.is_watertight
+        assert whole.is_winding_consistent
+        assert whole.volume > 0.9 * ball(1).volume
+
+
+def test_two_holes_get_a_fan_each() -> None:
+    vertices, faces = joined(ball(1))
+    height = vertices[faces].mean(axis=1)[:, 2]
+    barrel = compact(vertices, faces[np.abs(height) < 0.8])
+    closed = close(*barrel)
+    assert is_watertight(closed[1])
+    assert len(closed[0]) == len(barrel[0]) + 2

@@ -1,34 +1,45 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from worker.mesh.render import render
+from worker.mesh.pyramid import LINEAR, Pyramid, srgb
+from worker.mesh.render import Look, Scene
+from worker.mesh.shading import shade, studio
 
 RED, GREEN, BLUE, YELLOW, CYAN, WHITE = (
     (220, 20, 20), (20, 220, 20), (20, 20, 220), (220, 220, 20), (20, 220, 220), (230, 230, 230),
 )  # fmt: skip
 
 
-def box(azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.uint8]:
+def scene(mesh: trimesh.Trimesh, texture: NDArray[np.uint8], uv: NDArray[np.float32] | None = None) -> Scene:
+    """Stands on y = 0."""
+    positions = np.asarray(mesh.vertices - [0, mesh.bounds[0, 1], 0], np.float32)
+    if uv is None:
+        uv = np.full((len(positions), 2), 0.5, np.float32)
+    return Scene(
+        positions, np.asarray(mesh.vertex_normals, np.float32), uv, np.asarray(mesh.faces, np.int32), texture
+    )
+
+
+@pytest.fixture(scope="module")
+def box() -> Scene:
     """A box whose faces are +x red, -x green, +y blue, -y yellow, +z (front) cyan, -z white."""
     mesh = trimesh.creation.box((1, 1, 1))
     mesh.unmerge_vertices()
     axis = np.abs(mesh.face_normals).argmax(axis=1)
     side = 2 * axis + (np.take_along_axis(mesh.face_normals, axis[:, None], axis=1)[:, 0] < 0)
     uv = np.repeat(np.stack([(side + 0.5) / 8, np.full(12, 0.5)], axis=1), 3, axis=0)
-    texture = np.zeros((8, 8, 3), np.uint8)
-    texture[:, :6] = (RED, GREEN, BLUE, YELLOW, CYAN, WHITE)
-    return render(
-        np.asarray(mesh.vertices, np.float32),
-        np.repeat(mesh.face_normals, 3, axis=0).astype(np.float32),
-        uv.astype(np.float32),
-        np.asarray(mesh.faces, np.int32),
-        texture,
-        azimuth=azimuth,
-        elevation=elevation,
-        size=size,
-    )
+    texture = np.zeros((64, 64, 3), np.uint8)
+    texture[:, :48] = np.repeat((RED, GREEN, BLUE, YELLOW, CYAN, WHITE), 8, axis=0)
+    return scene(mesh, texture, uv.astype(np.float32))
+
+
+def shown(scene: Scene, azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.uint8]:
+    look = Look(azimuth=azimuth, elevation=elevation)
+    return scene.picture(look, scene.camera([look]), size, samples=2)
 
 
 @pytest.mark.parametrize(
@@ -36,37 +47,98 @@ def box(azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.ui
     [(0, 0, CYAN), (90, 0, RED), (-90, 0, GREEN), (180, 0, WHITE), (0, 89, BLUE), (0, -89, YELLOW)],
 )
 def test_the_middle_shows_the_side_that_the_camera_looks_at(
-    azimuth: float, elevation: float, seen: tuple[int, int, int]
+    box: Scene, azimuth: float, elevation: float, seen: tuple[int, int, int]
 ) -> None:
-    middle = box(azimuth, elevation)[48, 48].astype(float)
+    middle = shown(box, azimuth, elevation)[48, 48].astype(float)
     assert middle[3] == 255
-    bright = np.array(seen) > 100
-    assert middle[:3][bright].min() > 150, "too dark"
-    assert (middle[:3][~bright] < 60).all()
+    # What faces the camera is lit so that it looks as the texture does.
+    np.testing.assert_allclose(middle[:3], seen, atol=16)
 
 
-def test_nothing_is_mirrored() -> None:
+def test_nothing_is_mirrored(box: Scene) -> None:
     # The camera goes to the product's +x: of front and +x side the front is then on the left. From above: the top up.
-    picture = box(45, 30).astype(int)
+    picture = shown(box, 45, 30).astype(int)
     row = picture[60]
-    cyan = np.nonzero((row[:, 2] > 150) & (row[:, 0] < 60))[0]
+    cyan = np.nonzero((row[:, 2] > 130) & (row[:, 0] < 60))[0]
     red = np.nonzero((row[:, 0] > 100) & (row[:, 2] < 60))[0]
     assert cyan.max() < red.min()
-    blue = np.nonzero((picture[:, 48, 2] > 150) & (picture[:, 48, 1] < 60))[0]
+    blue = np.nonzero((picture[:, 48, 2] > 130) & (picture[:, 48, 1] < 60))[0]
     assert 0 < blue.max() < 48
 
 
-def test_the_background_is_transparent_and_the_mesh_fills_the_picture() -> None:
-    picture = box(30, 15)
-    rows, columns = np.nonzero(picture[..., 3])
-    assert picture[0].max() == picture[:, 0].max() == 0
-    assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(0.9 * 96, abs=2)
-    assert rows.min() + rows.max() == pytest.approx(95, abs=2)
-    assert columns.min() + columns.max() == pytest.approx(95, abs=2)
-    assert len(np.unique(picture[..., 3])) > 2, "edges are smooth"
-    # Half-covered pixels carry the product's colour, not a dark seam.
-    edge = (picture[..., 3] > 0) & (picture[..., 3] < 255)
-    assert picture[edge][:, :3].max(axis=1).min() > 90
+def test_the_border_is_transparent_and_the_edges_are_smooth_without_a_seam(box: Scene) -> None:
+    picture = shown(box, 30, -15)  # from below, where no floor is seen
+    alpha = picture[..., 3]
+    assert alpha[0].max() == alpha[-1].max() == alpha[:, 0].max() == alpha[:, -1].max() == 0
+    rows, columns = np.nonzero(alpha)
+    assert max(np.ptp(rows), np.ptp(columns)) > 0.8 * 96, "the mesh fills the picture"
+    assert len(np.unique(alpha)) > 3, "edges are smooth"
+    # Half-covered pixels carry the product's colour, neither a dark nor a light seam: straight alpha.
+    edge = (alpha > 0) & (alpha < 255)
+    assert picture[edge][:, :3].max(axis=1).min() > 80
+
+
+def test_every_look_of_a_camera_for_all_holds_the_whole_mesh(box: Scene) -> None:
+    looks = [Look(azimuth=azimuth, elevation=14) for azimuth in range(0, 360, 30)]
+    camera = box.camera(looks)
+    for look in looks:
+        at, _ = camera.project(box.positions @ look.turn.T)
+        assert at.min() > 0.03
+        assert at.max() < 0.97
+
+
+def test_a_shadow_lies_on_the_floor_and_ends_before_the_border(box: Scene) -> None:
+    picture = shown(box, 20, 14, size=128)
+    alpha = picture[..., 3].astype(int)
+    assert alpha[0].max() == alpha[-1].max() == alpha[:, 0].max() == alpha[:, -1].max() == 0
+    shadow = (alpha > 8) & (alpha < 200) & (picture[..., :3].max(axis=2) < 40)
+    assert shadow.sum() > 200
+    assert np.nonzero(shadow)[0].mean() > 64, "it is below"
+    from_below = shown(box, 20, -14, size=128)
+    assert not ((from_below[..., 3] > 8) & (from_below[..., :3].max(axis=2) < 40)).any()
+
+
+def test_the_shadow_is_darkest_where_the_product_touches_the_floor() -> None:
+    ball = trimesh.creation.icosphere(3, 0.5)
+    points = np.asarray(ball.vertices + np.array([0, 0.5, 0]), np.float32)
+    light, cast = shade(points, np.asarray(ball.vertex_normals, np.float32), np.asarray(ball.faces, np.int32))
+    assert light.min() > 0.97, "nothing of a ball shades the rest"
+    line = cast.at(np.linspace(0, 0.7, 7, dtype=np.float32), np.zeros(7, np.float32))
+    assert (np.diff(line) < 0.02).all()
+    assert line[0] > 0.35
+    assert line[-1] < 0.01
+
+
+def test_corners_get_less_light_than_open_sides() -> None:
+    corner: Any = trimesh.util.concatenate(
+        [
+            trimesh.creation.box((2, 0.2, 2)).subdivide_to_size(0.2),
+            trimesh.creation.box((2, 2, 0.2)).subdivide_to_size(0.2).apply_translation([0, 0.9, -0.9]),
+        ]
+    )
+    points, normals = np.asarray(corner.vertices, np.float32), np.asarray(corner.vertex_normals, np.float32)
+    light, _ = shade(points, normals, np.asarray(corner.faces, np.int32))
+    up = (normals[:, 1] > 0.9) & (np.abs(points[:, 0]) < 0.5)
+    deep, open_ = up & (np.abs(points[:, 2] + 0.7) < 0.11), up & (points[:, 2] > 0.5)
+    assert light[deep].mean() < 0.8 * light[open_].mean()
+
+
+def test_the_light_comes_from_above() -> None:
+    up, down, front = (studio(np.array(v, np.float32)) for v in ((0, 1, 0), (0, -1, 0), (0, 0, 1)))
+    assert down < front < up
+    assert front == pytest.approx(1, abs=0.06)
+
+
+def test_a_fine_pattern_seen_from_afar_is_its_mean_light_and_no_moire() -> None:
+    board = np.indices((256, 256)).sum(axis=0) % 2 * 255
+    texture = np.repeat(board[:, :, None], 3, axis=2).astype(np.uint8)
+    mesh = trimesh.creation.box((1, 1, 0.02))
+    mesh.unmerge_vertices()
+    uv = np.clip(mesh.vertices[:, :2] + 0.5, 0, 1).astype(np.float32)
+    picture = shown(scene(mesh, texture, uv), 0, 0, size=48)[12:36, 12:36, :3].astype(float)
+    assert np.ptp(picture) < 6
+    # Half of the light is 188 in sRGB, not 128.
+    assert picture.mean() == pytest.approx(188, abs=8)
 
 
 def test_the_inside_of_an_open_mesh_is_seen_only_when_asked_for() -> None:
@@ -74,7 +146,25 @@ def test_the_inside_of_an_open_mesh_is_seen_only_when_asked_for() -> None:
     away = np.tile(np.array([0, 0, 1], np.float32), (3, 1))
     faces, texture = np.array([[0, 1, 2]], np.int32), np.full((4, 4, 3), 200, np.uint8)
     uv = np.zeros((3, 2), np.float32)
-    behind = {"azimuth": 180.0, "elevation": 0.0, "size": 32}
-    assert render(sheet, away, uv, faces, texture, **behind).max() == 0  # type: ignore[arg-type]
-    both = render(sheet, away, uv, faces, texture, double_sided=True, **behind)  # type: ignore[arg-type]
+    assert shown(Scene(sheet, away, uv, faces, texture), 180, 0, size=32).max() == 0
+    both = shown(Scene(sheet, away, uv, faces, texture, double_sided=True), 180, 0, size=32)
     assert both[..., 3].max() == 255
+    assert both[both[..., 3] == 255][:, :3].min() > 150, "lit from the camera's side"
+
+
+def test_srgb_and_light_are_each_others_inverse() -> None:
+    steps = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal((srgb(LINEAR[steps]) * 255 + 0.5).astype(np.uint8), steps)
+
+
+def test_a_texture_keeps_its_mean_light_at_every_size() -> None:
+    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    pyramid = Pyramid(texture)
+    side = (np.arange(64) + 0.5) / 64
+    uv = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
+    for level in range(4):
+        mean = pyramid.sample(uv, np.full(len(uv), level, np.int32)).mean(axis=0)
+        np.testing.assert_allclose(mean, LINEAR[texture].mean(axis=(0, 1)), atol=0.02)
+    np.testing.assert_allclose(
+        pyramid.sample(uv, np.zeros(len(uv), np.int32)), LINEAR[texture].reshape(-1, 3), atol=1e-6
+    )

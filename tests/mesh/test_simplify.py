@@ -1,6 +1,7 @@
 from typing import Any
 
 import fast_simplification
+import manifold3d
 import numpy as np
 import pytest
 import trimesh
@@ -74,3 +75,30 @@ def test_a_wire_that_the_fast_collapse_cuts_off_stays_on(monkeypatch: pytest.Mon
 def test_an_open_mesh_is_simplified_all_the_same(dense: Mesh) -> None:
     _, faces = simplify(dense[0], dense[1][:-5000], 3000)
     assert 0 < len(faces) <= 3000
+
+
+def test_noise_is_simplified_in_bounded_time_and_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field of noise has handles everywhere: every collapse pinches, and the slow one works on all of it."""
+    noise = isosurface(np.random.default_rng(0).standard_normal((24, 24, 24)).astype(np.float32))
+    given = []
+    whole = manifold3d.Manifold
+
+    def counted(mesh: manifold3d.Mesh) -> manifold3d.Manifold:
+        given.append(len(mesh.tri_verts))
+        return whole(mesh)
+
+    monkeypatch.setattr(manifold3d, "Manifold", counted)
+    monkeypatch.setattr("worker.mesh.simplify.SLOW", 8_000)
+    vertices, faces = simplify(*noise, 3_000)
+    assert 0 < len(faces) <= 3_000
+    assert is_watertight(weld(vertices, faces)[1])
+    assert len(noise[1]) > 20_000
+    assert max(given) <= 8_000
+
+
+def test_a_mesh_that_no_collapse_gets_small_is_clustered(
+    dense: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_simplification, "simplify", lambda v, f, **_: (v, f))
+    _, faces = simplify(dense[0], dense[1][:-5000], 500)
+    assert 100 < len(faces) <= 500

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from worker.engines import Surface, View
+from worker.engines import Front, Surface, View
 from worker.engines.relief import Relief
 from worker.errors import JobError
-from worker.pipeline.finish import LONGEST_SIDE, finish
+from worker.mesh.camera import Camera
+from worker.mesh.isosurface import isosurface
+from worker.pipeline.finish import finish
+from worker.pipeline.scale import LONGEST_SIDE
 from worker.presets import PRESETS, Preset
 
 FAST = PRESETS["fast"]
@@ -47,7 +51,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     folder = tmp_path_factory.mktemp("finished")
     report = finish(
         Relief().reconstruct([photo()], FAST), FAST, folder, name="robot", extras={"engine": "relief"}
-    )
+    ).report
     return folder / "model.glb", report
 
 
@@ -80,7 +84,7 @@ def test_the_report_tells_the_truth_about_the_file(done: tuple[Path, dict[str, A
     np.testing.assert_allclose(report["size_m"], np.ptp(mesh.vertices, axis=0), atol=1e-4)
     assert report["scale_source"] == "default"
     assert report["components_dropped"] == 0
-    assert set(report["seconds"]) == {"clean", "simplify", "unwrap", "bake", "write"}
+    assert set(report["seconds"]) == {"clean", "simplify", "unwrap", "bake", "project", "write"}
     assert json.loads(json.dumps(report)) == report
 
 
@@ -133,7 +137,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         surface = Relief().reconstruct([photo()], SMALL)
-        hashes.add(finish(surface, SMALL, tmp_path / name, extras={"job": 1})["glb_sha256"])
+        hashes.add(finish(surface, SMALL, tmp_path / name, extras={"job": 1}).report["glb_sha256"])
     assert len(hashes) == 1
 
 
@@ -146,27 +150,48 @@ def test_crumbs_are_dropped_and_counted(tmp_path: Path) -> None:
         vertices=np.concatenate([whole.vertices, crumb.vertices]).astype(np.float32),
         faces=np.concatenate([whole.faces, crumb.faces + len(whole.vertices)]).astype(np.int32),
     )
-    report = finish(surface, SMALL, tmp_path, extras={})
+    report = finish(surface, SMALL, tmp_path, extras={}).report
     assert report["components_dropped"] == 1
     np.testing.assert_allclose(report["size_m"], [LONGEST_SIDE] * 3, rtol=0.01)
     assert report["watertight"]
 
 
-def test_an_open_surface_is_drawn_from_both_sides(tmp_path: Path) -> None:
+def test_a_hole_is_closed(tmp_path: Path) -> None:
     whole = ball()
-    report = finish(replace(whole, faces=whole.faces[:-200]), SMALL, tmp_path, extras={})
+    report = finish(replace(whole, faces=whole.faces[:-200]), SMALL, tmp_path, extras={}).report
+    assert report["watertight"] is True
+    assert read(tmp_path / "model.glb").visual.material.doubleSided is False
+
+
+def test_what_cannot_be_closed_is_drawn_from_both_sides_and_told_of(tmp_path: Path) -> None:
+    whole = ball()
+    wing = len(whole.vertices)
+    fin = np.array([[whole.faces[0, 0], whole.faces[0, 1], wing]], np.int32)
+    surface = replace(
+        whole,
+        vertices=np.concatenate([whole.vertices, [[9, 9, 9]]]).astype(np.float32),
+        faces=np.concatenate([whole.faces, fin]),
+    )
+    report = finish(surface, replace(SMALL, triangles=9000), tmp_path, extras={}).report
     assert report["watertight"] is False
+    assert report["warnings"] == ["The mesh is not closed."]
     assert read(tmp_path / "model.glb").visual.material.doubleSided is True
 
 
 def test_the_name_and_the_extras_are_in_the_file(done: tuple[Path, dict[str, Any]]) -> None:
     data = done[0].read_bytes()
     document = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
-    assert document["asset"]["extras"] == {"engine": "relief"}
+    assert document["asset"]["extras"] == {
+        "engine": "relief",
+        "scale_source": "default",
+        "generated_by_ai": True,
+    }
     assert document["meshes"][0]["name"] == "robot"
 
 
-@pytest.mark.parametrize("garbage", ["no faces", "no vertices", "not a number", "infinite", "one point"])
+@pytest.mark.parametrize(
+    "garbage", ["no faces", "no vertices", "one triangle", "not a number", "infinite", "one point"]
+)
 def test_garbage_is_no_surface(tmp_path: Path, garbage: str) -> None:
     whole = ball()
     vertices, faces = whole.vertices.copy(), whole.faces
@@ -174,6 +199,8 @@ def test_garbage_is_no_surface(tmp_path: Path, garbage: str) -> None:
         faces = faces[:0]
     elif garbage == "no vertices":
         vertices, faces = vertices[:0], faces[:0]
+    elif garbage == "one triangle":
+        faces = faces[:1]
     elif garbage == "not a number":
         vertices[7] = np.nan
     elif garbage == "infinite":
@@ -184,3 +211,171 @@ def test_garbage_is_no_surface(tmp_path: Path, garbage: str) -> None:
         finish(replace(whole, vertices=vertices, faces=faces), SMALL, tmp_path, extras={})
     assert error.value.code == "no_surface"
     assert not list(tmp_path.iterdir())
+
+
+def solid(distance: Callable[[Any, Any, Any], Any], n: int = 48) -> tuple[Any, Any]:
+    """Where a distance is negative in [-1, 1]³."""
+    grid = np.linspace(-1, 1, n, dtype=np.float32)
+    vertices, faces = isosurface(
+        np.asarray(-distance(*np.meshgrid(grid, grid, grid, indexing="ij")), np.float32)
+    )
+    return (vertices * (2 / (n - 1)) - 1).astype(np.float32), faces
+
+
+def test_every_axis_is_where_it_belongs_and_nothing_is_mirrored(tmp_path: Path) -> None:
+    """Arms of three lengths, each red, green or blue; the front photo is yellow on its left, cyan on its right."""
+
+    def arms(x: Any, y: Any, z: Any) -> Any:
+        thin = 0.12
+        to_right = np.maximum.reduce([np.abs(x - 0.4) - 0.5, np.abs(y) - thin, np.abs(z) - thin])
+        upwards = np.maximum.reduce([np.abs(y - 0.3) - 0.4, np.abs(x) - thin, np.abs(z) - thin])
+        to_front = np.maximum.reduce([np.abs(z - 0.2) - 0.3, np.abs(x) - thin, np.abs(y) - thin])
+        return np.minimum.reduce([to_right, upwards, to_front])
+
+    def color(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(np.eye(3)[np.argmax(points, axis=1)], np.float32)
+
+    vertices, faces = solid(arms)
+    camera = Camera(side=2.2, distance=4.0)
+    flat, _ = camera.project(vertices)
+    view = np.zeros((512, 512, 4), np.uint8)
+    image = Image.fromarray(view)
+    draw = ImageDraw.Draw(image)
+    for triangle in flat[faces] * 512:
+        draw.polygon([tuple(corner) for corner in triangle.tolist()], fill=(0, 255, 255, 255))
+    view = np.array(image)
+    view[:, : int(flat[np.abs(vertices[:, 0]) < 0.05].mean(axis=0)[0] * 512), 0] = 255
+    view[:, : int(flat[np.abs(vertices[:, 0]) < 0.05].mean(axis=0)[0] * 512), 2] = 0
+
+    plain = Surface(vertices=vertices, faces=faces, color=color)
+    finish(plain, replace(SMALL, texture=512), tmp_path, extras={})
+    mesh = read(tmp_path / "model.glb")
+    width, height, depth = np.ptp(mesh.vertices, axis=0)
+    assert width == pytest.approx(LONGEST_SIDE)
+    assert height / width == pytest.approx(0.82 / 1.02, abs=0.05)
+    assert depth / width == pytest.approx(0.62 / 1.02, abs=0.05)
+    ends = [np.argmax(mesh.vertices[:, axis]) for axis in range(3)]
+    assert np.argmax(colors_of(mesh)[ends], axis=1).tolist() == [0, 1, 2], (
+        "red right, green up, blue to the front"
+    )
+
+    model = finish(
+        replace(plain, front=Front(view=view, camera=camera)),
+        replace(SMALL, texture=512),
+        tmp_path,
+        extras={},
+    )
+    assert model.report["photo_overlap"] > 0.95
+    mesh = read(tmp_path / "model.glb")
+    x = mesh.vertices[:, 0] - mesh.bounds[0, 0]
+    facing = mesh.vertex_normals[:, 2] > 0.9
+    # The long arm points to the viewer's right: cyan. To the left of the middle there is a stub: yellow.
+    right, left = facing & (x > 0.5 * x.max()), facing & (x < 0.06 * x.max())
+    for where, wanted in ((right, (0, 255, 255)), (left, (255, 255, 0))):
+        assert where.any()
+        np.testing.assert_allclose(np.median(colors_of(mesh)[where], axis=0), wanted, atol=30)
+    behind = mesh.vertex_normals[:, 2] < -0.9
+    assert np.median(colors_of(mesh)[behind & (x > 0.5 * x.max())], axis=0)[0] > 200, "the photo went through"
+    assert model.front is not None
+    seen, _ = model.front.camera.project(model.positions)
+    np.testing.assert_allclose(seen.min(axis=0), flat.min(axis=0), atol=0.01)
+    np.testing.assert_allclose(seen.max(axis=0), flat.max(axis=0), atol=0.01)
+
+
+def colors_of(mesh: Any) -> NDArray[np.float64]:
+    """Of the texture, at the vertices drawn a little into their faces: at the very cut a texel may be another's."""
+    texture = np.asarray(mesh.visual.material.baseColorTexture.convert("RGB"), float)
+    size = len(texture)
+    middle = np.zeros((len(mesh.vertices), 2))
+    middle[mesh.faces.ravel()] = mesh.visual.uv[mesh.faces].mean(axis=1).repeat(3, axis=0)
+    u, v = (0.7 * mesh.visual.uv + 0.3 * middle).T
+    row, column = (np.clip((axis * size).astype(int), 0, size - 1) for axis in (1 - v, u))
+    return np.asarray(texture[row, column])
+
+
+def gray(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.full_like(points, 0.5)
+
+
+def forty_balls(x: Any, y: Any, z: Any) -> Any:
+    """Of one size, on a lattice."""
+    return np.where(
+        z > 0.5, 1, np.hypot(np.hypot((3 * x % 1) - 0.5, (3 * y % 1) - 0.5), (3 * z % 1) - 0.5) - 0.3
+    )
+
+
+def needle(x: Any, y: Any, z: Any) -> Any:
+    return np.maximum(np.hypot(x, z) - 0.025, np.abs(y) - 0.95)
+
+
+def beyond(x: Any, y: Any, z: Any) -> Any:
+    """Fills the volume to its faces, but for a ball."""
+    return 0.5 - np.sqrt(x * x + y * y + z * z)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n"), [(forty_balls, 48), (needle, 90), (beyond, 32)], ids=["balls", "needle", "beyond"]
+)
+def test_odd_shapes_become_sound_files(tmp_path: Path, shape: Any, n: int) -> None:
+    vertices, faces = solid(shape, n)
+    report = finish(Surface(vertices=vertices, faces=faces, color=gray), SMALL, tmp_path, extras={}).report
+    mesh = read(tmp_path / "model.glb")
+    assert report["watertight"]
+    assert 0 < report["triangles"] <= SMALL.triangles
+    assert np.isfinite(mesh.vertices).all()
+    assert np.ptp(mesh.vertices, axis=0).max() == pytest.approx(LONGEST_SIDE)
+    if shape is forty_balls:
+        assert report["components_dropped"] == 0
+
+
+def test_noise_becomes_a_sound_file(tmp_path: Path) -> None:
+    noise = isosurface(np.random.default_rng(0).standard_normal((28, 28, 28)).astype(np.float32))
+    surface = Surface(vertices=noise[0], faces=noise[1], color=gray)
+    report = finish(surface, SMALL, tmp_path, extras={}).report
+    assert 0 < report["triangles"] <= SMALL.triangles
+    assert report["components_dropped"] > 0
+
+
+def test_colours_that_are_not_numbers_cost_a_warning(tmp_path: Path) -> None:
+    surface = replace(ball(), color=lambda points: np.full_like(points, np.nan))
+    report = finish(surface, SMALL, tmp_path, extras={}).report
+    assert report["warnings"] == [
+        "The engine knows no colour for some of the surface: its surroundings' were taken."
+    ]
+    assert np.unique(np.asarray(read(tmp_path / "model.glb").visual.material.baseColorTexture)).tolist() == [
+        128
+    ]
+
+
+def test_a_photo_of_something_else_is_not_laid_over_the_model(tmp_path: Path) -> None:
+    view = np.zeros((512, 512, 4), np.uint8)
+    view[100:400, 250:262] = (0, 0, 255, 255)
+    surface = replace(ball(), front=Front(view=view, camera=Camera(side=5)))
+    report = finish(surface, SMALL, tmp_path, extras={}).report
+    assert report["photo_used"] == 0
+    assert report["warnings"] == ["The model's outline is not the photo's: the photo was not laid over it."]
+
+
+def test_dimensions_give_the_size_and_the_file_says_so(tmp_path: Path) -> None:
+    model = finish(ball(), SMALL, tmp_path, extras={}, dimensions={"height": 9, "unit": "in"})
+    np.testing.assert_allclose(np.ptp(read(tmp_path / "model.glb").vertices, axis=0), 9 * 0.0254, rtol=0.01)
+    assert model.report["scale_source"] == "dimensions"
+    data = (tmp_path / "model.glb").read_bytes()
+    assert b'"scale_source":"dimensions"' in data
+
+
+def test_names_keep_to_what_file_systems_agree_on(tmp_path: Path) -> None:
+    finish(ball(), SMALL, tmp_path, name="Té-Kanne №1", extras={})
+    data = (tmp_path / "model.glb").read_bytes()
+    document = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    assert document["meshes"][0]["name"] == "t-kanne-1"
+
+
+def test_a_texture_that_is_too_large_for_the_file_is_compressed_further(tmp_path: Path) -> None:
+    def noise(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.random.default_rng(0).random(points.shape, np.float32)
+
+    surface = replace(ball(), color=noise)
+    large = finish(surface, SMALL, tmp_path, extras={}).report["glb_bytes"]
+    small = finish(surface, replace(SMALL, file_bytes=large - 1), tmp_path, extras={}).report["glb_bytes"]
+    assert small < large

@@ -13,7 +13,7 @@ from scipy import ndimage
 from test_network import render as volume_render
 
 from worker.engines.triposr import surface_of
-from worker.mesh.render import render
+from worker.mesh.render import Look, Scene
 from worker.pipeline.finish import finish
 from worker.presets import PRESETS
 from worker.tsr import Config, Field
@@ -65,18 +65,17 @@ def test_front_is_front_and_nothing_is_mirrored(tmp_path: Path) -> None:
     finish(surface_of(field, 96), PRESETS["fast"], tmp_path, extras={})
     mesh: Any = trimesh.load_mesh(tmp_path / "model.glb", process=False)
     u, v = np.asarray(mesh.visual.uv, np.float32).T
+    scene = Scene(
+        np.asarray(mesh.vertices, np.float32),
+        np.asarray(mesh.vertex_normals, np.float32),
+        np.stack([u, 1 - v], axis=1),
+        np.asarray(mesh.faces, np.int32),
+        np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")),
+    )
 
     def differences(azimuth: float, *, mirrored: bool = False) -> tuple[float, float]:
-        picture = render(
-            np.asarray(mesh.vertices, np.float32),
-            np.asarray(mesh.vertex_normals, np.float32),
-            np.stack([u, 1 - v], axis=1),
-            np.asarray(mesh.faces, np.int32),
-            np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")),
-            azimuth=azimuth,
-            elevation=0,
-            size=SIZE,
-        )
+        look = Look(azimuth=azimuth, elevation=0)
+        picture = scene.picture(look, scene.camera([look]), SIZE, samples=2)
         picture = picture[:, ::-1] if mirrored else picture
         colors, shape = boxed(np.asarray(picture[..., :3] / 255, np.float32), picture[..., 3] > 127)
         both = shape & wanted_shape

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import bucket_server
 import psycopg
 import pytest
 import receiver
@@ -46,44 +47,10 @@ def leaks(where: str, content: bytes | str) -> list[str]:
     return [f"{what} in {where}" for what, secret in PLANTED.items() if secret.encode() in text]
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Supabase Storage, as far as it is needed here. Fails now and then; loses a job's folder where the test says so."""
-
-    server: "Bucket"
-
-    def do_GET(self) -> None:
-        self.answer(200, {"id": "3d-models", "name": "3d-models", "public": True})
-
-    def do_DELETE(self) -> None:
-        self.answer(200, [])
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.content += body
-        if "/explodes" in self.path:
-            self.server.tries += 1
-            if self.server.tries == 1:
-                self.answer(500, {"statusCode": "500", "error": "Internal", "message": "try later"})
-                return
-            if self.server.tries == 2:
-                return  # without an answer
-            self.server.lose_files()
-        self.answer(200, {"Key": self.path, "Id": "1"})
-
-    def answer(self, status: int, answer: Any) -> None:
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        pass
-
-
-class Photos(Handler):
+class Photos(BaseHTTPRequestHandler):
     """A CDN that loses things."""
+
+    server: "Cdn"
 
     def do_GET(self) -> None:
         name = self.path.partition("?")[0]
@@ -101,16 +68,17 @@ class Photos(Handler):
         else:
             self.send_error(500 if name == "/broken.png" else 404)
 
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
 
-class Bucket(ThreadingHTTPServer):
+
+class Cdn(ThreadingHTTPServer):
     daemon_threads = True
-    tries = 0
 
-    def __init__(self, handler: type[Handler], photo: bytes, lose_files: Callable[[], None]) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, photo: bytes, lose_files: Callable[[], None]) -> None:
+        super().__init__(("127.0.0.1", 0), Photos)
         self.photo = photo
         self.lose_files = lose_files
-        self.content = b""
 
     @property
     def url(self) -> str:
@@ -118,8 +86,8 @@ class Bucket(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handler: type[Handler], photo: bytes, lose_files: Callable[[], None]) -> Iterator[Bucket]:
-    server = Bucket(handler, photo, lose_files)
+def serving(photo: bytes, lose_files: Callable[[], None]) -> Iterator[Cdn]:
+    server = Cdn(photo, lose_files)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -128,6 +96,21 @@ def serving(handler: type[Handler], photo: bytes, lose_files: Callable[[], None]
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def exploding(lose_files: Callable[[], None]) -> Callable[[str, str], bucket_server.Fault | None]:
+    """One product's uploads fail, and fail, and then its files are gone."""
+    faults = [bucket_server.refusal("500", "Internal", 500), bucket_server.lose_answer]
+
+    def fault(method: str, path: str) -> bucket_server.Fault | None:
+        if method != "POST" or "/explodes" not in path:
+            return None
+        if faults:
+            return faults.pop(0)
+        lose_files()
+        return None
+
+    return fault
 
 
 @contextmanager
@@ -200,11 +183,13 @@ def test_no_secret_is_left_behind_by_a_run_full_of_failures(
 
     with (
         receiver.serve() as webhooks,
-        serving(Handler, b"", lose_files) as bucket,
-        serving(Photos, mug, lose_files) as cdn,
+        bucket_server.serve() as bucket,
+        serving(mug, lose_files) as cdn,
         watching([scratch, temporary], lambda: process[0] if process else None) as meanwhile,
     ):
         webhooks.reply = complain
+        bucket.key = SERVICE_KEY
+        bucket.fault = exploding(lose_files)
         variables = {
             "DATABASE_URL": least_privileged,
             "SUPABASE_URL": bucket.url,
@@ -249,12 +234,13 @@ def test_no_secret_is_left_behind_by_a_run_full_of_failures(
         )
         until(lambda: len(webhooks.seen) > 6)
         daemon.stop(60)
-        leaked = leaks("the bucket", bucket.content) + meanwhile
+        stored = b"".join(file.content for file in bucket.bucket.objects.values())
+        leaked = leaks("the bucket", stored) + meanwhile
 
         # Starts that fail, too.
         elsewhere = least_privileged.rpartition("@")[0] + "@127.0.0.1:1/x"
         away = start_daemon(ready=False, **variables | {"DATABASE_URL": elsewhere})
-        away.wait_for("database_unreachable")
+        away.wait_for("database_lost")
         away.process.kill()
     with pytest.raises(ConfigError) as error:
         database.parse(f"postgresql://planted:{DATABASE_PASSWORD}@host:port/x", "DATABASE_URL")

@@ -199,7 +199,7 @@ def statements_per_s(bench: Rig, size: Size) -> Row:
     url = bench.database("statements")
     daemon = bench.start(url)
     counted = {"idle": _statements(bench, size)}
-    _hold(bench, url, [daemon])
+    _hold(bench, url, [daemon], photos=16)
     counted["busy"] = _statements(bench, size)
     bench.stop(daemon)
     sql(server, "ALTER SYSTEM RESET log_statement")
@@ -308,10 +308,10 @@ def _outage(bench: Rig, url: str, pair: list[Daemon], away_s: float) -> Row:
     }
 
 
-def _hold(bench: Rig, url: str, daemons: list[Daemon]) -> tuple[str, Daemon, Daemon]:
+def _hold(bench: Rig, url: str, daemons: list[Daemon], photos: int = 1) -> tuple[str, Daemon, Daemon]:
     """A job that goes on until the photos come quickly; its id, who has it and who is idle."""
     bench.photos.quick.clear()
-    job = _insert(url, bench.photos.slow)
+    job = _insert(url, bench.photos.slow(photos))
     owners = until(lambda: [d for d in daemons if d.events("job_progress", job_id=job)], LONG_S, "a claim")
     return job, owners[0], next((daemon for daemon in daemons if daemon not in owners), owners[0])
 

@@ -21,7 +21,6 @@ from worker import database, dev, devserver, embedded, migrate, samples
 from worker.settings import ConfigError
 
 TRICKLE_S = 25  # what a slow photo takes; the worker's own limit is 30 s
-SLOW_PHOTOS = 16  # of which the worker fetches four at a time
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -42,10 +41,9 @@ class Photos(ThreadingHTTPServer):
         """Photos with which a job ends as soon as it begins."""
         return [f"http://127.0.0.1:{self.server_port}/missing.jpg"]
 
-    @property
-    def slow(self) -> list[str]:
-        """Photos that keep a job busy for more than a minute and a half, or until `quick` is set."""
-        return [f"http://127.0.0.1:{self.server_port}/slow-{n}.png" for n in range(SLOW_PHOTOS)]
+    def slow(self, count: int) -> list[str]:
+        """Photos that keep a job busy, four of them for TRICKLE_S together, or until `quick` is set."""
+        return [f"http://127.0.0.1:{self.server_port}/slow-{n}.png" for n in range(count)]
 
 
 class _Slow(BaseHTTPRequestHandler):
@@ -122,6 +120,7 @@ class Rig:
             "WORKER_NAME": name,
             "WORKER_ENGINE": "relief",
             "WORKER_BACKGROUND_MODEL": dev.BACKGROUND_MODEL,
+            "WORKER_PHOTO_LOOPBACK": "true",
             "WORKER_STORAGE_DIR": str(self.files),
             "WORKER_STORAGE_URL": self.backend.url,
             "WORKER_TEMP_DIR": str(self.folder / "tmp"),

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -112,7 +112,9 @@ def _work(
     """The rows of the samples once all have ended. Raises: ConfigError where the daemon ends before."""
     db = database.connect(database.parse(stack.environment["DATABASE_URL"], "DATABASE_URL"))
     try:
-        with log.open("wb") as output, dev.daemon(stack, stdout=output, stderr=output) as process:
+        # The page turns each model itself.
+        still = replace(stack, environment={**stack.environment, "WORKER_TURNTABLE": "false"})
+        with log.open("wb") as output, dev.daemon(still, stdout=output, stderr=output) as process:
             ids = [_enqueue(db, stack, sample) for sample in chosen]
             end = time.monotonic() + LIMIT_S
             with Live(Table(), console=console, auto_refresh=False) as live:
@@ -205,6 +207,8 @@ def _collect(
         glb_bytes=model.get("glb_bytes"),
         triangles=model.get("triangles"),
         watertight=model.get("watertight"),
+        score=told.get("quality", {}).get("score"),
+        warnings=told.get("quality", {}).get("warnings", ()),
         events=[
             f"{e['body']['status']} {e['body'].get('progress', '')} %"
             for e in events

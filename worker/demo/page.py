@@ -52,6 +52,8 @@ class Result:
     glb_bytes: int | None = None
     triangles: int | None = None
     watertight: bool | None = None
+    score: float | None = None  # 0..100, docs/models.md
+    warnings: Sequence[str] = ()
     events: Sequence[str] = ()  # the webhooks, in the order in which they arrived
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.mesh.camera import Camera
 from worker.presets import Preset
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -18,6 +19,14 @@ View = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Front:
+    """The photo that a surface was made from, and the camera that sees the surface as the photo shows it."""
+
+    view: View
+    camera: Camera
+
+
+@dataclass(frozen=True, kw_only=True)
 class Surface:
     """The boundary of the product, in the axes of glTF: x right, y up, z from the product to the photo's camera."""
 
@@ -25,6 +34,7 @@ class Surface:
     faces: NDArray[np.int32]  # (F, 3), counter-clockwise seen from outside
     color: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     """(N, 3) points on or near the surface → (N, 3) sRGB colours in 0..1."""
+    front: Front | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
     """What making it cost, for `metadata.worker`."""
 

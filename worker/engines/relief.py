@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
-from worker.engines import Surface, View
+from worker.engines import Front, Surface, View
 from worker.errors import JobError
+from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 from worker.presets import Preset
 
@@ -73,7 +74,10 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
     # Image rows run down, y runs up: the turned axis turns the faces too.
     faces = np.ascontiguousarray(faces[:, ::-1])
     return Surface(
-        vertices=points.astype(np.float32), faces=faces, color=_painter(view, solid, inner, height)
+        vertices=points.astype(np.float32),
+        faces=faces,
+        color=_painter(view, solid, inner, height),
+        front=Front(view=view, camera=Camera(side=2.0)),
     )
 
 

@@ -1,6 +1,7 @@
 """TripoSR: one framed photo → the surface that the network sees in it."""
 
 import hashlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from worker import tsr
-from worker.engines import Device, DeviceLost, EngineUnavailable, Precision, Surface, View
+from worker.engines import Device, DeviceLost, EngineUnavailable, Front, Precision, Surface, View
 from worker.errors import JobError
+from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
 from worker.presets import Preset
 from worker.tsr.field import GPU_CHUNK
 
 Points = NDArray[np.float32]
+
+CAMERA = Camera(side=2 * 1.9 * math.tan(math.radians(20)), distance=1.9)
+"""The reference's own, 1.9 in front of the middle and 40 degrees wide: it takes the photo for that camera's view."""
 
 
 class TripoSR:
@@ -72,7 +77,7 @@ class TripoSR:
         surface = surface_of(self.model.field(code, chunk), preset.grid)
         if self.device == "cuda":
             report["peak_vram_mb"] = torch.cuda.max_memory_allocated() >> 20
-        return replace(surface, report=report | dict(surface.report))
+        return replace(surface, front=Front(view=view, camera=CAMERA), report=report | dict(surface.report))
 
 
 def surface_of(field: tsr.Field, grid: int) -> Surface:

@@ -8,11 +8,14 @@ Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
 
 
-def drop_floaters(vertices: Vertices, faces: Faces, *, least: float = 0.1) -> tuple[Vertices, Faces, int]:
-    """Keeps the parts whose longest side is at least `least` of the biggest part's; drops crumbs and inner shells.
+CRUMB = (0.1, 0.02, 0.01)
+"""Parts of the biggest component's longest side, area and volume: what is smaller in all three is none of the product's."""
 
-    Size goes by extent and not by volume, so that a loose strap or rod stays. A closed part that is turned inside
-    out is the wall of a hollow: never seen, and it would cost triangles.
+
+def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, int]:
+    """Without crumbs (`CRUMB`) and inner shells. A strap or rod is small by area and volume, but long: it stays.
+
+    A closed part that is turned inside out is the wall of a hollow: never seen, and it would cost triangles.
 
     Returns:
         Vertices and faces of what stays, and the number of parts dropped.
@@ -32,13 +35,39 @@ def drop_floaters(vertices: Vertices, faces: Faces, *, least: float = 0.1) -> tu
     part_of_face = part[faces[:, 0]]
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     volume = np.bincount(part_of_face, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
+    area = np.bincount(part_of_face, np.linalg.norm(np.cross(b - a, c - a), axis=1), count)
     real = np.isfinite(extent)
     outer = real & (volume > 0)
-    if not outer.any():  # an open or inverted mesh: its size alone decides
-        outer = real
-    keep = outer & (extent >= least * extent[outer].max())
+    if not outer.any():  # an open or inverted mesh
+        outer, volume = real, np.abs(volume)
+    keep = np.zeros(count, bool)
+    for size, least in zip((extent, area, volume), CRUMB, strict=True):
+        keep |= outer & (size >= least * size[outer].max())
     vertices, faces = compact(vertices, faces[keep[part_of_face]])
     return vertices, faces, int((real & ~keep).sum())
+
+
+def close(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+    """A fan of faces over every hole, from the middle of its rim; what is closed comes back as it is.
+
+    What hangs together by an edge of more than two faces is left as it is: there is no telling inside from outside.
+    """
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
+    size = len(vertices)
+    there, back = edges[:, 0] * size + edges[:, 1], edges[:, 1] * size + edges[:, 0]
+    rim = edges[~np.isin(there, back)]
+    if not len(rim):
+        return vertices, faces
+    graph = sparse.coo_matrix((np.ones(len(rim), np.int8), (rim[:, 0], rim[:, 1])), shape=(size, size))
+    _, label = sparse.csgraph.connected_components(graph, directed=False)
+    _, hole = np.unique(label[rim[:, 0]], return_inverse=True)
+    count = np.bincount(hole)
+    middle = np.stack([np.bincount(hole, vertices[rim[:, 0], axis]) / count for axis in range(3)], axis=1)
+    fans = np.stack([rim[:, 1], rim[:, 0], size + hole], axis=1)
+    return (
+        np.concatenate([vertices, middle.astype(np.float32)]),
+        np.concatenate([faces, fans.astype(np.int32)]),
+    )
 
 
 def parts(vertices: Vertices, faces: Faces) -> tuple[int, NDArray[np.int32]]:

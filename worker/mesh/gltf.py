@@ -27,6 +27,7 @@ def write_glb(
     double_sided: bool,
     name: str,
     extras: Mapping[str, Any],
+    jpeg_quality: int = 90,
 ) -> None:
     """One mesh of one primitive with one opaque material.
 
@@ -40,9 +41,10 @@ def write_glb(
         double_sided: whether the inside can be seen.
         name: of node, mesh and material.
         extras: JSON-able, goes to `asset.extras`.
+        jpeg_quality: of the texture, 1 to 95; colours are kept at full resolution, or islands would bleed into each other.
     """
     picture = io.BytesIO()
-    Image.fromarray(texture).save(picture, "JPEG", quality=90, optimize=True)
+    Image.fromarray(texture).save(picture, "JPEG", quality=jpeg_quality, subsampling=0)
     small = len(positions) < 0xFFFF  # the greatest value of a type is not allowed as an index
     indices = np.ascontiguousarray(faces, "<u2" if small else "<u4")
     chunks = [

@@ -1,124 +1,224 @@
-"""A picture of a textured mesh, by numpy alone: no display, no GL, the same on every machine."""
+"""Pictures of a textured mesh, by numpy alone: no display, no GL, the same on every machine."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.mesh.raster import raster
+from worker.mesh.camera import Camera
+from worker.mesh.pyramid import Pyramid, srgb
+from worker.mesh.raster import Covered, raster
+from worker.mesh.shading import shade, studio
 
-SAMPLES = 2  # a pixel and axis
 FIELD_OF_VIEW = 20.0  # degrees: the long lens of a product photo
-FILL = 0.9  # of the picture's side
-# Direction (right, up, to the camera) and strength. The photos carry their own light, so this only models the form.
-LIGHTS = (((-0.45, 0.65, 0.6), 0.42), ((0.8, 0.1, 0.35), 0.14))
-AMBIENT = 0.58
+FILL = 0.92  # of the picture's side, taken by the product and the heart of its shadow
+BORDER = 0.08  # of the picture's side, over which the shadow fades out
 
 Floats = NDArray[np.float32]
 
 
-def render(
-    positions: Floats,
-    normals: Floats,
-    uv: Floats,
-    faces: NDArray[np.int32],
-    texture: NDArray[np.uint8],
-    *,
-    azimuth: float,
-    elevation: float,
-    size: int,
-    double_sided: bool = False,
-) -> NDArray[np.uint8]:
-    """The mesh in the middle of a transparent (size, size, 4) sRGB picture, straight alpha.
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """From where the mesh is seen."""
+
+    azimuth: float  # degrees from the front towards the product's left, that is to +x
+    elevation: float  # degrees above the horizon
+
+    @property
+    def turn(self) -> Floats:
+        """World → the camera's axes: right, up, towards the camera."""
+        a, e = math.radians(self.azimuth), math.radians(self.elevation)
+        around = np.array([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]])
+        over = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
+        return np.asarray(over @ around, np.float32)
+
+
+class Seen(NamedTuple):
+    """The samples of a picture that show the mesh."""
+
+    at: NDArray[np.int64]  # (K,) row * width + column
+    face: NDArray[np.int64]  # (K,)
+    weight: Floats  # (K, 3) of the face's corners, their sum 1, on the surface
+
+
+class Scene:
+    """A mesh that is to be drawn, with what all its pictures share.
 
     Args:
-        positions: (V, 3), y up, the front towards +z.
+        positions: (V, 3), y up, the front towards +z, standing on y = 0.
         normals: (V, 3) unit vectors.
-        uv: (V, 2), v downwards.
+        uv: (V, 2) in 0..1, v downwards.
         faces: (F, 3), counter-clockwise from outside.
         texture: (H, W, 3) sRGB.
-        azimuth: degrees from the front towards the product's left, that is to +x.
-        elevation: degrees above the horizon.
-        size: pixels a side.
         double_sided: whether faces are drawn that are seen from inside.
     """
-    wide = size * SAMPLES
-    turn = _turn(azimuth, elevation)
-    screen, depth = _project(positions @ turn.T, wide)
+
+    def __init__(
+        self,
+        positions: Floats,
+        normals: Floats,
+        uv: Floats,
+        faces: NDArray[np.int32],
+        texture: NDArray[np.uint8],
+        *,
+        double_sided: bool = False,
+    ) -> None:
+        self.positions, self.normals, self.uv, self.faces = positions, normals, uv, faces
+        self.double_sided = double_sided
+        self.open, self.floor = shade(positions, normals, faces)
+        self.texture = Pyramid(texture)
+        self.texels_of_face = np.abs(_area(uv[faces])) * self.texture.texels
+
+    def camera(self, looks: Sequence[Look]) -> Camera:
+        """In the axes of each look: holds the mesh and its shadow, whole, in the middle and as large as all looks allow."""
+        low, high = self.positions.min(axis=0), self.positions.max(axis=0)
+        reach = 0.04 * float((high - low).max())
+        (x0, _, z0), (x1, _, z1) = low - reach, high + reach
+        spread = np.array([[x, 0, z] for x in (x0, x1) for z in (z0, z1)], np.float32)
+        spread = 0.85 * spread + 0.15 * spread.mean(axis=0)  # it is round
+        points = np.concatenate([self.positions, spread])
+        turned = np.stack([points @ look.turn.T for look in looks])
+        middle = (turned.min(axis=(0, 1)) + turned.max(axis=(0, 1))) / 2
+        side = float(np.ptp(turned, axis=(0, 1))[:2].max())
+        flat = turned.reshape(-1, 3)
+        for _ in range(
+            4
+        ):  # moving the camera moves what is near more than what is far: a few steps settle it
+            distance = (
+                side / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2)) + float(np.ptp(turned[..., 2])) / 2
+            )
+            camera = Camera(
+                center=(float(middle[0]), float(middle[1]), float(middle[2])), side=side, distance=distance
+            )
+            at, _ = camera.project(flat)
+            box_low, box_high = at.min(axis=0), at.max(axis=0)
+            shift = ((box_low + box_high) / 2 - 0.5) * side
+            middle = middle + np.array([shift[0], -shift[1], 0])
+            side *= float((box_high - box_low).max()) / FILL
+        return camera
+
+    def picture(self, look: Look, camera: Camera, size: int, samples: int) -> NDArray[np.uint8]:
+        """(size, size, 4) sRGB, straight alpha: the lit mesh and its shadow, with samples² samples a pixel."""
+        turn = look.turn
+        turned = self.positions @ turn.T
+        wide = size * samples
+        flat, near = camera.project(turned)
+        flat *= np.float32(wide)
+        seen = visible(flat, near, self.faces, camera, wide, double_sided=self.double_sided)
+        corners = np.concatenate([self.uv, self.normals @ turn.T, self.open[:, None]], axis=1)[self.faces]
+        found = mix(corners[seen.face], seen.weight)  # (K, 6)
+        if self.double_sided:  # a wall that is seen from inside is lit on that side
+            found[_area(flat[self.faces])[seen.face] > 0, 2:5] *= -1
+
+        albedo = self.texture.sample(found[:, :2], self._level(flat)[seen.face])
+        every = np.zeros((wide * wide, 8), np.float32)
+        every[seen.at] = np.concatenate([albedo, found[:, 2:], np.ones((len(found), 1), np.float32)], axis=1)
+        layers = _shrink(every.reshape(wide, wide, 8), samples)
+        cover = layers[..., 7]
+        whole = np.maximum(cover, 1e-6)
+        length = np.linalg.norm(layers[..., 3:6], axis=-1, keepdims=True)
+        light = studio(layers[..., 3:6] / np.maximum(length, 1e-6)) * (layers[..., 6] / whole)
+        shadow = self._shadow(turn, camera, size) * (1 - cover)
+        alpha = cover + shadow
+        color = np.asarray(layers[..., :3] * (light / np.maximum(alpha, 1e-6))[..., None], np.float32)
+        picture = np.concatenate([srgb(color), alpha[..., None]], axis=2)
+        return np.asarray(picture * 255 + 0.5).astype(np.uint8)
+
+    def photograph(self, camera: Camera, size: int) -> NDArray[np.uint8]:
+        """(size, size, 4) sRGB, alpha 0 or 255: the texture as it is, without light, from where `camera` stands."""
+        flat, near = camera.project(self.positions)
+        flat *= np.float32(size)
+        seen = visible(flat, near, self.faces, camera, size, double_sided=self.double_sided)
+        uv = mix(self.uv[self.faces[seen.face]], seen.weight)
+        light = self.texture.sample(uv, self._level(flat)[seen.face])
+        picture = np.zeros((size * size, 4), np.uint8)
+        picture[seen.at, :3] = srgb(light) * 255 + 0.5
+        picture[seen.at, 3] = 255
+        return picture.reshape(size, size, 4)
+
+    def _level(self, flat: Floats) -> NDArray[np.int32]:
+        """(F,) which size of the texture has about one texel for every sample of the face."""
+        seen = np.abs(_area(flat[self.faces]))
+        ratio = np.maximum(self.texels_of_face, 1e-6) / np.maximum(seen, 1e-6)
+        return np.asarray(np.clip(np.rint(np.log2(ratio) / 2), 0, 30), np.int32)
+
+    def _shadow(self, turn: Floats, camera: Camera, size: int) -> Floats:
+        """(size, size) the floor's shadow where the camera sees the floor."""
+        up = turn[:, 1]  # the world's, in the camera's axes
+        if up[2] <= 0.01:  # from below, or along the floor
+            return np.zeros((size, size), np.float32)
+        step = (np.arange(size) + 0.5) / size - 0.5
+        x, y = np.meshgrid(step * camera.side, -step * camera.side)
+        eye = np.add(camera.center, (0, 0, camera.distance))
+        ray = np.stack([x, y, np.full_like(x, -camera.distance)], axis=-1)
+        towards = ray @ up
+        reach = np.where(towards < 0, -(eye @ up) / np.minimum(towards, -1e-9), 0)
+        point = np.asarray((eye + ray * reach[..., None]) @ turn, np.float32)
+        # However far the shadow reaches, nothing of it is left at the picture's border.
+        edge = np.clip((0.5 - np.abs(step)) / BORDER, 0, 1)
+        fade = np.minimum(edge[:, None], edge[None, :])
+        shadow = self.floor.at(point[..., 0], point[..., 2]) * fade * fade * (3 - 2 * fade)
+        return np.where(reach > 0, shadow, 0).astype(np.float32)
+
+
+def visible(
+    flat: Floats,
+    near: Floats,
+    faces: NDArray[np.int32],
+    camera: Camera,
+    wide: int,
+    *,
+    double_sided: bool = False,
+) -> Seen:
+    """The nearest face at every sample of a (wide, wide) picture.
+
+    Args:
+        flat: (V, 2) in samples, x to the right and y down.
+        near: (V,) as `camera` gives it.
+        faces: (F, 3)
+        camera: that projected the mesh.
+        wide: samples a side.
+        double_sided: whether faces count that are seen from inside.
+    """
+    drawn = np.arange(len(faces))
     if not double_sided:  # half the work, and no difference for a closed mesh
-        a, b, c = (screen[faces[:, i]] for i in range(3))
-        faces = faces[(b - a)[:, 0] * (c - a)[:, 1] < (b - a)[:, 1] * (c - a)[:, 0]]
-    corners = screen[faces]
-
-    # The nearest face of every pixel. 1/depth is linear on the screen, and greater is nearer.
-    inverse = (1 / depth)[faces]
-    best = np.zeros(wide * wide, np.float32)
-    front = np.full(wide * wide, -1, np.int64)
-    weights = np.zeros((wide * wide, 3), np.float32)
-    for batch in raster(corners, wide, wide):
-        near = np.einsum("ij,ij->i", batch.weight, inverse[batch.face])
-        np.maximum.at(best, batch.pixel, near)
-        seen = near == best[batch.pixel]
-        front[batch.pixel[seen]] = batch.face[seen]
-        weights[batch.pixel[seen]] = batch.weight[seen]
-
-    hit = np.nonzero(front >= 0)[0]
-    face = faces[front[hit]]
-    weight = weights[hit] * inverse[front[hit]]
-    weight /= weight @ np.ones((3, 1), np.float32)
-    direction = np.einsum("ij,ijk->ik", weight, normals[face]) @ turn.T
-    albedo = _linear(_sample(texture, np.einsum("ij,ijk->ik", weight, uv[face])))
-    picture = np.zeros((wide * wide, 4), np.float32)
-    picture[hit, :3] = albedo * _light(direction)[:, None]
-    picture[hit, 3] = 1
-    picture = picture.reshape(size, SAMPLES, size, SAMPLES, 4).mean(axis=(1, 3))
-    color = picture[..., :3] / np.maximum(picture[..., 3:], 1e-6)
-    return np.asarray((np.concatenate([_srgb(color), picture[..., 3:]], axis=2) * 255 + 0.5).astype(np.uint8))
+        drawn = np.flatnonzero(_area(flat[faces]) < 0)
+    shown = near[faces[drawn]]
+    best = np.full(wide * wide, -np.inf, np.float32)
+    none = np.zeros(0, np.int64)
+    found = [(Covered(none, none, np.zeros((0, 3), np.float32)), np.zeros(0, np.float32))]
+    for batch in raster(flat[faces[drawn]], wide, wide):
+        depth = mix(shown[batch.face][..., None], batch.weight)[:, 0]
+        np.maximum.at(best, batch.pixel, depth)
+        found.append((batch, depth))
+    # Where an edge lies right on a sample two faces are equally near; either will do.
+    nearest = [(batch, depth == best[batch.pixel]) for batch, depth in found]
+    at = np.concatenate([batch.pixel[k] for batch, k in nearest])
+    face = np.concatenate([batch.face[k] for batch, k in nearest])
+    weight = np.concatenate([batch.weight[k] for batch, k in nearest])
+    # What is half-way on the picture is not half-way on the surface: what is nearer is larger.
+    weight = weight * (1 + shown[face] / np.float32(camera.distance))
+    weight /= weight.sum(axis=1, keepdims=True)
+    return Seen(at, drawn[face], weight.astype(np.float32))
 
 
-def _turn(azimuth: float, elevation: float) -> Floats:
-    """World → camera axes: right, up, towards the camera."""
-    a, e = np.radians([azimuth, elevation])
-    around = np.array([[np.cos(a), 0, -np.sin(a)], [0, 1, 0], [np.sin(a), 0, np.cos(a)]])
-    over = np.array([[1, 0, 0], [0, np.cos(e), -np.sin(e)], [0, np.sin(e), np.cos(e)]])
-    return np.asarray(over @ around, np.float32)
+def mix(corners: Floats, weight: Floats) -> Floats:
+    """(K, 3, C) values at the corners and (K, 3) weights → (K, C)."""
+    a, b, c = weight[:, :1], weight[:, 1:2], weight[:, 2:]
+    return np.asarray(a * corners[:, 0] + b * corners[:, 1] + c * corners[:, 2], np.float32)
 
 
-def _project(points: Floats, wide: int) -> tuple[Floats, Floats]:
-    """(V, 2) pixels and (V,) distances along the view; the lens is shifted so that the mesh fills the picture."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    points = points - (low + high) / 2
-    distance = np.linalg.norm(high - low) / 2 / np.sin(np.radians(FIELD_OF_VIEW / 2))
-    depth = distance - points[:, 2]
-    flat = points[:, :2] / depth[:, None] * np.array([1, -1])
-    low, high = flat.min(axis=0), flat.max(axis=0)
-    scale = FILL * wide / max((high - low).max(), 1e-9)
-    return ((flat - (low + high) / 2) * scale + wide / 2).astype(np.float32), depth.astype(np.float32)
+def _area(corners: Floats) -> Floats:
+    """Of (F, 3, 2) triangles; positive where they run clockwise on a picture, whose y goes down."""
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+    double = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    return np.asarray(double / 2, np.float32)
 
 
-def _light(direction: Floats) -> Floats:
-    """How bright a surface of each direction is; every light wraps round the form like that of a soft box."""
-    direction = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-6)
-    total = AMBIENT + 0.06 * direction[:, 1]
-    for towards, strength in LIGHTS:
-        cosine = direction @ (np.array(towards, np.float32) / np.float32(np.linalg.norm(towards)))
-        total = total + strength * np.clip((cosine + 0.35) / 1.35, 0, 1)
-    return np.asarray(total, np.float32)
-
-
-def _sample(texture: NDArray[np.uint8], uv: Floats) -> Floats:
-    height, width = texture.shape[:2]
-    x, y = np.clip(uv[:, 0] * width - 0.5, 0, width - 1), np.clip(uv[:, 1] * height - 0.5, 0, height - 1)
-    left, top = x.astype(np.intp), y.astype(np.intp)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = (x - left)[:, None], (y - top)[:, None]
-    upper = texture[top, left] * (1 - across) + texture[top, right] * across
-    lower = texture[bottom, left] * (1 - across) + texture[bottom, right] * across
-    return np.asarray((upper * (1 - down) + lower * down) / 255, np.float32)
-
-
-def _linear(color: Floats) -> Floats:
-    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-def _srgb(color: Floats) -> Floats:
-    color = np.clip(color, 0, 1)
-    return np.where(color <= 0.0031308, color * 12.92, 1.055 * color ** (1 / 2.4) - 0.055).astype(np.float32)
+def _shrink(image: Floats, by: int) -> Floats:
+    """The mean of every by² pixels."""
+    rows = sum((image[k::by] for k in range(1, by)), start=image[::by])
+    return np.asarray(sum((rows[:, k::by] for k in range(1, by)), start=rows[:, ::by]) / np.float32(by * by))

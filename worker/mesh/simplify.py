@@ -10,6 +10,9 @@ from worker.mesh.clean import compact, is_watertight, parts, weld
 Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
 
+SLOW = 150_000  # faces
+ROUNDS = 10  # the last tolerance is then a tenth of the mesh's extent
+
 
 def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
     """At most `triangles` faces; watertight if the given mesh was.
@@ -24,12 +27,14 @@ def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
     if _closed(*result) or not is_watertight(faces):
         return result
     apart = _take_apart(_solid(*result))
-    if _closed(*apart) and parts(*apart)[0] == parts(*compact(vertices, faces))[0]:
+    if _fits(apart, triangles) and parts(*apart)[0] == parts(*compact(vertices, faces))[0]:
         return apart
-    for other in (_collapse_safely(vertices, faces, triangles), apart):
-        if len(other[1]) <= triangles and _closed(*other):
-            return other
-    return result
+    safe = _collapse_safely(vertices, faces, triangles)
+    return next((other for other in (safe, apart) if _fits(other, triangles)), result)
+
+
+def _fits(mesh: tuple[Vertices, Faces], triangles: int) -> bool:
+    return len(mesh[1]) <= triangles and _closed(*mesh)
 
 
 def _collapse(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
@@ -37,19 +42,41 @@ def _collapse(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertice
     for agg in (3, 5, 7):
         fewer, corners = fast_simplification.simplify(vertices, faces, target_count=triangles, agg=agg)
         if len(corners) <= triangles:
-            break
-    return compact(fewer.astype(np.float32), corners.astype(np.int32))
+            return compact(fewer.astype(np.float32), corners.astype(np.int32))
+    return _cluster(fewer.astype(np.float32), corners.astype(np.int32), triangles)
+
+
+def _cluster(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
+    """What no collapse gets below the budget: one vertex for each cell of a grid that gets coarser until it does."""
+    low, extent = vertices.min(axis=0), float(np.ptp(vertices, axis=0).max()) or 1.0
+    cells = 256.0
+    while True:
+        _, first, same = np.unique(
+            np.floor((vertices - low) * np.float32(cells / extent)),
+            axis=0,
+            return_index=True,
+            return_inverse=True,
+        )
+        result = compact(vertices[first], same.ravel().astype(np.int32)[faces])
+        if len(result[1]) <= triangles:
+            return result
+        cells /= 1.5
 
 
 def _collapse_safely(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
-    """manifold3d keeps what is joined joined, but takes a tolerance and no count: a growing one until it fits."""
+    """manifold3d keeps what is joined joined, but takes a tolerance and no count: a growing one until it fits.
+
+    Its time goes by the faces, some seconds for `SLOW`: more than that are collapsed first.
+    """
+    if len(faces) > SLOW:
+        vertices, faces = _collapse(vertices, faces, SLOW)
     solid = _solid(vertices, faces)
     tolerance = 1e-4 * float(np.ptp(vertices, axis=0).max())
-    for _ in range(20):
+    for _ in range(ROUNDS):
         if solid.num_tri() <= triangles:
             break
         solid = solid.simplify(tolerance)
-        tolerance *= 1.5
+        tolerance *= 2
     return _take_apart(solid)
 
 

@@ -6,8 +6,11 @@ import numpy as np
 import xatlas
 from numpy.typing import NDArray
 
+from worker.mesh.clean import parts
+from worker.mesh.pack import pack
+
 PIECE = 500  # faces; xatlas's time grows faster than linearly with the size of a piece
-PADDING = 3  # texels between islands
+GAP = 128  # of the texture's side, texels between islands: each stays by itself down to an eighth of the size
 
 
 class Unwrapped(NamedTuple):
@@ -17,9 +20,10 @@ class Unwrapped(NamedTuple):
 
 
 def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: int) -> Unwrapped:
-    """Cuts the surface into islands and packs them into one square of about `resolution` texels a side.
+    """Cuts the surface into islands and packs them into one square of `resolution` texels a side.
 
-    The mesh is given to xatlas in pieces: 30,000 faces take 3 s so, and 19 s as one, for as many islands.
+    xatlas finds the islands, in pieces: 30,000 faces take 3 s so, and 19 s as one, for as many islands. Placing them
+    is ours: its packer makes an atlas of another size, in which no gap is as many texels as was asked for.
     """
     atlas = xatlas.Atlas()
     used_by = []
@@ -27,21 +31,45 @@ def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: 
         used, local = np.unique(piece, return_inverse=True)
         used_by.append(used)
         atlas.add_mesh(vertices[used], local.reshape(-1, 3).astype(np.uint32))
-    options = xatlas.PackOptions()
-    options.resolution = resolution
-    options.padding = PADDING
-    atlas.generate(xatlas.ChartOptions(), options)
+    atlas.generate(xatlas.ChartOptions(), xatlas.PackOptions())
 
-    parts = [atlas.get_mesh(index) for index in range(len(used_by))]
-    starts = np.cumsum([0] + [len(part[0]) for part in parts[:-1]])
-    uv = np.concatenate([part[2] for part in parts])
-    # The packer overshoots the resolution, not always to a square: both sides shrink alike.
-    uv = uv * np.array([atlas.width, atlas.height], np.float32) / max(atlas.width, atlas.height)
-    return Unwrapped(
-        np.concatenate([used[part[0]] for used, part in zip(used_by, parts, strict=True)]).astype(np.int32),
-        np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=True)]).astype(np.int32),
-        np.clip(uv, 0, 1).astype(np.float32),
-    )
+    found = [atlas.get_mesh(index) for index in range(len(used_by))]
+    starts = np.cumsum([0] + [len(part[0]) for part in found[:-1]])
+    source = np.concatenate([used[part[0]] for used, part in zip(used_by, found, strict=True)])
+    corners = np.concatenate([part[1] + start for part, start in zip(found, starts, strict=True)])
+    flat = np.concatenate([part[2] for part in found]).astype(np.float64) * (atlas.width, atlas.height)
+    # What has no area xatlas leaves in the corner.
+    left_out = (flat[corners] == 0).all(axis=(1, 2))
+    drawn, slivers = corners[~left_out], corners[left_out]
+    uv = _place(flat, drawn, resolution)
+    # There they would have the colour of something else; at a point of their surroundings they have the right one.
+    beside = np.zeros(len(vertices), np.intp)
+    beside[source[drawn]] = drawn
+    _, part = parts(flat.astype(np.float32), slivers.astype(np.int32))
+    of_part = np.zeros(len(flat), np.intp)
+    of_part[part[slivers]] = beside[source[slivers]]
+    uv[slivers] = uv[of_part[part[slivers]]]
+    return Unwrapped(source.astype(np.int32), corners.astype(np.int32), uv.astype(np.float32))
+
+
+def _place(flat: NDArray[np.float64], faces: NDArray[np.integer], resolution: int) -> NDArray[np.float64]:
+    """(N, 2) in the units of each island → (N, 2) in the unit square, at one scale, an island beside the other."""
+    count, island = parts(flat.astype(np.float32), faces.astype(np.int32))
+    low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
+    np.minimum.at(low, island, flat)
+    np.maximum.at(high, island, flat)
+    sizes = high - low
+    upright = sizes[:, 1] < sizes[:, 0]  # all stand: shelves are filled best by boxes of a kind
+    sizes[upright] = sizes[upright, ::-1]
+    flat = flat - low[island]
+    flat[upright[island]] = flat[upright[island], ::-1]
+    # A vertex that no face uses is an island without an extent; it needs no room.
+    used = np.zeros(count, bool)
+    used[island[faces]] = True
+    scale, places = pack(sizes[used], resolution, resolution // GAP)
+    at = np.zeros((count, 2))
+    at[used] = places
+    return np.asarray(np.clip((flat * scale + at[island]) / resolution, 0, 1))
 
 
 def _pieces(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> list[NDArray[np.int32]]:

@@ -1,13 +1,16 @@
-"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview.
+"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview → assess.
 
-The folder ends up with `model.glb`, `poster.png` and `cutout.png`. Nothing here knows of rows, buckets or backends.
+The folder ends up with `model.glb`, `poster.png`, `cutout.png`, and, where they are asked for,
+`turntable.webp` and `model.usdz`. Nothing here knows of rows, buckets or backends.
 """
 
+import hashlib
 import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +18,16 @@ from PIL import Image
 
 from worker.engines import Engine, View
 from worker.errors import JobError
+from worker.mesh.usdz import write_usdz
 from worker.pipeline.address import Policy, shown
 from worker.pipeline.choose import Merit, merit
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode
 from worker.pipeline.download import download
-from worker.pipeline.finish import finish
+from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
-from worker.pipeline.preview import poster
+from worker.pipeline.preview import poster, scene, turntable
+from worker.pipeline.quality import assess
 from worker.pipeline.timing import timed
 from worker.presets import PRESETS
 
@@ -35,6 +40,9 @@ class Request:
     quality: str
     folder: Path
     policy: Policy
+    dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
+    turntable: bool = True
+    usdz: bool = False
 
 
 class Framed(NamedTuple):
@@ -96,16 +104,56 @@ def run(
     with timed(seconds, "generate"):
         surface = engine.reconstruct(views, preset)
     report["surface"] = dict(surface.report)
-    provenance = {"job_id": request.job_id, **made_by}
+    provenance = {
+        "job_id": request.job_id,
+        **made_by,
+        "input_sha256": [_sha256(photo.file) for photo in photos if photo.framed],
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     with timed(seconds, "finish"):
-        report["model"] = finish(surface, preset, request.folder, name=request.name, extras=provenance)
+        model = finish(
+            surface,
+            preset,
+            request.folder,
+            name=request.name,
+            extras=provenance,
+            dimensions=request.dimensions,
+        )
+    report["model"] = model.report
     with timed(seconds, "poster"):
-        poster(request.folder / "model.glb", request.folder / "poster.png")
+        shown = scene(model)
+        poster(shown, request.folder / "poster.png")
+    if request.turntable:
+        with timed(seconds, "turntable"):
+            turntable(shown, request.folder / "turntable.webp")
+    if request.usdz:
+        with timed(seconds, "usdz"):
+            _write_usdz(model, request.folder / "model.usdz")
+    if model.front:
+        with timed(seconds, "quality"):
+            report["quality"] = assess(model, model.front, shown, usable[0].merit)
+    report["bytes"] = {
+        name: (request.folder / name).stat().st_size
+        for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
+        if (request.folder / name).exists()
+    }
     # Linux counts in KiB, macOS in bytes.
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
         20 if sys.platform == "darwin" else 10
     )
     say(80, "written")
+
+
+def _write_usdz(model: Model, path: Path) -> None:
+    write_usdz(
+        path,
+        positions=model.positions,
+        normals=model.normals,
+        uv=model.uv,
+        faces=model.faces,
+        texture=model.texture,
+        double_sided=not model.watertight,
+    )
 
 
 def _download(request: Request) -> list[Photo]:
@@ -134,6 +182,11 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     except JobError as error:
         return replace(photo, error=error)
     return replace(photo, framed=Framed(view, merit(cutout, view)))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:

@@ -8,7 +8,12 @@ from typing import NamedTuple, Protocol
 from worker.settings import ConfigError, Settings
 
 # What the worker stores, by a file's ending; a bucket must allow these types.
-CONTENT_TYPES = {".glb": "model/gltf-binary", ".png": "image/png"}
+CONTENT_TYPES = {
+    ".glb": "model/gltf-binary",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".usdz": "model/vnd.usdz+zip",
+}
 
 
 class StoreUnreachable(Exception):

@@ -1,0 +1,39 @@
+import math
+
+import numpy as np
+import pytest
+
+from worker.mesh.camera import Camera
+
+POINTS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1], [1, 1, -2]], np.float32)
+
+
+def test_a_parallel_camera_sees_its_square_whatever_the_depth() -> None:
+    flat, near = Camera(side=2).project(POINTS)
+    np.testing.assert_allclose(flat, [[0.5, 0.5], [1.0, 0.5], [0.5, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(near, POINTS[:, 2])
+
+
+def test_a_near_thing_is_seen_larger_by_a_camera_at_a_distance() -> None:
+    flat, near = Camera(side=2, distance=2).project(POINTS)
+    np.testing.assert_allclose(flat, [[0.5, 0.5], [1, 0.5], [0.5, 0], [1.5, -0.5], [0.75, 0.25]])
+    np.testing.assert_allclose(1 + near / 2, [1, 1, 1, 2, 0.5])
+
+
+@pytest.mark.parametrize("distance", [math.inf, 3.0])
+def test_nearness_is_linear_on_the_picture(distance: float) -> None:
+    middle = POINTS[[3, 4]].mean(axis=0)
+    flat, near = Camera(side=2, distance=distance).project(np.vstack([POINTS[[3, 4]], middle]))
+    (first, last, between) = flat[:, 0] if np.ptp(flat[:, 0]) else (0, 1, 0.5)
+    share = (between - first) / (last - first)
+    assert near[2] == pytest.approx(near[0] + share * (near[1] - near[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", [math.inf, 3.0])
+def test_a_camera_that_moves_with_the_mesh_sees_the_same(distance: float) -> None:
+    camera = Camera(center=(0.1, -0.2, 0.3), side=2, distance=distance)
+    base, scale = np.array([0.5, -1, 0.25]), 0.3
+    before = camera.project(POINTS)
+    after = camera.moved(base, scale).project(((POINTS - base) * scale).astype(np.float32))
+    np.testing.assert_allclose(after[0], before[0], atol=1e-6)
+    np.testing.assert_allclose(after[1], before[1] * scale, atol=1e-6)

@@ -1,0 +1,152 @@
+"""Lays the photo over the part of the mesh that its camera saw."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.mesh.camera import Camera
+from worker.mesh.raster import raster
+
+Floats = NDArray[np.float32]
+View = NDArray[np.uint8]  # (S, S, 4) sRGB, straight alpha
+
+FACING = (
+    0.15,
+    0.55,
+)  # cosine to the camera: below the first none of the photo, above the second nothing but it
+INSIDE = (1.0, 3.5)  # the same for the distance to the product's outline, pixels of the photo
+BEHIND = (
+    0.03,
+    0.05,
+)  # the same, falling, for how far something nearer stands before it, parts of the picture's side
+REACH = (
+    4  # pixels around a nearer thing in which what lies behind it is left alone: outlines never fit exactly
+)
+LEAST_OVERLAP = 0.75  # intersection over union of the two outlines; below it the photo shows something else
+
+
+class Fit(NamedTuple):
+    """How well a camera's view of the mesh covers the photo."""
+
+    camera: Camera
+    overlap: float  # intersection over union
+
+
+def fit(vertices: Floats, faces: NDArray[np.int32], view: View, camera: Camera) -> Fit:
+    """The camera moved sideways, up and down, and its picture widened, until the mesh's box is that of the photo.
+
+    A network's answer is somewhat larger or smaller than the photo, or beside it; no more than that is mended, and
+    only if the outlines then agree better.
+    """
+    size = len(view) // 2
+    solid = view[..., 3] > 127
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    if not rows.size or not len(faces):
+        return Fit(camera, 0.0)
+    wanted = solid[::2, ::2][:size, :size]
+
+    def overlap(camera: Camera) -> float:
+        seen = depth_buffer(vertices, faces, camera, size) > -np.inf
+        return float((seen & wanted).sum() / max(1, (seen | wanted).sum()))
+
+    flat, _ = camera.project(vertices[np.unique(faces)])
+    box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]) / len(view)
+    given, moved = Fit(camera, overlap(camera)), _onto(flat, box, camera)
+    if np.abs(flat.min(axis=0) - box[0]).max() < 1 / len(view) > np.abs(flat.max(axis=0) - box[1]).max():
+        return given
+    return max(given, Fit(moved, overlap(moved)), key=lambda fit: fit.overlap)
+
+
+def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
+    """(size, size) how near the nearest face of every pixel is, as `Camera.project` counts it; -inf where there is none."""
+    flat, near = camera.project(vertices)
+    buffer = np.full(size * size, -np.inf, np.float32)
+    corners = near[faces]
+    for batch in raster(flat[faces] * np.float32(size), size, size):
+        np.maximum.at(buffer, batch.pixel, np.einsum("ij,ij->i", batch.weight, corners[batch.face]))
+    return buffer.reshape(size, size)
+
+
+def project(
+    vertices: Floats, faces: NDArray[np.int32], points: Floats, normals: Floats, view: View, camera: Camera
+) -> tuple[Floats, Floats]:
+    """The photo's colour at points of the mesh, and how much it is to be believed there.
+
+    Args:
+        vertices: (V, 3) of the mesh that may hide the points.
+        faces: (F, 3)
+        points: (N, 3) on the mesh.
+        normals: (N, 3) the surface's direction there, of any length.
+        view: (S, S, 4)
+        camera: of the view.
+
+    Returns:
+        (N, 3) sRGB in 0..1, and (N,) in 0..1: 0 where the camera did not see the point, saw it at a low angle, or close
+        to the product's outline or to something nearer.
+    """
+    size = len(view)
+    flat, near = camera.project(points)
+    row, column = flat[:, 1] * size - 0.5, flat[:, 0] * size - 0.5
+
+    buffer = depth_buffer(vertices, faces, camera, size)
+    nearest = ndimage.maximum_filter(buffer, 2 * REACH + 1)
+    pixel_row, pixel_column = (np.clip(np.rint(axis), 0, size - 1).astype(np.intp) for axis in (row, column))
+    before = (nearest[pixel_row, pixel_column] - near) / np.float32(camera.side)
+    # From farther away than the reach, but still behind: an inner wall.
+    hidden = (buffer[pixel_row, pixel_column] - near) / np.float32(camera.side)
+
+    to_camera = np.asarray(camera.center, np.float64) - points
+    to_camera[:, 2] += camera.distance if np.isfinite(camera.distance) else 1e6 * camera.side
+    cosine = np.einsum("ij,ij->i", _unit(to_camera), _unit(normals.astype(np.float64)))
+
+    solid = view[..., 3] > 127
+    depth = ndimage.distance_transform_edt(np.pad(solid, 1))[1:-1, 1:-1].astype(np.float32)
+    # What is thin has no inside far from its outline: its middle counts as such.
+    depth = np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * solid
+    position = np.stack([row, column])
+    inside = ndimage.map_coordinates(depth, position, order=1, mode="constant")
+    grown = _grow(view, solid, depth)
+    color = np.stack(
+        [ndimage.map_coordinates(grown[..., i], position, order=1, mode="nearest") for i in range(3)], axis=1
+    )
+    share = (
+        _rise(cosine, *FACING)
+        * _rise(inside, *INSIDE)
+        * (1 - _rise(before, *BEHIND))
+        * (1 - _rise(hidden, BEHIND[0] / 3, BEHIND[1] / 3))
+    )
+    return color.astype(np.float32), share.astype(np.float32)
+
+
+def _grow(view: View, solid: NDArray[np.bool_], depth: Floats) -> Floats:
+    """The colours of the product's inside carried out past its outline, where background is mixed into them."""
+    sure = solid & (view[..., 3] > 250) & (depth >= min(1.5, float(depth.max())))
+    if not sure.any():
+        sure = solid
+    if not sure.any():
+        return np.asarray(view[..., :3] / np.float32(255), np.float32)
+    nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
+    return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
+
+
+def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
+    """The camera that sees the middle of the points in the middle of the box, at the mean of the sides' ratios."""
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    ratio = float(np.sqrt(np.prod((box[1] - box[0]) / np.maximum(high - low, 1e-6))))
+    side = camera.side / ratio
+    right, down = ((box[0] + box[1]) / 2 - 0.5) * side - ((low + high) / 2 - 0.5) * camera.side
+    x, y, z = camera.center
+    return replace(camera, center=(x - float(right), y + float(down), z), side=side)
+
+
+def _rise(value: Floats, low: float, high: float) -> Floats:
+    """0 below `low`, 1 above `high`, smoothly between."""
+    share = np.clip((value - low) / (high - low), 0, 1)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30))

@@ -1,0 +1,58 @@
+"""A texture that can be looked at from afar: in linear light, with every smaller size of it at hand."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+_LEVELS = np.arange(256) / 255
+LINEAR: Floats = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4).astype(
+    np.float32
+)
+"""The light of each of the 256 steps of sRGB (IEC 61966-2-1)."""
+
+
+class Pyramid:
+    """From (H, W, 3) sRGB: the texture itself, then halves of halves."""
+
+    def __init__(self, texture: NDArray[np.uint8]) -> None:
+        level: Floats = LINEAR[texture]
+        levels = [level]
+        while min(level.shape[:2]) > 4 and level.shape[0] % 2 == level.shape[1] % 2 == 0:
+            level = (level[::2, ::2] + level[1::2, ::2] + level[::2, 1::2] + level[1::2, 1::2]) * np.float32(
+                0.25
+            )
+            levels.append(level)
+        self._flat = np.concatenate([level.reshape(-1, 3) for level in levels])
+        self._height, self._width = np.array([level.shape[:2] for level in levels], np.int32).T
+        self._start = (np.cumsum([0, *(self._height * self._width)[:-1]])).astype(np.int32)
+        self.texels = int(self._height[0] * self._width[0])
+
+    def sample(self, uv: Floats, level: NDArray[np.int32]) -> Floats:
+        """(N, 3) linear light at (N, 2) uv in 0..1, v downwards; `level` (N,) 0 is the full size, clipped to what is there."""
+        level = np.clip(level, 0, len(self._start) - 1)
+        height, width, start = self._height[level], self._width[level], self._start[level]
+        x = np.clip(uv[:, 0] * width - np.float32(0.5), 0, width - 1).astype(np.float32)
+        y = np.clip(uv[:, 1] * height - np.float32(0.5), 0, height - 1).astype(np.float32)
+        left, top = x.astype(np.int32), y.astype(np.int32)
+        across, down = (x - left)[:, None], (y - top)[:, None]
+        upper = start + top * width
+        lower = start + np.minimum(top + 1, height - 1) * width
+        right = np.minimum(left + 1, width - 1)
+        above = self._blend(upper + left, upper + right, across)
+        below = self._blend(lower + left, lower + right, across)
+        above += (below - above) * down
+        return above
+
+    def _blend(self, first: NDArray[np.int32], second: NDArray[np.int32], share: Floats) -> Floats:
+        start, end = self._flat.take(first, axis=0), self._flat.take(second, axis=0)
+        end -= start
+        end *= share
+        end += start
+        return end
+
+
+def srgb(light: Floats) -> Floats:
+    """Linear light → sRGB, both in 0..1; what is outside is clipped."""
+    light = np.clip(light, 0, 1)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)

@@ -1,0 +1,161 @@
+"""How good a model is: measured against its photo and by its file, said in figures, in words, and as one score."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from worker.engines import Front, View
+from worker.mesh.project import LEAST_OVERLAP
+from worker.mesh.render import Scene
+from worker.pipeline.choose import Merit
+from worker.pipeline.finish import Model
+
+# Each part of the score rises from 0 to 1 between two figures; docs/models.md gives the formula and the reasons.
+OVERLAP = (0.5, 0.94)  # intersection over union of the model's outline and the cut-out's
+DIFFERENCE = (26.0, 4.0)  # mean ΔE2000
+DETAIL = (0.1, 0.68)  # the part of the photo's fine structure that the texture has, at its place
+PLAIN = 0.15  # standard deviation of L* in it, below which a photo has no structure to keep
+PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
+PHOTO_BLUR = (0.95, 0.5)  # as `blur` measures it
+CUT_OFF, OPEN = (
+    0.6,
+    0.8,
+)  # factors for a product that the photo's border cuts, and for a surface that is not closed
+
+# Beyond these a sentence says so.
+WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
+WARN_SIDE, WARN_BLUR, WARN_DROPPED, WARN_FLAT = 0.75, 0.72, 5, 0.1
+
+EDGE = 4.0  # 8-bit steps a pixel: less is shading, which is as soft in a sharp photo
+EDGES = 0.002  # of the product's pixels; with fewer edges nothing can be said of the blur
+
+
+class Likeness(NamedTuple):
+    """The model seen by the photo's camera, beside the photo."""
+
+    overlap: float  # intersection over union of the outlines
+    difference: float  # mean ΔE2000 where both are
+    detail: float  # the part of the photo's fine structure that the model has, and has at its place; 0..1
+
+
+class Photo(NamedTuple):
+    """What the photo is worth."""
+
+    side: float  # the product's longer side in it, as part of the 512 pixels that are used, at most 1
+    blur: float  # as `blur` measures it
+    whole: bool  # the photo's border does not cut the product off
+
+
+def assess(model: Model, front: Front, scene: Scene, merit: Merit) -> dict[str, Any]:
+    """The JSON-able report for `metadata.worker.quality`.
+
+    Args:
+        model: as finished.
+        front: the photo that it was made from, and the photo's camera.
+        scene: the same, ready to be drawn.
+        merit: of that photo.
+    """
+    view, camera = front.view, front.camera
+    seen = compare(scene.photograph(camera, len(view)), view)
+    photo = Photo(merit.size, blur(view), whole=merit.whole == 1)
+    return {
+        "score": score(seen, photo, watertight=model.watertight),
+        "silhouette_iou": round(seen.overlap, 4),
+        "delta_e": round(seen.difference, 2),
+        "detail": round(seen.detail, 3),
+        "photo_px": round(photo.side * len(view)),
+        "photo_blur": round(photo.blur, 3),
+        "triangles": len(model.faces),
+        "watertight": model.watertight,
+        "components_dropped": model.report["components_dropped"],
+        "texture_use": model.report["texture_used"],
+        "warnings": [*model.report["warnings"], *_warnings(model, seen, photo)],
+    }
+
+
+def compare(seen: NDArray[np.uint8], photo: View) -> Likeness:
+    """Two (S, S, 4) pictures of the same view, the model and the photo."""
+    shape, wanted = seen[..., 3] > 127, photo[..., 3] > 127
+    both = shape & wanted
+    overlap = float(both.sum() / max(1, (shape | wanted).sum()))
+    # Right at the outline a photo's pixels are mixed with its background's.
+    inside = ndimage.binary_erosion(both, iterations=3)
+    if not inside.any():
+        return Likeness(overlap, 100.0, 0.0)
+    ours, theirs = (rgb2lab(picture[..., :3]) for picture in (seen, photo))
+    difference = float(deltaE_ciede2000(ours[inside], theirs[inside]).mean())  # type: ignore[no-untyped-call]  # has no types
+    # Structures of a few pixels: what is finer is the photo's noise, what is coarser is the colours' business.
+    fine, wanted_fine = (
+        (ndimage.gaussian_filter(lab[..., 0], 1) - ndimage.gaussian_filter(lab[..., 0], 2))[inside]
+        for lab in (ours, theirs)
+    )
+    there = float(wanted_fine.var())
+    kept = float((fine * wanted_fine).mean()) / there if there > PLAIN**2 else 1.0
+    return Likeness(overlap, difference, min(1.0, max(0.0, kept)))
+
+
+def blur(view: View) -> float:
+    """0..1, how blurred the product's edges are: about 0.3 in a sharp photo, 0.75 from two pixels' blur on.
+
+    The less another blur takes from an edge, the less there was to take (Crété and others, "The blur effect", 2007).
+    0 where there are too few edges to tell.
+    """
+    luminance = view[..., :3].astype(np.float32) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    # Some way from the outline, which the cut-out makes sharp.
+    inside = ndimage.binary_erosion(view[..., 3] > 127, iterations=6)
+    lost, total, count = 0.0, 0.0, 0
+    for axis in (0, 1):
+        again = ndimage.uniform_filter1d(luminance, 9, axis=axis)
+        step, less = (np.abs(ndimage.sobel(image, axis)) / 8 for image in (luminance, again))
+        edge = inside & (step > EDGE)
+        lost += float(np.maximum(step - less, 0)[edge].sum())
+        total += float(step[edge].sum())
+        count += int(edge.sum())
+    return 1 - lost / total if count > EDGES * inside.sum() else 0.0
+
+
+def score(seen: Likeness, photo: Photo, *, watertight: bool) -> float:
+    """0..100: the product of what agrees with the photo, what the photo is worth, and whether the surface is closed."""
+    parts = (
+        _rise(seen.overlap, OVERLAP),
+        _rise(seen.difference, DIFFERENCE),
+        0.4 + 0.6 * _rise(seen.detail, DETAIL),
+        0.5 + 0.5 * _rise(photo.side, PHOTO_SIDE),
+        0.5 + 0.5 * _rise(photo.blur, PHOTO_BLUR),
+        1.0 if photo.whole else CUT_OFF,
+        1.0 if watertight else OPEN,
+    )
+    return round(100 * float(np.prod(parts)), 1)
+
+
+def _rise(value: float, between: tuple[float, float]) -> float:
+    low, high = between
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def _warnings(model: Model, seen: Likeness, photo: Photo) -> list[str]:
+    width, height, depth = np.ptp(model.positions, axis=0).tolist()
+    dropped = model.report["components_dropped"]
+    said = (
+        (not photo.whole, "The product touches the photo's edge: what lies beyond is missing."),
+        (photo.blur > WARN_BLUR, "The photo is blurred."),
+        (
+            photo.side < WARN_SIDE,
+            f"Small photo: the product is {photo.side * 512:.0f} px long in it; 512 px are best.",
+        ),
+        (
+            LEAST_OVERLAP <= seen.overlap < WARN_OVERLAP,  # below it finishing has said so
+            f"The model's outline is not the photo's: they share {seen.overlap:.0%}.",
+        ),
+        (
+            seen.difference > WARN_DIFFERENCE,
+            f"The model's colours are not the photo's: ΔE {seen.difference:.0f}.",
+        ),
+        (seen.detail < WARN_DETAIL, "Fine details of the photo are missing or out of place."),
+        (depth < WARN_FLAT * max(width, height), "The model is very flat."),
+        (dropped >= WARN_DROPPED, f"{dropped} loose pieces were removed."),
+    )
+    return [sentence for applies, sentence in said if applies]

@@ -1,0 +1,74 @@
+"""How large the product is."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST_SIDE = 0.3
+"""Metres. A photo tells no size; in AR this is a product on a table, neither lost nor in the way."""
+
+UNITS = {"mm": 0.001, "cm": 0.01, "m": 1.0, "in": 0.0254}
+SIDES = ("width", "height", "depth")
+POSSIBLE = (0.001, 100.0)  # metres; what is smaller or larger is a mistake in the unit
+DISAGREEMENT = 1.25  # between a side that was given and the model's; more is worth a warning
+
+
+class Scale(NamedTuple):
+    metres: float  # of one unit of the mesh
+    source: str  # "dimensions" or "default"
+    warnings: list[str]
+
+
+def scale(extent: NDArray[np.floating], dimensions: Any) -> Scale:
+    """One factor for all three sides, so that the shape stays.
+
+    Width and height decide, by the mean of what they say; the photo shows both. Depth, which no photo shows, decides only
+    where it is all that was given.
+
+    Args:
+        extent: (3,) width, height and depth of the mesh, in its own unit.
+        dimensions: {"width" | "height" | "depth": number, "unit": "mm" | "cm" | "m" | "in"} as the backend wrote it, or
+            anything else: whatever makes no sense is told of in `warnings` and not used.
+    """
+    default = LONGEST_SIDE / float(extent.max())
+    if dimensions is None:
+        return Scale(default, "default", [])
+    unit = dimensions.get("unit") if isinstance(dimensions, dict) else None
+    if not isinstance(unit, str) or unit not in UNITS:
+        return Scale(
+            default, "default", ["The dimensions have no unit of mm, cm, m or in and were not used."]
+        )
+
+    asked, warnings = _sides(dimensions, UNITS[unit])
+    own = {side: float(length) for side, length in zip(SIDES, extent, strict=True) if length > 0}
+    factors = {side: length / own[side] for side, length in asked.items() if side in own}
+    seen = [factors[side] for side in ("width", "height") if side in factors] or list(factors.values())
+    if not seen:
+        return Scale(
+            default, "default", [*warnings, "The dimensions hold no width, height or depth to go by."]
+        )
+    metres = math.exp(sum(map(math.log, seen)) / len(seen))
+    for side, factor in factors.items():
+        if max(factor / metres, metres / factor) > DISAGREEMENT:
+            warnings.append(
+                f"The {side} should be {asked[side]:.3g} m, but by the model's proportions it is {own[side] * metres:.3g} m."
+            )
+    return Scale(metres, "dimensions", warnings)
+
+
+def _sides(dimensions: dict[str, Any], unit: float) -> tuple[dict[str, float], list[str]]:
+    """The lengths in metres that make sense, and a warning for each of the others."""
+    asked, warnings = {}, []
+    for side in SIDES:
+        match dimensions.get(side):
+            case None:
+                continue
+            case int() | float() as value if (
+                value is not True and POSSIBLE[0] / unit <= value <= POSSIBLE[1] / unit
+            ):
+                asked[side] = value * unit
+            case _:
+                warnings.append(f"The {side} in the dimensions makes no sense and was not used.")
+    return asked, warnings
