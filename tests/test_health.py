@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -17,13 +18,13 @@ from typing import Any, cast
 
 import psycopg
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # ships no types
 from bucket_server import BUCKET, KEY, html, serve
 from conftest import Daemon, StartDaemon, until
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import Engine
 
-from worker import devserver, health, metrics
+from worker import devserver, embedded, health, metrics
 from worker.errors import KINDS
 from worker.health import Health
 from worker.jobs import queue
@@ -132,8 +133,8 @@ def test_a_scrape_during_twenty_jobs_adds_up_with_the_rows(
     delivered = ("modelworker_webhooks_total", (("outcome", "delivered"),))
     events = sql.execute("SELECT count(*) FROM worker.outbox").fetchone()
     until(lambda: (scrape(daemon)[delivered],) == events)
-    _rules_name_what_is_scraped(set(name for name, _ in series))
-    _documented(set(name for name, _ in series))
+    _rules_name_what_is_scraped({name for name, _ in series})
+    _documented({name for name, _ in series})
 
 
 def _rules_name_what_is_scraped(scraped: set[str]) -> None:
@@ -172,7 +173,7 @@ def parts(daemon: Daemon) -> dict[str, str]:
 
 
 def test_readiness_says_which_part_is_missing(
-    start_daemon: StartDaemon, postgres: Any, sql: psycopg.Connection, database_url: str
+    start_daemon: StartDaemon, postgres: embedded.Postgres, database_url: str
 ) -> None:
     daemon = start_daemon(WORKER_HTTP_PORT="0")
     assert parts(daemon) == {}
@@ -355,7 +356,7 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
 
 def test_every_error_code_is_documented_and_no_other() -> None:
     text = OPERATIONS.read_text().partition("## Error codes")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == {*KINDS, "superseded"}
+    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == set(KINDS)
 
 
 def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(
@@ -388,8 +389,6 @@ def test_a_library_s_warning_becomes_a_line_like_ours() -> None:
         "logging.getLogger('httpx').info('GET https://a/?token=planted');"
         "logging.getLogger('httpx').warning('slow'); warnings.warn('old')"
     )
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["event"], line["logger"], line["level"]) for line in lines] == [

@@ -15,8 +15,11 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     readable = structlog.dev.ConsoleRenderer(
         colors=terminal, exception_formatter=structlog.dev.plain_traceback
     )
-    as_json = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    shown: list[Processor] = [readable] if form == "console" or (form == "auto" and terminal) else [*as_json]
+    as_json: list[Processor] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+    shown = [readable] if form == "console" or (form == "auto" and terminal) else as_json
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

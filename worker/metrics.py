@@ -29,7 +29,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # From a photo's download to a model on a CPU.
 SECONDS = (0.1, 0.3, 1, 3, 10, 20, 30, 60, 120, 300, 600, 1800)
-STAGES = ("download", "cutout", "generate", "finish", "poster", "upload")
+STAGES = ("download", "cutout", "generate", "finish", "poster", "turntable", "usdz", "quality", "upload")
 OUTCOMES = ("completed", "cancelled", "given_back", "lost")
 
 CLAIMS = Counter("modelworker_claims", "Jobs claimed.", ["device"])
