@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -214,10 +213,6 @@ def transaction_pooler(place: Place) -> None:
     place.set("DATABASE_URL", place.url.replace(f":{place.postgres.port}/", f":{port}/"))
 
 
-def no_such_gpu(place: Place) -> None:
-    place.set("CUDA_VISIBLE_DEVICES", "7")
-
-
 def malformed_setting(place: Place) -> None:
     place.set("WORKER_LEASE_S", "soon")
 
@@ -301,12 +296,50 @@ def test_what_is_set_up_wrong_is_named_with_its_fix(
         assert secret not in said
 
 
-@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a GPU")
-def test_a_gpu_that_is_named_and_not_there_is_wrong(place: Place) -> None:
-    no_such_gpu(place)
-    assert [(name, finding.level) for name, finding in worse(list(doctor.examine()))] == [
-        ("gpu", Level.WRONG)
-    ]
+GPUS = "0, NVIDIA A10G, 550.90.07, 23028 MiB\n1, NVIDIA A10G, 550.90.07, 23028 MiB"
+
+
+@pytest.mark.parametrize(
+    ("answer", "environment", "levels", "says"),
+    [
+        (f"echo '{GPUS}'", {}, [Level.GOOD, Level.GOOD], "NVIDIA A10G, 550.90.07"),
+        (
+            f"echo '{GPUS}'",
+            {"CUDA_VISIBLE_DEVICES": "1,7"},
+            [Level.WRONG, Level.GOOD, Level.GOOD],
+            "names GPU 7",
+        ),
+        (
+            "echo Failed to initialize NVML: Driver/library version mismatch; exit 18",
+            {},
+            [Level.ADVICE],
+            "mismatch",
+        ),
+        ("exit 6", {"WORKER_DEVICE": "cuda"}, [Level.WRONG], "lists none"),
+        ("exit 6", {"WORKER_DEVICE": "cpu"}, [Level.GOOD], "none wanted"),
+    ],
+)
+def test_what_the_driver_says_is_held_against_the_settings(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    environment: dict[str, str],
+    levels: list[Level],
+    says: str,
+) -> None:
+    """By a program in the place of nvidia-smi."""
+    program = place.tmp / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{answer}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place.tmp}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for name, value in {"WORKER_ENGINE": "triposr", **environment}.items():
+        place.set(name, value)
+    found = [
+        finding for _, finding in doctor.examine([check for check in doctor.CHECKS if check.name == "gpu"])
+    ][1:]
+    assert [finding.level for finding in found] == levels
+    assert says in found[0].text
 
 
 def crashes(_: Settings) -> NoReturn:
