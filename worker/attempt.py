@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import outage
+from worker import metrics, outage
 from worker.child import STOP_S, Child, ChildDied
 from worker.errors import JobError
 from worker.gate import Gate
@@ -85,9 +85,9 @@ class Attempt:
         self.lease = Lease(means.engine, job, means.settings.lease_s, told=means.told, written=means.nudge)
         self.report: dict[str, Any] = {}  # for the row; filled as the work goes on
         self.child_ended: bool | None = None
+        self._began = time.monotonic()
 
     def run(self) -> None:
-        began = time.monotonic()
         self.heart.beat(f"job {self.job.id}, claimed")
         log.info("job_claimed", quality=self.job.quality, photos=len(self.job.image_urls))
         with self.means.scratch.job(str(self.job.id)) as folder, self.lease:
@@ -102,21 +102,25 @@ class Attempt:
                 ):
                     # Without its query: in a private bucket's address that is a token.
                     address = url.partition("?")[0]
-                    log.info("job_completed", seconds=round(time.monotonic() - began, 1), model_url=address)
+                    metrics.ended("completed")
+                    log.info("job_completed", seconds=self._seconds(), model_url=address)
             except LeaseLost:
-                log.warning("lease_lost", meaning="another worker has the job, or its row is gone")
+                self._lost()
             except _Cancelled:
                 if self._settle(lambda: queue.cancel(self.engine, self.job)):
-                    log.info("job_cancelled")
+                    metrics.ended("cancelled")
+                    log.info("job_cancelled", seconds=self._seconds())
             except _GivenBack:
                 if self._settle(lambda: queue.release(self.engine, self.job)):
-                    log.info("job_given_back")
+                    metrics.ended("given_back")
+                    log.info("job_given_back", seconds=self._seconds())
             except JobError as error:
                 self._fail(error)
             except Exception:
                 # Not foreseen, so nobody knows whether the next attempt goes better; it is given one.
                 log.exception("lane_error")
                 self._fail(JobError("internal_error"))
+        metrics.made(self.report, self.child.device)
 
     def _compute(self, folder: Path) -> None:
         """Has the child make the files. Raises: JobError, and what `_check` raises; the child is ready again then, or ended."""
@@ -162,7 +166,8 @@ class Attempt:
             if message is not None:
                 progress, stage = message["progress"], message["stage"]
                 self.heart.beat(f"job {self.job.id}, {stage}")
-                log.info("job_progress", progress=progress, stage=stage)
+                structlog.contextvars.bind_contextvars(stage=stage)
+                log.info("job_progress", progress=progress, seconds=self._seconds())
                 self.lease.report(progress, stage)
             self._check()
             elapsed = time.monotonic() - began
@@ -185,6 +190,7 @@ class Attempt:
         """The address of the model. Raises: JobError, LeaseLost, _Cancelled, _GivenBack."""
         self.heart.beat(f"job {self.job.id}, uploading", silent_s=UPLOAD_S)
         self.lease.report(85, "uploading")
+        structlog.contextvars.bind_contextvars(stage="uploading")
         stem = paths.stem(self.job.shop, self.job.product_id, self.job.variant_id)
         began = time.perf_counter()
 
@@ -236,9 +242,12 @@ class Attempt:
         def settle() -> None:
             row = queue.fail(self.engine, self.job, error, report=self.report)
             if row["status"] == "pending":
-                log.warning("job_postponed", code=error.code, until=row["run_after"].isoformat())
+                metrics.ended("postponed", error.code)
+                until = row["run_after"].isoformat()
+                log.warning("job_postponed", code=error.code, seconds=self._seconds(), until=until)
             else:
-                log.error("job_failed", code=error.code, reason=error.message)
+                metrics.ended("failed", error.code)
+                log.error("job_failed", code=error.code, seconds=self._seconds(), reason=error.message)
 
         self._settle(settle)
 
@@ -249,18 +258,28 @@ class Attempt:
             try:
                 write()
             except LeaseLost:
-                log.warning("lease_lost", meaning="another worker has the job, or its row is gone")
+                self._lost()
                 return False
             except DBAPIError as error:
                 if not outage.passing(error):
                     raise
                 if not self._database_is_back():
+                    metrics.ended("lost")
                     log.warning(
                         "job_left", meaning="no database until the end: its lease runs out, another takes it"
                     )
                     return False
             else:
                 return True
+
+    def _lost(self) -> None:
+        metrics.ended("lost")
+        meaning = "another worker has the job, or its row is gone"
+        log.warning("lease_lost", seconds=self._seconds(), meaning=meaning)
+
+    def _seconds(self) -> float:
+        """Since the claim."""
+        return round(time.monotonic() - self._began, 1)
 
     def _stop_child(self) -> None:
         """Ends the child's job: by asking, or else by force."""

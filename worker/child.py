@@ -144,12 +144,16 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
     def _environment(self) -> dict[str, str]:
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-        }
-        return inherited | {"CUDA_VISIBLE_DEVICES": "" if self.device == "cpu" else self.device}
+        return inherited() | {"CUDA_VISIBLE_DEVICES": "" if self.device == "cpu" else self.device}
+
+
+def inherited() -> dict[str, str]:
+    """What of our environment a child may know."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
 
 
 def _read(process: "subprocess.Popen[str]", messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:

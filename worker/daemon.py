@@ -13,11 +13,12 @@ import tenacity
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import __version__, database, systemd
+from worker import __version__, database, health, metrics, systemd
 from worker.attempt import Means, Stop
 from worker.gate import Gate
+from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
-from worker.jobs.wakeup import Listener, Wakeup
+from worker.jobs.wakeup import GAUGES, Listener, Wakeup
 from worker.lane import Lane
 from worker.outage import Outage, lost
 from worker.scratch import Scratch
@@ -48,6 +49,10 @@ def run(settings: Settings) -> int:
     engine = database.connect(target, pool_size=2 * len(devices) + 3)
     outage = Outage(engine, lambda: database.probe(target))
     sender = Sender(engine, settings) if settings.backend_url else None
+    asked = health.Health(settings, stop.draining.is_set, outage=outage)
+    if settings.http_port is not None:
+        health.serve(asked, settings.http_host, settings.http_port)
+    metrics.BUILD.info({"version": __version__, "schema": database.SCHEMA, "engine": settings.engine})
     systemd.notify(STATUS="looking for the database")
     if not (_wait_for_database(engine, outage, stop) and _wait_for_store(store, stop)):
         return DRAINED
@@ -73,7 +78,10 @@ def run(settings: Settings) -> int:
             lane.cancelled(job_id)
         nudge()
 
-    listener = Listener(settings, engine, inserted=wakeup.wake, cancelled=cancelled, written=nudge)
+    gauges = metrics.QueueGauges(lambda: queue.gauges(engine, GAUGES), outage.over.is_set)
+    listener = Listener(
+        settings, engine, inserted=wakeup.wake, cancelled=cancelled, written=nudge, gauged=gauges.heard
+    )
     upkeep = Upkeep(settings, engine, wakeup=wakeup, listener=listener, outage=outage, nudge=nudge)
     means = Means(
         settings=settings,
@@ -87,6 +95,8 @@ def run(settings: Settings) -> int:
         told=lambda: listener.alive,
     )
     lanes += [Lane(device, wakeup, means) for device in devices]
+    asked.gate, asked.bucket = gate, health.Bucket(store)
+    asked.listener, asked.gauges, asked.lanes = listener, gauges, lanes
     threads: list[threading.Thread] = [*lanes, listener, upkeep, *([sender] if sender else [])]
     for thread in threads:
         thread.start()

@@ -28,6 +28,11 @@ class Gate:
         self._wait_s = 1.0
         self._short = False
 
+    @property
+    def opened(self) -> bool:
+        """As it was found the last time."""
+        return self._store_works and not self._short
+
     def shut(self) -> None:
         """A job has failed because of the store, so it is looked at before the next one."""
         with self._lock:

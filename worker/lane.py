@@ -5,7 +5,7 @@ import threading
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from worker import database, outage
+from worker import database, metrics, outage
 from worker.attempt import TICK_S, Attempt, Means
 from worker.child import START_S, Child, ChildDied
 from worker.jobs import queue
@@ -38,6 +38,8 @@ class Lane(threading.Thread):
         self._attempt: Attempt | None = None
         self._deaths = 0
         self._refusal = ""
+        metrics.CLAIMS.labels(device)
+        metrics.CHILDREN.labels(device)
 
     def run(self) -> None:
         structlog.contextvars.bind_contextvars(device=self.device)  # of this thread
@@ -98,6 +100,8 @@ class Lane(threading.Thread):
                     self._is(healthy=False)
             else:
                 log.info("child_ready", pid=self.child.pid, **engine)
+                if self.ready.is_set():
+                    metrics.CHILDREN.labels(self.device).inc()
                 self.ready.set()
                 if self._deaths < DEATHS:
                     self._is(healthy=True)
@@ -131,7 +135,10 @@ class Lane(threading.Thread):
         if job is None:
             return False
         self.wakeup.wake()  # there may be more
-        with structlog.contextvars.bound_contextvars(job_id=str(job.id), shop=job.shop, attempt=job.attempts):
+        metrics.CLAIMS.labels(self.device).inc()
+        with structlog.contextvars.bound_contextvars(
+            job_id=str(job.id), shop=job.shop, attempt=job.attempts, stage="claimed"
+        ):
             self.means.nudge()
             attempt = self._attempt = Attempt(job, self.child, self.heart, self.means)
             attempt.run()

@@ -5,6 +5,7 @@ import sys
 from typing import Literal
 
 import structlog
+from structlog.types import EventDict, Processor
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
@@ -14,14 +15,33 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     readable = structlog.dev.ConsoleRenderer(
         colors=terminal, exception_formatter=structlog.dev.plain_traceback
     )
-    as_json = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    as_json: list[Processor] = [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+    shown = [readable] if form == "console" or (form == "auto" and terminal) else as_json
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([readable] if form == "console" or (form == "auto" and terminal) else as_json),
-        ],
+        processors=[*common, *shown],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(),
     )
+    # Libraries log by the standard library. Their warnings become lines like ours; what else they say is noise, and one
+    # of them tells every address that it asks.
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*common, structlog.stdlib.add_logger_name, _of_library],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shown],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+
+
+def _of_library(_logger: object, _method: str, event: EventDict) -> EventDict:
+    return {**event, "event": "library", "said": event["event"]}

@@ -193,6 +193,18 @@ class Settings(BaseSettings):
         description="What a person must know to see `worker dashboard`; required where it is bound to more than localhost.",
     )
 
+    # Who looks after it
+    http_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="A port for /healthz, /readyz and /metrics; 0 takes a free one and says it in the log, none without it.",
+    )
+    http_host: str = Field(
+        "127.0.0.1",
+        description="The address that WORKER_HTTP_PORT listens on. It asks for no password: keep it inside.",
+    )
+
     # The log
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="`auto` is readable on a terminal and JSON elsewhere."

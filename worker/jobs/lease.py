@@ -10,6 +10,7 @@ from typing import Self
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
+from worker import metrics
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 
@@ -114,6 +115,7 @@ class Lease:
         asked = _now()
         self.cancelled |= write()
         self._held_since = asked
+        metrics.LEASES.inc()
 
 
 def _now() -> float:

@@ -136,6 +136,28 @@ FROM (
 -- Say something on a channel.
 SELECT pg_notify(:channel, '');
 
+-- name: gauges
+-- The whole queue in figures, from the partial indexes, for one daemon's scrape and told to the others.
+WITH figures AS MATERIALIZED (
+    SELECT json_build_object(
+        'due', count(*) FILTER (WHERE status = 'pending' AND run_after <= now()),
+        'postponed', count(*) FILTER (WHERE status = 'pending' AND run_after > now()),
+        'running', count(*) FILTER (WHERE status = 'processing'),
+        'stuck', count(*) FILTER (WHERE status = 'processing' AND lease_expires_at < now() - interval '5 s'),
+        'oldest', coalesce(extract(epoch FROM now() - min(greatest(queued_at, run_after))
+            FILTER (WHERE status = 'pending' AND run_after <= now())), 0),
+        'events', (SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL AND dead_at IS NULL),
+        'lag', (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM worker.outbox
+                WHERE delivered_at IS NULL AND dead_at IS NULL),
+        'dead', (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL)) AS found
+    FROM (
+        SELECT status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
+        UNION ALL
+        SELECT status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
+    ) AS unfinished
+)
+SELECT found, pg_notify(:channel, found::text) FROM figures;
+
 -- name: prune_jobs
 -- Delete jobs that ended long ago, with their history, unless the backend has still to be told of them. A batch at a
 -- time, and one daemon at a time.

@@ -104,6 +104,11 @@ def notify(engine: Engine, channel: str) -> None:
     _all(engine, "notify", channel=channel)
 
 
+def gauges(engine: Engine, channel: str) -> Row:
+    """The whole queue in figures, which are told on the channel too."""
+    return dict(_all(engine, "gauges", channel=channel)[0]["found"])
+
+
 def prune(engine: Engine, what: Literal["jobs", "attempts", "events"], *, days: int, batch: int) -> int:
     """How many of those that ended more than `days` ago are gone now, `batch` at the most."""
     return len(_all(engine, f"prune_{what}", days=days, batch=batch))

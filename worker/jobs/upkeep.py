@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from worker import metrics
 from worker.jobs import queue
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.outage import Outage
@@ -92,6 +93,7 @@ class Upkeep(threading.Thread):
     def _rescue(self) -> None:
         rescued = queue.rescue(self.engine)
         for row in rescued:
+            metrics.RESCUES.labels(row["status"]).inc()
             log.warning(
                 "job_rescued",
                 job_id=str(row["id"]),

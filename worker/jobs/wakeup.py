@@ -17,6 +17,7 @@ from worker.jobs import queue
 from worker.settings import Settings
 
 JOBS, CANCEL, EVENTS = "worker_jobs", "worker_cancel", "worker_webhooks"
+GAUGES = "worker_gauges"
 ECHO_EVERY_S = 25.0  # how long notifications may be lost unnoticed
 ECHO_WITHIN_S = 5.0
 RETRY_S = 5.0, 300.0  # first and longest wait before LISTEN is tried again
@@ -79,6 +80,7 @@ class Listener(threading.Thread):
         inserted: Callable[[], None],
         cancelled: Callable[[str], None],
         written: Callable[[], None],
+        gauged: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(name="listener", daemon=True)
         self.settings = settings
@@ -86,6 +88,7 @@ class Listener(threading.Thread):
         self.inserted = inserted
         self.cancelled = cancelled
         self.written = written  # an event that is none of our own writing
+        self.gauged = gauged  # somebody has asked for the figures of the whole queue
         self.alive = False
         self._said: bool | None = None
         self._echo = f"worker_echo_{uuid4().hex[:12]}"
@@ -96,7 +99,7 @@ class Listener(threading.Thread):
         while True:
             try:
                 with database.listen(self.settings) as connection:
-                    for channel in (JOBS, CANCEL, EVENTS, self._echo):
+                    for channel in (JOBS, CANCEL, EVENTS, GAUGES, self._echo):
                         connection.execute(f"LISTEN {channel}".encode())
                     while self._echoes(connection):
                         wait = RETRY_S[0]
@@ -135,6 +138,8 @@ class Listener(threading.Thread):
                 self.cancelled(notification.payload)
             elif notification.channel == EVENTS:
                 self.written()
+            elif notification.channel == GAUGES:
+                self.gauged(notification.payload)
             else:
                 self._heard = True
 

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import __version__, database
+from worker import __version__, database, metrics
 from worker.outage import lost
 from worker.settings import ConfigError, Settings
 from worker.webhooks import outbox, retries, signature
@@ -41,7 +41,7 @@ class Sender(threading.Thread):
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="webhooks", daemon=True)
         self.engine = engine
-        self.address = _address(settings.backend_url)
+        self.address = address(settings.backend_url)
         secret, token = settings.webhook_secret, settings.webhook_bearer_token
         self.keys = signature.keys(secret.get_secret_value()) if secret else []
         self.headers = {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
@@ -142,6 +142,7 @@ class Sender(threading.Thread):
         bound = log.bind(job_id=str(event.job_id), seq=event.seq, attempt=event.attempts)
         if problem is None:
             await self._ask(lambda: outbox.delivered(self.engine, event))
+            metrics.WEBHOOKS.labels("delivered").inc()
             bound.debug("webhook_delivered")
             return
         then = retries.after(
@@ -153,6 +154,7 @@ class Sender(threading.Thread):
         )
         if (wait_s := then.wait_s) is None:
             await self._ask(lambda: outbox.bury(self.engine, event, refusals=then.refusals, reason=problem))
+            metrics.WEBHOOKS.labels("dead").inc()
             bound.error("webhook_dead", reason=problem)
         else:
             await self._ask(
@@ -160,6 +162,7 @@ class Sender(threading.Thread):
                     self.engine, event, wait_s=wait_s, refusals=then.refusals, reason=problem
                 )
             )
+            metrics.WEBHOOKS.labels("postponed").inc()
             bound.warning("webhook_postponed", reason=problem, seconds=round(wait_s, 1))
 
     async def _ask(self, query: Callable[[], T]) -> T:
@@ -178,7 +181,7 @@ class Sender(threading.Thread):
             return answer
 
 
-def _address(backend_url: str | None) -> str:
+def address(backend_url: str | None) -> str:
     """Raises: ConfigError, which does not repeat the value: a password may be in it."""
     if backend_url is None:
         raise ConfigError("BACKEND_URL is not set.")
