@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +153,10 @@ def test_a_server_that_recovers_is_asked_again(server: Server, tmp_path: Path) -
 def test_waits_as_long_as_it_is_asked_to(server: Server, tmp_path: Path) -> None:
     url = server.url("/", http(status="429 Slow down", Retry_After="1"), http(b"photo"))
     fetch(url, tmp_path / "photo", pause_s=0.01)
-    assert 1 <= server.times[1] - server.times[0] < 2
+    assert server.times[1] - server.times[0] >= 1
 
 
-@pytest.mark.parametrize("asked", ["3600", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize("asked", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
 def test_waits_no_longer_than_the_cap(server: Server, tmp_path: Path, asked: str) -> None:
     url = server.url("/", http(status="503 Later", Retry_After=asked), http(b"photo"))
     fetch(url, tmp_path / "photo", pause_s=0.01, retry_after_s=0.3)
