@@ -57,7 +57,7 @@ def test_a_row_inserted_with_psql_becomes_a_model_and_the_backend_hears_of_it(
         f" VALUES ('a.myshopify.com', '1', ARRAY['{dev['WORKER_STORAGE_URL']}/mug.png']) RETURNING id",
     )
     story = "SELECT status, progress, stage, model_url, error_message FROM jobs"
-    until(lambda: psql(dev, story).startswith("completed"), 30, "the row to be completed")
+    until(lambda: psql(dev, story).startswith("completed"), 120, "the row to be completed")
     status, progress, stage, model_url, error = psql(dev, story).split("|")
     assert (status, progress, stage, error) == ("completed", "100", "completed", "")
     with urlopen(model_url) as answer:
