@@ -97,9 +97,9 @@ def test_a_scrape_during_twenty_jobs_adds_up_with_the_rows(
             " FROM generate_series(1, %s) n",
             [url, url, 3 if url.endswith("b.jpg") else 1, jobs],
         )
-    # Everything is tried once; the one that has attempts left waits for its next.
-    before, seen = 0.0, []
-    while True:
+    # Everything is tried once; the one that has attempts left was inserted last, and waits for its next.
+    before, seen, end = 0.0, [], time.monotonic() + 120
+    while time.monotonic() < end:
         over = sql.execute(
             "SELECT count(*) FILTER (WHERE status = 'processing' OR attempts = 0) = 0 FROM jobs"
         ).fetchone() == (True,)

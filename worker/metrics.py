@@ -76,9 +76,10 @@ OUTBOX_LAG = Gauge("modelworker_queue_webhooks_oldest_seconds", "Since when the 
 # Series that exist from the start: the first increase of one that does not is not seen by rate().
 for _outcome in OUTCOMES:
     JOBS.labels(_outcome, "")
-for _code in KINDS:
+for _code, _kind in KINDS.items():
     JOBS.labels("failed", _code)
-    JOBS.labels("postponed", _code)
+    if _kind.retryable:
+        JOBS.labels("postponed", _code)
 for _status in ("pending", "failed", "cancelled"):
     RESCUES.labels(_status)
 for _outcome in ("delivered", "postponed", "dead"):
