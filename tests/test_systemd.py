@@ -155,13 +155,14 @@ def test_systemd_is_told_of_a_whole_life(
 
 
 def test_a_frozen_lane_starves_the_watchdog_and_thawed_feeds_it_again(
-    start_daemon: StartDaemon, file_manager: Manager, sql: psycopg.Connection
+    start_daemon: StartDaemon, file_manager: Manager, sql: psycopg.Connection, database_url: str
 ) -> None:
-    daemon = start_daemon(NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="1000000", WORKER_POLL_S="0.2")
+    daemon = start_daemon(NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="3000000")
     alive = next(daemon.temp.glob("*/.lock"))
-    with sql.transaction():
+    with sql.transaction(), psycopg.connect(database_url, autocommit=True) as other:
         # The lane's next look at the queue hangs, as it would on a database that answers no more.
         sql.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        other.execute("NOTIFY worker_jobs")
         daemon.wait_for("lane_frozen")
         until(lambda: file_manager.said("STATUS")[-1] == "cpu: frozen, idle")
         now, touched = time.monotonic(), alive.stat().st_mtime_ns

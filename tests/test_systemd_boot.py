@@ -181,10 +181,13 @@ def test_a_frozen_daemon_is_ended_by_the_watchdog_and_started_again(machine: Mac
     assert not Path(f"/proc/{first}").exists()
 
 
-def test_a_frozen_lane_is_too_and_the_log_says_where(machine: Machine, sql: psycopg.Connection) -> None:
+def test_a_frozen_lane_is_too_and_the_log_says_where(
+    machine: Machine, sql: psycopg.Connection, database_url: str
+) -> None:
     assert machine.run("start", "worker").returncode == 0, machine.log()
-    with sql.transaction():
+    with sql.transaction(), psycopg.connect(database_url, autocommit=True) as other:
         sql.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        other.execute("NOTIFY worker_jobs")
         until(lambda: machine.show("NRestarts") == "1", 60)
     until(lambda: machine.show("ActiveState") == "active", 60)
     log = machine.log()

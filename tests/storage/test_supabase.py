@@ -266,7 +266,7 @@ def test_find_and_remove_know_a_product_from_its_neighbours_over_many_pages(
 
 def test_a_bucket_as_it_should_be_is_left_as_it_was(bucket: BucketServer, store: SupabaseStore) -> None:
     assert store.check() == []
-    bucket.bucket.allowed_mime_types = [GLB, "image/*"]
+    bucket.bucket.allowed_mime_types = [GLB, "image/*", "model/vnd.usdz+zip"]
     bucket.bucket.file_size_limit = 50_000_000
     assert store.check() == []
     assert bucket.bucket.objects == {}
@@ -288,7 +288,7 @@ DENIED = bucket_server.refusal("403", "new row violates row-level security polic
     [
         ({"public": False}, "is private"),
         ({"file_size_limit": 2_000_000}, "up to 2.0 MB"),
-        ({"allowed_mime_types": ["image/png"]}, f"does not allow {GLB}."),
+        ({"allowed_mime_types": ["image/*", "model/vnd.usdz+zip"]}, f"does not allow {GLB}."),
         ({"key": "sb_secret_of_another_project"}, "SUPABASE_SERVICE_ROLE_KEY"),
         ({"missing": True}, 'There is no bucket "3d-models"'),
         ({"fault": lambda _method, _path: bucket_server.html(404)}, "SUPABASE_URL does not answer as"),
