@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -56,8 +58,11 @@ class Stage:
         self.engine = engine
         self.sql = sql
 
-    def waiting(self, product: str = "1") -> None:
-        queue.enqueue(self.engine, shop="a", product_id=product, image_urls=["https://a/b"])
+    def ids(self) -> list[UUID]:
+        return [job for (job,) in self.sql.execute("SELECT id FROM jobs").fetchall()]
+
+    def waiting(self) -> None:
+        queue.enqueue(self.engine, shop="a", product_id="1", image_urls=["https://a/b"])
 
     def running(self) -> Job:
         self.waiting()
@@ -96,84 +101,62 @@ Scene = Callable[[Stage], Callable[[], object]]
 """Prepares, and gives what runs the statement."""
 
 
-def _with_job(prepare: Callable[[Stage], Job], act: Callable[[Stage, Job], object]) -> Scene:
-    def scene(stage: Stage) -> Callable[[], object]:
-        job = prepare(stage)
-        return lambda: act(stage, job)
-
-    return scene
+def held(act: Callable[[Engine, Job], object], prepare: Callable[[Stage], Job] = Stage.running) -> Scene:
+    """A statement of the worker that has the job."""
+    return lambda stage: partial(act, stage.engine, prepare(stage))
 
 
-def _scene(prepare: Callable[[Stage], object], act: Callable[[Stage], object]) -> Scene:
+def loose(act: Callable[[Stage], object], prepare: Callable[[Stage], object] = lambda _: None) -> Scene:
     def scene(stage: Stage) -> Callable[[], object]:
         prepare(stage)
-        return lambda: act(stage)
+        return partial(act, stage)
 
     return scene
 
 
-def _supersede(stage: Stage) -> Job:
+def newer(stage: Stage) -> Job:
+    """Runs; an older one for the same files waits."""
     stage.waiting()
     stage.sql.execute("UPDATE jobs SET run_after = now() + interval '1 h'")
-    stage.waiting()
-    return stage.claimed()
+    return stage.running()
 
 
-def _all(stage: Stage) -> list[object]:
-    return [id_ for (id_,) in stage.sql.execute("SELECT id FROM jobs").fetchall()]
+def failing(code: str) -> Scene:
+    return held(lambda engine, job: queue.fail(engine, job, JobError(code), report={}))
+
+
+def rescued(change: str) -> Scene:
+    return loose(lambda s: queue.rescue(s.engine), lambda s: s.lost(change))
+
+
+def pruned(how: str) -> Scene:
+    return loose(lambda s: queue.prune(s.engine, "jobs", days=1, batch=9), lambda s: s.old(how))
 
 
 ENDS = ("completed", "failed", "cancelled")
+IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
+    "ask_to_cancel": lambda s: queue.ask_to_cancel(s.engine, s.ids()[0]),
+    "ask_all_to_cancel": lambda s: queue.ask_all_to_cancel(s.engine, s.ids()),
+    "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
+    "delete": lambda s: queue.delete(s.engine, s.ids()),
+}
+STATES: list[Callable[[Stage], object]] = [
+    Stage.waiting,
+    Stage.running,
+    *(partial(Stage.ended, how=how) for how in ENDS),
+]
 SCENES: list[tuple[str, Scene]] = [
-    ("enqueue", _scene(lambda _: None, lambda s: s.waiting())),
-    ("claim", _scene(lambda s: s.waiting(), lambda s: s.claimed())),
-    ("renew", _with_job(Stage.running, lambda s, job: queue.renew(s.engine, job, lease_s=9))),
-    (
-        "report",
-        _with_job(
-            Stage.running, lambda s, job: queue.report(s.engine, job, progress=9, stage="x", lease_s=9)
-        ),
-    ),
-    (
-        "complete",
-        _with_job(_supersede, lambda s, job: queue.complete(s.engine, job, model_url="x", report={})),
-    ),
-    *(
-        (
-            "fail",
-            _with_job(
-                Stage.running, lambda s, job, c=code: queue.fail(s.engine, job, JobError(c), report={})
-            ),
-        )  # type: ignore[misc]
-        for code in ("no_object", "worker_lost")
-    ),
-    ("cancel", _with_job(Stage.running, lambda s, job: queue.cancel(s.engine, job))),
-    ("release", _with_job(Stage.running, lambda s, job: queue.release(s.engine, job))),
-    *(
-        ("rescue", _scene(lambda s, c=change: s.lost(c), lambda s: queue.rescue(s.engine)))  # type: ignore[misc]
-        for change in ("", "max_attempts = 1,", "cancel_requested_at = now(),")
-    ),
-    *(
-        (name, _scene(prepare, act))
-        for prepare in (
-            Stage.waiting,
-            Stage.running,
-            *(lambda s, how=how: s.ended(how) for how in ENDS),  # type: ignore[misc]
-        )
-        for name, act in {
-            "ask_to_cancel": lambda s: queue.ask_to_cancel(s.engine, _all(s)[0]),
-            "ask_all_to_cancel": lambda s: queue.ask_all_to_cancel(s.engine, _all(s)),
-            "retry": lambda s: queue.retry(s.engine, _all(s)[0]),
-            "delete": lambda s: queue.delete(s.engine, _all(s)),
-        }.items()
-    ),
-    *(
-        (
-            "prune_jobs",
-            _scene(lambda s, h=how: s.old(h), lambda s: queue.prune(s.engine, "jobs", days=1, batch=9)),  # type: ignore[misc]
-        )
-        for how in ENDS
-    ),
+    ("enqueue", loose(Stage.waiting)),
+    ("claim", loose(Stage.claimed, Stage.waiting)),
+    ("renew", held(lambda engine, job: queue.renew(engine, job, lease_s=9))),
+    ("report", held(lambda engine, job: queue.report(engine, job, progress=9, stage="x", lease_s=9))),
+    ("complete", held(lambda engine, job: queue.complete(engine, job, model_url="x", report={}), newer)),
+    *(("fail", failing(code)) for code in ("no_object", "worker_lost")),
+    ("cancel", held(queue.cancel)),
+    ("release", held(queue.release)),
+    *(("rescue", rescued(change)) for change in ("", "max_attempts = 1,", "cancel_requested_at = now(),")),
+    *((name, loose(act, state)) for state in STATES for name, act in IN_EVERY_STATE.items()),
+    *(("prune_jobs", pruned(how)) for how in ENDS),
 ]
 
 

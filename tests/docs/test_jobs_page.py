@@ -95,7 +95,8 @@ def test_the_page_s_sql_prints_what_the_page_says(
 ) -> None:
     ran = 0
     for part in PAGE.split("\n## ")[1:]:
-        BEFORE.get(part.partition("\n")[0], lambda _: None)(engine)
+        if before := BEFORE.get(part.partition("\n")[0]):
+            before(engine)
         for found in PAIR.finditer(part):
             done = subprocess.run(
                 [postgres.binaries / "psql", "-XqP", "footer=off", "-v", "VERBOSITY=terse", database_url],
@@ -107,7 +108,28 @@ def test_the_page_s_sql_prints_what_the_page_says(
             )
             assert plain(done.stdout) == plain(textwrap.dedent(found[3] or "")), found[2]
             ran += 1
+    with psycopg.connect(database_url, autocommit=True) as owner:  # roles belong to the whole server
+        owner.execute("DROP OWNED BY shop_backend")
+        owner.execute("DROP ROLE shop_backend")
     assert ran == len(blocks("sql")) > 10
+
+
+def test_the_rights_of_the_page_are_enough_for_a_backend(sql: psycopg.Connection) -> None:
+    grants = next(block for block in blocks("sql") if block.startswith("CREATE ROLE"))
+    with sql.transaction(force_rollback=True):  # roles belong to the whole server
+        sql.execute(grants.encode())
+        sql.execute("SET LOCAL ROLE shop_backend")
+        row = sql.execute(
+            "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{https://a/b}') RETURNING id"
+        ).fetchone()
+        assert row
+        sql.execute("UPDATE jobs SET priority = 1")
+        assert sql.execute("SELECT cancel_job(%s), retry_job(%s)", [row[0], row[0]]).fetchone() == (
+            True,
+            True,
+        )
+        assert sql.execute("SELECT status, priority FROM job_status").fetchone() == ("pending", 1)
+        assert sql.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
 
 
 PROGRAMS: dict[str, Any] = {
@@ -139,6 +161,7 @@ def test_the_page_s_program_inserts_a_job_and_waits_for_its_end(
     first = start()
     try:
         job = until(lambda: queue.claim(engine, worker="w", lease_s=300), what="the program's job")
+        assert job
         assert (job.shop, job.quality, job.metadata) == (shop, "fast", {"order": 7})
         second = start()
         said, _ = second.communicate(timeout=30)
