@@ -1,0 +1,197 @@
+"""docs/architecture.md: its state machine is the one that the statements make, and what it names is there."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy.engine import Engine
+
+from worker.errors import JobError
+from worker.jobs import queue
+from worker.jobs.queue import Job
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+OUTSIDE = "[*]"
+
+Edge = tuple[str, str]
+
+
+def drawn() -> set[tuple[Edge, str]]:
+    diagram = PAGE.partition("stateDiagram-v2\n")[2].partition("```")[0]
+    edges = re.findall(r"^ *(\S+) --> (\S+) : (.+)$", diagram, re.MULTILINE)
+    assert len(edges) == diagram.count("-->")
+    return {((before, after), name) for before, after, names in edges for name in names.split(", ")}
+
+
+@pytest.fixture
+def moves(sql: psycopg.Connection) -> Iterator[Callable[[], set[Edge]]]:
+    """Notes what moves in the table; what moved since the last look."""
+    sql.execute("CREATE TABLE move (before text, after text)")
+    sql.execute("""
+        CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.move VALUES (OLD.status, NEW.status);
+            RETURN NULL;
+        END $$""")
+    sql.execute("CREATE TRIGGER note AFTER INSERT OR DELETE ON jobs FOR EACH ROW EXECUTE FUNCTION note()")
+    sql.execute(
+        "CREATE TRIGGER note_moves AFTER UPDATE ON jobs"
+        " FOR EACH ROW WHEN (OLD.status <> NEW.status) EXECUTE FUNCTION note()"
+    )
+
+    def look() -> set[Edge]:
+        found = sql.execute("DELETE FROM move RETURNING before, after").fetchall()
+        return {(before or OUTSIDE, after or OUTSIDE) for before, after in found}
+
+    yield look
+    sql.execute("DROP FUNCTION note CASCADE")
+
+
+class Stage:
+    """Sets a job's scene, and runs the statement that a case is about as the code runs it."""
+
+    def __init__(self, engine: Engine, sql: psycopg.Connection) -> None:
+        self.engine = engine
+        self.sql = sql
+
+    def ids(self) -> list[UUID]:
+        return [job for (job,) in self.sql.execute("SELECT id FROM jobs").fetchall()]
+
+    def waiting(self) -> None:
+        queue.enqueue(self.engine, shop="a", product_id="1", image_urls=["https://a/b"])
+
+    def running(self) -> Job:
+        self.waiting()
+        return self.claimed()
+
+    def claimed(self) -> Job:
+        job = queue.claim(self.engine, worker="w", lease_s=60)
+        assert job
+        return job
+
+    def ended(self, how: str) -> Job:
+        job = self.running()
+        if how == "completed":
+            queue.complete(self.engine, job, model_url="x", report={})
+        elif how == "failed":
+            queue.fail(self.engine, job, JobError("no_object"), report={})
+        else:
+            queue.cancel(self.engine, job)
+        return job
+
+    def lost(self, change: str) -> None:
+        self.running()
+        self.sql.execute("SELECT set_config('worker.lease', 'queue', false)")
+        self.sql.execute(f"UPDATE jobs SET {change} lease_expires_at = now() - interval '1 s'".encode())
+        self.sql.execute("SELECT set_config('worker.lease', '', false)")
+
+    def old(self, how: str) -> None:
+        job = self.ended(how)
+        self.sql.execute("SELECT set_config('worker.lease', 'queue', false)")
+        self.sql.execute("UPDATE jobs SET completed_at = now() - interval '9 d' WHERE id = %s", [job.id])
+        self.sql.execute("SELECT set_config('worker.lease', '', false)")
+        self.sql.execute("UPDATE worker.outbox SET delivered_at = now()")
+
+
+Scene = Callable[[Stage], Callable[[], object]]
+"""Prepares, and gives what runs the statement."""
+
+
+def held(act: Callable[[Engine, Job], object], prepare: Callable[[Stage], Job] = Stage.running) -> Scene:
+    """A statement of the worker that has the job."""
+    return lambda stage: partial(act, stage.engine, prepare(stage))
+
+
+def loose(act: Callable[[Stage], object], prepare: Callable[[Stage], object] = lambda _: None) -> Scene:
+    def scene(stage: Stage) -> Callable[[], object]:
+        prepare(stage)
+        return partial(act, stage)
+
+    return scene
+
+
+def newer(stage: Stage) -> Job:
+    """Runs; an older one for the same files waits."""
+    stage.waiting()
+    stage.sql.execute("UPDATE jobs SET run_after = now() + interval '1 h'")
+    return stage.running()
+
+
+def failing(code: str) -> Scene:
+    return held(lambda engine, job: queue.fail(engine, job, JobError(code), report={}))
+
+
+def rescued(change: str) -> Scene:
+    return loose(lambda s: queue.rescue(s.engine), lambda s: s.lost(change))
+
+
+def pruned(how: str) -> Scene:
+    return loose(lambda s: queue.prune(s.engine, "jobs", days=1, batch=9), lambda s: s.old(how))
+
+
+ENDS = ("completed", "failed", "cancelled")
+IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
+    "ask_to_cancel": lambda s: queue.ask_to_cancel(s.engine, s.ids()[0]),
+    "ask_all_to_cancel": lambda s: queue.ask_all_to_cancel(s.engine, s.ids()),
+    "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
+    "delete": lambda s: queue.delete(s.engine, s.ids()),
+}
+STATES: list[Callable[[Stage], object]] = [
+    Stage.waiting,
+    Stage.running,
+    *(partial(Stage.ended, how=how) for how in ENDS),
+]
+SCENES: list[tuple[str, Scene]] = [
+    ("enqueue", loose(Stage.waiting)),
+    ("claim", loose(Stage.claimed, Stage.waiting)),
+    ("renew", held(lambda engine, job: queue.renew(engine, job, lease_s=9))),
+    ("report", held(lambda engine, job: queue.report(engine, job, progress=9, stage="x", lease_s=9))),
+    ("complete", held(lambda engine, job: queue.complete(engine, job, model_url="x", report={}), newer)),
+    *(("fail", failing(code)) for code in ("no_object", "worker_lost")),
+    ("cancel", held(queue.cancel)),
+    ("release", held(queue.release)),
+    *(("rescue", rescued(change)) for change in ("", "max_attempts = 1,", "cancel_requested_at = now(),")),
+    *((name, loose(act, state)) for state in STATES for name, act in IN_EVERY_STATE.items()),
+    *(("prune_jobs", pruned(how)) for how in ENDS),
+]
+
+
+def test_the_diagram_has_the_edges_that_the_statements_make_and_no_others(
+    engine: Engine, sql: psycopg.Connection, moves: Callable[[], set[Edge]]
+) -> None:
+    stage = Stage(engine, sql)
+    seen = set()
+    for name, scene in SCENES:
+        sql.execute("DELETE FROM jobs")
+        act = scene(stage)
+        moves()
+        act()
+        seen |= {(edge, name) for edge in moves()}
+    assert seen == drawn()
+
+
+def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
+    writes = re.compile(
+        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|claim_job\(|cancel_job\(|retry_job\("
+    )
+    writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement.text)}
+    assert writing == {name for name, _ in SCENES}
+    section = PAGE.partition("## The state machine")[2].partition("\n## ")[0]
+    named = {
+        name for line in section.splitlines() if line.startswith("| `") for name in _code(line.split("|")[1])
+    }
+    assert named == writing
+
+
+def test_the_files_that_the_page_names_are_there() -> None:
+    named = re.findall(r"`((?:worker|tests|migrations)/[\w./]+)`", PAGE)
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def _code(text: str) -> list[str]:
+    return re.findall(r"`(\w+)`", text)

@@ -1,0 +1,74 @@
+"""README and docs/: every link leads somewhere, every setting that is named exists, every command is one."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from worker import cli, settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def prose(page: Path) -> str:
+    """Without the blocks of code, in which there are no links."""
+    return re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        name = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(
+            " ", "-"
+        )
+        found.add(name if name not in found else f"{name}-1")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"\b(?:WORKER|SUPABASE|WEBHOOK|BACKEND|DATABASE)_[A-Z_]+\b", page.read_text()))
+    assert named - set(settings.variables()) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    commands = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        | set(getattr(command, "commands", {}))
+        for name, command in get_command(cli.app).commands.items()  # type: ignore[attr-defined]
+    }
+    lines = re.findall(r"(?:^|[\s/])worker ([a-z]+)\b([^`\n#]*)", "\n".join(code(page)), re.MULTILINE)
+    assert [name for name, _ in lines if name not in commands] == []
+    for name, rest in lines:
+        if any(not known.startswith("-") for known in commands[name]):  # a group, such as `weights`
+            continue
+        assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) - commands[name] - {"--help"} == set(), name
+
+
+def code(page: Path) -> list[str]:
+    """What a page shows as to be typed: `…` in the text, and the blocks for a shell, without their comments."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    # In a container it is the image's or the service's name that comes first.
+    lines = [re.sub(r"^docker .* worker (?=worker )", "", line) for line in lines]
+    spans = re.findall(r"`(worker [^`\n]+)`", prose(page))
+    return [*spans, *(line for line in lines if not line.startswith("docker"))]
