@@ -403,6 +403,30 @@ def test_the_daemon_is_light(start_daemon: StartDaemon) -> None:
     assert loaded.strip() == "[]"
 
 
+def test_a_process_of_the_daemon_s_user_cannot_read_the_daemon_s_secrets() -> None:
+    code = """if True:
+        import ctypes, os
+        from worker import daemon
+        if os.getuid() == 0:  # who may read everything
+            os.setgid(65534)
+            os.setuid(65534)
+            ctypes.CDLL(None).prctl(4, 1)  # that took it away already; here the worker's own call is to
+        def read():
+            if os.fork() == 0:
+                try:
+                    print(len(open(f"/proc/{os.getppid()}/environ").read()) > 0, flush=True)
+                except PermissionError:
+                    print("refused", flush=True)
+                os._exit(0)
+            os.wait()
+        read()
+        daemon.keep_from_others()
+        read()
+    """
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["True", "refused"]
+
+
 def test_the_child_sees_no_secret(start_daemon: StartDaemon) -> None:
     daemon = start_daemon(WEBHOOK_SECRET="c2VjcmV0LXBsYW50ZWQ=", SUPABASE_SERVICE_ROLE_KEY="planted-key")
     child = daemon.events("child_ready")[0]["pid"]

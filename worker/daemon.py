@@ -1,5 +1,6 @@
 """The daemon: a lane for each device, the threads they share, and the signals that end it."""
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -39,6 +40,7 @@ log = structlog.get_logger()
 
 def run(settings: Settings) -> int:
     """Works until a signal says otherwise; the exit code. Raises: ConfigError before anything was claimed."""
+    keep_from_others()
     faulthandler.enable()  # the watchdog ends us by SIGABRT, and the journal then has where each thread was
     stop = Stop()
     _obey_signals(stop, settings.grace_s)
@@ -108,6 +110,15 @@ def run(settings: Settings) -> int:
             sender.stop(LAST_WEBHOOKS_S)
         scratch.close()
         engine.dispose()
+
+
+def keep_from_others() -> None:
+    """Our environment and memory hold the secrets, and Linux lets processes of one user read each other's: so could a child
+    that a photo took over. After this only root can, and there are no core dumps, which would hold them too.
+    """
+    if sys.platform == "linux":
+        pr_set_dumpable = 4  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_dumpable, 0)
 
 
 def find_devices(settings: Settings) -> list[str]:
