@@ -1,20 +1,24 @@
 """A photo server and a bucket whose answers can be held back, so that a job stays in a stage for as long as a test likes."""
 
 import hashlib
-import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import bucket_server
+
+UPLOADS = f"/storage/v1/object/{bucket_server.BUCKET}/"
 
 
 class Gates(ThreadingHTTPServer):
-    """Serves one photo at every path, and is Supabase Storage for uploads."""
+    """Serves one photo at every path, and holds back what is stored in a bucket."""
 
     daemon_threads = True
 
-    def __init__(self, photo: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, photo: bytes, store: bucket_server.BucketServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Photo)
         self.photo = photo
         self.photos = threading.Event()  # set: open
         self.bucket = threading.Event()
@@ -23,64 +27,60 @@ class Gates(ThreadingHTTPServer):
         self.arrived = 0  # uploads, answered or not
         self.photos.set()
         self.bucket.set()
+        self.environment = {
+            "SUPABASE_URL": store.url,
+            "SUPABASE_SERVICE_ROLE_KEY": store.key,
+            "WORKER_TURNTABLE": "false",
+        }
+        """The settings with which a daemon stores its models there."""
+        store.fault = self._gate
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The settings with which a daemon stores its models here."""
-        return {"SUPABASE_URL": self.url, "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_planted"}
+    def _gate(self, method: str, path: str) -> bucket_server.Fault | None:
+        # Nothing is held back of the check that a daemon makes at its start.
+        model = method == "POST" and path.startswith(UPLOADS) and "worker-check" not in path
+        return self._hold if model else None
+
+    def _hold(self, handler: bucket_server.Handler, do: Callable[[], Any]) -> None:
+        self.arrived += 1
+        self.bucket.wait()
+        answer = do()
+        path = handler.path.removeprefix(UPLOADS)
+        content = handler.server.bucket.objects[path].content
+        # As `worker.storage.version` has it.
+        self.objects.setdefault(path, []).append(hashlib.sha256(content).hexdigest()[:16])
+        with suppress(OSError):  # who asked may be no more
+            handler.answer(200, answer)
 
 
 @contextmanager
 def serve(photo: bytes) -> Iterator[Gates]:
-    server = Gates(photo)
-    threading.Thread(target=server.serve_forever, name="gates", daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.photos.set()
-        server.bucket.set()
-        server.shutdown()
-        server.server_close()
+    with bucket_server.serve() as store:
+        server = Gates(photo, store)
+        threading.Thread(target=server.serve_forever, name="gates", daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.photos.set()
+            server.bucket.set()
+            server.shutdown()
+            server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Photo(BaseHTTPRequestHandler):
     server: Gates
 
     def do_GET(self) -> None:
         self.server.photos.wait()
-        self._answer("image/png", self.server.photo)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.arrived += 1
-        self.server.bucket.wait()
-        path = self.path.removeprefix("/storage/v1/object/3d-models/")
-        self.server.objects.setdefault(path, []).append(_digest(body, self.headers.get_boundary()))
-        self._answer("application/json", json.dumps({"Key": path, "Id": "1"}).encode())
-
-    do_PUT = do_POST  # noqa: N815 - the base class's name
-
-    def _answer(self, kind: str, content: bytes) -> None:
-        try:
+        with suppress(OSError):
             self.send_response(200)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(content)))
+            self.send_header("content-type", "image/png")
+            self.send_header("content-length", str(len(self.server.photo)))
             self.end_headers()
-            self.wfile.write(content)
-        except OSError:
-            pass  # who asked is no more
+            self.wfile.write(self.server.photo)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
-
-
-def _digest(body: bytes, boundary: str | None) -> str:
-    """Of the file in a form, or of the body itself, as `worker.storage.version` has it."""
-    if boundary:
-        parts = (part.partition(b"\r\n\r\n") for part in body.split(f"--{boundary}".encode())[1:-1])
-        body = next(content for head, _, content in parts if b"filename=" in head).removesuffix(b"\r\n")
-    return hashlib.sha256(body).hexdigest()[:16]
