@@ -26,8 +26,8 @@ weights: install ## Fetch the small background model that the demo and the tests
 demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
 	@$(BIN)/worker demo --engine $(ENGINE)
 
-test: weights ## Run all tests
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
+test: weights ## Run all tests, three at a time, since many wait for a process or a clock
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 test-long: weights ## Run the tests that take minutes each, one after the other
 	$(BIN)/python -m pytest -m long

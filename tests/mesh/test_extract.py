@@ -189,7 +189,10 @@ def fitted() -> Iterator[Callable[[float], Field]]:
         yield scene
 
 
-@pytest.mark.parametrize(("noise", "resolution"), [(0.25, 80), (0.5, 80), (1.0, 128)])
+@pytest.mark.parametrize(
+    ("noise", "resolution"),
+    [(0.25, 80), (0.5, 80), (1.0, 80), pytest.param(1.0, 128, marks=pytest.mark.long)],
+)
 def test_a_noisy_scene_loses_no_crumb(
     fitted: Callable[[float], Field], noise: float, resolution: int
 ) -> None:
