@@ -179,6 +179,7 @@ def supabase(bucket: BucketServer, **others: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.long  # the kill matrix has its short form
 def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_failing_private_bucket(
     bucket: BucketServer,
     start_daemon: StartDaemon,
