@@ -13,6 +13,7 @@ from sqlalchemy.engine import Engine
 from typer.testing import CliRunner, Result
 
 from worker import cli, display, errors, samples, settings, trial, watch
+from worker.cli import jobs
 from worker.jobs import queue
 from worker.settings import ConfigError
 
@@ -26,7 +27,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Any) ->
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("WORKER_STORAGE_DIR", str(tmp_path / "store"))
-    monkeypatch.setattr(cli, "console", Console(stderr=True, width=120, color_system=None))
+    monkeypatch.setattr(jobs, "console", Console(stderr=True, width=120, color_system=None))
     return lambda *arguments: CliRunner().invoke(cli.app, arguments)
 
 

@@ -193,7 +193,6 @@ def fitted() -> Iterator[Callable[[float], Field]]:
     ("noise", "resolution"),
     [
         (0.5, 80),
-        (1.0, 80),
         *(pytest.param(*case, marks=pytest.mark.long) for case in [(0.25, 80), (1.0, 128)]),
     ],
 )
