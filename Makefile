@@ -26,7 +26,7 @@ weights: install ## Fetch the small background model that the demo and the tests
 demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
 	@$(BIN)/worker demo --engine $(ENGINE)
 
-test: weights ## Run all tests, three at a time, since many wait for a process or a clock
+test: weights ## Run the tests, three at a time, since many wait for a process or a clock
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
 
 test-long: weights ## Run the tests that take minutes each, one after the other
