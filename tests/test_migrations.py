@@ -182,9 +182,9 @@ def test_the_worker_role_sees_the_rows_and_a_stranger_does_not(sql: psycopg.Conn
     sql.execute("SET ROLE worker")
     assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     assert sql.execute("SELECT version_num FROM worker.alembic_version").fetchone() == (database.SCHEMA,)
-    assert sql.execute("SELECT count(*) FROM worker.claim_job('w', 30, 1)").fetchone() == (1,)
+    assert sql.execute("SELECT count(*) FROM worker.claim_job('w', 'h', 30, 1)").fetchone() == (1,)
     assert sql.execute("SELECT running FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
-    assert sql.execute("SELECT count(*) FROM worker.attempts").fetchone() == (0,)
+    assert sql.execute("SELECT count(*) FROM worker.attempts").fetchone() == (1,)
     sql.execute("RESET ROLE")
     sql.execute("CREATE ROLE stranger")
     try:

@@ -1,4 +1,5 @@
-"""The queue's rules for many shops: turns, one running job a storage path, a limit a shop, dedupe keys, cancels heard.
+"""The queue's rules for many shops: turns, one running job a storage path, a limit a shop, dedupe keys, cancels heard;
+and a history of the attempts.
 
 Not compatible with the daemons of revision 0003: the type that their statements name has made room for the view
 `job_status`. Drain them first.
@@ -104,7 +105,7 @@ def upgrade() -> None:
         WHERE status = 'processing'
     """)
     op.execute("""
-        CREATE INDEX jobs_waiting_path ON public.jobs (worker.storage_path(shop, product_id, variant_id))
+        CREATE INDEX jobs_waiting_path ON public.jobs (worker.storage_path(shop, product_id, variant_id), queued_at)
         WHERE status = 'pending'
     """)
 
@@ -143,34 +144,101 @@ def upgrade() -> None:
         END $$
     """)
 
+    op.execute("""
+        CREATE TABLE worker.attempts (
+            lease_token uuid PRIMARY KEY,
+            job_id uuid NOT NULL REFERENCES public.jobs ON DELETE CASCADE,
+            attempt smallint NOT NULL,
+            worker text NOT NULL,
+            host text NOT NULL,
+            started_at timestamptz NOT NULL,
+            ended_at timestamptz,
+            outcome text,
+            error_code text,
+            error_message text,
+            seconds jsonb,  -- a stage, as in metadata.worker.seconds
+
+            CONSTRAINT outcome_is_known
+                CHECK (outcome IN ('completed', 'failed', 'cancelled', 'given back', 'lost')),
+            CONSTRAINT ended_has_an_outcome_and_nothing_else_has
+                CHECK ((ended_at IS NULL) = (outcome IS NULL))
+        )
+        WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
+    """)
+    op.execute("CREATE INDEX attempts_job ON worker.attempts (job_id)")
+    op.execute("CREATE INDEX attempts_ended ON worker.attempts (ended_at) WHERE ended_at IS NOT NULL")
+    op.execute(
+        "COMMENT ON TABLE worker.attempts IS 'Every attempt at a job: who made it, when, and what came of it.'"
+    )
+
+    op.execute("ALTER TABLE worker.attempts ENABLE ROW LEVEL SECURITY")
+    op.execute("""
+        DO $$ BEGIN
+            IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'worker') THEN
+                GRANT SELECT, INSERT, UPDATE, DELETE ON worker.attempts TO worker;
+                CREATE POLICY worker_sees_all ON worker.attempts TO worker USING (true) WITH CHECK (true);
+            END IF;
+        END $$
+    """)
+    # The claim writes the line; whichever statement ends the attempt closes it here, in the same transaction.
+    op.execute("""
+        CREATE FUNCTION worker.end_attempt() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+        BEGIN
+            UPDATE worker.attempts
+            SET ended_at = clock_timestamp(),
+                outcome = CASE
+                    WHEN NEW.status = 'completed' THEN 'completed'
+                    WHEN current_setting('worker.lease', true) = 'queue' THEN 'lost'
+                    WHEN NEW.status = 'cancelled' THEN 'cancelled'
+                    WHEN NEW.error_code IS NULL THEN 'given back'
+                    ELSE 'failed' END,
+                error_code = NEW.error_code,
+                error_message = NEW.error_message,
+                seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
+                    THEN NEW.metadata #> '{worker,seconds}' END
+            WHERE lease_token = OLD.lease_token;
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER end_attempt AFTER UPDATE ON public.jobs
+        FOR EACH ROW WHEN (OLD.status = 'processing' AND NEW.status <> 'processing')
+        EXECUTE FUNCTION worker.end_attempt()
+    """)
     # The claim walks from shop to shop by the index jobs_waiting, a probe a shop, and only as far as it finds a job: it
     # costs what the shops are that have nothing for it, not what the backlog is. Whose turn it is follows from the rows
     # themselves; a cursor of its own would be a row that all claims wait at.
     #
     # A function, because its plans are kept: as one statement with recursive CTEs the same walk took 1.3 ms to plan and
-    # 0.5 ms to run. The planner is kept from what looks good on a table that was small when the plan was made.
+    # 0.5 ms to run. Each probe's ORDER BY names its index's whole order, and sorting is barred: whatever the statistics
+    # say, and they may be from when the table was small or nothing waited, only the index that is meant will do.
     op.execute("""
-        CREATE FUNCTION worker.claim_job(claimer text, lease_s double precision, shop_limit int)
+        CREATE FUNCTION worker.claim_job(claimer text, claimer_host text, lease_s double precision, shop_limit int)
         RETURNS SETOF public.jobs
-        LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+        LANGUAGE plpgsql VOLATILE
+        SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off AS $$
         DECLARE
             level smallint;
             served text;  -- whose job was the last to start at this priority
             turn text;
             wrapped boolean;
             chosen uuid;
+            job public.jobs;
         BEGIN
             PERFORM set_config('worker.lease', 'queue', true);
-            SELECT priority INTO level FROM public.jobs WHERE status = 'pending' ORDER BY priority DESC LIMIT 1;
+            SELECT priority INTO level FROM public.jobs
+                WHERE status = 'pending' ORDER BY priority DESC, shop, run_after, created_at LIMIT 1;
             WHILE level IS NOT NULL LOOP
                 SELECT shop INTO served FROM public.jobs
-                    WHERE priority = level AND started_at IS NOT NULL ORDER BY started_at DESC LIMIT 1;
+                    WHERE priority = level AND started_at IS NOT NULL ORDER BY priority DESC, started_at DESC LIMIT 1;
                 served := coalesce(served, '');
                 turn := served;
                 wrapped := false;
                 LOOP
                     SELECT shop INTO turn FROM public.jobs
-                        WHERE status = 'pending' AND priority = level AND shop > turn ORDER BY shop LIMIT 1;
+                        WHERE status = 'pending' AND priority = level AND shop > turn
+                        ORDER BY priority DESC, shop, run_after, created_at LIMIT 1;
                     IF turn IS NULL AND NOT wrapped THEN
                         wrapped := true;
                         turn := '';
@@ -181,41 +249,51 @@ def upgrade() -> None:
                     SELECT id INTO chosen FROM public.jobs
                         WHERE status = 'pending' AND priority = level AND shop = turn AND run_after <= now()
                           AND worker.path_is_free(worker.storage_path(shop, product_id, variant_id))
-                        ORDER BY run_after, created_at LIMIT 1
+                        ORDER BY priority DESC, shop, run_after, created_at LIMIT 1
                         FOR UPDATE SKIP LOCKED;
                     IF chosen IS NOT NULL AND (shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit)) THEN
-                        RETURN QUERY
-                            UPDATE public.jobs AS job
-                            SET status = 'processing', progress = 5, stage = 'claimed', attempts = job.attempts + 1,
-                                started_at = now(), error_code = NULL, error_message = NULL,
-                                lease_token = gen_random_uuid(),
-                                lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
-                            WHERE job.id = chosen
-                            RETURNING job.*;
+                        UPDATE public.jobs AS waiting
+                        SET status = 'processing', progress = 5, stage = 'claimed', attempts = waiting.attempts + 1,
+                            started_at = now(), error_code = NULL, error_message = NULL,
+                            lease_token = gen_random_uuid(),
+                            lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
+                        WHERE waiting.id = chosen
+                        RETURNING waiting.* INTO job;
+                        INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at)
+                        VALUES (job.lease_token, job.id, job.attempts, claimer, claimer_host, job.started_at);
+                        RETURN NEXT job;
                         RETURN;
                     END IF;
                 END LOOP;
                 SELECT priority INTO level FROM public.jobs
-                    WHERE status = 'pending' AND priority < level ORDER BY priority DESC LIMIT 1;
+                    WHERE status = 'pending' AND priority < level
+                    ORDER BY priority DESC, shop, run_after, created_at LIMIT 1;
             END LOOP;
         END $$
     """)
 
     # An older job for the same files that still waits, because it is postponed or of lower priority, would put back what
-    # the newer one has replaced.
+    # the newer one has replaced. Without sorting only jobs_waiting_path has this order.
     op.execute("""
         CREATE FUNCTION worker.supersede() RETURNS trigger
-        LANGUAGE plpgsql AS $$
+        LANGUAGE plpgsql SET enable_sort = off AS $$
         DECLARE
+            path CONSTANT text := worker.storage_path(NEW.shop, NEW.product_id, NEW.variant_id);
             key text := coalesce(current_setting('worker.lease', true), '');
+            older uuid[] := ARRAY(
+                SELECT id FROM public.jobs
+                WHERE status = 'pending' AND queued_at < NEW.queued_at
+                  AND worker.storage_path(shop, product_id, variant_id) = path
+                ORDER BY queued_at);
         BEGIN
+            IF older = '{}' THEN
+                RETURN NULL;
+            END IF;
             PERFORM set_config('worker.lease', 'queue', true);
             UPDATE public.jobs
             SET status = 'cancelled', completed_at = now(), error_code = 'superseded',
                 error_message = 'A newer request for the same product was finished first.'
-            WHERE status = 'pending' AND queued_at < NEW.queued_at
-              AND worker.storage_path(shop, product_id, variant_id)
-                  = worker.storage_path(NEW.shop, NEW.product_id, NEW.variant_id);
+            WHERE id = ANY (older) AND status = 'pending';
             PERFORM set_config('worker.lease', key, true);
             RETURN NULL;
         END $$
@@ -245,11 +323,13 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TRIGGER tell_of_cancel ON public.jobs")
     op.execute("DROP TRIGGER supersede ON public.jobs")
+    op.execute("DROP TRIGGER end_attempt ON public.jobs")
     op.execute("DROP INDEX public.jobs_one_running_a_path, public.jobs_waiting_path")
     op.execute(
-        "DROP FUNCTION worker.tell_of_cancel, worker.supersede, worker.claim_job, worker.shop_has_room, worker.path_is_free,"
+        "DROP FUNCTION worker.tell_of_cancel, worker.supersede, worker.end_attempt, worker.claim_job, worker.shop_has_room, worker.path_is_free,"
         " worker.storage_path"
     )
+    op.execute("DROP TABLE worker.attempts")
     op.execute("ALTER FUNCTION public.cancel_job SET search_path = ''")
     op.execute("DROP INDEX public.jobs_processing, public.jobs_started, public.jobs_waiting")
     op.execute("CREATE INDEX jobs_processing ON public.jobs (claimed_by) WHERE status = 'processing'")

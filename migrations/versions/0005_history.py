@@ -1,4 +1,4 @@
-"""What every attempt came to, and two views for people; who may see them."""
+"""Two views for people, who may see them, and an index for what is pruned."""
 
 from alembic import op
 
@@ -9,59 +9,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("""
-        CREATE TABLE worker.attempts (
-            lease_token uuid PRIMARY KEY,
-            job_id uuid NOT NULL REFERENCES public.jobs ON DELETE CASCADE,
-            attempt smallint NOT NULL,
-            worker text NOT NULL,
-            host text NOT NULL,
-            started_at timestamptz NOT NULL,
-            ended_at timestamptz,
-            outcome text,
-            error_code text,
-            error_message text,
-            seconds jsonb,  -- a stage, as in metadata.worker.seconds
-
-            CONSTRAINT outcome_is_known
-                CHECK (outcome IN ('completed', 'failed', 'cancelled', 'given back', 'lost')),
-            CONSTRAINT ended_has_an_outcome_and_nothing_else_has
-                CHECK ((ended_at IS NULL) = (outcome IS NULL))
-        )
-        WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
-    """)
-    op.execute("CREATE INDEX attempts_job ON worker.attempts (job_id)")
-    op.execute("CREATE INDEX attempts_ended ON worker.attempts (ended_at) WHERE ended_at IS NOT NULL")
-    op.execute(
-        "COMMENT ON TABLE worker.attempts IS 'Every attempt at a job: who made it, when, and what came of it.'"
-    )
-
-    # The claim writes the line; whichever statement ends the attempt closes it here, in the same transaction.
-    op.execute("""
-        CREATE FUNCTION worker.end_attempt() RETURNS trigger
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
-        BEGIN
-            UPDATE worker.attempts
-            SET ended_at = clock_timestamp(),
-                outcome = CASE
-                    WHEN NEW.status = 'completed' THEN 'completed'
-                    WHEN current_setting('worker.lease', true) = 'queue' THEN 'lost'
-                    WHEN NEW.status = 'cancelled' THEN 'cancelled'
-                    WHEN NEW.error_code IS NULL THEN 'given back'
-                    ELSE 'failed' END,
-                error_code = NEW.error_code,
-                error_message = NEW.error_message,
-                seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
-                    THEN NEW.metadata #> '{worker,seconds}' END
-            WHERE lease_token = OLD.lease_token;
-            RETURN NULL;
-        END $$
-    """)
-    op.execute("""
-        CREATE TRIGGER end_attempt AFTER UPDATE ON public.jobs
-        FOR EACH ROW WHEN (OLD.status = 'processing' AND NEW.status <> 'processing')
-        EXECUTE FUNCTION worker.end_attempt()
-    """)
     # What is pruned: events that the backend has, or never will.
     op.execute("""
         CREATE INDEX outbox_done ON worker.outbox (created_at)
@@ -121,13 +68,7 @@ def upgrade() -> None:
         "COMMENT ON VIEW public.queue_health IS 'The queue at a glance, by shop; the line without a shop is the sum.'"
     )
 
-    op.execute("ALTER TABLE worker.attempts ENABLE ROW LEVEL SECURITY")
-    _if_role_exists(
-        "worker",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON worker.attempts TO worker",
-        "CREATE POLICY worker_sees_all ON worker.attempts TO worker USING (true) WITH CHECK (true)",
-        "GRANT SELECT ON public.job_status, public.queue_health TO worker",
-    )
+    _if_role_exists("worker", "GRANT SELECT ON public.job_status, public.queue_health TO worker")
     # Supabase grants new views to these two. What a policy of the app shows them they may read in the table.
     for role in ("anon", "authenticated"):
         _if_role_exists(role, f"REVOKE ALL ON public.job_status, public.queue_health FROM {role}")
@@ -141,9 +82,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP VIEW public.queue_health, public.job_status")
     op.execute("DROP INDEX worker.outbox_done")
-    op.execute("DROP TRIGGER end_attempt ON public.jobs")
-    op.execute("DROP FUNCTION worker.end_attempt")
-    op.execute("DROP TABLE worker.attempts")
 
 
 def _if_role_exists(role: str, *statements: str) -> None:

@@ -2,51 +2,40 @@
 -- chooses is in worker.claim_job() (migrations/versions/0004_queue.py).
 --
 -- A statement that moves a row forward shows worker.guard_job() a key (migrations/versions/0001_jobs.py): the lease's
--- token, or 'queue' where no lease is held. The key is set in a CTE, which the UPDATE reads, so it is set before the
--- first row is touched. The database's clock alone decides.
+-- token, or 'queue' where no lease is held. The key is set before the first row is touched: in the WHERE that finds the
+-- row, or in a CTE that the UPDATE reads. The database's clock alone decides.
 
 -- name: claim
 -- Take the next job. Highest priority first; within it the shops take turns, from the one after the shop that was
 -- served last; within a shop what has been due longest. A job whose files a running job may write, and a shop at its
 -- limit, are passed over. The attempt is counted here, not at the end, so that a job that kills its worker runs out of
 -- attempts; and it leaves its line, which worker.end_attempt() closes.
-WITH claimed AS (
-    SELECT * FROM worker.claim_job(:worker, :lease_s, :shop_limit)
-), noted AS (
-    INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at)
-    SELECT lease_token, id, attempts, claimed_by, :host, started_at FROM claimed
-)
-SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, metadata, attempts, max_attempts FROM claimed;
+SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, metadata, attempts, max_attempts
+FROM worker.claim_job(:worker, :host, :lease_s, :shop_limit);
 
 -- name: renew
 -- Keep a job for another lease, and learn whether somebody wants it stopped. No row: the lease is lost.
-WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
-UPDATE public.jobs AS job
+UPDATE public.jobs
 SET lease_expires_at = now() + make_interval(secs => :lease_s)
-FROM key
-WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
-RETURNING job.cancel_requested_at IS NOT NULL AS cancelled;
+WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
+RETURNING cancel_requested_at IS NOT NULL AS cancelled;
 
 -- name: report
 -- Say how far a job is, which renews its lease too. Progress never falls. No row: the lease is lost.
-WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
-UPDATE public.jobs AS job
-SET progress = greatest(job.progress, :progress), stage = :stage,
+UPDATE public.jobs
+SET progress = greatest(progress, :progress), stage = :stage,
     lease_expires_at = now() + make_interval(secs => :lease_s)
-FROM key
-WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
-RETURNING job.cancel_requested_at IS NOT NULL AS cancelled;
+WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
+RETURNING cancel_requested_at IS NOT NULL AS cancelled;
 
 -- name: complete
 -- Settle a job whose model is stored. worker.supersede() ends the older ones for the same files. No row: the lease is lost.
-WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
-UPDATE public.jobs AS job
+UPDATE public.jobs
 SET status = 'completed', progress = 100, stage = 'completed', model_url = :model_url,
-    metadata = job.metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
+    metadata = metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
     completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-FROM key
-WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
-RETURNING job.status;
+WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
+RETURNING status;
 
 -- name: fail
 -- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. The wait is
@@ -74,22 +63,18 @@ RETURNING job.status, job.run_after;
 
 -- name: cancel
 -- Settle a running job that somebody wanted stopped. No row: the lease is lost.
-WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
-UPDATE public.jobs AS job
+UPDATE public.jobs
 SET status = 'cancelled', completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-FROM key
-WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
-RETURNING job.status;
+WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
+RETURNING status;
 
 -- name: release
 -- Give a job back untouched, at no cost of an attempt, when the daemon stops before it is done.
-WITH key AS MATERIALIZED (SELECT set_config('worker.lease', CAST(:token AS text), true))
-UPDATE public.jobs AS job
-SET status = 'pending', progress = 0, stage = NULL, attempts = job.attempts - 1,
+UPDATE public.jobs
+SET status = 'pending', progress = 0, stage = NULL, attempts = attempts - 1,
     lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-FROM key
-WHERE job.id = :id AND job.lease_token = CAST(:token AS uuid)
-RETURNING job.status;
+WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
+RETURNING status;
 
 -- name: rescue
 -- Take jobs from workers that were not heard of for a lease: back to pending, the first time at once and then with
@@ -186,6 +171,14 @@ RETURNING lease_token AS id;
 DELETE FROM worker.outbox WHERE seq IN (
     SELECT seq FROM worker.outbox
     WHERE (delivered_at IS NOT NULL OR dead_at IS NOT NULL) AND created_at < now() - make_interval(days => :days)
+    ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED)
+RETURNING id;
+
+-- name: prune_unasked
+-- Delete webhooks that nobody was there to send.
+DELETE FROM worker.outbox WHERE seq IN (
+    SELECT seq FROM worker.outbox
+    WHERE delivered_at IS NULL AND dead_at IS NULL AND created_at < now() - make_interval(days => :days)
     ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED)
 RETURNING id;
 
