@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 
 from worker import database, embedded
 from worker.bench.rig import Daemon, Rig, Row, rig, sql, until
@@ -26,6 +28,11 @@ LONG_S = 150.0  # longer than anything here takes
 INSERT = (
     "INSERT INTO jobs (shop, product_id, image_urls, quality) VALUES (%s, %s, %s, 'fast') RETURNING id::text"
 )
+BARE_CLAIM = sa.text(
+    "UPDATE bare SET status = 'running', started_at = now() WHERE id = (SELECT id FROM bare"
+    " WHERE status = 'pending' ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"
+)
+BARE_FINISH = sa.text("UPDATE bare SET status = 'done', ended_at = now() WHERE id = :id")
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,10 @@ def run(size: Size, say: Callable[[str], None]) -> Row:
 
 
 def settled_per_s(bench: Rig, size: Size) -> Row:
-    """One claimer, claim and settle, over a deep history: ours, and a bare loop of two UPDATEs, in turns."""
+    """One claimer, claim and settle, over a deep history: ours, and a bare loop of two UPDATEs, in turns.
+
+    Both go through the daemon's engine, so that the ratio is of the queue's rules and not of two client libraries.
+    """
     url = bench.database("rate")
     # The history as it would be, without the time that triggers would take to write it.
     sql(url, "ALTER DATABASE rate SET session_replication_role = replica")
@@ -104,30 +114,27 @@ def settled_per_s(bench: Rig, size: Size) -> Row:
     engine = database.connect(database.parse(url, "DATABASE_URL"))
     spent = {"bare": 0.0, "ours": 0.0}
     rounds = 20
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        for _ in range(rounds):
-            # In turns, so that a busy moment does not fall on one of them alone.
-            began = time.perf_counter()
-            for _ in range(size.settled // rounds):
-                _bare(connection)
-            spent["bare"] += time.perf_counter() - began
-            began = time.perf_counter()
-            for _ in range(size.settled // rounds):
-                job = queue.claim(engine, worker="bench", lease_s=30)
-                assert job  # noqa: S101 - as many wait as are claimed
-                queue.complete(engine, job, model_url="http://a/b.glb", report={})
-            spent["ours"] += time.perf_counter() - began
+    for _ in range(rounds):
+        # In turns, so that a busy moment does not fall on one of them alone.
+        began = time.perf_counter()
+        for _ in range(size.settled // rounds):
+            _bare(engine)
+        spent["bare"] += time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(size.settled // rounds):
+            job = queue.claim(engine, worker="bench", lease_s=30)
+            assert job  # noqa: S101 - as many wait as are claimed
+            queue.complete(engine, job, model_url="http://a/b.glb", report={})
+        spent["ours"] += time.perf_counter() - began
     engine.dispose()
     return {name: round(size.settled // rounds * rounds / seconds, 1) for name, seconds in spent.items()}
 
 
-def _bare(connection: psycopg.Connection) -> None:
-    row = connection.execute(
-        "UPDATE bare SET status = 'running', started_at = now() WHERE id = (SELECT id FROM bare"
-        " WHERE status = 'pending' ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"
-    ).fetchone()
-    assert row  # noqa: S101 - as many wait as are claimed
-    connection.execute("UPDATE bare SET status = 'done', ended_at = now() WHERE id = %s", row)
+def _bare(engine: Engine) -> None:
+    with engine.connect() as connection:
+        job = connection.scalar(BARE_CLAIM)
+    with engine.connect() as connection:
+        connection.execute(BARE_FINISH, {"id": job})
 
 
 def fair_after_claims(bench: Rig, size: Size) -> int:
