@@ -13,14 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 import pytest
 from PIL import Image, ImageDraw
 from sqlalchemy.engine import Engine
+from sqlalchemy.pool import QueuePool
 
 from worker import database, devserver, embedded, migrate, weights
 
@@ -53,11 +55,20 @@ def database_url(postgres: embedded.Postgres) -> str:
     return postgres.create_database(f"test_{next(NUMBERS)}", template="template_jobs")
 
 
+@contextmanager
+def connected(url: str) -> Iterator[Engine]:
+    engine = database.connect(database.parse(url, "DATABASE_URL"), pool_size=20)
+    yield engine
+    # A lease's thread outlives its context by the statement that it is in. One that gave its connection back after
+    # this would leave it open.
+    until(lambda: cast(QueuePool, engine.pool).checkedout() == 0)
+    engine.dispose()
+
+
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    engine = database.connect(database.parse(database_url, "DATABASE_URL"), pool_size=20)
-    yield engine
-    engine.dispose()
+    with connected(database_url) as engine:
+        yield engine
 
 
 @pytest.fixture

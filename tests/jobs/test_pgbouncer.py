@@ -7,20 +7,18 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import StartDaemon, until
+from conftest import StartDaemon, connected, until
 from sqlalchemy.engine import Engine
 from test_lease import *  # noqa: F403
 from test_queue import *  # noqa: F403
 
-from worker import database
 from worker.jobs import queue
 
 
 @pytest.fixture
 def engine(pooled_url: str) -> Iterator[Engine]:
-    engine = database.connect(database.parse(pooled_url, "DATABASE_URL"), pool_size=20)
-    yield engine
-    engine.dispose()
+    with connected(pooled_url) as engine:
+        yield engine
 
 
 def test_the_pooler_is_in_transaction_mode(pooled_url: str) -> None:
