@@ -263,7 +263,7 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
             asked[name] += 1
             return queue.gauges(engine, GAUGES)
 
-        return metrics.QueueGauges(look, lambda: True)
+        return metrics.QueueGauges(look, lambda: True, backend=True)
 
     heard = threading.Event()
     other = gauges("other")
@@ -306,10 +306,16 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
 
 
 def test_figures_that_cannot_be_had_are_not_a_number() -> None:
-    gauges = metrics.QueueGauges(lambda: {"due": 5}, lambda: False)
+    gauges = metrics.QueueGauges(lambda: {"due": 5}, lambda: False, backend=True)
     gauges.refresh()
     value = parsed(metrics.scrape().decode())["modelworker_queue_jobs", (("state", "due"),)]
     assert value != value  # noqa: PLR0124 - NaN
+
+
+@pytest.mark.parametrize(("backend", "late"), [(True, 5000.0), (False, 0.0)])
+def test_events_are_late_only_where_a_backend_waits_for_them(*, backend: bool, late: float) -> None:
+    metrics.QueueGauges(lambda: {"events": 7, "lag": 5000}, lambda: True, backend=backend).refresh()
+    assert parsed(metrics.scrape().decode())["modelworker_queue_webhooks_oldest_seconds", ()] == late
 
 
 def test_what_a_hijacked_child_reports_makes_no_series() -> None:

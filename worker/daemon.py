@@ -80,7 +80,9 @@ def run(settings: Settings) -> int:
             lane.cancelled(job_id)
         nudge()
 
-    gauges = metrics.QueueGauges(lambda: queue.gauges(engine, GAUGES), outage.over.is_set)
+    gauges = metrics.QueueGauges(
+        lambda: queue.gauges(engine, GAUGES), outage.over.is_set, backend=sender is not None
+    )
     listener = Listener(
         settings, engine, inserted=wakeup.wake, cancelled=cancelled, written=nudge, gauged=gauges.heard
     )

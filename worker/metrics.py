@@ -119,9 +119,13 @@ class QueueGauges:
 
     FRESH_S = 30.0, 60.0  # at random between these, so that mostly one daemon is the first
 
-    def __init__(self, ask: Callable[[], Mapping[str, Any]], usable: Callable[[], bool]) -> None:
+    def __init__(
+        self, ask: Callable[[], Mapping[str, Any]], usable: Callable[[], bool], *, backend: bool
+    ) -> None:
+        """`usable` says whether the database can be asked, `backend` whether there is one that events wait for."""
         self._ask = ask
         self._usable = usable
+        self._backend = backend
         self._lock = threading.Lock()
         self._old_at = float("-inf")  # time.monotonic()
         self._known_at = float("-inf")
@@ -158,6 +162,6 @@ class QueueGauges:
         for state in ("due", "postponed", "running", "stuck"):
             QUEUE_JOBS.labels(state).set(figure(state))
         QUEUE_OLDEST.set(figure("oldest"))
-        OUTBOX.labels("waiting").set(figure("events"))
+        OUTBOX.labels("waiting").set(figure("events") if self._backend else 0)
         OUTBOX.labels("dead").set(figure("dead"))
-        OUTBOX_LAG.set(figure("lag"))
+        OUTBOX_LAG.set(figure("lag") if self._backend else 0)

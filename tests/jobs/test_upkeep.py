@@ -69,3 +69,18 @@ def test_after_an_outage_who_finished_a_job_writes_it_before_it_is_rescued(
     monkeypatch.setattr(keeper.outage, "ended_at", time.monotonic())
     assert keeper.look() <= 1, "but soon"
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("processing",)
+
+
+@pytest.mark.parametrize(("backend", "kept"), [(None, False), ("http://127.0.0.1:9", True)])
+def test_without_a_backend_the_events_that_wait_for_one_do_not_pile_up(
+    keeper: Upkeep, engine: Engine, sql: psycopg.Connection, *, backend: str | None, kept: bool
+) -> None:
+    keeper.settings = Settings().model_copy(update={"backend_url": backend, "keep_jobs_days": 1})
+    queue.complete(engine, claim(engine), model_url="x", report={})
+    with sql.transaction():
+        sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+        sql.execute("UPDATE jobs SET completed_at = now() - interval '3 d'")
+    sql.execute("UPDATE worker.outbox SET created_at = now() - interval '3 d'")
+    keeper.prune()
+    assert sql.execute("SELECT EXISTS (SELECT FROM worker.outbox)").fetchone() == (kept,)
+    assert sql.execute("SELECT EXISTS (SELECT FROM jobs)").fetchone() == (kept,), "until its events are sent"

@@ -109,8 +109,12 @@ def gauges(engine: Engine, channel: str) -> Row:
     return dict(_all(engine, "gauges", channel=channel)[0]["found"])
 
 
-def prune(engine: Engine, what: Literal["jobs", "attempts", "events"], *, days: int, batch: int) -> int:
-    """How many of those that ended more than `days` ago are gone now, `batch` at the most."""
+def prune(
+    engine: Engine, what: Literal["jobs", "attempts", "events", "unasked"], *, days: int, batch: int
+) -> int:
+    """How many of those that ended more than `days` ago are gone now, `batch` at the most; of `unasked`, events that
+    nobody was there to send.
+    """
     return len(_all(engine, f"prune_{what}", days=days, batch=batch))
 
 

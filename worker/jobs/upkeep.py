@@ -21,6 +21,7 @@ FIRST_POLL_S = 1.0  # … and where they do not, as long as there was something 
 AFTER_OUTAGE_S = 5.0  # whoever has finished a job meanwhile writes it first, though its lease has run out
 PRUNE_EVERY_S = 900.0
 BATCH = 200
+UNASKED_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
 
 log = structlog.get_logger()
 
@@ -65,7 +66,7 @@ class Upkeep(threading.Thread):
             elif seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
             if time.monotonic() > self._prune_at:
-                self._prune()
+                self.prune()
         except SQLAlchemyError as error:
             # An outage speaks for itself. What else there is, say a right that is missing, is said once.
             if self.outage.over.is_set() and self._reason != (reason := str(error)):
@@ -105,9 +106,11 @@ class Upkeep(threading.Thread):
             self.nudge()
             self.wakeup.wake()
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
         """A batch of each; the next one soon if there was more."""
-        plan: dict[Literal["jobs", "attempts", "events"], int | None] = {
+        plan: dict[Literal["jobs", "attempts", "events", "unasked"], int | None] = {
+            # First, since a job is kept for as long as there is an event of it to send.
+            "unasked": None if self.settings.backend_url else UNASKED_DAYS,
             "jobs": self.settings.keep_jobs_days,
             "attempts": self.settings.keep_history_days,
             "events": self.settings.keep_history_days,
