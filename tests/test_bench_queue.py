@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import until
 
 
 @pytest.mark.long
@@ -28,3 +32,33 @@ def test_the_bench_prints_what_the_queue_promises_as_one_document(u2netp: Path) 
     assert found["frozen_writes"] == 0
     assert [(outage["lost"], outage["exits"]) for outage in found["outages"]] == [(0, 0)]
     assert found["fair_after_claims"] <= 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what runs")
+def test_sigterm_leaves_nothing_behind(u2netp: Path) -> None:
+    # Not in pytest's folder, into which Postgres cannot look: as root it runs as nobody.
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+
+        def left() -> list[Path]:
+            """Processes whose command or environment names the folder."""
+            told = []
+            for file in (*Path("/proc").glob("[0-9]*/environ"), *Path("/proc").glob("[0-9]*/cmdline")):
+                with suppress(OSError):
+                    if name.encode() in file.read_bytes():
+                        told.append(file)
+            return told
+
+        bench = subprocess.Popen(
+            [sys.executable, "-m", "worker", "bench", "queue", "--quick"],
+            env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp), "TMPDIR": name},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(lambda: list(folder.glob("*/bench-0.log")), 60)
+        assert left()
+        bench.send_signal(signal.SIGTERM)
+        assert bench.wait(30) != 0
+        assert left() == []
+        assert list(folder.iterdir()) == []

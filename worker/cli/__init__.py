@@ -1,5 +1,6 @@
 """The command line. Every command prints for people; with `--json` one document on stdout and nothing else there."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +101,7 @@ def demo(
     """Makes 3D models of sample photos through the real daemon, and a page to look at them."""
     from worker import demo  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     raise typer.Exit(demo.run(results, engine=engine, console=console))
 
 

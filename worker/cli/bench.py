@@ -1,5 +1,6 @@
 """`worker bench`: measurements on this machine."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,7 @@ def bench_queue(
     from worker import dev  # noqa: PLC0415 - what only a laptop needs
     from worker.bench import queue as bench  # noqa: PLC0415
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
     dev.ensure_weights(console, "relief")
     with console.status("") as doing:
         found = bench.run(bench.QUICK if quick else bench.Size(), lambda what: doing.update(f"{what} …"))
