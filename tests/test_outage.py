@@ -141,3 +141,33 @@ def test_a_statement_that_is_never_answered_is_given_up(
 )
 def test_what_means_that_the_database_is_away(error: BaseException, *, is_lost: bool) -> None:
     assert outage.lost(error) is is_lost
+
+
+def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
+    engine: Engine, sql: psycopg.Connection, watched: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on threads is played: root has none."""
+    begin = threading.Thread.start
+    refused = set[str]()
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name not in refused:
+            refused.add(thread.name)
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    def reached() -> bool:
+        try:
+            queue.outlook(engine)
+        except DBAPIError:
+            return False
+        return True
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for _ in range(2):
+        assert reached()
+        terminate(sql)
+        assert not reached()
+        assert watched.wait(10)
+    assert refused == {"outage", "outage-probe"}
+    assert reached()

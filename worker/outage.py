@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import psycopg
 import structlog
@@ -61,15 +62,21 @@ class Outage:
             self._in_a_row = min(9, self._in_a_row + 1) if now - self._began_at < CALM_S else 0
             self._began_at = now
             self.over.clear()
+            try:
+                threading.Thread(target=self._until_it_is_over, name="outage", daemon=True).start()
+            except RuntimeError:
+                # No thread to be had. Nobody would ever say that it is over; the next error tries again.
+                self.over.set()
+                return
             log.warning("database_lost", reason=database.reason(error))
-            threading.Thread(target=self._until_it_is_over, name="outage", daemon=True).start()
 
     def _until_it_is_over(self) -> None:
         wait = REFUSED_S[0]
         # One that keeps coming back is not worth a probe at once: the database answers, and then does not.
         time.sleep(min(PROBE_S, 0.1 * (2**self._in_a_row - 1)) if not self._refused else wait)
         while not self.over.is_set():
-            threading.Thread(target=self._try, name="outage-probe", daemon=True).start()
+            with suppress(RuntimeError):  # no thread to be had just now
+                threading.Thread(target=self._try, name="outage-probe", daemon=True).start()
             if self.over.wait(PROBE_S * random.uniform(0.6, 1)):  # noqa: S311 - jitter
                 return
             if self._refused:

@@ -226,6 +226,10 @@ def upgrade() -> None:
             chosen uuid;
             job public.jobs;
         BEGIN
+            -- A primary of yesterday: what waits shows up elsewhere, and an empty queue would never give that away.
+            IF current_setting('transaction_read_only')::boolean THEN
+                RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
+            END IF;
             PERFORM set_config('worker.lease', 'queue', true);
             SELECT priority INTO level FROM public.jobs
                 WHERE status = 'pending' ORDER BY priority DESC, shop, run_after, created_at LIMIT 1;

@@ -199,6 +199,17 @@ def test_a_lost_worker_s_job_comes_back_at_once_then_later_then_fails(
     assert row(sql, "status::text, error_code, attempts") == ("failed", "worker_lost", 3)
 
 
+def test_the_first_job_that_a_child_dies_of_is_tried_again_at_once_and_then_later(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    enqueue(engine)
+    for waits in (False, True):
+        queue.fail(engine, claim(engine), JobError("worker_lost"), report={})
+        assert row(sql, "status::text, run_after > now()") == ("pending", waits)
+        shift(sql, "run_after", "-1 h")
+    assert queue.fail(engine, claim(engine), JobError("worker_lost"), report={})["status"] == "failed"
+
+
 def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: psycopg.Connection) -> None:
     job = enqueue(engine)
     claim(engine)

@@ -39,7 +39,8 @@ RETURNING status;
 
 -- name: fail
 -- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. The wait is
--- 15 s doubled with each attempt, at most 10 min, half of it at random. No row: the lease is lost.
+-- 15 s doubled with each attempt, at most 10 min, half of it at random; none after the first death of a child, as after
+-- that of a daemon. No row: the lease is lost.
 WITH key AS MATERIALIZED (
     SELECT set_config('worker.lease', CAST(:token AS text), true)
 ), verdict AS MATERIALIZED (
@@ -50,7 +51,7 @@ UPDATE public.jobs AS job
 SET status = CASE WHEN again THEN 'pending' ELSE 'failed' END::public.job_state,
     progress = CASE WHEN again THEN 0 ELSE job.progress END,
     stage = CASE WHEN again THEN NULL ELSE job.stage END,
-    run_after = CASE WHEN again
+    run_after = CASE WHEN again AND NOT (CAST(:code AS text) = 'worker_lost' AND job.attempts = 1)
         THEN now() + make_interval(secs => least(600, 15 * 2.0 ^ (job.attempts - 1)) * (0.5 + random() / 2))
         ELSE job.run_after END,
     completed_at = CASE WHEN again THEN NULL ELSE now() END,
