@@ -197,10 +197,17 @@ class Daemon:
 
     def leftovers(self) -> list[Path]:
         """Files of jobs; the daemon's own folder and its lock do not count."""
-        return [path for path in self.temp.rglob("*") if path.is_file() and path.name != ".lock"]
+        return [path for path in files_below(self.temp) if path.is_file() and path.name != ".lock"]
 
 
 T = TypeVar("T")
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Path.rglob raises where a folder goes away meanwhile, as a daemon's do."""
+    return [Path(name) / file for name, _, files in os.walk(folder) for file in files]
+
+
 StartDaemon = Callable[..., Daemon]
 
 

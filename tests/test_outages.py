@@ -16,7 +16,7 @@ import gates
 import proxy
 import psycopg
 import pytest
-from conftest import NUMBERS, Daemon, launch, until
+from conftest import NUMBERS, Daemon, files_below, launch, until
 
 from worker import database, embedded, migrate
 
@@ -170,7 +170,10 @@ def test_an_outage_loses_no_result_and_ends_no_daemon(site: Site, outage: str, a
     with OUTAGES[outage](site):
         began = time.monotonic()
         site.gates.photos.set()
-        until(lambda: list(busy.temp.rglob("poster.png")), what="the model to be made")
+        until(
+            lambda: [file for file in files_below(busy.temp) if file.name == "poster.png"],
+            what="the model to be made",
+        )
         time.sleep(max(0, away_s - (time.monotonic() - began)))
     following = site.enqueue()
     until(lambda: site.row(following)[1] == 1, RESUMED_S, "claims to go on")

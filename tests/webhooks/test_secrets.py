@@ -17,7 +17,7 @@ import bucket_server
 import psycopg
 import pytest
 import receiver
-from conftest import StartDaemon, until
+from conftest import StartDaemon, files_below, until
 from receiver import Answer
 from sqlalchemy.engine import Engine
 
@@ -128,11 +128,10 @@ def watching(folders: list[Path], daemon: Callable[[], int | None]) -> Iterator[
                 for file in [Path(f"/proc/{pid}/{name}") for pid in pids for name in ("environ", "cmdline")]:
                     seen.add(file.name)
                     found.extend(leaks(f"a child's {file.name}", file.read_bytes()))
-            for file in [file for folder in folders for file in folder.rglob("*")]:
+            for file in [file for folder in folders for file in files_below(folder)]:
                 with suppress(OSError):
-                    if file.is_file():
-                        seen.add("files")
-                        found.extend(leaks(f"the file {file.name}", file.read_bytes()))
+                    found.extend(leaks(f"the file {file.name}", file.read_bytes()))
+                    seen.add("files")
 
     watcher = threading.Thread(target=watch)
     watcher.start()
