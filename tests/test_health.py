@@ -30,6 +30,7 @@ from worker.health import Health
 from worker.jobs import queue
 from worker.jobs.wakeup import GAUGES, Listener
 from worker.lane import Lane
+from worker.outage import Outage
 from worker.settings import Settings
 from worker.storage.supabase import SupabaseStore
 from worker.systemd import Heartbeat
@@ -273,7 +274,13 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
         heard.set()
 
     listener = Listener(
-        Settings(), engine, inserted=lambda: None, cancelled=lambda _: None, written=lambda: None, gauged=hear
+        Settings(),
+        engine,
+        Outage(engine, lambda: None),
+        inserted=lambda: None,
+        cancelled=lambda _: None,
+        written=lambda: None,
+        gauged=hear,
     )
     listener.start()
     until(lambda: listener.alive)

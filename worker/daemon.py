@@ -84,7 +84,13 @@ def run(settings: Settings) -> int:
         lambda: queue.gauges(engine, GAUGES), outage.over.is_set, backend=sender is not None
     )
     listener = Listener(
-        settings, engine, inserted=wakeup.wake, cancelled=cancelled, written=nudge, gauged=gauges.heard
+        settings,
+        engine,
+        outage,
+        inserted=wakeup.wake,
+        cancelled=cancelled,
+        written=nudge,
+        gauged=gauges.heard,
     )
     upkeep = Upkeep(settings, engine, wakeup=wakeup, listener=listener, outage=outage, nudge=nudge)
     means = Means(

@@ -17,8 +17,9 @@ from worker.settings import Settings
 @pytest.fixture
 def keeper(engine: Engine) -> Upkeep:
     settings = Settings()
+    outage = Outage(engine, lambda: None)
     listener = Listener(
-        settings, engine, inserted=lambda: None, cancelled=lambda _: None, written=lambda: None
+        settings, engine, outage, inserted=lambda: None, cancelled=lambda _: None, written=lambda: None
     )
     listener.alive = True
     return Upkeep(
@@ -26,7 +27,7 @@ def keeper(engine: Engine) -> Upkeep:
         engine,
         wakeup=Wakeup(),
         listener=listener,
-        outage=Outage(engine, lambda: None),
+        outage=outage,
         nudge=lambda: None,
     )
 

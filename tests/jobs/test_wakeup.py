@@ -8,8 +8,10 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
+from worker import database, embedded
 from worker.jobs import wakeup as module
 from worker.jobs.wakeup import Listener, Wakeup
+from worker.outage import Outage
 from worker.settings import Settings
 
 INSERT = "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')"
@@ -46,8 +48,14 @@ class Heard:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.inserted = 0
         self.cancelled: list[str] = []
+        self.outage = Outage(engine, lambda: database.probe(engine.url))
         self.listener = Listener(
-            settings, engine, inserted=self.insert, cancelled=self.cancelled.append, written=lambda: None
+            settings,
+            engine,
+            self.outage,
+            inserted=self.insert,
+            cancelled=self.cancelled.append,
+            written=lambda: None,
         )
         self.listener.start()
 
@@ -86,3 +94,25 @@ def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
         until(lambda: not heard.listener.alive)
         time.sleep(1)
     assert [line["event"] for line in logs] == ["not_listening"]
+
+
+def test_who_listens_sees_an_outage_first_and_comes_back_with_its_end(
+    postgres: embedded.Postgres, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is inserted right after a short outage must not wait for the next look."""
+    monkeypatch.setattr(module, "RETRY_S", (60, 60))
+    heard = Heard(Settings().model_copy(update={"database_url": SecretStr(database_url)}), engine)
+    until(lambda: heard.inserted == 1)
+    name = database_url.rpartition("/")[2]
+    with psycopg.connect(postgres.url(), autocommit=True) as admin, capture_logs() as logs:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        until(lambda: not heard.listener.alive and not heard.outage.over.is_set())
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+        until(lambda: heard.inserted == 2, 10, "the listener to come back")
+    assert {line["event"] for line in logs} == {
+        "not_listening",
+        "database_lost",
+        "database_back",
+        "listening",
+    }

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -14,13 +15,14 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker import database
 from worker.jobs import queue
+from worker.outage import REFUSED_S, Outage, refused
 from worker.settings import Settings
 
 JOBS, CANCEL, EVENTS = "worker_jobs", "worker_cancel", "worker_webhooks"
 GAUGES = "worker_gauges"
 ECHO_EVERY_S = 25.0  # how long notifications may be lost unnoticed
 ECHO_WITHIN_S = 5.0
-RETRY_S = 5.0, 300.0  # first and longest wait before LISTEN is tried again
+RETRY_S = 0.5, 300.0  # first and longest wait before LISTEN is tried again
 
 log = structlog.get_logger()
 
@@ -76,6 +78,7 @@ class Listener(threading.Thread):
         self,
         settings: Settings,
         engine: Engine,
+        outage: Outage,
         *,
         inserted: Callable[[], None],
         cancelled: Callable[[str], None],
@@ -85,6 +88,7 @@ class Listener(threading.Thread):
         super().__init__(name="listener", daemon=True)
         self.settings = settings
         self.engine = engine
+        self.outage = outage
         self.inserted = inserted
         self.cancelled = cancelled
         self.written = written  # an event that is none of our own writing
@@ -112,9 +116,17 @@ class Listener(threading.Thread):
                     reason = "notifications do not arrive, as behind a transaction pooler"
             except (psycopg.Error, SQLAlchemyError) as error:
                 reason = database.reason(error)
+                if isinstance(error, psycopg.Error) and refused(error):
+                    wait = max(wait, REFUSED_S[0])
             self._is(alive=False, reason=reason)
-            time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
-            wait = min(RETRY_S[1], wait * 2)
+            # Often it is the whole database that is away, and where nothing is done we are the first to see it.
+            with suppress(SQLAlchemyError):
+                queue.notify(self.engine, self._echo)
+            if self.outage.over.is_set():
+                time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                wait = min(RETRY_S[1], wait * 2)
+            else:
+                self.outage.wait(RETRY_S[1])
 
     def _echoes(self, connection: psycopg.Connection[Any]) -> bool:
         self._heard = False
