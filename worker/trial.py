@@ -30,7 +30,7 @@ _STORE = (
 
 # For the operator: what a merchant may read is in errors.py. `{id}` is the job's.
 ADVICE = {
-    "photo_url_refused": "Give an address that begins with https:// and holds no password.",
+    "photo_url_refused": "Give an address that begins with https:// and holds no password. For this host's own: WORKER_PHOTO_LOOPBACK=true",
     "photo_host_refused": "Allow its host in WORKER_PHOTO_HOSTS of the worker, restart it, then: worker retry {id}",
     "photo_not_found": f"{_PHOTO} Then: worker retry {{id}}",
     "photo_forbidden": f"{_PHOTO} Then: worker retry {{id}}",
@@ -110,7 +110,7 @@ def check_photo(url: str, settings: Settings) -> Check:
     try:
         checked(url, policy)
     except JobError as error:
-        return Check("photo", False, f"{shown(url)}: {error.message} {ADVICE[error.code].partition(',')[0]}.")
+        return Check("photo", False, f"{shown(url)}: {error.message} {ADVICE[error.code].partition(',')[0]}")
     return Check("photo", True, shown(url))
 
 

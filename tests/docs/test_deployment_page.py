@@ -1,0 +1,30 @@
+"""docs/deployment.md: the settings it has people write down are ones that work together."""
+
+from pathlib import Path
+
+import pytest
+
+from worker import settings, trial
+from worker.settings import Settings
+
+PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
+
+
+def test_the_settings_of_the_first_host_take_the_photo_of_the_first_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def configured() -> Settings:
+        for name in settings.variables():
+            monkeypatch.delenv(name, raising=False)
+        for name, value in written.items():
+            monkeypatch.setenv(name, value)
+        return settings.load()
+
+    lines = PAGE.partition("worker.env <<'END'\n")[2].partition("END\n")[0].splitlines()
+    written = dict(line.split("=", 1) for line in lines)
+    photo = f"{written['WORKER_STORAGE_URL']}/uploads/duck.jpg"
+    assert trial.check_photo(photo, configured()).good
+    del written["WORKER_PHOTO_LOOPBACK"]
+    refused = trial.check_photo(photo, configured())
+    assert refused.good is False
+    assert refused.text.endswith("WORKER_PHOTO_LOOPBACK=true")
