@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -216,6 +217,26 @@ def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: 
     queue.ask_to_cancel(engine, job)
     shift(sql, "lease_expires_at", "-31 s")
     assert [found["status"] for found in queue.rescue(engine)] == ["cancelled"]
+
+
+@pytest.mark.parametrize(
+    "give_up",
+    [
+        lambda engine, job: queue.fail(engine, job, JobError("storage_unavailable"), report={}),
+        lambda engine, job: queue.fail(engine, job, JobError("worker_lost"), report={}),
+        queue.release,
+    ],
+    ids=["postponed", "child died", "given back"],
+)
+def test_a_job_that_should_stop_does_not_wait_for_another_try(
+    engine: Engine, sql: psycopg.Connection, give_up: Callable[[Engine, Job], object]
+) -> None:
+    enqueue(engine)
+    job = claim(engine)
+    queue.ask_to_cancel(engine, job.id)
+    give_up(engine, job)
+    assert row(sql, "status::text, error_code, completed_at IS NULL") == ("cancelled", None, False)
+    assert sql.execute("SELECT outcome FROM worker.attempts").fetchone() == ("cancelled",)
 
 
 def test_a_claim_held_open_keeps_its_files_from_another(engine: Engine, database_url: str) -> None:
