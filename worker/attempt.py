@@ -245,6 +245,9 @@ class Attempt:
                 metrics.ended("postponed", error.code)
                 until = row["run_after"].isoformat()
                 log.warning("job_postponed", code=error.code, seconds=self._seconds(), until=until)
+            elif row["status"] == "cancelled":
+                metrics.ended("cancelled")
+                log.info("job_cancelled", seconds=self._seconds())
             else:
                 metrics.ended("failed", error.code)
                 log.error("job_failed", code=error.code, seconds=self._seconds(), reason=error.message)

@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 from worker.settings import ConfigError, Settings
 
 START_S = 600  # a model's load from a cold disk
+SEND_S = 10  # how long an idle child may take to read what it is to do
 STOP_S = 2  # how long it may take to stop by itself; whoever cancels a job waits for it
 KILL_S = (
     10  # how long the kernel may take to end it: a process that waits for a broken GPU's driver does not end
@@ -69,6 +71,8 @@ class Child:
             env=self._environment(),
             start_new_session=True,  # its process group is killed whole, and a terminal's Ctrl-C does not reach it
         )
+        assert self._process.stdin  # noqa: S101 - a pipe
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._messages = queue.SimpleQueue()
         threading.Thread(
             target=_read, args=(self._process, self._messages), name="child-reader", daemon=True
@@ -96,14 +100,20 @@ class Child:
         return dict(message["ready"])
 
     def send(self, **message: Any) -> None:
-        """Raises: ChildDied."""
+        """Raises: ChildDied, also where the child does not read: a pipe takes 64 KiB, and a row may hold more."""
         assert self._process  # noqa: S101 - started
         assert self._process.stdin  # noqa: S101 - a pipe
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise ChildDied(self._how_it_ended()) from None
+        pipe = self._process.stdin.fileno()
+        left = memoryview(json.dumps(message).encode() + b"\n")
+        room = select.poll()
+        room.register(pipe, select.POLLOUT)
+        while left:
+            if not room.poll(SEND_S * 1000):
+                raise ChildDied(self._how_it_ended())
+            try:
+                left = left[os.write(pipe, left) :]
+            except OSError:
+                raise ChildDied(self._how_it_ended()) from None
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
         """The next message, or None after `timeout` seconds without one. Raises: ChildDied."""

@@ -96,6 +96,21 @@ def test_a_claim_reads_a_few_rows_by_its_indexes_however_many_there_are(
     assert (after["rows"] - before["rows"]) / claims < 20
 
 
+def test_shops_whose_jobs_are_postponed_cost_a_claim_next_to_nothing(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls, run_after)"
+        " SELECT 'shop-' || n, '1', '{http://a/b}', now() + interval '1 h' FROM generate_series(1, 1000) AS n"
+    )
+    queue.enqueue(engine, shop="z", product_id="1", image_urls=["http://a/b"])
+    before = _reads(engine)
+    _claim_and_complete(engine)
+    after = _reads(engine)
+    assert after["jobs_waiting"] - before["jobs_waiting"] < 50
+    assert after["rows"] - before["rows"] < 20
+
+
 def _claim_and_complete(engine: Engine) -> None:
     job = queue.claim(engine, worker="w", lease_s=30)
     assert job

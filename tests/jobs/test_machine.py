@@ -208,6 +208,9 @@ class Life(RuleBasedStateMachine):
             "the newest claim alone is live"
         )
         assert all(row["attempts"] <= row["max_attempts"] for row in rows.values())
+        assert not any(row["cancel_requested_at"] for row in rows.values() if row["status"] == "pending"), (
+            "who is to be stopped does not wait"
+        )
         for job, row in rows.items():
             was = self.before[job]["status"] if job in self.before else "pending"
             if job in self.retried:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -218,6 +219,26 @@ def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: 
     assert [found["status"] for found in queue.rescue(engine)] == ["cancelled"]
 
 
+@pytest.mark.parametrize(
+    "give_up",
+    [
+        lambda engine, job: queue.fail(engine, job, JobError("storage_unavailable"), report={}),
+        lambda engine, job: queue.fail(engine, job, JobError("worker_lost"), report={}),
+        queue.release,
+    ],
+    ids=["postponed", "child died", "given back"],
+)
+def test_a_job_that_should_stop_does_not_wait_for_another_try(
+    engine: Engine, sql: psycopg.Connection, give_up: Callable[[Engine, Job], object]
+) -> None:
+    enqueue(engine)
+    job = claim(engine)
+    queue.ask_to_cancel(engine, job.id)
+    give_up(engine, job)
+    assert row(sql, "status::text, error_code, completed_at IS NULL") == ("cancelled", None, False)
+    assert sql.execute("SELECT outcome FROM worker.attempts").fetchone() == ("cancelled",)
+
+
 def test_a_claim_held_open_keeps_its_files_from_another(engine: Engine, database_url: str) -> None:
     """Two jobs of one product, by id and by gid: the second is neither claimed beside the first nor waited for."""
     first = enqueue(engine, "1")
@@ -231,6 +252,31 @@ def test_a_claim_held_open_keeps_its_files_from_another(engine: Engine, database
         assert queue.claim(engine, worker="w", lease_s=30) is None
         slow.commit()
     assert queue.claim(engine, worker="w", lease_s=30) is None
+
+
+def test_a_claim_locks_no_path_of_a_job_that_others_hold(sql: psycopg.Connection, database_url: str) -> None:
+    """A backend may touch thousands of waiting jobs in a transaction; the server has room for some thousand locks."""
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        " SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 300) AS n"
+    )
+    with psycopg.connect(database_url) as backend, psycopg.connect(database_url) as slow:
+        backend.execute("UPDATE jobs SET priority = 0")
+        assert slow.execute(CLAIM).fetchone() is None
+        locks = slow.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
+        assert locks.fetchone() == (0,)
+
+
+def test_a_job_whose_attempts_a_backend_has_cut_is_tried_once_more_and_stops_no_claim(engine: Engine) -> None:
+    first = enqueue(engine, "1")
+    queue.fail(engine, claim(engine), JobError("worker_lost"), report={})
+    with engine.connect() as backend:
+        backend.exec_driver_sql("UPDATE jobs SET max_attempts = 1")
+    job = claim(engine)
+    assert (job.id, job.attempts, job.max_attempts) == (first, 1, 1)
+    assert queue.fail(engine, job, JobError("worker_lost"), report={})["status"] == "failed"
 
 
 def test_jobs_of_one_product_run_one_after_another(engine: Engine) -> None:

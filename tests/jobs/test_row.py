@@ -41,6 +41,8 @@ def insert(sql: psycopg.Connection, **columns: Any) -> Any:
         ({"product_id": ""}, "product_id_is_1_to_255_characters"),
         ({"variant_id": ""}, "variant_id_is_1_to_255_characters"),
         ({"max_attempts": 0}, "max_attempts_is_1_to_25"),
+        ({"run_after": "infinity"}, "run_after_is_before_the_year_9999"),
+        ({"run_after": "-infinity"}, "run_after_is_before_the_year_9999"),
         ({"metadata": "[]"}, "metadata_is_an_object"),
         ({"status": "cancelled", "completed_at": "now", "progress": 101}, "progress_is_0_to_100"),
         ({"progress": 50}, "pending_has_no_progress"),
@@ -142,6 +144,20 @@ def test_an_update_from_outside_moves_nothing(sql: psycopg.Connection, engine: E
         assert sql.execute("SELECT * FROM jobs").fetchall() == before, column
     assert all("not changed" in warning for warning in warnings)
     assert warnings
+
+
+def test_a_job_that_runs_keeps_the_place_of_its_files(sql: psycopg.Connection, engine: Engine) -> None:
+    insert(sql, variant_id="2")
+    changes = [("shop", "b"), ("product_id", "9"), ("variant_id", None)]
+    for column, value in changes:
+        sql.execute(f"UPDATE jobs SET {column} = %s".encode(), [value])
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    assert (job.shop, job.product_id, job.variant_id) == ("b", "9", None), "one that waits may still move"
+    for column, _ in changes:
+        sql.execute(f"UPDATE jobs SET {column} = 'x', product_handle = 'mug'".encode())
+    found = sql.execute("SELECT shop, product_id, variant_id, product_handle FROM jobs").fetchone()
+    assert found == ("b", "9", None, "mug")
 
 
 def test_the_backend_s_metadata_is_merged_and_ours_is_kept(sql: psycopg.Connection, engine: Engine) -> None:

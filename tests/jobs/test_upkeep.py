@@ -1,10 +1,12 @@
 """What a daemon does for the queue as a whole, and when it looks again."""
 
+import threading
 import time
 from typing import Any
 
 import psycopg
 import pytest
+from conftest import until
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue
@@ -58,6 +60,25 @@ def test_a_lost_job_is_looked_for_when_its_lease_runs_out_and_rescued_then(
     keeper.look()
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("pending",)
     assert keeper.wakeup.wait(0), "a lane is told"
+
+
+def test_a_lost_job_that_somebody_s_transaction_holds_keeps_no_other_from_a_lane(
+    keeper: Upkeep, engine: Engine, sql: psycopg.Connection, database_url: str
+) -> None:
+    lost = claim(engine)
+    with sql.transaction():
+        sql.execute("SELECT set_config('worker.lease', 'queue', true)")
+        sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
+    queue.enqueue(engine, shop="a", product_id="2", image_urls=["http://a/b"])
+    woken: list[bool] = []
+    lane = threading.Thread(target=lambda: woken.append(keeper.wakeup.wait(5)))
+    with psycopg.connect(database_url) as person:
+        person.execute("UPDATE jobs SET priority = 1 WHERE id = %s", [lost.id])
+        lane.start()
+        until(lambda: keeper.wakeup.waiting)
+        keeper.look()
+        lane.join()
+    assert woken == [True]
 
 
 def test_after_an_outage_who_finished_a_job_writes_it_before_it_is_rescued(

@@ -269,3 +269,29 @@ def test_neither_the_worker_s_role_nor_a_backend_s_needs_more_rights(
         sql.execute(
             "RESET ROLE; DROP POLICY backend ON jobs; REVOKE ALL ON jobs FROM backend; DROP ROLE backend"
         )
+
+
+def test_many_events_are_looked_through_once_whatever_the_statistics_say(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    """As after a burst: the planner still knows the outbox as it was, empty."""
+    sql.execute("ALTER TABLE worker.outbox SET (autovacuum_enabled = off)")
+    sql.execute("ANALYZE worker.outbox")
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        " SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 500) AS n"
+    )
+    for attempts, due in ((1, "1 h"), (0, "0 s")):
+        sql.execute(
+            "INSERT INTO worker.outbox (job_id, terminal, body, attempts, next_attempt_at)"
+            " SELECT id, %s = 0, '{}', %s, now() + %s::interval FROM jobs",
+            [attempts, attempts, due],
+        )
+    with engine.connect() as connection:
+        for ask in ("take", "due_in"):
+            plan = connection.exec_driver_sql(
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) "
+                + str(outbox.QUERIES[ask]).replace(":sending_s", "30")
+            ).scalar()
+            assert plan
+            assert plan[0]["Plan"]["Shared Hit Blocks"] < 10_000, ask

@@ -38,28 +38,31 @@ WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lea
 RETURNING status;
 
 -- name: fail
--- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. The wait is
--- 15 s doubled with each attempt, at most 10 min, half of it at random; none after the first death of a child, as after
--- that of a daemon. No row: the lease is lost.
+-- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. A job that would
+-- be tried again is cancelled instead if that is wanted. The wait is 15 s doubled with each attempt, at most 10 min, half
+-- of it at random; none after the first death of a child, as after that of a daemon. No row: the lease is lost.
 WITH key AS MATERIALIZED (
     SELECT set_config('worker.lease', CAST(:token AS text), true)
-), verdict AS MATERIALIZED (
-    SELECT held.id, CAST(:retryable AS boolean) AND held.attempts < held.max_attempts AS again
-    FROM public.jobs AS held WHERE held.id = :id
+), held AS (
+    SELECT id, CASE WHEN NOT CAST(:retryable AS boolean) OR attempts >= max_attempts THEN 'failed'
+                    WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
+                    ELSE 'pending' END::public.job_state AS verdict
+    FROM public.jobs WHERE id = :id AND lease_token = CAST(:token AS uuid) FOR UPDATE
 )
 UPDATE public.jobs AS job
-SET status = CASE WHEN again THEN 'pending' ELSE 'failed' END::public.job_state,
-    progress = CASE WHEN again THEN 0 ELSE job.progress END,
-    stage = CASE WHEN again THEN NULL ELSE job.stage END,
-    run_after = CASE WHEN again AND NOT (CAST(:code AS text) = 'worker_lost' AND job.attempts = 1)
+SET status = verdict,
+    progress = CASE verdict WHEN 'pending' THEN 0 ELSE job.progress END,
+    stage = CASE verdict WHEN 'pending' THEN NULL ELSE job.stage END,
+    run_after = CASE WHEN verdict = 'pending' AND NOT (CAST(:code AS text) = 'worker_lost' AND job.attempts = 1)
         THEN now() + make_interval(secs => least(600, 15 * 2.0 ^ (job.attempts - 1)) * (0.5 + random() / 2))
         ELSE job.run_after END,
-    completed_at = CASE WHEN again THEN NULL ELSE now() END,
-    error_code = :code, error_message = :message,
+    completed_at = CASE verdict WHEN 'pending' THEN NULL ELSE now() END,
+    error_code = CASE verdict WHEN 'cancelled' THEN NULL ELSE :code END,
+    error_message = CASE verdict WHEN 'cancelled' THEN NULL ELSE :message END,
     metadata = job.metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
     lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-FROM key, verdict
-WHERE job.id = verdict.id AND job.lease_token = CAST(:token AS uuid)
+FROM key, held
+WHERE job.id = held.id
 RETURNING job.status, job.run_after;
 
 -- name: cancel
@@ -70,9 +73,12 @@ WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lea
 RETURNING status;
 
 -- name: release
--- Give a job back untouched, at no cost of an attempt, when the daemon stops before it is done.
+-- Give a job back untouched, at no cost of an attempt, when the daemon stops before it is done; cancelled if that is
+-- wanted. No row: the lease is lost.
 UPDATE public.jobs
-SET status = 'pending', progress = 0, stage = NULL, attempts = attempts - 1,
+SET status = CASE WHEN cancel_requested_at IS NULL THEN 'pending' ELSE 'cancelled' END::public.job_state,
+    completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
+    progress = 0, stage = NULL, attempts = attempts - 1,
     lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
 WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
 RETURNING status;

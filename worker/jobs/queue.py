@@ -69,7 +69,7 @@ def complete(engine: Engine, job: Job, *, model_url: str, report: Mapping[str, A
 
 
 def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:
-    """The row's new `status`, pending or failed, and `run_after`. Raises: LeaseLost."""
+    """The row's new `status`, pending, failed or cancelled, and `run_after`. Raises: LeaseLost."""
     return _held(
         engine,
         "fail",

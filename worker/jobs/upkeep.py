@@ -63,7 +63,8 @@ class Upkeep(threading.Thread):
             seen = queue.outlook(self.engine)
             if seen.expired and time.monotonic() - self.outage.ended_at > AFTER_OUTAGE_S:
                 self._rescue()
-            elif seen.due and self.wakeup.waiting:
+            # In any case: somebody else's transaction may keep a lost job from us for as long as it is open.
+            if seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
             if time.monotonic() > self._prune_at:
                 self.prune()
