@@ -57,8 +57,6 @@ def upgrade() -> None:
                        ~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$'),
             CONSTRAINT quality_is_fast_balanced_or_quality
                 CHECK (quality IN ('fast', 'balanced', 'quality')),
-            CONSTRAINT run_after_is_before_the_year_9999
-                CHECK (run_after BETWEEN '1970-01-01 00:00+00' AND '9999-01-01 00:00+00'),
             CONSTRAINT max_attempts_is_1_to_25
                 CHECK (max_attempts BETWEEN 1 AND 25),
             CONSTRAINT metadata_is_an_object
@@ -131,7 +129,7 @@ def upgrade() -> None:
         CREATE FUNCTION worker.guard_job() RETURNS trigger
         LANGUAGE plpgsql SET search_path = '' AS $$
         DECLARE
-            guarded text[] := ARRAY[
+            guarded CONSTANT text[] := ARRAY[
                 'id', 'status', 'progress', 'stage', 'attempts', 'model_url', 'error_code', 'error_message',
                 'lease_token', 'lease_expires_at', 'claimed_by', 'created_at', 'started_at', 'completed_at'];
             before jsonb;
@@ -141,11 +139,6 @@ def upgrade() -> None:
             IF current_setting('worker.lease', true) IN ('queue', OLD.lease_token::text) THEN
                 NEW.updated_at := clock_timestamp();
                 RETURN NEW;
-            END IF;
-
-            -- They say where its files lie: another job must not come to run there beside it.
-            IF OLD.status = 'processing' THEN
-                guarded := guarded || ARRAY['shop', 'product_id', 'variant_id'];
             END IF;
 
             before := to_jsonb(OLD);

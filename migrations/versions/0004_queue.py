@@ -12,13 +12,19 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# Keeps the column out of everybody's reach but the queue's, as 0001 does for the others.
-_GUARD = """
-    DO $$ BEGIN
-        EXECUTE replace(pg_get_functiondef('worker.guard_job'::regproc), $q${}];$q$, $q${}];$q$);
-    END $$
-"""
-_GUARDED = ("'completed_at'", "'completed_at', 'queued_at'")
+# What is new in worker.guard_job() of 0001: before and after.
+_GUARD = (
+    ("'completed_at'];", "'completed_at', 'queued_at'];"),
+    ("guarded CONSTANT text[]", "guarded text[]"),
+    (
+        "before := to_jsonb(OLD);",
+        """-- They say where its files lie: another job must not come to run there beside it.
+            IF OLD.status = 'processing' THEN
+                guarded := guarded || ARRAY['shop', 'product_id', 'variant_id'];
+            END IF;
+            before := to_jsonb(OLD);""",
+    ),
+)
 
 
 def upgrade() -> None:
@@ -32,7 +38,17 @@ def upgrade() -> None:
             ADD CONSTRAINT dedupe_key_is_1_to_255_characters
                 CHECK (btrim(dedupe_key) <> '' AND length(dedupe_key) <= 255)
     """)
-    op.execute(_GUARD.format(*_GUARDED))
+    # Python's dates, and so whoever lists jobs, know no infinity.
+    op.execute("""
+        UPDATE public.jobs SET run_after = greatest('1970-01-01 00:00+00', least('9999-01-01 00:00+00', run_after))
+        WHERE run_after NOT BETWEEN '1970-01-01 00:00+00' AND '9999-01-01 00:00+00'
+    """)
+    op.execute("""
+        ALTER TABLE public.jobs ADD CONSTRAINT run_after_is_before_the_year_9999
+            CHECK (run_after BETWEEN '1970-01-01 00:00+00' AND '9999-01-01 00:00+00')
+    """)
+    for before, after in _GUARD:
+        _change_guard(before, after)
     op.execute("""
         CREATE OR REPLACE FUNCTION worker.receive_job() RETURNS trigger
         LANGUAGE plpgsql SET search_path = '' AS $$
@@ -209,8 +225,8 @@ def upgrade() -> None:
     # The claim walks from shop to shop by the index jobs_waiting, a probe a shop, and only as far as it finds a job: it
     # costs what the shops are whose due jobs it may not have, not what the backlog is. Shops where all is postponed are
     # passed over inside the index, a thousand in the time of a few probes. A row is locked before its path is: of rows
-    # that others hold no path is locked, for thousands of advisory locks are more than a server has. Whose turn it is follows from the rows
-    # themselves; a cursor of its own would be a row that all claims wait at.
+    # that others hold no path is locked, for thousands of advisory locks are more than a server has. Whose turn it is
+    # follows from the rows themselves; a cursor of its own would be a row that all claims wait at.
     #
     # A function, because its plans are kept: as one statement with recursive CTEs the same walk took 1.3 ms to plan and
     # 0.5 ms to run. Each probe's ORDER BY names its index's whole order, and sorting is barred: whatever the statistics
@@ -381,9 +397,19 @@ def downgrade() -> None:
             RETURN NEW;
         END $$
     """)
-    op.execute(_GUARD.format(*reversed(_GUARDED)))
+    for before, after in reversed(_GUARD):
+        _change_guard(after, before)
+    op.execute("ALTER TABLE public.jobs DROP CONSTRAINT run_after_is_before_the_year_9999")
     op.execute("ALTER TABLE public.jobs DROP COLUMN dedupe_key, DROP COLUMN queued_at")
     op.execute("ALTER TYPE public.job_state RENAME TO job_status")
+
+
+def _change_guard(before: str, after: str) -> None:
+    op.execute(f"""
+        DO $do$ BEGIN
+            EXECUTE replace(pg_get_functiondef('worker.guard_job'::regproc), $old${before}$old$, $new${after}$new$);
+        END $do$
+    """)
 
 
 def _give_back_all_but_one_a_path() -> None:
