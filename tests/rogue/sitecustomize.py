@@ -38,7 +38,9 @@ def lose_upkeep() -> None:
 
 
 def starve() -> None:
-    """Takes all the memory that the process may still have, for a second."""
+    """Takes all the memory that the process may still have, for a second. Meanwhile there is a file `<pid>-starves`."""
+    mark = FOLDER / f"{os.getpid()}-starves"
+    mark.touch()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (64 << 20), limits[1]))
@@ -52,6 +54,7 @@ def starve() -> None:
     finally:
         taken.clear()
         resource.setrlimit(resource.RLIMIT_AS, limits)
+        mark.unlink()
 
 
 def _obey() -> None:
