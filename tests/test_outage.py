@@ -156,18 +156,42 @@ def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
             raise RuntimeError("can't start new thread")
         begin(thread)
 
-    def reached() -> bool:
-        try:
-            queue.outlook(engine)
-        except DBAPIError:
-            return False
-        return True
-
     monkeypatch.setattr(threading.Thread, "start", start)
     for _ in range(2):
-        assert reached()
+        assert _reached(engine)
         terminate(sql)
-        assert not reached()
+        assert not _reached(engine)
         assert watched.wait(10)
     assert refused == {"outage", "outage-probe"}
-    assert reached()
+    assert _reached(engine)
+
+
+def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
+    engine: Engine,
+    sql: psycopg.Connection,
+    watched: Outage,
+    down: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    queue.outlook(engine)
+    down.set()
+    terminate(sql)
+    with capture_logs() as logs:
+        with monkeypatch.context() as scarce:
+            scarce.setattr(outage, "random", None)  # as memory is: what it wants is not to be had
+            with pytest.raises(DBAPIError):
+                queue.outlook(engine)
+            until(lambda: ended)
+        assert watched.wait(10), "who tries next finds out"
+    assert _reached(engine)
+    assert events(logs) == ["database_lost"]
+
+
+def _reached(engine: Engine) -> bool:
+    try:
+        queue.outlook(engine)
+    except DBAPIError:
+        return False
+    return True

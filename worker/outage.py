@@ -63,12 +63,19 @@ class Outage:
             self._began_at = now
             self.over.clear()
             try:
-                threading.Thread(target=self._until_it_is_over, name="outage", daemon=True).start()
-            except RuntimeError:
+                threading.Thread(target=self._watch, name="outage", daemon=True).start()
+            except (RuntimeError, MemoryError):
                 # No thread to be had. Nobody would ever say that it is over; the next error tries again.
                 self.over.set()
                 return
             log.warning("database_lost", reason=database.reason(error))
+
+    def _watch(self) -> None:
+        try:
+            self._until_it_is_over()
+        finally:
+            # Where this thread ended before that, say for want of memory, it is as if there had been none.
+            self.over.set()
 
     def _until_it_is_over(self) -> None:
         wait = REFUSED_S[0]
