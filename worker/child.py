@@ -59,7 +59,7 @@ class Child:
     def start(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """What the child says of itself once its model is loaded. Call it from the thread that lives as long as the
         child may: Linux ends the child with that thread. Raises: ConfigError where the engine cannot be loaded; ChildDied,
-        also once `give_up` is true.
+        also once `give_up` is true. After whatever it raises there is no child.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.runner"],
@@ -70,6 +70,14 @@ class Child:
             start_new_session=True,  # its process group is killed whole, and a terminal's Ctrl-C does not reach it
         )
         self._messages = queue.SimpleQueue()
+        try:
+            return self._begin(give_up)
+        except BaseException:
+            # One that nobody hears, or that was told nothing, must not pass for one that runs.
+            self.kill()
+            raise
+
+    def _begin(self, give_up: Callable[[], bool]) -> dict[str, Any]:
         threading.Thread(
             target=_read, args=(self._process, self._messages), name="child-reader", daemon=True
         ).start()
@@ -88,10 +96,8 @@ class Child:
         deadline = time.monotonic() + START_S
         while (message := self.receive(0.5)) is None:
             if give_up() or time.monotonic() > deadline:
-                self.kill()
                 raise ChildDied(f"The engine was not ready within {START_S} s.")
         if "unavailable" in message:
-            self.kill()
             raise ConfigError(message["unavailable"])
         return dict(message["ready"])
 
@@ -160,8 +166,8 @@ def _read(process: "subprocess.Popen[str]", messages: "queue.SimpleQueue[dict[st
     """Moves the child's lines into the queue; what is not JSON is the child's end, for we understand it no more."""
     assert process.stdout  # noqa: S101 - a pipe
     try:
-        for line in process.stdout:
-            messages.put(json.loads(line))
-    except ValueError:
-        pass
-    messages.put(None)
+        with suppress(ValueError):
+            for line in process.stdout:
+                messages.put(json.loads(line))
+    finally:
+        messages.put(None)  # also where memory was short: nobody would hear the child any more
