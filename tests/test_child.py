@@ -4,13 +4,13 @@ import json
 import queue
 import subprocess
 import sys
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker import child, settings
+from worker import child, settings, threads
 
 
 def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +18,7 @@ def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest
     begin = subprocess.Popen
     begun: list[int] = []
 
-    def start(_thread: threading.Thread) -> None:
+    def scarce(_target: Callable[[], object]) -> None:
         raise RuntimeError("can't start new thread")
 
     def popen(*arguments: Any, **named: Any) -> "subprocess.Popen[str]":
@@ -27,7 +27,7 @@ def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest
         return process
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(threads, "begin", scarce)
     started = child.Child(settings.load(), "cpu")
     with pytest.raises(RuntimeError):
         started.start()

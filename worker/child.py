@@ -6,12 +6,12 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from worker import threads
 from worker.settings import ConfigError, Settings
 
 START_S = 600  # a model's load from a cold disk
@@ -78,9 +78,9 @@ class Child:
             raise
 
     def _begin(self, give_up: Callable[[], bool]) -> dict[str, Any]:
-        threading.Thread(
-            target=_read, args=(self._process, self._messages), name="child-reader", daemon=True
-        ).start()
+        process, messages = self._process, self._messages
+        assert process  # noqa: S101 - started
+        threads.begin(lambda: _read(process, messages))
         self.send(
             engine=self.settings.engine,
             background_model=self.settings.background_model,
