@@ -207,6 +207,32 @@ def test_a_daemon_that_has_lost_a_thread_ends_and_is_started_again(fleet: Fleet)
     fleet.intact = True
 
 
+@pytest.mark.long  # test_threads.py has its short form
+def test_daemons_that_lack_memory_again_and_again_do_all_jobs_in_the_end(fleet: Fleet) -> None:
+    fleet.begin()
+    ended = "SELECT completed_at IS NOT NULL FROM jobs WHERE id = %s"
+    leave = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE application_name = 'shop-model-worker' AND datname = current_database()"""
+    jobs = []
+    for number in range(16):
+        fleet.mend()
+        jobs.append(_enqueue(fleet))
+        for daemon in fleet.daemons:
+            (fleet.orders / "draft").write_text("famish")
+            (fleet.orders / "draft").rename(fleet.orders / str(daemon.process.pid))
+        if number % 5 == 0:
+            fleet.sql.execute(leave)
+        until(lambda: not fleet.starves(), what="memory")
+
+    def all_ended() -> bool:
+        fleet.mend()
+        fleet.sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
+        return all(fleet.sql.execute(ended, [job]).fetchone() == (True,) for job in jobs)
+
+    until(all_ended, 180, "all jobs to end")
+    fleet.intact = True
+
+
 def _enqueue(fleet: Fleet) -> Any:
     number = next(NUMBERS)
     found = fleet.sql.execute(

@@ -37,7 +37,7 @@ def lose_upkeep() -> None:
     )
 
 
-def starve() -> None:
+def starve(least: int = 1 << 20) -> None:
     """Takes all the memory that the process may still have, for a second. Meanwhile there is a file `<pid>-starves`."""
     mark = FOLDER / f"{os.getpid()}-starves"
     mark.touch()
@@ -46,8 +46,11 @@ def starve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (64 << 20), limits[1]))
     taken = []
     try:
+        with suppress(MemoryError):
+            while True:
+                taken.append(bytearray(1 << 20))
         while True:
-            taken.append(bytearray(1 << 20))
+            taken.append(bytearray(least))
     except MemoryError:
         time.sleep(1)
         raise
@@ -55,6 +58,11 @@ def starve() -> None:
         taken.clear()
         resource.setrlimit(resource.RLIMIT_AS, limits)
         mark.unlink()
+
+
+def famish() -> None:
+    """Takes all but the last bytes, so that a new thread may have no memory for its first step."""
+    starve(1 << 6)
 
 
 def _obey() -> None:
