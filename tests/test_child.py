@@ -1,13 +1,21 @@
-"""What the daemon sends to its child, and what it does where the child does not read."""
+"""What goes between the daemon and its child, and what a lane is told when one does not read, or memory is short. Whole lives
+of children: tests/test_daemon.py.
+"""
 
+import json
 import os
+import queue
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from worker import child as children
+from worker import threads
 from worker.child import Child, ChildDied
 from worker.settings import Settings
 
@@ -47,3 +55,39 @@ def test_a_message_larger_than_a_pipe_arrives_and_a_child_that_does_not_read_hol
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(ChildDied, match="no longer speaks"):
         child.send(**request)
+
+
+def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit on threads is played: root has none."""
+    begin = subprocess.Popen
+    begun: list[int] = []
+
+    def scarce(_target: Callable[[], object]) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def popen(*arguments: Any, **named: Any) -> "subprocess.Popen[str]":
+        process = begin(*arguments, **named)
+        begun.append(process.pid)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr(threads, "begin", scarce)
+    started = Child(Settings(), "cpu")
+    with pytest.raises(RuntimeError):
+        started.start()
+    assert not started.running
+    assert not Path(f"/proc/{begun[0]}").exists()
+
+
+def test_a_child_whose_words_find_no_room_has_ended_for_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(_line: str) -> None:
+        raise MemoryError
+
+    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+    monkeypatch.setattr(json, "loads", loads)
+    with (
+        subprocess.Popen([sys.executable, "-c", "print('{}')"], stdout=subprocess.PIPE, text=True) as process,
+        pytest.raises(MemoryError),
+    ):
+        children._read(process, messages)  # noqa: SLF001 - else it takes a lane
+    assert messages.get_nowait() is None

@@ -126,6 +126,11 @@ class Fleet:
         mark = f"PYTHON_ROGUE={self.orders}".encode()
         return {pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0") and _state(pid) != "Z"}
 
+    def starves(self) -> bool:
+        """Whether one of them has no memory just now."""
+        marks = [int(mark.name.partition("-")[0]) for mark in self.orders.glob("*-starves")]
+        return bool(marks) and not self.processes().isdisjoint(marks)
+
 
 @pytest.fixture(scope="module")
 def fleet(
@@ -202,6 +207,32 @@ def test_a_daemon_that_has_lost_a_thread_ends_and_is_started_again(fleet: Fleet)
     fleet.intact = True
 
 
+@pytest.mark.long  # test_threads.py has its short form
+def test_daemons_that_lack_memory_again_and_again_do_all_jobs_in_the_end(fleet: Fleet) -> None:
+    fleet.begin()
+    ended = "SELECT completed_at IS NOT NULL FROM jobs WHERE id = %s"
+    leave = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE application_name = 'shop-model-worker' AND datname = current_database()"""
+    jobs = []
+    for number in range(16):
+        fleet.mend()
+        jobs.append(_enqueue(fleet))
+        for daemon in fleet.daemons:
+            (fleet.orders / "draft").write_text("famish")
+            (fleet.orders / "draft").rename(fleet.orders / str(daemon.process.pid))
+        if number % 5 == 0:
+            fleet.sql.execute(leave)
+        until(lambda: not fleet.starves(), what="memory")
+
+    def all_ended() -> bool:
+        fleet.mend()
+        fleet.sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
+        return all(fleet.sql.execute(ended, [job]).fetchone() == (True,) for job in jobs)
+
+    until(all_ended, 180, "all jobs to end")
+    fleet.intact = True
+
+
 def _enqueue(fleet: Fleet) -> Any:
     number = next(NUMBERS)
     found = fleet.sql.execute(
@@ -268,8 +299,9 @@ def _done_to(fleet: Fleet, job: Any, daemon: Daemon, target: int, how: str, stag
 
 def _wait_for_the_end(fleet: Fleet, job: Any) -> None:
     def ended() -> bool:
-        # A wait before the next attempt is cut short.
-        fleet.sql.execute("UPDATE jobs SET run_after = now() WHERE id = %s AND run_after > now()", [job])
+        # A wait before the next attempt is cut short, but not so short that it finds the same lack of memory.
+        if not fleet.starves():
+            fleet.sql.execute("UPDATE jobs SET run_after = now() WHERE id = %s AND run_after > now()", [job])
         return fleet.row(job)["completed_at"] is not None
 
     until(ended, HARD_LIMIT_S + 30, f"the end of {fleet.row(job)}")

@@ -1,8 +1,9 @@
 """What the threads of a daemon know of the database, and what it says of that. Real outages: tests/test_outages.py."""
 
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from worker import database, outage
+from worker import database, outage, threads
 from worker.jobs import queue
 from worker.outage import Outage
 
@@ -147,27 +148,51 @@ def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
     engine: Engine, sql: psycopg.Connection, watched: Outage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit on threads is played: root has none."""
-    begin = threading.Thread.start
+    begin = threads.begin
     refused = set[str]()
 
-    def start(thread: threading.Thread) -> None:
-        if thread.name not in refused:
-            refused.add(thread.name)
+    def scarce(target: Callable[[], object]) -> None:
+        if target.__name__ not in refused:
+            refused.add(target.__name__)
             raise RuntimeError("can't start new thread")
-        begin(thread)
+        begin(target)
 
-    def reached() -> bool:
-        try:
-            queue.outlook(engine)
-        except DBAPIError:
-            return False
-        return True
-
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(threads, "begin", scarce)
     for _ in range(2):
-        assert reached()
+        assert _reached(engine)
         terminate(sql)
-        assert not reached()
+        assert not _reached(engine)
         assert watched.wait(10)
-    assert refused == {"outage", "outage-probe"}
-    assert reached()
+    assert refused == {"_watch", "_try"}
+    assert _reached(engine)
+
+
+def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
+    engine: Engine,
+    sql: psycopg.Connection,
+    watched: Outage,
+    down: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ended.append)
+    queue.outlook(engine)
+    down.set()
+    terminate(sql)
+    with capture_logs() as logs:
+        with monkeypatch.context() as scarce:
+            scarce.setattr(outage, "random", None)  # as memory is: what it wants is not to be had
+            with pytest.raises(DBAPIError):
+                queue.outlook(engine)
+            until(lambda: ended)
+        assert watched.wait(10), "who tries next finds out"
+    assert _reached(engine)
+    assert events(logs) == ["database_lost"]
+
+
+def _reached(engine: Engine) -> bool:
+    try:
+        queue.outlook(engine)
+    except DBAPIError:
+        return False
+    return True

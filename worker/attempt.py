@@ -145,6 +145,10 @@ class Attempt:
         except (LeaseLost, _Cancelled, _GivenBack):
             self._stop_child()
             raise
+        except Exception:
+            # Not foreseen. It may still be at work, and what it says of this job is not for the next one to hear.
+            self.child.kill()
+            raise
         self.child_ended = False
         self.report |= answer["report"]
         if "traceback" in answer:

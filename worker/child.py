@@ -7,12 +7,12 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from worker import threads
 from worker.settings import ConfigError, Settings
 
 START_S = 600  # a model's load from a cold disk
@@ -61,7 +61,7 @@ class Child:
     def start(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """What the child says of itself once its model is loaded. Call it from the thread that lives as long as the
         child may: Linux ends the child with that thread. Raises: ConfigError where the engine cannot be loaded; ChildDied,
-        also once `give_up` is true.
+        also once `give_up` is true. After whatever it raises there is no child.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.runner"],
@@ -74,9 +74,17 @@ class Child:
         assert self._process.stdin  # noqa: S101 - a pipe
         os.set_blocking(self._process.stdin.fileno(), False)
         self._messages = queue.SimpleQueue()
-        threading.Thread(
-            target=_read, args=(self._process, self._messages), name="child-reader", daemon=True
-        ).start()
+        try:
+            return self._begin(give_up)
+        except BaseException:
+            # One that nobody hears, or that was told nothing, must not pass for one that runs.
+            self.kill()
+            raise
+
+    def _begin(self, give_up: Callable[[], bool]) -> dict[str, Any]:
+        process, messages = self._process, self._messages
+        assert process  # noqa: S101 - started
+        threads.begin(lambda: _read(process, messages))
         self.send(
             engine=self.settings.engine,
             background_model=self.settings.background_model,
@@ -92,10 +100,8 @@ class Child:
         deadline = time.monotonic() + START_S
         while (message := self.receive(0.5)) is None:
             if give_up() or time.monotonic() > deadline:
-                self.kill()
                 raise ChildDied(f"The engine was not ready within {START_S} s.")
         if "unavailable" in message:
-            self.kill()
             raise ConfigError(message["unavailable"])
         return dict(message["ready"])
 
@@ -170,8 +176,8 @@ def _read(process: "subprocess.Popen[str]", messages: "queue.SimpleQueue[dict[st
     """Moves the child's lines into the queue; what is not JSON is the child's end, for we understand it no more."""
     assert process.stdout  # noqa: S101 - a pipe
     try:
-        for line in process.stdout:
-            messages.put(json.loads(line))
-    except ValueError:
-        pass
-    messages.put(None)
+        with suppress(ValueError):
+            for line in process.stdout:
+                messages.put(json.loads(line))
+    finally:
+        messages.put(None)  # also where memory was short: nobody would hear the child any more

@@ -89,7 +89,6 @@ class Lane(threading.Thread):
             try:
                 engine = self.child.start(self.draining.is_set)
             except ChildDied as error:
-                self.child.kill()
                 if self.draining.is_set():
                     return
                 tries += 1

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
-from worker import database
+from worker import database, threads
 
 PROBE_S = (
     1.5  # a new probe so often, whatever became of the one before: each may hang for a connection's time-out
@@ -63,12 +63,19 @@ class Outage:
             self._began_at = now
             self.over.clear()
             try:
-                threading.Thread(target=self._until_it_is_over, name="outage", daemon=True).start()
-            except RuntimeError:
+                threads.begin(self._watch)
+            except (RuntimeError, MemoryError):
                 # No thread to be had. Nobody would ever say that it is over; the next error tries again.
                 self.over.set()
                 return
             log.warning("database_lost", reason=database.reason(error))
+
+    def _watch(self) -> None:
+        try:
+            self._until_it_is_over()
+        finally:
+            # Where this thread ended before that, say for want of memory, it is as if there had been none.
+            self.over.set()
 
     def _until_it_is_over(self) -> None:
         wait = REFUSED_S[0]
@@ -76,7 +83,7 @@ class Outage:
         time.sleep(min(PROBE_S, 0.1 * (2**self._in_a_row - 1)) if not self._refused else wait)
         while not self.over.is_set():
             with suppress(RuntimeError):  # no thread to be had just now
-                threading.Thread(target=self._try, name="outage-probe", daemon=True).start()
+                threads.begin(self._try)
             if self.over.wait(PROBE_S * random.uniform(0.6, 1)):  # noqa: S311 - jitter
                 return
             if self._refused:

@@ -37,21 +37,32 @@ def lose_upkeep() -> None:
     )
 
 
-def starve() -> None:
-    """Takes all the memory that the process may still have, for a second."""
+def starve(least: int = 1 << 20) -> None:
+    """Takes all the memory that the process may still have, for a second. Meanwhile there is a file `<pid>-starves`."""
+    mark = FOLDER / f"{os.getpid()}-starves"
+    mark.touch()
     limits = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, ((pages << 12) + (64 << 20), limits[1]))
     taken = []
     try:
+        with suppress(MemoryError):
+            while True:
+                taken.append(bytearray(1 << 20))
         while True:
-            taken.append(bytearray(1 << 20))
+            taken.append(bytearray(least))
     except MemoryError:
         time.sleep(1)
         raise
     finally:
         taken.clear()
         resource.setrlimit(resource.RLIMIT_AS, limits)
+        mark.unlink()
+
+
+def famish() -> None:
+    """Takes all but the last bytes, so that a new thread may have no memory for its first step."""
+    starve(1 << 6)
 
 
 def _obey() -> None:

@@ -54,7 +54,7 @@ class QuickChild(Child):
     def send(self, **message: Any) -> None:
         for name in ("cutout.png", "poster.png", "model.glb"):
             (Path(message["folder"]) / name).write_bytes(content(message["name"], name))
-        self._messages.put({"report": {"seconds": {}}})
+        self._messages.put({"report": {"seconds": {}, "of": message["name"]}})
 
     def receive(self, timeout: float) -> dict[str, Any] | None:
         try:
@@ -145,6 +145,46 @@ def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_wa
         assert bucket.bucket.objects[path.partition("/")[2]].metadata == {"sha256": digest}
     ends = sql.execute("SELECT job_id FROM worker.outbox WHERE terminal").fetchall()
     assert Counter(Counter(ends).values()) == {1: 20}
+
+
+class UnheardChild(QuickChild):
+    """Its first word does not come through, say because memory is short. Until it is killed it goes on all the same."""
+
+    unheard = iter([True])
+
+    def receive(self, timeout: float) -> dict[str, Any] | None:
+        if next(self.unheard, False):
+            raise MemoryError
+        return super().receive(timeout)
+
+    def kill(self) -> None:
+        self._messages = queues.SimpleQueue()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_one_s(
+    bucket: BucketServer,
+    engine: Engine,
+    sql: psycopg.Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.lane.Child", UnheardChild)
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    for n in range(2):
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
+
+    def all_completed() -> bool:
+        sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
+        return {row[1] for row in rows(sql)} == {"completed"}
+
+    with lanes(1, store, engine, tmp_path / "tmp"):
+        until(all_completed)
+    store.storage.session.close()
+    said = sql.execute(
+        "SELECT product_id, metadata #>> '{worker,of}', attempts FROM jobs ORDER BY 1"
+    ).fetchall()
+    assert said == [("0", "0", 2), ("1", "1", 1)]
 
 
 @pytest.mark.usefixtures("quick")

@@ -10,7 +10,7 @@ from typing import Self
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import metrics
+from worker import metrics, threads
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 
@@ -46,7 +46,6 @@ class Lease:
         self._done = False
         self._unwritten: deque[tuple[int, str]] = deque()
         self._writing = threading.Lock()
-        self._thread = threading.Thread(target=self._keep, name=f"lease-{job.id}", daemon=True)
 
     @property
     def lost(self) -> bool:
@@ -56,7 +55,7 @@ class Lease:
         return self._taken or _now() - self._held_since > self.lease_s
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        threads.begin(self._keep)
         return self
 
     def __exit__(

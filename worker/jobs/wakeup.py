@@ -133,8 +133,10 @@ class Listener(threading.Thread):
         try:
             queue.notify(self.engine, self._echo)
         except DBAPIError:
-            # The engine's connection, not ours: it proves nothing about ours, which goes on as it was.
-            return self.alive
+            # The engine's connection, not ours: it proves nothing about one of ours that has proved itself.
+            if not self.alive:
+                raise
+            return True
         deadline = time.monotonic() + ECHO_WITHIN_S
         while not self._heard and (left := deadline - time.monotonic()) > 0:
             self._hear(connection, left, stop_after=1)
