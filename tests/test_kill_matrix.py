@@ -186,13 +186,16 @@ def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
     assert row["attempts"] in attempts
 
     if how == "hang in C" and target in fleet.processes():
-        # Whoever watches the service ends what does not answer.
+        # Whoever watches the service ends what does not answer. An event in its sender's hand would come a minute later.
+        if victim == "child":
+            until(lambda: fleet.outbox(job, "delivered_at IS NULL") == 0)
         daemon.process.kill()
         daemon.process.wait()
     if victim == "daemon" and how in {"SIGTERM", "SIGTERM twice", "SIGKILL", "exit"}:
         code = daemon.process.wait(30)
         assert code == 0 or not how.startswith("SIGTERM")
     _check_the_rest(fleet, job, row)
+    until(lambda: not fleet.starves(), what="memory for the next one")
     fleet.intact = True
 
 
@@ -245,7 +248,7 @@ def _enqueue(fleet: Fleet) -> Any:
 
 def _reach(fleet: Fleet, job: Any, stage: str) -> None:
     arrived = fleet.gates.arrived
-    until(lambda: fleet.row(job)["progress"] == STAGES[stage], 60, f"{stage}: {fleet.row(job)}")
+    until(lambda: fleet.row(job)["progress"] == STAGES[stage], 60, stage)
     if stage == "uploading":
         until(lambda: fleet.gates.arrived > arrived)
     if stage == "settling":
