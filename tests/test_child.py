@@ -57,6 +57,19 @@ def test_a_message_larger_than_a_pipe_arrives_and_a_child_that_does_not_read_hol
         child.send(**request)
 
 
+def test_a_child_whose_daemon_was_killed_before_it_began_loads_nothing() -> None:
+    killed = 1  # whoever takes a child over, it is not who started it
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.runner", str(killed)],
+        input=json.dumps({"engine": "relief"}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "The daemon that started this child is gone.\n"
+
+
 def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit on threads is played: root has none."""
     begin = subprocess.Popen

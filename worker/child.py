@@ -64,7 +64,7 @@ class Child:
         also once `give_up` is true. After whatever it raises there is no child.
         """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "worker.runner"],
+            [sys.executable, "-m", "worker.runner", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

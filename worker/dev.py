@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -33,6 +33,23 @@ class Stack:
 
 
 @contextmanager
+def undivided() -> Iterator[None]:
+    """SIGINT and SIGTERM wait for the end of the block, for the main thread: only who is known to run can be ended."""
+    came: list[int] = []
+    before = {
+        each: signal.signal(each, lambda number, _: came.append(number))
+        for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
 def stack(
     folder: Path, *, engine: str, port: int = 0, heard: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> Iterator[Stack]:
@@ -40,46 +57,50 @@ def stack(
     folder = folder.resolve()
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
-    postgres = embedded.start(folder / "postgres")
-    try:
-        with devserver.serve(files, folder / "webhooks.jsonl", port, heard) as server:
-            environment = {
-                "DATABASE_URL": postgres.url(),
-                "SUPABASE_URL": "",  # a developer's own setting would be a second place for the models
-                "WORKER_STORAGE_DIR": str(files),
-                "WORKER_STORAGE_URL": server.url,
-                "BACKEND_URL": server.url,
-                "WORKER_ENGINE": engine,
-                "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,
-                "WORKER_PHOTO_HOSTS": "*",  # whatever a developer tries
-                "WORKER_PHOTO_HTTP": "true",
-                "WORKER_PHOTO_LOOPBACK": "true",
-                "WORKER_TEMP_DIR": str(folder / "tmp"),
-            }
-            migrate.upgrade(database.parse(postgres.url(), "DATABASE_URL"))
-            yield Stack(environment, server, files)
-    finally:
-        postgres.stop()
+    with ExitStack() as ending:
+        with undivided():
+            postgres = embedded.start(folder / "postgres")
+            ending.callback(postgres.stop)
+        server = ending.enter_context(devserver.serve(files, folder / "webhooks.jsonl", port, heard))
+        environment = {
+            "DATABASE_URL": postgres.url(),
+            "SUPABASE_URL": "",  # a developer's own setting would be a second place for the models
+            "WORKER_STORAGE_DIR": str(files),
+            "WORKER_STORAGE_URL": server.url,
+            "BACKEND_URL": server.url,
+            "WORKER_ENGINE": engine,
+            "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,
+            "WORKER_PHOTO_HOSTS": "*",  # whatever a developer tries
+            "WORKER_PHOTO_HTTP": "true",
+            "WORKER_PHOTO_LOOPBACK": "true",
+            "WORKER_TEMP_DIR": str(folder / "tmp"),
+        }
+        migrate.upgrade(database.parse(postgres.url(), "DATABASE_URL"))
+        yield Stack(environment, server, files)
 
 
 @contextmanager
 def daemon(stack: Stack, **popen: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """`worker run`, as production starts it, drained afterwards."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "worker", "run"],
-        env=os.environ | dict(stack.environment),
-        start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we drain it
-        **popen,
-    )
-    try:
+    with ExitStack() as ending:
+        with undivided():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "run"],
+                env=os.environ | dict(stack.environment),
+                start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we drain it
+                **popen,
+            )
+            ending.callback(_drain, process)
         yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+
+
+def _drain(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def ensure_weights(console: Console, engine: str) -> None:

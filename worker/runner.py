@@ -40,7 +40,7 @@ class _Switch:
 
 
 def main() -> None:
-    _die_with_parent()
+    _die_with(int(sys.argv[1]))
     # Libraries print. What they print goes to standard error, and standard output is for the daemon alone.
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -109,13 +109,15 @@ def _send(channel: TextIO, **message: Any) -> None:
     channel.write(json.dumps(message) + "\n")
 
 
-def _die_with_parent() -> None:
+def _die_with(daemon: int) -> None:
     """Linux kills us when the lane that started us is gone, so that nothing keeps the GPU. Elsewhere the end of
-    standard input ends us, between jobs.
+    standard input ends us, between jobs. Raises: SystemExit where the daemon is gone already.
     """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1  # linux/prctl.h
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != daemon:
+        sys.exit("The daemon that started this child is gone.")
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class Rig:
             "WORKER_TEMP_DIR": str(self.folder / "tmp"),
             "WORKER_LOG_FORMAT": "json",
         }
-        with log.open("wb") as output:
+        with log.open("wb") as output, dev.undivided():
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "run"],
                 env=os.environ | environment | settings,
@@ -134,8 +134,8 @@ class Rig:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we end it
             )
-        daemon = Daemon(name, process, log)
-        self.daemons.append(daemon)
+            daemon = Daemon(name, process, log)
+            self.daemons.append(daemon)
         until(lambda: daemon.events("ready") or process.poll() is not None, 120, f"{name} to be ready")
         if process.poll() is not None:
             raise ConfigError(f"A daemon did not start: {log.read_text().splitlines()[-1]}")
@@ -153,9 +153,10 @@ class Rig:
 def rig(folder: Path) -> Iterator[Rig]:
     """All in `folder`, and nothing of it left running. Raises: ConfigError."""
     with ExitStack() as stack:
-        postgres = embedded.start(folder / "postgres")
-        stack.callback(embedded.remove, folder / "postgres")
-        stack.callback(postgres.stop, "immediate")
+        with dev.undivided():
+            postgres = embedded.start(folder / "postgres")
+            stack.callback(embedded.remove, folder / "postgres")
+            stack.callback(postgres.stop, "immediate")
         photos = Photos()
         threading.Thread(target=photos.serve_forever, name="photos", daemon=True).start()
         stack.callback(photos.shutdown)
