@@ -61,5 +61,7 @@ def test_sigterm_leaves_nothing_behind(u2netp: Path, starting: str) -> None:
         assert left()
         bench.send_signal(signal.SIGTERM)
         assert bench.wait(30) != 0
-        until(lambda: not left(), 30)  # a child that was just beginning has yet to see that its daemon is gone
+        until(
+            lambda: not left(), 30
+        )  # a child that was just beginning has yet to see that its daemon is gone
         assert list(folder.iterdir()) == []
