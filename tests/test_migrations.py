@@ -82,6 +82,35 @@ def test_up_down_and_up_again_with_jobs_in_the_table(empty_database: str) -> Non
             assert dict(connection.execute(functions).fetchall()) == before
 
 
+def test_a_backup_can_be_restored(
+    postgres: embedded.Postgres, sql: psycopg.Connection, empty_database: str, tmp_path: Path
+) -> None:
+    """The rules are a CHECK that calls a function of the table's own row: pg_dump must order them well."""
+    sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
+    sql.execute("SELECT worker.claim_job('w', 'h', 30, NULL)")
+    backup = tmp_path / "backup"
+    dump = [
+        postgres.binaries / "pg_dump",
+        "--format=custom",
+        f"--file={backup}",
+        postgres.url(sql.info.dbname),
+    ]
+    restore = [
+        str(postgres.binaries / "pg_restore"),
+        "--exit-on-error",
+        f"--dbname={empty_database}",
+        str(backup),
+    ]
+    for command in (dump, restore):
+        subprocess.run(command, check=True)
+    with psycopg.connect(empty_database, autocommit=True) as restored:
+        for table in (b"jobs", b"worker.outbox", b"worker.attempts"):
+            rows = b"SELECT * FROM " + table
+            assert restored.execute(rows).fetchall() == sql.execute(rows).fetchall() != []
+        with pytest.raises(psycopg.errors.CheckViolation, match="quality_is_fast_balanced_or_quality"):
+            restored.execute("UPDATE jobs SET quality = 'ultra'")
+
+
 def test_worker_migrate_does_the_same(empty_database: str, database_url: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "worker", "migrate"],

@@ -45,6 +45,9 @@ def upgrade() -> None:
         CREATE FUNCTION worker.drop_echo() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
         BEGIN
+            IF coalesce(current_setting('worker.lease', true), '') <> '' OR jsonb_typeof(NEW.metadata) <> 'object' THEN
+                RETURN NEW;
+            END IF;
             NEW.metadata := (
                 SELECT coalesce(jsonb_object_agg(written.key, written.value), '{}')
                 FROM jsonb_each(NEW.metadata) AS written
@@ -57,9 +60,7 @@ def upgrade() -> None:
     """)
     op.execute("""
         CREATE TRIGGER drop_echo BEFORE UPDATE OF status ON public.jobs
-        FOR EACH ROW WHEN (coalesce(current_setting('worker.lease', true), '') = ''
-                           AND NEW.metadata IS DISTINCT FROM OLD.metadata
-                           AND jsonb_typeof(NEW.metadata) = 'object')
+        FOR EACH ROW WHEN (NEW.metadata <> OLD.metadata)
         EXECUTE FUNCTION worker.drop_echo()
     """)
 

@@ -176,7 +176,7 @@ def test_the_diagram_has_the_edges_that_the_statements_make_and_no_others(
 
 def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     writes = re.compile(
-        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|claim_job\(|cancel_job\(|retry_job\("
+        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|(claim|complete|cancel|retry)_job\("
     )
     writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement.text)}
     assert writing == {name for name, _ in SCENES}

@@ -55,7 +55,8 @@ def test_the_page_has_every_column_with_its_type_and_default(sql: psycopg.Connec
 
 def test_the_page_has_every_rule(sql: psycopg.Connection) -> None:
     found = sql.execute(
-        "SELECT conname FROM pg_constraint WHERE conrelid = 'public.jobs'::regclass AND contype = 'c'"
+        "SELECT (regexp_matches(prosrc, $$THEN '(\\w+)'$$, 'g'))[1] FROM pg_proc"
+        " WHERE oid = 'worker.keeps_the_rules'::regproc"
         " UNION SELECT indexrelid::regclass::text FROM pg_index"
         " WHERE indrelid = 'public.jobs'::regclass AND indisunique AND indexrelid::regclass::text LIKE 'dedupe%'"
     ).fetchall()

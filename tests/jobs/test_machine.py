@@ -66,7 +66,7 @@ class Life(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.sql.execute("TRUNCATE jobs CASCADE")
+        self.sql.execute("TRUNCATE jobs")
         for product in ("1", "gid://shopify/Product/1", "2"):
             self.enqueue("a", product, None, 0, 3)
         self.before = self._rows()

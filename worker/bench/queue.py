@@ -28,11 +28,23 @@ LONG_S = 150.0  # longer than anything here takes
 INSERT = (
     "INSERT INTO jobs (shop, product_id, image_urls, quality) VALUES (%s, %s, %s, 'fast') RETURNING id::text"
 )
+# A job as a bare queue would keep it, and the loop that does it: what a worker must know of it, and no rules.
+BARE = """
+    CREATE TABLE bare (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), shop text NOT NULL, product_id text NOT NULL, variant_id text,
+        image_urls text[] NOT NULL, quality text NOT NULL DEFAULT 'balanced', metadata jsonb NOT NULL DEFAULT '{}',
+        status text NOT NULL, model_url text, created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        started_at timestamptz, ended_at timestamptz)
+    WITH (fillfactor = 80)
+"""
 BARE_CLAIM = sa.text(
     "UPDATE bare SET status = 'running', started_at = now() WHERE id = (SELECT id FROM bare"
-    " WHERE status = 'pending' ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"
+    " WHERE status = 'pending' ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
+    " RETURNING id, shop, product_id, variant_id, image_urls, quality, metadata"
 )
-BARE_FINISH = sa.text("UPDATE bare SET status = 'done', ended_at = now() WHERE id = :id")
+BARE_FINISH = sa.text(
+    "UPDATE bare SET status = 'done', ended_at = now(), model_url = :model_url WHERE id = :id"
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ def run(size: Size, say: Callable[[str], None]) -> Row:
 def settled_per_s(bench: Rig, size: Size) -> Row:
     """One claimer, claim and settle, over a deep history: ours, and a bare loop of two UPDATEs, in turns.
 
-    Both go through the daemon's engine, so that the ratio is of the queue's rules and not of two client libraries.
+    Both go through the daemon's engine and hand out the job, so that the ratio is that of the queue's rules alone.
     """
     url = bench.database("rate")
     # The history as it would be, without the time that triggers would take to write it.
@@ -96,17 +108,14 @@ def settled_per_s(bench: Rig, size: Size) -> Row:
         size.shops,
         size.settled,
     )
-    sql(
-        url,
-        "CREATE TABLE bare (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), status text NOT NULL, photo text NOT NULL,"
-        " created_at timestamptz NOT NULL DEFAULT clock_timestamp(), started_at timestamptz, ended_at timestamptz)"
-        " WITH (fillfactor = 80)",
-    )
+    sql(url, BARE)
     sql(url, "CREATE INDEX bare_pending ON bare (created_at) WHERE status = 'pending'")
     for status, rows in (("done", size.history), ("pending", size.settled)):
         sql(
             url,
-            "INSERT INTO bare (status, photo) SELECT %s, 'http://a/b' FROM generate_series(1, %s)",
+            "INSERT INTO bare (shop, product_id, image_urls, status)"
+            " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', %s FROM generate_series(1, %s) AS n",
+            size.shops,
             status,
             rows,
         )
@@ -132,9 +141,9 @@ def settled_per_s(bench: Rig, size: Size) -> Row:
 
 def _bare(engine: Engine) -> None:
     with engine.connect() as connection:
-        job = connection.scalar(BARE_CLAIM)
+        job = dict(connection.execute(BARE_CLAIM).mappings().one())
     with engine.connect() as connection:
-        connection.execute(BARE_FINISH, {"id": job})
+        connection.execute(BARE_FINISH, {"id": job["id"], "model_url": "http://a/b.glb"})
 
 
 def fair_after_claims(bench: Rig, size: Size) -> int:

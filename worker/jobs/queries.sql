@@ -1,5 +1,5 @@
 -- The rules of the queue: every statement that the worker runs on public.jobs. Each is one transaction. How a claim
--- chooses is in worker.claim_job() (migrations/versions/0004_queue.py).
+-- chooses is in worker.claim_job(), and what completes a job in worker.complete_job() (migrations/versions/0004_queue.py).
 --
 -- A statement that moves a row forward shows worker.guard_job() a key (migrations/versions/0001_jobs.py): the lease's
 -- token, or 'queue' where no lease is held. The key is set before the first row is touched: in the WHERE that finds the
@@ -29,13 +29,9 @@ WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lea
 RETURNING cancel_requested_at IS NOT NULL AS cancelled;
 
 -- name: complete
--- Settle a job whose model is stored. worker.supersede() ends the older ones for the same files. No row: the lease is lost.
-UPDATE public.jobs
-SET status = 'completed', progress = 100, stage = 'completed', model_url = :model_url,
-    metadata = metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
-    completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
-RETURNING status;
+-- Settle a job whose model is stored, and end the older ones for the same files. No row: the lease is lost.
+SELECT true AS completed
+WHERE worker.complete_job(:id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb));
 
 -- name: fail
 -- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. A job that would
