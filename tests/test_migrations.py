@@ -89,20 +89,11 @@ def test_a_backup_can_be_restored(
     sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
     sql.execute("SELECT worker.claim_job('w', 'h', 30, NULL)")
     backup = tmp_path / "backup"
-    dump = [
-        postgres.binaries / "pg_dump",
-        "--format=custom",
-        f"--file={backup}",
-        postgres.url(sql.info.dbname),
-    ]
-    restore = [
-        str(postgres.binaries / "pg_restore"),
-        "--exit-on-error",
-        f"--dbname={empty_database}",
-        str(backup),
-    ]
-    for command in (dump, restore):
-        subprocess.run(command, check=True)
+    source = postgres.url(sql.info.dbname)
+    subprocess.run([postgres.binaries / "pg_dump", "--format=custom", "--file", backup, source], check=True)
+    subprocess.run(
+        [postgres.binaries / "pg_restore", "--exit-on-error", "--dbname", empty_database, backup], check=True
+    )
     with psycopg.connect(empty_database, autocommit=True) as restored:
         for table in (b"jobs", b"worker.outbox", b"worker.attempts"):
             rows = b"SELECT * FROM " + table
