@@ -7,6 +7,12 @@ down_revision = "0005"
 branch_labels = None
 depends_on = None
 
+# What is new in worker.tell_backend() of 0002, in place of its last line.
+_WAKE = """IF coalesce(current_setting('worker.lease', true), '') = '' THEN
+                PERFORM pg_notify('worker_webhooks', '');
+            END IF;
+            RETURN NULL;"""
+
 
 def upgrade() -> None:
     op.execute("""
@@ -22,19 +28,7 @@ def upgrade() -> None:
     op.execute("CREATE INDEX outbox_dead ON worker.outbox (dead_at) WHERE dead_at IS NOT NULL")
 
     # A daemon nudges its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
-    op.execute("""
-        CREATE FUNCTION worker.wake_senders() RETURNS trigger
-        LANGUAGE plpgsql SET search_path = '' AS $$
-        BEGIN
-            PERFORM pg_notify('worker_webhooks', '');
-            RETURN NULL;
-        END $$
-    """)
-    op.execute("""
-        CREATE TRIGGER wake_senders AFTER INSERT ON worker.outbox
-        FOR EACH STATEMENT WHEN (coalesce(current_setting('worker.lease', true), '') = '')
-        EXECUTE FUNCTION worker.wake_senders()
-    """)
+    _change_tell_backend("RETURN NULL;", _WAKE)
 
     # A backend's handler may write into the row what a webhook told it: status, address and the whole metadata, seconds
     # late or twice. Such an update names the status, which is not the backend's to set, and the guard keeps that. Of its
@@ -67,7 +61,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TRIGGER drop_echo ON public.jobs")
-    op.execute("DROP TRIGGER wake_senders ON worker.outbox")
-    op.execute("DROP FUNCTION worker.drop_echo, worker.wake_senders")
+    op.execute("DROP FUNCTION worker.drop_echo")
+    _change_tell_backend(_WAKE, "RETURN NULL;")
     op.execute("DROP INDEX worker.outbox_due, worker.outbox_dead")
     op.execute("ALTER TABLE worker.outbox DROP COLUMN refusals, DROP COLUMN sending_token")
+
+
+def _change_tell_backend(before: str, after: str) -> None:
+    op.execute(f"""
+        DO $do$ BEGIN
+            EXECUTE replace(pg_get_functiondef('worker.tell_backend'::regproc), $old${before}$old$, $new${after}$new$);
+        END $do$
+    """)
