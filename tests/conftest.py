@@ -188,10 +188,10 @@ class Daemon:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if name in {None, line["event"]}]
 
-    def wait_for(self, event: str, timeout: float = 30) -> dict[str, Any]:
+    def wait_for(self, event: str, timeout: float = 60) -> dict[str, Any]:
         return until(lambda: self.events(event), timeout, f"{event} in\n{self.log.read_text()}")[0]
 
-    def stop(self, timeout: float = 30) -> int:
+    def stop(self, timeout: float = 60) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
@@ -259,7 +259,7 @@ def start_daemon(
         daemon.process.wait()
 
 
-def until(look: Callable[[], T], timeout: float = 30, what: str = "it") -> T:
+def until(look: Callable[[], T], timeout: float = 60, what: str = "it") -> T:
     """What `look` gives as soon as it is true."""
     end = time.monotonic() + timeout
     while not (found := look()):

@@ -121,7 +121,7 @@ def test_the_unit_s_watchdog_time_is_the_patience(
 def test_systemd_is_told_of_a_whole_life(
     start_daemon: StartDaemon, file_manager: Manager, engine: Engine, photos: PutPhoto, mug: bytes
 ) -> None:
-    daemon = start_daemon(ready=False, NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="2000000")
+    daemon = start_daemon(ready=False, NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="6000000")
     until(lambda: file_manager.said("STATUS"))
     assert file_manager.said("STATUS")[0] == "looking for the database"
     assert not file_manager.said("READY")
@@ -133,7 +133,7 @@ def test_systemd_is_told_of_a_whole_life(
 
     # Idle between two looks at the queue for longer than the watchdog's time, and yet alive.
     now = time.monotonic()
-    until(lambda: len(file_manager.said("WATCHDOG", since=now)) >= 6)
+    until(lambda: len(file_manager.said("WATCHDOG", since=now)) >= 5)
     assert not daemon.events("lane_frozen")
 
     # A child that gives no sign within its time limit is not a lane that is frozen.
@@ -142,7 +142,7 @@ def test_systemd_is_told_of_a_whole_life(
     child = daemon.events("child_ready")[0]["pid"]
     os.kill(child, signal.SIGSTOP)
     now = time.monotonic()
-    until(lambda: len(file_manager.said("WATCHDOG", since=now)) >= 6)
+    until(lambda: len(file_manager.said("WATCHDOG", since=now)) >= 5)
     daemon.process.send_signal(signal.SIGTERM)
     until(lambda: file_manager.said("STOPPING"))
     assert file_manager.said("STATUS")[-1].startswith(f"stopping; cpu: job {job}, ")
