@@ -132,8 +132,11 @@ def run(folder: Path, *, engine: str, port: int, console: Console) -> int:
     signal.signal(signal.SIGINT, end)
     with stack(folder, engine=engine, port=port) as running:
         file = folder / "dev.env"
-        file.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in running.environment.items()))
-        file.chmod(0o600)
+        # Whoever waits for the file finds it whole, and nobody else ever reads its password.
+        draft = folder / "dev.env.new"
+        draft.touch(mode=0o600)
+        draft.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in running.environment.items()))
+        draft.replace(file)
         with daemon(running) as process:
             _explain(console, running, file)
             while not done.wait(0.5) and process.poll() is None:
