@@ -14,7 +14,7 @@ from typing import Any
 import gates
 import psycopg
 import pytest
-from conftest import NUMBERS, Daemon, launch, until
+from conftest import NUMBERS, Daemon, launch, new_database, until
 
 from worker import devserver, embedded
 
@@ -137,8 +137,11 @@ def fleet(
     postgres: embedded.Postgres, tmp_path_factory: pytest.TempPathFactory, u2netp: Path, mug: bytes
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
-    url = postgres.create_database(f"fleet_{next(NUMBERS)}", template="template_jobs")
-    with devserver.serve(folder, folder / "webhooks.jsonl") as site, gates.serve(mug) as gate:
+    with (
+        new_database(postgres) as url,
+        devserver.serve(folder, folder / "webhooks.jsonl") as site,
+        gates.serve(mug) as gate,
+    ):
         fleet = Fleet(url, folder, site, gate, u2netp)
         yield fleet
         fleet.close()

@@ -68,10 +68,10 @@ def memory_disk() -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_the_claiming_until_there_is_room(
+    memory_disk: Path,  # first, so that it goes after the daemon that uses it
     start_daemon: StartDaemon,
     engine: Engine,
     sql: psycopg.Connection,
-    memory_disk: Path,
 ) -> None:
     free_mb = shutil.disk_usage(memory_disk).free // 1_000_000
     with (memory_disk / "ballast").open("wb") as ballast:

@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 import sqlalchemy as sa
-from conftest import NUMBERS, until
+from conftest import connected, new_database, until
 from pydantic import SecretStr
 from rows import insert, served
 from sqlalchemy.engine import Engine
@@ -281,8 +281,11 @@ def test_a_database_without_our_tables_is_told_apart(empty_database: str) -> Non
 @pytest.fixture(scope="module")
 def crowded(postgres: embedded.Postgres) -> Iterator[Engine]:
     """10,000 jobs of 50 shops, of which 200 wait and 10 run."""
-    url = postgres.create_database(f"crowded_{next(NUMBERS)}", template="template_jobs")
-    with psycopg.connect(url, autocommit=True) as sql:
+    with (
+        new_database(postgres) as url,
+        connected(url) as engine,
+        psycopg.connect(url, autocommit=True) as sql,
+    ):
         sql.execute("ALTER TABLE public.jobs DISABLE TRIGGER USER")
         sql.execute("""
             INSERT INTO public.jobs (shop, product_id, image_urls, status, progress, stage, attempts, model_url, error_code,
@@ -310,9 +313,7 @@ def crowded(postgres: embedded.Postgres) -> Iterator[Engine]:
             FROM public.jobs WHERE completed_at IS NOT NULL
         """)
         sql.execute("VACUUM ANALYZE public.jobs, worker.attempts")
-    engine = database.connect(database.parse(url, "DATABASE_URL"))
-    yield engine
-    engine.dispose()
+        yield engine
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

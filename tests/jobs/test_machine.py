@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from conftest import NUMBERS
+from conftest import connected, new_database
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from psycopg.rows import dict_row
 from sqlalchemy.engine import Engine
 
-from worker import database, embedded
+from worker import embedded
 from worker.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
@@ -274,11 +274,12 @@ def _path(row: Row) -> str:
 
 @pytest.fixture
 def life(postgres: embedded.Postgres) -> Iterator[type[Life]]:
-    url = postgres.create_database(f"life_{next(NUMBERS)}", template="template_jobs")
-    engine = database.connect(database.parse(url, "DATABASE_URL"))
-    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection:
+    with (
+        new_database(postgres) as url,
+        connected(url) as engine,
+        psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection,
+    ):
         yield type("Life", (Life,), {"engine": engine, "sql": connection})
-    engine.dispose()
 
 
 @pytest.mark.parametrize(

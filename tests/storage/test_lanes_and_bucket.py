@@ -109,6 +109,7 @@ def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Ite
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.lane.Child", QuickChild)
     monkeypatch.setenv("WORKER_POLL_S", "0.1")
+    monkeypatch.setattr("worker.gate.LONGEST_S", 1.0)
     monkeypatch.setenv("WORKER_TURNTABLE", "false")
 
 

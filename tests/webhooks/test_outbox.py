@@ -140,7 +140,7 @@ def bury(engine: Engine) -> UUID:
 
 def worker(database_url: str, *arguments: str) -> Result:
     return CliRunner(env={"DATABASE_URL": database_url, "COLUMNS": "160"}).invoke(
-        app, ["webhooks", *arguments]
+        app, ["webhooks", *arguments], catch_exceptions=False
     )
 
 
