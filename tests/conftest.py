@@ -70,7 +70,7 @@ def new_database(postgres: embedded.Postgres, template: str = "template_jobs") -
     name = f"test_{next(NUMBERS)}"
     yield postgres.create_database(name, template=template)
     with psycopg.connect(postgres.url(), autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
