@@ -102,7 +102,7 @@ def test_a_row_becomes_a_model(
     assert told["quality"]["silhouette_iou"] > 0.9
     assert told["quality"]["score"] < 100
     assert told["needs_review"] is True, "below the threshold"
-    assert daemon.leftovers() == []
+    until(lambda: not daemon.leftovers())
 
     assert daemon.stop() == 0
     events = webhooks(site)
@@ -221,7 +221,7 @@ def test_a_bad_photo_fails_at_once_with_a_code_and_a_sentence(
         assert (row["status"], row["error_code"], row["attempts"]) == ("failed", code, 1), name
         assert row["error_message"].endswith((".", "…")), name
         assert row["metadata"]["worker"]["photos"][0]["error_code"] == code
-    assert daemon.leftovers() == []
+    until(lambda: not daemon.leftovers())
     assert not list(daemon.files.rglob("*.glb"))
 
 
@@ -250,7 +250,7 @@ def test_a_killed_child_costs_an_attempt_and_the_next_one_does_the_job(
     assert queue.look(engine, [job])[0]["attempts"] == 2
     history = sql.execute("SELECT error_code FROM worker.attempts ORDER BY started_at").fetchall()
     assert history == [("worker_lost",), (None,)]
-    assert daemon.leftovers() == []
+    until(lambda: not daemon.leftovers())
 
 
 def test_a_killed_daemon_s_job_is_done_by_the_next_and_its_files_are_swept(
