@@ -35,13 +35,13 @@ WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "sh
 
 
 @pytest.fixture(scope="session")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def memory() -> Iterator[Path]:
     """A folder for what no disk should hold up; in memory, where there is room for it."""
     shared = Path("/dev/shm")
-    if not shared.is_dir() or shutil.disk_usage(shared).free < 2_000_000_000:
-        yield tmp_path_factory.mktemp("memory")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="shop-model-worker-", dir=shared))
+    fits = shared.is_dir() and shutil.disk_usage(shared).free > 2_000_000_000
+    # The server's programs may have to be copied there, too: embedded.start().
+    runs = fits and not os.statvfs(shared).f_flag & os.ST_NOEXEC
+    folder = Path(tempfile.mkdtemp(prefix="shop-model-worker-", dir=shared if runs else None))
     folder.chmod(0o711)  # the server is another user, where we are root
     yield folder
     shutil.rmtree(folder)

@@ -256,7 +256,7 @@ def test_a_killed_child_costs_an_attempt_and_the_next_one_does_the_job(
 def test_a_killed_daemon_s_job_is_done_by_the_next_and_its_files_are_swept(
     start_daemon: StartDaemon, engine: Engine, photos: PutPhoto, mug: bytes, held: gates.Gates
 ) -> None:
-    first = start_daemon(WORKER_LEASE_S="3", WORKER_POLL_S="0.5")
+    first = start_daemon(WORKER_LEASE_S="6")
     child = first.events("child_ready")[0]["pid"]
     urls = [photos("mug.png", mug), held.url]
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=urls)
@@ -270,8 +270,8 @@ def test_a_killed_daemon_s_job_is_done_by_the_next_and_its_files_are_swept(
         )
     )
     assert first.leftovers()
-    second = start_daemon(WORKER_LEASE_S="3", WORKER_POLL_S="0.5")
-    until(lambda: queue.look(engine, [job])[0]["status"] == "completed", 60)
+    second = start_daemon(WORKER_POLL_S="0.5")
+    until(lambda: queue.look(engine, [job])[0]["status"] == "completed")
     assert queue.look(engine, [job])[0]["attempts"] == 2
     until(lambda: not second.leftovers())
 
@@ -313,7 +313,7 @@ def test_a_cancelled_job_stops_while_it_runs(
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
     until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
     queue.ask_to_cancel(engine, job)
-    until(lambda: queue.look(engine, [job])[0]["status"] == "cancelled", 20)
+    until(lambda: queue.look(engine, [job])[0]["status"] == "cancelled")
     until(lambda: not daemon.leftovers())
 
 

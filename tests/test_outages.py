@@ -195,7 +195,7 @@ def test_a_daemon_behind_a_dead_link_loses_its_job_to_another_and_comes_back(sit
     """The proxy takes what is sent and says nothing; its kernel acknowledges, so TCP itself sees no harm."""
     with proxy.serve(site.server.port) as link:
         far_url = site.url.replace(f":{site.server.port}/", f":{link.port}/")
-        far = site.launch(DATABASE_URL=far_url, WORKER_LEASE_S="3")
+        far = site.launch(DATABASE_URL=far_url, WORKER_LEASE_S="6")
         try:
             far.wait_for("ready", 60)
             near = [daemon for daemon in site.daemons if daemon is not far]
