@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     )
 
     # The work
-    engine: str = Field("triposr", description="What makes the shape: `triposr`, or `relief` for previews.")
+    engine: Literal["triposr", "relief"] = Field(
+        "triposr", description="What makes the shape: `triposr`, or `relief` for previews."
+    )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto", description="What TripoSR runs on; `auto` takes the first of these that is there."
     )

@@ -64,5 +64,5 @@ def test_an_engine_that_is_not_there_is_no_success(tmp_path: Path, u2netp: Path)
         text=True,
         check=False,
     )
-    assert run.returncode == 78
-    assert "There is no engine 'cube'" in run.stderr
+    assert run.returncode == 2
+    assert "'cube' is not one of 'relief'" in run.stderr

@@ -2,7 +2,7 @@
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -21,7 +21,9 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Option(help="Where it keeps its data.")]
 Port = Annotated[int, typer.Option(help="The port for files and webhooks; 0 takes a free one.")]
-EngineName = Annotated[str, typer.Option(help="relief makes previews and needs no weights.")]
+EngineName = Annotated[
+    Literal["relief", "triposr"], typer.Option(help="relief makes previews and needs no weights.")
+]
 
 
 def main() -> None:
