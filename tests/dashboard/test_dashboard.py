@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,18 +17,21 @@ import httpx
 import psycopg
 import pytest
 import sqlalchemy as sa
+import uvicorn
 from conftest import connected, new_database, until
 from pydantic import SecretStr
+from rich.console import Console
 from rows import insert, served
 from sqlalchemy.engine import Engine
 
-from worker import database, embedded
+from worker import dashboard, database, embedded, settings
 from worker.dashboard import access, pages
 from worker.jobs import queue
 from worker.settings import Settings
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 TOKEN = "correct-horse-battery"
+CROWD = Path(__file__).parent / "crowd.sql"
 
 
 class Tags(HTMLParser):
@@ -280,38 +285,12 @@ def test_a_database_without_our_tables_is_told_apart(empty_database: str) -> Non
 
 @pytest.fixture(scope="module")
 def crowded(postgres: embedded.Postgres) -> Iterator[Engine]:
-    """10,000 jobs of 50 shops, of which 200 wait and 10 run."""
     with (
         new_database(postgres) as url,
         connected(url) as engine,
         psycopg.connect(url, autocommit=True) as sql,
     ):
-        sql.execute("ALTER TABLE public.jobs DISABLE TRIGGER USER")
-        sql.execute("""
-            INSERT INTO public.jobs (shop, product_id, image_urls, status, progress, stage, attempts, model_url, error_code,
-                error_message, lease_token, lease_expires_at, claimed_by, created_at, run_after, started_at, completed_at,
-                metadata)
-            SELECT 'shop-' || n % 50 || '.myshopify.com', n::text, ARRAY['https://cdn.shopify.com/a.jpg'], s::public.job_state,
-                CASE s WHEN 'completed' THEN 100 WHEN 'processing' THEN 50 ELSE 0 END,
-                CASE s WHEN 'processing' THEN 'generating' WHEN 'completed' THEN 'completed' END, 1,
-                CASE s WHEN 'completed' THEN 'https://store.example/a.glb' END,
-                CASE s WHEN 'failed' THEN 'no_object' END, CASE s WHEN 'failed' THEN 'No product.' END,
-                CASE s WHEN 'processing' THEN gen_random_uuid() END,
-                CASE s WHEN 'processing' THEN now() + interval '1 h' END, CASE s WHEN 'processing' THEN 'gpu-1:7' END,
-                t, t, CASE WHEN s <> 'pending' THEN t END,
-                CASE WHEN s IN ('completed', 'failed', 'cancelled') THEN t + interval '20 s' END,
-                jsonb_build_object('worker', jsonb_build_object('poster_url', 'https://store.example/a.png', 'fill', repeat('x', 1000)))
-            FROM (SELECT n, now() - n * interval '2 min' AS t,
-                CASE WHEN n <= 10 THEN 'processing' WHEN n <= 210 THEN 'pending' WHEN n % 20 = 0 THEN 'failed'
-                     WHEN n % 40 = 1 THEN 'cancelled' ELSE 'completed' END AS s
-                FROM generate_series(1, 10000) AS n) AS made
-        """)
-        sql.execute("ALTER TABLE public.jobs ENABLE TRIGGER USER")
-        sql.execute("""
-            INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome)
-            SELECT gen_random_uuid(), id, 1, 'gpu-1:7', 'gpu-1', started_at, completed_at, 'completed'
-            FROM public.jobs WHERE completed_at IS NOT NULL
-        """)
+        sql.execute(CROWD.read_bytes())
         sql.execute("VACUUM ANALYZE public.jobs, worker.attempts")
         yield engine
 
@@ -348,6 +327,23 @@ def test_with_10000_jobs_the_pages_show_what_is_asked_for(crowded: Engine) -> No
         assert len(ids(page)) == 10 + pages.AHEAD + pages.PAGE
         assert len(ids(site.get("/?status=failed&page=3").text)) == pages.PAGE
         assert len(ids(site.get("/?q=shop-7&status=completed").text)) == pages.PAGE
+
+
+def test_no_packet_of_an_answer_waits_for_an_acknowledgement(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def accept(_server: uvicorn.Server, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(sockets[0].getsockname()), sockets[0].accept()[0] as accepted:
+            found.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        sockets[0].close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", accept)
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    dashboard.run(settings.load(), host="127.0.0.1", port=0, console=Console(quiet=True))
+    assert found
+    assert found[0], "TCP_NODELAY is set"
 
 
 def test_links_of_the_settings_are_no_way_around_the_policy() -> None:

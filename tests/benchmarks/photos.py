@@ -1,0 +1,88 @@
+"""What becomes of a photo at each preset, and what laying it over the model adds.
+
+    .venv/bin/python tests/benchmarks/photos.py [--engine triposr] [PHOTO …]
+
+Without photos it takes the samples. The columns "dB" compare the model's front with the photo, inside both outlines, by the
+peak signal-to-noise ratio: with the engine's colours alone, and with the photo laid over them, as the worker does.
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from worker import engines, samples, settings
+from worker.engines import View
+from worker.errors import JobError
+from worker.mesh.camera import Camera
+from worker.pipeline.choose import merit
+from worker.pipeline.cutout import Cutter
+from worker.pipeline.decode import decode
+from worker.pipeline.finish import Model, finish
+from worker.pipeline.frame import frame
+from worker.pipeline.preview import poster, scene
+from worker.pipeline.quality import assess
+from worker.presets import PRESETS
+
+HEAD = "photo            preset    triangles  GLB kB poster kB    IoU    ΔE score dB without dB with     s"
+
+
+def likeness(model: Model, camera: Camera, view: View) -> float:
+    """The peak signal-to-noise ratio in dB between the model, seen by `camera`, and the photo."""
+    seen = scene(model).photograph(camera, len(view))
+    both = (seen[..., 3] > 250) & (view[..., 3] > 250)
+    off = (seen[..., :3][both].astype(float) - view[..., :3][both]) / 255
+    return float(-10 * np.log10((off**2).mean()))
+
+
+def measure(photo: Path, engine: engines.Engine, cutter: Cutter) -> None:
+    """Prints a line for each preset. Raises: JobError."""
+    cutout = cutter.cut(decode(photo))
+    view = frame(cutout)
+    for preset in PRESETS.values():
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            began = time.perf_counter()
+            surface = engine.reconstruct([view], preset)
+            model = finish(surface, preset, folder, extras={})
+            seconds = time.perf_counter() - began
+            drawn = scene(model)
+            poster(drawn, folder / "poster.png")
+            glb_kb, poster_kb = (
+                (folder / file).stat().st_size / 1000 for file in ("model.glb", "poster.png")
+            )
+            plain = finish(replace(surface, front=None), preset, folder, extras={})
+        assert model.front
+        quality = assess(model, model.front, drawn, merit(cutout, view))
+        without, laid_over = (likeness(made, model.front.camera, view) for made in (plain, model))
+        print(
+            f"{photo.name:16} {preset.name:9} {len(model.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"
+            f" {quality['silhouette_iou']:6.3f} {quality['delta_e']:5.1f} {quality['score']:5}"
+            f" {without:10.1f} {laid_over:7.1f} {seconds:5.1f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO")
+    parser.add_argument("--engine", choices=["relief", "triposr"], default="relief")
+    parser.add_argument("--background-model", default="u2netp")
+    chosen = parser.parse_args()
+    folder = settings.load().weights_dir
+    engine = engines.load(chosen.engine, folder)
+    cutter = Cutter(chosen.background_model, folder)
+    print(HEAD)
+    for photo in chosen.photos or sorted(Path(samples.__file__).parent.glob("*.[jp][pn]g")):
+        try:
+            measure(photo, engine, cutter)
+        except JobError as error:
+            print(f"{photo.name:16} {error.code}: {error.message}")
+
+
+if __name__ == "__main__":
+    main()
