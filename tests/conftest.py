@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 import psycopg
 import pytest
 from PIL import Image, ImageDraw
+from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import QueuePool
 
@@ -88,11 +89,24 @@ def database_url(postgres: embedded.Postgres) -> Iterator[str]:
 @contextmanager
 def connected(url: str) -> Iterator[Engine]:
     engine = database.connect(database.parse(url, "DATABASE_URL"), pool_size=20)
+    over = False
+    made: list[psycopg.Connection] = []
+
+    def note(connection: psycopg.Connection, _record: object) -> None:
+        made.append(connection)
+        if over:
+            connection.close()
+            raise psycopg.OperationalError("the test is over")
+
+    event.listen(engine, "connect", note)
     yield engine
-    # A lease's thread outlives its context by the statement that it is in. One that gave its connection back after
-    # this would leave it open.
+    # A lease's thread outlives its context by the statement that it is in, or was about to begin. Whatever it does now, it
+    # leaves no connection open.
+    over = True
     until(lambda: cast(QueuePool, engine.pool).checkedout() == 0)
     engine.dispose()
+    for connection in made:
+        connection.close()
 
 
 @pytest.fixture
