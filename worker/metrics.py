@@ -24,12 +24,12 @@ from prometheus_client import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.errors import KINDS
+from worker.words import STEPS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # From a photo's download to a model on a CPU.
 SECONDS = (0.1, 0.3, 1, 3, 10, 20, 30, 60, 120, 300, 600, 1800)
-STAGES = ("download", "cutout", "generate", "finish", "poster", "turntable", "usdz", "quality", "upload")
 OUTCOMES = ("completed", "cancelled", "given_back", "lost")
 
 CLAIMS = Counter("modelworker_claims", "Jobs claimed.", ["device"])
@@ -97,7 +97,7 @@ def made(report: Mapping[str, Any], device: str) -> None:
     """What an attempt has cost, by its report. Parts of it are the child's word, so that only what we know is counted."""
     seconds = report.get("seconds")
     for stage, took in seconds.items() if isinstance(seconds, dict) else ():
-        if stage in STAGES and isinstance(took, int | float):
+        if stage in STEPS and isinstance(took, int | float):
             STAGE.labels(stage).observe(took)
     surface = report.get("surface")
     peak_mb = surface.get("peak_vram_mb") if isinstance(surface, dict) else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,8 @@ def test_the_demo_makes_what_it_promises(tmp_path: Path, u2netp: Path) -> None:
         assert (results / f"{product}.png").exists()
         assert f"{product}.glb" in page
     assert "photo_not_an_image" in page
+    steps = re.findall(r'--nth:\d+">(\w+) [\d.]+ s', page)
+    assert steps[:7] == ["download", "cutout", "generate", "finish", "poster", "quality", "upload"]
     events = [
         json.loads(line) for line in (results / "daemon.log").read_text().splitlines() if line.startswith("{")
     ]

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker import database
+from worker import database, words
 from worker.jobs import queue
 
 QUERIES = database.queries("worker.dashboard")
@@ -26,14 +26,8 @@ STATES = {
     "cancelled": "Cancelled",
 }
 
-# What the page shows of `metadata.worker` as it is, and the steps in their order.
+# What the page shows of `metadata.worker` as it is.
 TOLD = ("engine", "cutout_url", "poster_url", "turntable_url", "usdz_url")
-STEPS = {
-    step: place
-    for place, step in enumerate(
-        ("download", "cutout", "generate", "finish", "quality", "usdz", "poster", "turntable", "upload")
-    )
-}
 
 Row = dict[str, Any]
 
@@ -142,9 +136,9 @@ def _quality(told: Row) -> Row | None:
 
 
 def _seconds(told: Row) -> dict[str, float]:
-    """In the order of the pipeline, which jsonb does not keep."""
-    steps = {step: took for step, value in told.items() if (took := _number(value)) is not None and took >= 0}
-    return dict(sorted(steps.items(), key=lambda item: STEPS.get(item[0], len(STEPS))))
+    return words.in_turn(
+        {step: took for step, value in told.items() if (took := _number(value)) is not None and took >= 0}
+    )
 
 
 def _number(value: object) -> float | None:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from sqlalchemy.engine import Engine
 
-from worker import database, dev, display, embedded, samples
+from worker import database, dev, display, embedded, samples, words
 from worker.demo.page import Photo, Result, write_page
 from worker.jobs import queue
 from worker.settings import ConfigError
@@ -203,7 +203,7 @@ def _collect(
         poster=kept(".png"),
         glb=kept(".glb"),
         seconds=(row["completed_at"] - row["started_at"]).total_seconds(),
-        stages=told.get("seconds", {}),
+        stages=words.in_turn(told.get("seconds", {})),
         glb_bytes=model.get("glb_bytes"),
         triangles=model.get("triangles"),
         watertight=model.get("watertight"),

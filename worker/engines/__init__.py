@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from worker.mesh.camera import Camera
 from worker.presets import Preset
 
+Name = Literal["triposr", "relief"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -60,15 +61,13 @@ class DeviceLost(BaseException):
     """The accelerator is in a state from which only a new process recovers: nothing may catch this but the runner."""
 
 
-def load(name: str, weights_dir: Path, device: Device = "auto", precision: Precision = "auto") -> Engine:
+def load(name: Name, weights_dir: Path, device: Device = "auto", precision: Precision = "auto") -> Engine:
     """Raises: EngineUnavailable."""
     # Only the chosen engine's libraries are imported.
     if name == "relief":
         from worker.engines.relief import Relief  # noqa: PLC0415
 
         return Relief()
-    if name == "triposr":
-        from worker.engines.triposr import TripoSR  # noqa: PLC0415
+    from worker.engines.triposr import TripoSR  # noqa: PLC0415
 
-        return TripoSR(weights_dir / "triposr", device, precision)
-    raise EngineUnavailable(f"There is no engine '{name}'. Set WORKER_ENGINE to triposr or relief.")
+    return TripoSR(weights_dir / "triposr", device, precision)
