@@ -3,7 +3,8 @@
 import sqlalchemy as sa
 from alembic import context
 
-from worker import database, settings
+from worker import database
+from worker.core import settings
 
 if context.is_offline_mode():
     # `alembic upgrade head --sql` prints the statements for a DBA to read.

@@ -25,7 +25,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import QueuePool
 
-from worker import database, devserver, embedded, migrate, weights
+from worker import database, weights
+from worker.database import migrate
+from worker.local import postgres as embedded
+from worker.local import server as devserver
 
 # Several tests run at a time. In each, threads that spin while they wait for each other would take the processors from
 # the rest: one test took 6 s by itself and 109 s beside two others. Children inherit this, too.

@@ -16,9 +16,11 @@ from pathlib import Path
 import httpx
 import psycopg
 
-from worker import database, embedded, migrate
+from worker import database
+from worker.database import migrate
+from worker.local import postgres as embedded
 
-CROWD = Path(__file__).parents[1] / "dashboard" / "crowd.sql"
+CROWD = Path(__file__).parents[1] / "ops" / "dashboard" / "crowd.sql"
 REQUESTS = 40
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from worker import engines, samples, settings
+from worker import engines
+from worker.core import settings
+from worker.core.errors import JobError
 from worker.engines import View
-from worker.errors import JobError
+from worker.engines.presets import PRESETS
+from worker.local import samples
 from worker.mesh.camera import Camera
 from worker.pipeline.choose import merit
 from worker.pipeline.cutout import Cutter
@@ -25,7 +28,6 @@ from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.preview import poster, scene
 from worker.pipeline.quality import assess
-from worker.presets import PRESETS
 
 HEAD = "photo            preset    triangles  GLB kB poster kB    IoU    ΔE score dB without dB with     s"
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import Engine
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job
 

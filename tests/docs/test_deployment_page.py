@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from worker import settings, trial
-from worker.settings import Settings
+from worker.cli import preflight
+from worker.core import settings
+from worker.core.settings import Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
 
@@ -23,8 +24,8 @@ def test_the_settings_of_the_first_host_take_the_photo_of_the_first_job(
     lines = PAGE.partition("worker.env <<'END'\n")[2].partition("END\n")[0].splitlines()
     written = dict(line.split("=", 1) for line in lines)
     photo = f"{written['WORKER_STORAGE_URL']}/uploads/duck.jpg"
-    assert trial.check_photo(photo, configured()).good
+    assert preflight.check_photo(photo, configured()).good
     del written["WORKER_PHOTO_LOOPBACK"]
-    refused = trial.check_photo(photo, configured())
+    refused = preflight.check_photo(photo, configured())
     assert refused.good is False
     assert refused.text.endswith("WORKER_PHOTO_LOOPBACK=true")

@@ -15,9 +15,9 @@ import pytest
 from conftest import until
 from sqlalchemy.engine import Engine
 
-from worker.embedded import Postgres
 from worker.jobs import queue
 from worker.jobs.queue import Job
+from worker.local.postgres import Postgres
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
 NPM = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "shop-model-worker" / "npm"

@@ -10,10 +10,10 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from worker.core.errors import JobError
 from worker.engines import Surface, View, load
+from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
-from worker.errors import JobError
-from worker.presets import PRESETS, Preset
 
 FAST = PRESETS["fast"]
 Drawing = Callable[[ImageDraw.ImageDraw], None]

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from worker import engines
+from worker.core.errors import JobError
 from worker.engines import DeviceLost, EngineUnavailable
+from worker.engines.presets import Preset
 from worker.engines.triposr import TripoSR
-from worker.errors import JobError
 from worker.mesh.clean import is_watertight
-from worker.presets import Preset
 
 TINY = Path(__file__).parent.parent / "data" / "tsr-tiny"
 SMALL = Preset(name="small", grid=48, triangles=2_000, texture=256)

@@ -22,10 +22,10 @@ from hypothesis.stateful import (
 from psycopg.rows import dict_row
 from sqlalchemy.engine import Engine
 
-from worker import embedded
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
+from worker.local import postgres as embedded
 from worker.storage import paths
 
 ENDED = {"completed", "failed", "cancelled"}

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 

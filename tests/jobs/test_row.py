@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import Engine
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.jobs import queue
 
 GOOD = {"shop": "a.myshopify.com", "product_id": "1", "image_urls": ["https://a/b.jpg"]}

@@ -9,11 +9,11 @@ import pytest
 from conftest import until
 from sqlalchemy.engine import Engine
 
+from worker.core.settings import Settings
+from worker.database.monitor import Outage
 from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import Listener, Wakeup
-from worker.outage import Outage
-from worker.settings import Settings
 
 
 @pytest.fixture

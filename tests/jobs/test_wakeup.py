@@ -8,11 +8,12 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
-from worker import database, embedded
+from worker import database
+from worker.core.settings import Settings
+from worker.database.monitor import Outage
 from worker.jobs import wakeup as module
 from worker.jobs.wakeup import Listener, Wakeup
-from worker.outage import Outage
-from worker.settings import Settings
+from worker.local import postgres as embedded
 
 INSERT = "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')"
 

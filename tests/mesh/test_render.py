@@ -5,7 +5,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from worker.mesh.pyramid import LINEAR, Pyramid, srgb
+from worker.mesh.mipmaps import LINEAR, Pyramid, srgb
 from worker.mesh.render import Look, Scene
 from worker.mesh.shading import shade, studio
 

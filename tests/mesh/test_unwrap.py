@@ -1,7 +1,7 @@
 import numpy as np
 import trimesh
 
-from worker.mesh.raster import raster
+from worker.mesh.rasterize import raster
 from worker.mesh.unwrap import unwrap
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.pipeline import address
 from worker.pipeline.address import Policy, is_public, scrubbed, shown
 from worker.pipeline.download import download

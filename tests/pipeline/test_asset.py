@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from worker import samples
 from worker.engines import Front, Surface
+from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
 from worker.engines.triposr import CAMERA, surface_of
-from worker.mesh.raster import raster
+from worker.local import samples
+from worker.mesh.rasterize import raster
 from worker.pipeline.decode import decode
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
-from worker.presets import PRESETS
 from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
 

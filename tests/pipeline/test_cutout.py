@@ -11,7 +11,7 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
 from worker.pipeline.decode import decode
 from worker.pipeline.frame import frame

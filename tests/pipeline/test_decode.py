@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from worker.decoder import decode
-from worker.errors import JobError
+from worker.core.errors import JobError
+from worker.pipeline.decoder import decode
 
 QUADRANTS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "gray": (120, 120, 120)}
 

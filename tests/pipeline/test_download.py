@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.pipeline.address import Policy
 from worker.pipeline.download import download
 

@@ -11,14 +11,14 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from worker.core.errors import JobError
 from worker.engines import Front, Surface, View
+from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
-from worker.errors import JobError
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 from worker.pipeline.finish import finish
 from worker.pipeline.scale import LONGEST_SIDE
-from worker.presets import PRESETS, Preset
 
 FAST = PRESETS["fast"]
 SMALL = Preset(name="small", grid=64, triangles=2000, texture=256)

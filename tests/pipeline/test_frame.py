@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.pipeline.frame import frame
 
 

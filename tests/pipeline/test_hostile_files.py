@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms
 from test_decode import corners, picture, png, wide_profile
 
-from worker.errors import KINDS, JobError
+from worker.core.errors import KINDS, JobError
 from worker.pipeline.decode import decode
 
 NONE, BROKEN, PIXELS = "photo_not_an_image", "photo_broken", "photo_too_many_pixels"

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.engines import Surface
+from worker.engines.presets import Preset
 from worker.mesh.render import Scene
 from worker.pipeline.finish import finish
 from worker.pipeline.preview import FRAMES, MOST_BYTES, poster, scene, turntable
-from worker.presets import Preset
 
 ORANGE, BLUE = np.array([[0.9, 0.5, 0.1], [0.1, 0.2, 0.9]], np.float32)
 

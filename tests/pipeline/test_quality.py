@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from worker.engines import View
+from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
 from worker.mesh.render import Scene
 from worker.pipeline import preview
@@ -16,7 +17,6 @@ from worker.pipeline.choose import Merit, merit
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.quality import Likeness, Photo, assess, blur, compare, score
-from worker.presets import PRESETS
 
 GOOD = Likeness(0.98, 2.0, 0.8)
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)

@@ -81,11 +81,11 @@ def _look(order: Path) -> None:
 
 threading.Thread(target=_obey, name="rogue", daemon=True).start()
 
-if "worker.runner" in sys.orig_argv:
+if "worker.compute.main" in sys.orig_argv:
     import numpy as np
 
     from worker import engines
-    from worker.presets import Preset
+    from worker.engines.presets import Preset
 
     class Tetrahedron:
         """Of another colour each time, so that no two files are the same."""

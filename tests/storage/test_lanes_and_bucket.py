@@ -17,15 +17,15 @@ from conftest import StartDaemon, until
 from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
-from worker import settings
-from worker.attempt import Means, Stop
-from worker.child import Child
-from worker.gate import Gate
+from worker.compute.process import Child
+from worker.core import settings
+from worker.daemon.admission import Gate
+from worker.daemon.attempt import Means, Stop
+from worker.daemon.lane import Lane
+from worker.daemon.scratch import Scratch
+from worker.database.monitor import Outage
 from worker.jobs import queue
 from worker.jobs.wakeup import Wakeup
-from worker.lane import Lane
-from worker.outage import Outage
-from worker.scratch import Scratch
 from worker.storage.supabase import SupabaseStore
 
 
@@ -107,9 +107,9 @@ def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Ite
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.lane.Child", QuickChild)
+    monkeypatch.setattr("worker.daemon.lane.Child", QuickChild)
     monkeypatch.setenv("WORKER_POLL_S", "0.1")
-    monkeypatch.setattr("worker.gate.LONGEST_S", 1.0)
+    monkeypatch.setattr("worker.daemon.admission.LONGEST_S", 1.0)
     monkeypatch.setenv("WORKER_TURNTABLE", "false")
 
 
@@ -170,7 +170,7 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.lane.Child", UnheardChild)
+    monkeypatch.setattr("worker.daemon.lane.Child", UnheardChild)
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
     for n in range(2):
         queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])

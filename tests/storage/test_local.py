@@ -7,8 +7,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from worker import devserver
-from worker.errors import JobError
+from worker.core.errors import JobError
+from worker.local import server as devserver
 from worker.storage.local import LocalStore
 
 GLB = "model/gltf-binary"

@@ -13,8 +13,8 @@ import pytest
 from bucket_server import BUCKET, FAULTS, KEY, BucketServer
 from structlog.testing import capture_logs
 
-from worker.errors import JobError
-from worker.settings import ConfigError
+from worker.core.errors import JobError
+from worker.core.settings import ConfigError
 from worker.storage import StoreUnreachable
 from worker.storage.supabase import TRIES, SupabaseStore
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from test_network import render as volume_render
 
+from worker.engines.presets import PRESETS
 from worker.engines.triposr import surface_of
 from worker.mesh.render import Look, Scene
 from worker.pipeline.finish import finish
-from worker.presets import PRESETS
 from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
 

@@ -20,8 +20,8 @@ from pydantic import SecretStr
 from receiver import SECRET
 from sqlalchemy.engine import Engine
 
+from worker.core.settings import Settings
 from worker.jobs import queue
-from worker.settings import Settings
 from worker.webhooks import sender, signature
 
 PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"

@@ -22,8 +22,8 @@ from receiver import Answer
 from sqlalchemy.engine import Engine
 
 from worker import database
+from worker.core.settings import ConfigError
 from worker.jobs import queue
-from worker.settings import ConfigError
 
 DATABASE_PASSWORD = "planted-database-password"
 BEARER = "planted-bearer-token"

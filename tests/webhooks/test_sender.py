@@ -15,9 +15,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 
-from worker.errors import JobError
+from worker.core.errors import JobError
+from worker.core.settings import ConfigError, Settings
 from worker.jobs import queue
-from worker.settings import ConfigError, Settings
 from worker.webhooks import outbox
 from worker.webhooks import sender as sending
 from worker.webhooks.sender import Sender

@@ -7,7 +7,7 @@ import pytest
 from receiver import SECRET
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from worker.settings import ConfigError
+from worker.core.settings import ConfigError
 from worker.webhooks import signature
 
 NEW = "whsec_" + base64.b64encode(b"another secret of thirty-two byt").decode()

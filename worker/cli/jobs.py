@@ -1,5 +1,6 @@
 """The commands on jobs: enqueue, status, watch, cancel, retry, delete."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
@@ -10,12 +11,14 @@ from rich.prompt import Confirm
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from worker import daemon, database, display, settings, trial
-from worker import watch as live
+from worker import database
+from worker.cli import preflight
 from worker.cli.output import AsJson, connected, console, die, print_json
-from worker.errors import JobError
+from worker.core import settings
+from worker.core.errors import JobError
+from worker.core.settings import ConfigError
 from worker.jobs import queue
-from worker.settings import ConfigError
+from worker.ops.terminal import live, tables
 
 app = typer.Typer()
 Ids = Annotated[list[UUID], typer.Argument(help="Ids of jobs.")]
@@ -48,13 +51,13 @@ def enqueue(
     configured = settings.load()
     with connected(configured) as engine:
         if watch:
-            for check in trial.checks(engine, configured):
-                console.print(display.check_line(check), soft_wrap=True)
-        names = [trial.sample(sample)] if sample else photos or []
-        addresses = [trial.address(photo, configured) for photo in names]
+            for check in preflight.checks(engine, configured):
+                console.print(tables.check_line(check), soft_wrap=True)
+        names = [preflight.sample(sample)] if sample else photos or []
+        addresses = [preflight.address(photo, configured) for photo in names]
         if watch:
             for photo in addresses:
-                console.print(display.check_line(trial.check_photo(photo, configured)), soft_wrap=True)
+                console.print(tables.check_line(preflight.check_photo(photo, configured)), soft_wrap=True)
         try:
             job = queue.enqueue(
                 engine,
@@ -70,7 +73,9 @@ def enqueue(
         if watch:
             rows = live.jobs(engine, [job], console)
             for row in rows:
-                console.print(display.verdict(row, trial.outcome(row), trial.advice(row)), soft_wrap=True)
+                console.print(
+                    tables.verdict(row, preflight.outcome(row), preflight.advice(row)), soft_wrap=True
+                )
             _print_ended(rows, as_json=as_json)
     if as_json:
         print_json({"id": str(job)})
@@ -152,7 +157,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Deletes the files and rows of a product, a variant or a whole shop, for good. Exit code: 75 try again later."""
-    from worker import delete  # noqa: PLC0415
+    from worker.ops import delete  # noqa: PLC0415
     from worker.storage import open_store, paths  # noqa: PLC0415
 
     # An empty id, such as an unset variable of a shell leaves, must not mean everything.
@@ -172,9 +177,9 @@ def delete(
                 raise typer.Abort
         removed = delete.delete(engine, store, stem, shop)
     except delete.StillRunning as error:
-        die(str(error), daemon.TEMPORARY)
+        die(str(error), os.EX_TEMPFAIL)
     except JobError as error:
-        die(f"The storage has failed: {error}", daemon.TEMPORARY if error.retryable else 1)
+        die(f"The storage has failed: {error}", os.EX_TEMPFAIL if error.retryable else 1)
     if as_json:
         print_json({"path": stem, "jobs": removed.jobs, "files": removed.files})
     else:

@@ -12,7 +12,7 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 
 from worker import database
-from worker.settings import Settings
+from worker.core.settings import Settings
 
 console = Console(stderr=True)
 

@@ -5,8 +5,10 @@ from uuid import UUID
 
 import typer
 
-from worker import database, display, settings
+from worker import database
 from worker.cli.output import AsJson, console, print_json
+from worker.core import settings
+from worker.ops.terminal import tables
 from worker.webhooks import outbox
 
 app = typer.Typer(no_args_is_help=True, help="What the backend was told, or would not take.")
@@ -27,7 +29,7 @@ def list_webhooks(
     since = f", the oldest since {counts['oldest']:%d %b %H:%M} UTC" if counts["oldest"] else ""
     console.print(f"waiting [bold]{counts['waiting']}[/bold]{since}   dead [bold]{counts['dead']}[/bold]")
     if events:
-        console.print(display.dead_table(events))
+        console.print(tables.dead_table(events))
 
 
 @app.command("replay")

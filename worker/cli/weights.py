@@ -1,12 +1,15 @@
 """`worker weights`: the models on disk."""
 
+import os
 from typing import Annotated, Any
 
 import typer
 
-from worker import daemon, settings, systemd, weights
+from worker import weights
 from worker.cli.output import AsJson, console, die, print_json
-from worker.settings import ConfigError
+from worker.core import settings
+from worker.core.settings import ConfigError
+from worker.daemon import systemd
 
 app = typer.Typer(no_args_is_help=True, help="The models that the worker needs on disk.")
 WeightNames = Annotated[
@@ -34,7 +37,7 @@ def fetch_weights(
     as_json: AsJson = False,
 ) -> None:
     """Fetches models, once, and goes on where it was interrupted. Exit codes: 75 try again later, 78 it cannot work."""
-    from worker.weights import bar  # noqa: PLC0415 - the daemon draws no bars
+    from worker.ops.terminal import progress as bar  # noqa: PLC0415 - the daemon draws no bars
 
     configured = settings.load()
     if source and len(names or []) != 1:
@@ -53,7 +56,7 @@ def fetch_weights(
                     say=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
                 )
         except weights.SourceUnreachable as error:
-            die(str(error), daemon.TEMPORARY)
+            die(str(error), os.EX_TEMPFAIL)
         except (weights.FetchFailed, weights.WeightsMissing) as error:
             raise ConfigError(str(error)) from None
         if not as_json:
@@ -79,7 +82,7 @@ def verify_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
     problems = [result["problem"] for result in report.values() if not result["verified"]]
     if as_json:
         print_json(report)
-        raise typer.Exit(daemon.CONFIGURATION if problems else 0)
+        raise typer.Exit(os.EX_CONFIG if problems else 0)
     for name in (name for name, result in report.items() if result["verified"]):
         console.print(f"{name}: as it should be")
     if problems:

@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
-from worker.presets import Preset
 
 Name = Literal["triposr", "relief"]
 Device = Literal["auto", "cuda", "mps", "cpu"]

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from worker.core.errors import JobError
 from worker.engines import Front, Surface, View
-from worker.errors import JobError
+from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
-from worker.presets import Preset
 
 Field = NDArray[np.float32]
 Mask = NDArray[np.bool_]

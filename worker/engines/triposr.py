@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from worker import tsr
+from worker.core.errors import JobError
 from worker.engines import Device, DeviceLost, EngineUnavailable, Front, Precision, Surface, View
-from worker.errors import JobError
+from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
-from worker.presets import Preset
 from worker.tsr.field import GPU_CHUNK
 
 Points = NDArray[np.float32]

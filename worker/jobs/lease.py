@@ -10,7 +10,7 @@ from typing import Self
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import metrics, threads
+from worker.core import metrics, threads
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker import database
-from worker.errors import KINDS, JobError
+from worker.core.errors import KINDS, JobError
 
 QUERIES = database.queries("worker.jobs")
 

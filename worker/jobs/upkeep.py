@@ -10,11 +10,11 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import metrics
+from worker.core import metrics
+from worker.core.settings import Settings
+from worker.database.monitor import Outage
 from worker.jobs import queue
 from worker.jobs.wakeup import Listener, Wakeup
-from worker.outage import Outage
-from worker.settings import Settings
 
 LISTENING_S = 10.0  # between two looks where notifications arrive
 FIRST_POLL_S = 1.0  # … and where they do not, as long as there was something lately

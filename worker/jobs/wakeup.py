@@ -14,9 +14,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker import database
+from worker.core.settings import Settings
+from worker.database.monitor import REFUSED_S, Outage, refused
 from worker.jobs import queue
-from worker.outage import REFUSED_S, Outage, refused
-from worker.settings import Settings
 
 JOBS, CANCEL, EVENTS = "worker_jobs", "worker_cancel", "worker_webhooks"
 GAUGES = "worker_gauges"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.camera import Camera
-from worker.mesh.raster import raster
+from worker.mesh.rasterize import raster
 
 Floats = NDArray[np.float32]
 View = NDArray[np.uint8]  # (S, S, 4) sRGB, straight alpha

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.mesh.camera import Camera
-from worker.mesh.pyramid import Pyramid, srgb
-from worker.mesh.raster import Covered, raster
+from worker.mesh.mipmaps import Pyramid, srgb
+from worker.mesh.rasterize import Covered, raster
 from worker.mesh.shading import shade, studio
 
 FIELD_OF_VIEW = 20.0  # degrees: the long lens of a product photo

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.mesh.raster import raster
+from worker.mesh.rasterize import raster
 
 Floats = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.mesh.raster import raster
+from worker.mesh.rasterize import raster
 
 Color = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

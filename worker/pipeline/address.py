@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import httpcore
 import httpx
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 
 Resolve = Callable[[str], list[str]]  # a host's name → its addresses; raises OSError
 

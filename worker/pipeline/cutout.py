@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from worker import weights
-from worker.errors import JobError
+from worker.core.errors import JobError
 
 Rgba = NDArray[np.uint8]  # (H, W, 4), sRGB, straight alpha
 Alpha = NDArray[np.float32]  # (H, W), 0..1

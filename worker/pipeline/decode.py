@@ -1,4 +1,4 @@
-"""A downloaded file → an upright sRGB image, by the decoder's own process (`worker.decoder`)."""
+"""A downloaded file → an upright sRGB image, by the decoder's own process (`worker.pipeline.decoder`)."""
 
 import json
 import signal
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from worker.decoder import claims_to_be_a_photo
-from worker.errors import JobError
+from worker.core.errors import JobError
+from worker.pipeline.decoder import claims_to_be_a_photo
 
 WORKING_SIDE = 2048
 """The longest side of a decoded photo, pixels: four times what a view keeps, and a bound for all later memory."""
@@ -29,7 +29,8 @@ def decode(file: Path, *, cpu_s: int = CPU_S, wall_s: float = WALL_S, memory: in
     if not claims_to_be_a_photo(file):
         raise JobError("photo_not_an_image")  # a process costs a tenth of a second
     with subprocess.Popen(
-        [sys.executable, "-m", "worker.decoder", str(file), str(cpu_s), str(memory)], stdout=subprocess.PIPE
+        [sys.executable, "-m", "worker.pipeline.decoder", str(file), str(cpu_s), str(memory)],
+        stdout=subprocess.PIPE,
     ) as process:
         late = threading.Timer(wall_s, process.send_signal, [signal.SIGXCPU])
         late.start()

@@ -12,7 +12,7 @@ import httpcore
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from worker.errors import JobError
+from worker.core.errors import JobError
 from worker.pipeline import address
 from worker.pipeline.address import Policy, Resolve
 

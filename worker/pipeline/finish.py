@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.core.errors import JobError
 from worker.engines import Front, Surface
-from worker.errors import JobError
+from worker.engines.presets import Preset
 from worker.mesh.clean import close, compact, drop_floaters, is_watertight, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
@@ -21,7 +22,6 @@ from worker.mesh.texture import bake, fill, texels
 from worker.mesh.unwrap import unwrap
 from worker.pipeline.scale import scale
 from worker.pipeline.timing import timed
-from worker.presets import Preset
 
 JPEG_QUALITIES = (90, 80, 65, 50)  # the first with which the file keeps to the preset's size
 

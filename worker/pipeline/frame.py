@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from worker.core.errors import JobError
 from worker.engines import View
-from worker.errors import JobError
 
 SIDE = 512
 FILL = 0.85  # of the square's side, taken by the product's longest side

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from worker.settings import ConfigError, Settings
+from worker.core.settings import ConfigError, Settings
 
 # What the worker stores, by a file's ending; a bucket must allow these types.
 CONTENT_TYPES = {

@@ -14,9 +14,9 @@ from storage3.types import BaseBucket
 from supabase import Client, ClientOptions, create_client
 from supabase.client import SupabaseException
 
-from worker.errors import JobError
-from worker.settings import ConfigError
-from worker.storage import CONTENT_TYPES, Finding, advice, sha256, version
+from worker.core.errors import JobError
+from worker.core.settings import ConfigError
+from worker.storage import CONTENT_TYPES, Finding, bucket_checks, sha256, version
 
 TRIES = 6
 PATIENCE_S = 180  # after so long no other try begins
@@ -58,7 +58,7 @@ class SupabaseStore:
         )
         try:
             supabase: Client = create_client(
-                url, advice.usable(key), options=ClientOptions(httpx_client=client)
+                url, bucket_checks.usable(key), options=ClientOptions(httpx_client=client)
             )
         except (SupabaseException, ValueError) as error:
             raise ConfigError(f"SUPABASE_URL or SUPABASE_SERVICE_ROLE_KEY is malformed: {error}") from None
@@ -116,7 +116,7 @@ class SupabaseStore:
     def check(self) -> list[Finding]:
         try:
             bucket = self._ask()
-            findings = list(advice.judge(bucket, signed=self.signed_url_s is not None))
+            findings = list(bucket_checks.judge(bucket, signed=self.signed_url_s is not None))
             if any(finding.fatal for finding in findings):
                 return findings
             self.bucket.upload(
@@ -124,7 +124,7 @@ class SupabaseStore:
             )
             self.bucket.remove([self._probe])
         except ERRORS as error:
-            return [Finding(fatal=True, text=advice.explain(error, self.bucket.id))]
+            return [Finding(fatal=True, text=bucket_checks.explain(error, self.bucket.id))]
         return findings
 
     def _patiently(self, act: Callable[[], T], check: Check = _nothing) -> T:
@@ -136,7 +136,7 @@ class SupabaseStore:
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(
-                lambda error: advice.may_pass(error) or isinstance(error, (ValueError, KeyError))
+                lambda error: bucket_checks.may_pass(error) or isinstance(error, (ValueError, KeyError))
             ),
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(PATIENCE_S),
             wait=tenacity.wait_random_exponential(multiplier=self.wait_s, max=15 * self.wait_s),
@@ -148,7 +148,7 @@ class SupabaseStore:
             return retrying(act_if_wanted)
         except ERRORS as error:
             code = _code(error)
-            log.error(code, reason=advice.reason(error))  # noqa: TRY400 - the reason says it all
+            log.error(code, reason=bucket_checks.reason(error))  # noqa: TRY400 - the reason says it all
             raise JobError(code) from error
 
     def _holds(self, path: str, size: int, digest: str) -> bool:
@@ -196,9 +196,9 @@ class SupabaseStore:
 
 
 def _code(error: BaseException) -> str:
-    if not isinstance(error, StorageApiError) or advice.may_pass(error):
+    if not isinstance(error, StorageApiError) or bucket_checks.may_pass(error):
         return "storage_unavailable"
-    match advice.status(error):
+    match bucket_checks.status(error):
         case 401 | 402 | 403 | 404:  # the key, the project, or the bucket, whatever the file
             return "storage_denied"
         case 413:
@@ -215,4 +215,6 @@ def _sleep(seconds: float, check: Check) -> None:
 
 def _say(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.warning("storage_retry", reason=advice.reason(error or Exception()), tries=state.attempt_number)
+    log.warning(
+        "storage_retry", reason=bucket_checks.reason(error or Exception()), tries=state.attempt_number
+    )

@@ -13,9 +13,10 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import __version__, database, metrics
-from worker.outage import lost
-from worker.settings import ConfigError, Settings
+from worker import __version__, database
+from worker.core import metrics
+from worker.core.settings import ConfigError, Settings
+from worker.database.monitor import lost
 from worker.webhooks import outbox, retries, signature
 from worker.webhooks.outbox import Event
 

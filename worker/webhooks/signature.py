@@ -7,7 +7,7 @@ import hmac
 from collections.abc import Sequence
 from datetime import datetime
 
-from worker.settings import ConfigError
+from worker.core.settings import ConfigError
 
 
 def keys(secrets: str) -> list[bytes]:

@@ -1,0 +1,347 @@
+"""`worker bench queue`: what the queue does when nothing goes wrong, and when everything does, with real daemons.
+
+The daemons run as in production, with the engine `relief`; their settings are the defaults but where it is said.
+"""
+
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from benchmarks.rig import Daemon, Rig, Row, rig, sql, until
+from sqlalchemy.engine import Engine
+
+from worker import database
+from worker.jobs import queue
+from worker.local import postgres as embedded
+
+POLL_S = 1.0
+LONG_S = 150.0  # longer than anything here takes
+INSERT = (
+    "INSERT INTO jobs (shop, product_id, image_urls, quality) VALUES (%s, %s, %s, 'fast') RETURNING id::text"
+)
+# A job as a bare queue would keep it, and the loop that does it: what a worker must know of it, and no rules.
+BARE = """
+    CREATE TABLE bare (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(), shop text NOT NULL, product_id text NOT NULL, variant_id text,
+        image_urls text[] NOT NULL, quality text NOT NULL DEFAULT 'balanced', metadata jsonb NOT NULL DEFAULT '{}',
+        status text NOT NULL, model_url text, created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        started_at timestamptz, ended_at timestamptz)
+    WITH (fillfactor = 80)
+"""
+BARE_CLAIM = sa.text(
+    "UPDATE bare SET status = 'running', started_at = now() WHERE id = (SELECT id FROM bare"
+    " WHERE status = 'pending' ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
+    " RETURNING id, shop, product_id, variant_id, image_urls, quality, metadata"
+)
+BARE_FINISH = sa.text(
+    "UPDATE bare SET status = 'done', ended_at = now(), model_url = :model_url WHERE id = :id"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    history: int = 500_000  # finished rows
+    settled: int = 2_000  # claimed and settled by each of the two loops
+    shops: int = 50
+    crowd: int = 5_000  # jobs of the shop that does not let the other in
+    pickups: int = 60
+    window_s: float = 60.0  # in which statements are counted
+    lease_s: float = 30.0
+    kills: int = 3
+    outages: Sequence[float] = (1.5, 15.0, 45.0)
+
+
+QUICK = Size(2_000, 100, 10, 200, 10, 10.0, 3.0, 1, (1.5,))
+
+
+def run(size: Size, say: Callable[[str], None]) -> Row:
+    """All measurements; what `--json` prints. Raises: ConfigError; TimeoutError where the queue does not do its work."""
+    found: Row = {}
+    with tempfile.TemporaryDirectory(prefix="worker-bench-") as folder, rig(Path(folder)) as bench:
+        say("claiming and settling beside a bare loop")
+        found["settled_per_s"] = settled_per_s(bench, size)
+        say("one shop behind another's crowd")
+        found["fair_after_claims"] = fair_after_claims(bench, size)
+        say("picking up, by LISTEN and by polling")
+        found["pickup_ms"] = pickup_ms(bench, size)
+        say("counting statements")
+        found["statements_per_s"] = statements_per_s(bench, size)
+        say("killing daemons")
+        found |= {"retaken_s": retaken_s(bench, size), "lease_s": size.lease_s}
+        say("freezing a daemon")
+        found["frozen_writes"] = frozen_writes(bench, size)
+        say("taking Postgres away")
+        found["outages"] = outages(bench, size)
+    return found
+
+
+def settled_per_s(bench: Rig, size: Size) -> Row:
+    """One claimer, claim and settle, over a deep history: ours, and a bare loop of two UPDATEs, in turns.
+
+    Both go through the daemon's engine and hand out the job, so that the ratio is that of the queue's rules alone.
+    """
+    url = bench.database("rate")
+    # The history as it would be, without the time that triggers would take to write it.
+    sql(url, "ALTER DATABASE rate SET session_replication_role = replica")
+    sql(
+        url,
+        "INSERT INTO jobs (shop, product_id, image_urls, status, progress, attempts, model_url, started_at, completed_at)"
+        " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', 'completed', 100, 1, 'http://a/b.glb', now(), now()"
+        " FROM generate_series(1, %s) AS n",
+        size.shops,
+        size.history,
+    )
+    sql(url, "ALTER DATABASE rate RESET session_replication_role")
+    sql(
+        url,
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        " SELECT 'shop-' || n %% %s, 'p' || n, '{http://a/b}' FROM generate_series(1, %s) AS n",
+        size.shops,
+        size.settled,
+    )
+    sql(url, BARE)
+    sql(url, "CREATE INDEX bare_pending ON bare (created_at) WHERE status = 'pending'")
+    for status, rows in (("done", size.history), ("pending", size.settled)):
+        sql(
+            url,
+            "INSERT INTO bare (shop, product_id, image_urls, status)"
+            " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', %s FROM generate_series(1, %s) AS n",
+            size.shops,
+            status,
+            rows,
+        )
+    sql(url, "VACUUM ANALYZE")
+    engine = database.connect(database.parse(url, "DATABASE_URL"))
+    spent = {"bare": 0.0, "ours": 0.0}
+    rounds = 20
+    for _ in range(rounds):
+        # In turns, so that a busy moment does not fall on one of them alone.
+        began = time.perf_counter()
+        for _ in range(size.settled // rounds):
+            _bare(engine)
+        spent["bare"] += time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(size.settled // rounds):
+            job = queue.claim(engine, worker="bench", lease_s=30)
+            assert job
+            queue.complete(engine, job, model_url="http://a/b.glb", report={})
+        spent["ours"] += time.perf_counter() - began
+    engine.dispose()
+    return {name: round(size.settled // rounds * rounds / seconds, 1) for name, seconds in spent.items()}
+
+
+def _bare(engine: Engine) -> None:
+    with engine.connect() as connection:
+        job = dict(connection.execute(BARE_CLAIM).mappings().one())
+    with engine.connect() as connection:
+        connection.execute(BARE_FINISH, {"id": job["id"], "model_url": "http://a/b.glb"})
+
+
+def fair_after_claims(bench: Rig, size: Size) -> int:
+    """The how manieth claim takes shop B's one job, which came when shop A had filled the queue; four lanes."""
+    url = bench.database("fair")
+    sql(
+        url,
+        "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'a', n::text, %s FROM generate_series(1, %s) AS n",
+        bench.photos.missing,
+        size.crowd,
+    )
+    # relief needs no GPU, so four may be named that are not there.
+    daemon = bench.start(url, CUDA_VISIBLE_DEVICES="0,1,2,3")
+    until(lambda: sql(url, "SELECT count(*) >= 20 FROM jobs WHERE attempts > 0") == [(True,)], 60, "claims")
+    job = _insert(url, bench.photos.missing, shop="b")
+    [(committed,)] = sql(url, "SELECT clock_timestamp()")
+    until(
+        lambda: sql(url, "SELECT attempts FROM jobs WHERE id = %s", job) == [(1,)], LONG_S, "shop B's claim"
+    )
+    bench.stop(daemon)
+    [(before,)] = sql(
+        url,
+        "SELECT count(*) FROM jobs JOIN (SELECT started_at FROM jobs WHERE id = %s) AS b"
+        " ON jobs.started_at > %s AND jobs.started_at < b.started_at",
+        job,
+        committed,
+    )
+    return int(before) + 1
+
+
+def pickup_ms(bench: Rig, size: Size) -> Row:
+    """From the INSERT's commit to the lane's line in the log that it has the job."""
+    url = bench.database("pickup")
+    listening = _pickups(bench, url, size)
+    # Nobody listens there, so polling is what is left.
+    nowhere = "postgresql://127.0.0.1:9/nowhere"
+    polling = _pickups(bench, url, size, WORKER_LISTEN_DATABASE_URL=nowhere, WORKER_POLL_S=str(POLL_S))
+    return {
+        "listen": {"p50": _percentile(listening, 50), "p95": _percentile(listening, 95)},
+        "poll": {"interval": POLL_S, "p95": _percentile(polling, 95)},
+    }
+
+
+def _pickups(bench: Rig, url: str, size: Size, **settings: str) -> list[float]:
+    daemon = bench.start(url, **settings)
+    committed = {}
+    with psycopg.connect(url, autocommit=True) as connection:
+        for n in range(size.pickups):
+            time.sleep(random.uniform(0.1, 0.1 + POLL_S / 2))
+            row = connection.execute(INSERT, ["a", f"{n}", bench.photos.missing]).fetchone()
+            assert row
+            committed[row[0]] = time.time()
+            until(lambda: daemon.events("job_failed", job_id=row[0]), LONG_S, "a job to end")  # noqa: B023 - called at once
+    claimed = {job: daemon.first("job_claimed", 1, job_id=job) for job in committed}
+    bench.stop(daemon)
+    return [1000 * (claimed[job] - committed[job]) for job in committed]
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    return round(statistics.quantiles(values, n=100, method="inclusive")[percent - 1], 2)
+
+
+def statements_per_s(bench: Rig, size: Size) -> Row:
+    """What one daemon sends, from the server's own log, while it is idle and while a job runs."""
+    server = bench.postgres.url()
+    for setting in ("log_line_prefix = '%a '", "log_statement = 'all'"):
+        sql(server, f"ALTER SYSTEM SET {setting}")
+    sql(server, "SELECT pg_reload_conf()")
+    url = bench.database("statements")
+    daemon = bench.start(url)
+    counted = {"idle": _statements(bench, size)}
+    _hold(bench, url, [daemon], photos=16)
+    counted["busy"] = _statements(bench, size)
+    bench.stop(daemon)
+    sql(server, "ALTER SYSTEM RESET log_statement")
+    sql(server, "SELECT pg_reload_conf()")
+    return counted
+
+
+def _statements(bench: Rig, size: Size) -> float:
+    log = bench.postgres.data / "log"
+    time.sleep(5)  # what the start, or the claim, still sends
+    before = log.stat().st_size
+    time.sleep(size.window_s)
+    lines = log.read_bytes()[before:].decode(errors="replace").splitlines()
+    ours = [line for line in lines if line.startswith(f"{database.CONNECT_ARGS['application_name']} LOG:  ")]
+    sent = [line for line in ours if "LOG:  statement: " in line or "LOG:  execute " in line]
+    return round(len(sent) / size.window_s, 3)
+
+
+def retaken_s(bench: Rig, size: Size) -> list[float]:
+    """From `kill -9` of a daemon in the middle of a job until another one has it."""
+    url = bench.database("killed")
+    lease = {"WORKER_LEASE_S": str(size.lease_s)}
+    pair = [bench.start(url, **lease), bench.start(url, **lease)]
+    taken = []
+    for _ in range(size.kills):
+        job, victim, other = _hold(bench, url, pair)
+        victim.process.kill()
+        killed = time.time()
+        victim.process.wait()
+        taken.append(round(other.first("job_claimed", LONG_S, job_id=job) - killed, 2))
+        bench.photos.quick.set()
+        pair = [other, bench.start(url, **lease)]
+        _completed(url, job)
+    bench.stop(*pair)
+    return taken
+
+
+def frozen_writes(bench: Rig, size: Size) -> int:
+    """Rows and files that a daemon changes which was frozen, lost its job to another, and wakes when that is done."""
+    url = bench.database("frozen")
+    lease = {"WORKER_LEASE_S": str(size.lease_s)}
+    pair = [bench.start(url, **lease), bench.start(url, **lease)]
+    job, frozen, other = _hold(bench, url, pair)
+    for pid in frozen.processes():
+        os.kill(pid, signal.SIGSTOP)
+    other.first("job_claimed", LONG_S, job_id=job)
+    bench.photos.quick.set()
+    other.first("job_completed", LONG_S, job_id=job)
+    until(
+        lambda: sql(url, "SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL") == [(0,)],
+        60,
+        "webhooks",
+    )
+    before = _state(bench, url)
+    for pid in frozen.processes():
+        os.kill(pid, signal.SIGCONT)
+    frozen.first("lease_lost", LONG_S)
+    time.sleep(size.lease_s / 3 + 2)  # whatever it might still do
+    after = _state(bench, url)
+    bench.stop(*pair)
+    return sum(before.get(key) != after.get(key) for key in before | after)
+
+
+def _state(bench: Rig, url: str) -> dict[str, str]:
+    """Every row of the queue and every file of the store, as text."""
+    rows = {
+        f"{table} {key}": row
+        for table, key_of in (("public.jobs", "id"), ("worker.outbox", "seq"))
+        for key, row in sql(url, f"SELECT {key_of}::text, t::text FROM {table} AS t")
+    }
+    files = (file for file in bench.files.rglob("*") if file.is_file())
+    return rows | {
+        str(file): f"{file.stat().st_mtime_ns} {sha256(file.read_bytes()).hexdigest()}" for file in files
+    }
+
+
+def outages(bench: Rig, size: Size) -> list[Row]:
+    """Postgres stopped under a daemon with a job, which then ends, and under an idle one."""
+    url = bench.database("outages")
+    pair = [bench.start(url), bench.start(url)]
+    found = [_outage(bench, url, pair, away_s) for away_s in size.outages]
+    bench.stop(*pair)
+    return found
+
+
+def _outage(bench: Rig, url: str, pair: list[Daemon], away_s: float) -> Row:
+    job, _, _ = _hold(bench, url, pair)
+    bench.postgres.stop()
+    bench.photos.quick.set()
+    time.sleep(away_s)
+    embedded.start(bench.folder / "postgres")
+    back = time.time()
+    following = _insert(url, bench.photos.missing)
+    taker = until(
+        lambda: [daemon for daemon in pair if daemon.events("job_claimed", job_id=following)],
+        LONG_S,
+        "the next claim",
+    )[0]
+    until(lambda: _row(url, job)["completed_at"], LONG_S, "the result")
+    row = _row(url, job)
+    return {
+        "away_s": away_s,
+        "lost": int((row["status"], row["attempts"]) != ("completed", 1)),
+        "exits": sum(daemon.process.poll() is not None for daemon in pair),
+        "next_claim_s": round(taker.first("job_claimed", 1, job_id=following) - back, 2),
+    }
+
+
+def _hold(bench: Rig, url: str, daemons: list[Daemon], photos: int = 1) -> tuple[str, Daemon, Daemon]:
+    """A job that goes on until the photos come quickly; its id, who has it and who is idle."""
+    bench.photos.quick.clear()
+    job = _insert(url, bench.photos.slow(photos))
+    owners = until(lambda: [d for d in daemons if d.events("job_progress", job_id=job)], LONG_S, "a claim")
+    return job, owners[0], next((daemon for daemon in daemons if daemon not in owners), owners[0])
+
+
+def _insert(url: str, photos: list[str], shop: str = "a") -> str:
+    [(job,)] = sql(url, INSERT, shop, f"{time.monotonic_ns()}", photos)
+    return str(job)
+
+
+def _completed(url: str, job: str) -> None:
+    until(lambda: _row(url, job)["status"] == "completed", LONG_S, "the job to be completed")
+
+
+def _row(url: str, job: str) -> dict[str, Any]:
+    [(row,)] = sql(url, "SELECT to_jsonb(jobs) FROM jobs WHERE id = %s", job)
+    return dict(row)

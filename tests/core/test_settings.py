@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from worker.core import settings
+from worker.core.settings import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in settings.variables():
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    loaded = settings.load()
+    assert (loaded.engine, loaded.supabase_bucket_name, loaded.background_model) == (
+        "triposr",
+        "3d-models",
+        "isnet-general-use",
+    )
+    assert (loaded.soft_limit_s, loaded.hard_limit_s, loaded.lease_s, loaded.grace_s) == (1500, 1800, 30, 120)
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKEND_URL", "")
+    assert settings.load().backend_url is None
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:planted@h/d")
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "planted")
+    monkeypatch.setenv("WEBHOOK_SECRET", "planted")
+    assert "planted" not in repr(settings.load())
+
+
+def test_a_malformed_variable_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_POLL_S", "planted")
+    monkeypatch.setenv("WORKER_LOG_LEVEL", "planted")
+    with pytest.raises(ConfigError, match="WORKER_POLL_S: ") as error:
+        settings.load()
+    assert "WORKER_LOG_LEVEL: " in str(error.value)
+    assert "planted" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", [".env.example", "docs/settings.md"])
+def test_every_variable_is_documented(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert [name for name in settings.variables() if name not in text] == []
+
+
+def test_hosts_of_photos_are_a_list_and_ours_are_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cdn.shopify.com" in settings.load().all_photo_hosts()
+    monkeypatch.setenv("WORKER_PHOTO_HOSTS", "CDN.example.com, *.example.org,")
+    monkeypatch.setenv("SUPABASE_URL", "https://abc.supabase.co")
+    assert settings.load().all_photo_hosts() == ["cdn.example.com", "*.example.org", "abc.supabase.co"]
+
+
+@pytest.mark.parametrize("value", ["https://cdn.example.com", "*example.com", "cdn.*.com", "a/b", "**"])
+def test_hosts_of_photos_that_would_match_nothing_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("WORKER_PHOTO_HOSTS", value)
+    with pytest.raises(ConfigError, match="WORKER_PHOTO_HOSTS: "):
+        settings.load()

@@ -1,0 +1,415 @@
+"""The HTTP port: what the daemon says of itself, held against the rows, the alerts and the documentation."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import psycopg
+import pytest
+import yaml  # type: ignore[import-untyped]  # ships no types
+from bucket_server import BUCKET, KEY, html, serve
+from conftest import Daemon, StartDaemon, until
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.engine import Engine
+
+from worker.core import metrics
+from worker.core.errors import KINDS
+from worker.core.settings import Settings
+from worker.daemon import health
+from worker.daemon.health import Health
+from worker.daemon.lane import Lane
+from worker.daemon.systemd import Heartbeat
+from worker.database.monitor import Outage
+from worker.jobs import queue
+from worker.jobs.wakeup import GAUGES, Listener
+from worker.local import postgres as embedded
+from worker.local import server as devserver
+from worker.storage.supabase import SupabaseStore
+
+ROOT = Path(__file__).parents[2]
+OPERATIONS = ROOT / "docs" / "operations.md"
+ALERTS = ROOT / "docs" / "prometheus-alerts.yml"
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+PutPhoto = Callable[[str, bytes], str]
+
+
+def ask(daemon: Daemon, path: str) -> tuple[int, str]:
+    port = daemon.wait_for("http_listening")["port"]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def parsed(text: str) -> Series:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def scrape(daemon: Daemon) -> Series:
+    return parsed(ask(daemon, "/metrics")[1])
+
+
+def ends(series: Series) -> Counter[tuple[str, str | None]]:
+    found = Counter[tuple[str, str | None]]()
+    for (name, labels), value in series.items():
+        if name == "modelworker_jobs_total" and value:
+            found[dict(labels)["outcome"], dict(labels)["code"] or None] = int(value)
+    return found
+
+
+def total(series: Series, name: str) -> float:
+    return sum(value for (found, _), value in series.items() if found == name)
+
+
+def test_a_scrape_during_twenty_jobs_adds_up_with_the_rows(
+    start_daemon: StartDaemon,
+    sql: psycopg.Connection,
+    site: devserver.DevServer,
+    photos: PutPhoto,
+    mug: bytes,
+) -> None:
+    daemon = start_daemon(WORKER_HTTP_PORT="0")
+    addresses = {
+        photos("text.png", b"no photo"): 13,
+        f"{site.url}/missing.jpg": 3,
+        photos("mug.png", mug): 2,
+        "http://127.0.0.1:9/a.jpg": 1,
+        "http://127.0.0.1:9/b.jpg": 1,
+    }
+    for url, jobs in addresses.items():
+        sql.execute(
+            "INSERT INTO jobs (shop, product_id, image_urls, quality, max_attempts) SELECT 'a', %s || n, ARRAY[%s], 'fast', %s"
+            " FROM generate_series(1, %s) n",
+            [url, url, 3 if url.endswith("b.jpg") else 1, jobs],
+        )
+    # Everything is tried once; the one that has attempts left was inserted last, and waits for its next.
+    before, seen, end = 0.0, [], time.monotonic() + 120
+    while time.monotonic() < end:
+        over = sql.execute(
+            "SELECT count(*) FILTER (WHERE status = 'processing' OR attempts = 0) = 0 FROM jobs"
+        ).fetchone() == (True,)
+        series = scrape(daemon)
+        ended = sum(ends(series).values())
+        assert before <= ended <= total(series, "modelworker_claims_total") <= 20
+        before = ended
+        seen.append(ended)
+        if over and ended == 20:
+            break
+        time.sleep(0.1)
+    assert len(set(seen)) > 2, "some scrapes were in the middle"
+
+    rows = sql.execute(
+        "SELECT CASE status WHEN 'pending' THEN 'postponed' ELSE status::text END, error_code, count(*) FROM jobs GROUP BY 1, 2"
+    ).fetchall()
+    assert ends(series) == {(outcome, code): count for outcome, code, count in rows}
+    assert ends(series) == {
+        ("failed", "photo_not_an_image"): 13,
+        ("failed", "photo_not_found"): 3,
+        ("completed", None): 2,
+        ("failed", "photo_unreachable"): 1,
+        ("postponed", "photo_unreachable"): 1,
+    }
+    lines = sql.execute("SELECT count(*) FROM worker.attempts WHERE ended_at IS NOT NULL").fetchone()
+    assert lines == (total(series, "modelworker_claims_total"),) == (20,)
+    assert series["modelworker_stage_seconds_count", (("stage", "download"),)] == 20
+    assert series["modelworker_stage_seconds_count", (("stage", "upload"),)] == 2
+    assert total(series, "modelworker_lease_renewals_total") >= 2 * 7
+    assert total(series, "modelworker_child_restarts_total") == 0
+    delivered = ("modelworker_webhooks_total", (("outcome", "delivered"),))
+    events = sql.execute("SELECT count(*) FROM worker.outbox").fetchone()
+    until(lambda: (scrape(daemon)[delivered],) == events)
+    _rules_name_what_is_scraped({name for name, _ in series})
+    _documented({name for name, _ in series})
+
+
+def _rules_name_what_is_scraped(scraped: set[str]) -> None:
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    for rule in rules:
+        named = set(re.findall(r"\bmodelworker_\w+", rule["expr"]))
+        assert named, rule
+        # A GPU's figure is there when the first model was made on one.
+        assert named - scraped <= {"modelworker_gpu_memory_peak_bytes"}, rule
+        assert set(rule) >= {"alert", "expr", "labels", "annotations"}
+        assert re.search(rf"^\| `{rule['alert']}` \|", OPERATIONS.read_text(), re.MULTILINE), rule["alert"]
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 10
+
+
+def _documented(scraped: set[str]) -> None:
+    told = set(re.findall(r"^\| `(modelworker_\w+)`", OPERATIONS.read_text(), re.MULTILINE))
+    ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in scraped if name.startswith("modelworker_")}
+    assert told == ours | {"modelworker_gpu_memory_peak_bytes"}
+
+
+def test_the_alert_rules_pass_promtool() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed; Debian has it in the package prometheus")
+    done = subprocess.run(
+        [promtool, "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def parts(daemon: Daemon) -> dict[str, str]:
+    status, body = ask(daemon, "/readyz")
+    answer = json.loads(body)
+    assert status == (200 if answer["ready"] else 503)
+    return {name: said for name, said in answer["parts"].items() if said != "ok"}
+
+
+def test_readiness_says_which_part_is_missing(
+    start_daemon: StartDaemon, postgres: embedded.Postgres, database_url: str
+) -> None:
+    daemon = start_daemon(WORKER_HTTP_PORT="0")
+    assert parts(daemon) == {}
+    status, body = ask(daemon, "/healthz")
+    assert (status, json.loads(body)["lanes"]["cpu"]["doing"]) == (200, "idle")
+    assert ask(daemon, "/secrets")[0] == 404
+
+    name = database_url.rpartition("/")[2]
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        until(lambda: "database" in parts(daemon), 30)
+        series = scrape(daemon)
+        assert series["modelworker_database_up", ()] == 0
+        assert ask(daemon, "/healthz")[0] == 200, "a database that is away is no reason to end the process"
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        until(lambda: parts(daemon) == {}, 60)
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_that_waits_for_its_database_answers(start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(
+        ready=False, WORKER_HTTP_PORT="0", DATABASE_URL="postgresql://u:planted@127.0.0.1:9/x"
+    )
+    assert ask(daemon, "/healthz")[0] == 200
+    assert "waiting for the database" in parts(daemon)["daemon"]
+    assert "modelworker_build_info" in ask(daemon, "/metrics")[1]
+
+
+def test_a_port_that_is_taken_is_named(start_daemon: StartDaemon, site: devserver.DevServer) -> None:
+    daemon = start_daemon(ready=False, WORKER_HTTP_PORT=site.url.rpartition(":")[2])
+    assert daemon.process.wait(30) == 78
+    assert "WORKER_HTTP_PORT" in daemon.log.read_text().splitlines()[-1]
+
+
+def a_lane(heart: Heartbeat) -> Lane:
+    ready = threading.Event()
+    ready.set()
+    child = SimpleNamespace(running=True)
+    return cast(
+        "Lane", SimpleNamespace(device="0", heart=heart, ready=ready, child=child, failed=None, healthy=True)
+    )
+
+
+def test_a_lane_that_owes_its_heartbeat_makes_the_process_unhealthy() -> None:
+    heart = Heartbeat()
+    state = Health(Settings(), lambda: False, lanes=[a_lane(heart)], patience_s=0.05)
+    heart.beat("job 1, generating", silent_s=60)
+    assert state.alive()[0]
+    heart.beat("job 1, generating")
+    until(lambda: not state.alive()[0], 5)
+    assert state.alive()[1]["frozen"] == ["0"]
+    heart.beat()
+    assert state.alive()[0]
+
+
+def test_the_bucket_is_tried_in_the_background_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve() as server:
+        store = SupabaseStore(server.url, KEY, BUCKET, wait_s=0.001)
+        bucket = health.Bucket(store)
+        for _ in range(50):
+            assert bucket.look() == ""
+        assert server.requests == [], "the daemon has looked at its start"
+        monkeypatch.setattr(health, "PROBE_S", (0.0, 0.0))
+        bucket = health.Bucket(store)
+        server.fault = lambda _method, _path: html(503)
+        until(bucket.look, 5)
+        server.fault = lambda _method, _path: None
+        until(lambda: not bucket.look(), 5)
+        monkeypatch.setattr(health, "PROBE_S", (300.0, 300.0))
+        time.sleep(0.1)
+        store.storage.session.close()
+
+
+def test_one_daemon_asks_for_the_queue_and_the_others_hear(
+    engine: Engine, database_url: str, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls, run_after) VALUES ('a', '1', ARRAY['https://a/a.png'], now()),"
+        " ('a', '2', ARRAY['https://a/a.png'], now() + interval '1 h')"
+    )
+    asked = Counter[str]()
+
+    def gauges(name: str) -> metrics.QueueGauges:
+        def look() -> dict[str, Any]:
+            asked[name] += 1
+            return queue.gauges(engine, GAUGES)
+
+        return metrics.QueueGauges(look, lambda: True, backend=True)
+
+    heard = threading.Event()
+    other = gauges("other")
+
+    def hear(payload: str) -> None:
+        other.heard(payload)
+        heard.set()
+
+    listener = Listener(
+        Settings(),
+        engine,
+        Outage(engine, lambda: None),
+        inserted=lambda: None,
+        cancelled=lambda _: None,
+        written=lambda: None,
+        gauged=hear,
+    )
+    listener.start()
+    until(lambda: listener.alive)
+    assert "NaN" in metrics.scrape().decode()
+    one = gauges("one")
+    for _ in range(20):
+        one.refresh()
+    assert heard.wait(10)
+    metrics.QUEUE_OLDEST.set(-1)
+    for _ in range(20):
+        other.refresh()
+    assert asked == {"one": 1}, "neither again, nor both"
+    assert metrics.QUEUE_OLDEST.collect()
+    other.heard('{"due": 3, "oldest": 12.5}')
+    series = parsed(metrics.scrape().decode())
+    assert series["modelworker_queue_oldest_seconds", ()] == 12.5
+    for nonsense in ("", "[]", '{"due": "many"}', '{"due": null}'):
+        other.heard(nonsense)
+    assert parsed(metrics.scrape().decode())["modelworker_queue_jobs", (("state", "due"),)] == 3
+    found = queue.gauges(engine, GAUGES)
+    assert {name: found[name] for name in ("due", "postponed", "running", "stuck", "events", "dead")} == {
+        "due": 1,
+        "postponed": 1,
+        "running": 0,
+        "stuck": 0,
+        "events": 0,
+        "dead": 0,
+    }
+    assert found["oldest"] >= 0
+
+
+def test_figures_that_cannot_be_had_are_not_a_number() -> None:
+    gauges = metrics.QueueGauges(lambda: {"due": 5}, lambda: False, backend=True)
+    gauges.refresh()
+    value = parsed(metrics.scrape().decode())["modelworker_queue_jobs", (("state", "due"),)]
+    assert value != value  # noqa: PLR0124 - NaN
+
+
+@pytest.mark.parametrize(("backend", "late"), [(True, 5000.0), (False, 0.0)])
+def test_events_are_late_only_where_a_backend_waits_for_them(*, backend: bool, late: float) -> None:
+    metrics.QueueGauges(lambda: {"events": 7, "lag": 5000}, lambda: True, backend=backend).refresh()
+    assert parsed(metrics.scrape().decode())["modelworker_queue_webhooks_oldest_seconds", ()] == late
+
+
+def test_what_a_hijacked_child_reports_makes_no_series() -> None:
+    metrics.made({"seconds": {"download": 1.0, "made up": 1.0, "finish": "long"}, "surface": "none"}, "9")
+    metrics.made({"seconds": [], "surface": {"peak_vram_mb": "all"}}, "9")
+    metrics.made({"surface": {"peak_vram_mb": 1024}}, "8")
+    series = parsed(metrics.scrape().decode())
+    assert ("modelworker_stage_seconds_count", (("stage", "made up"),)) not in series
+    assert ("modelworker_gpu_memory_peak_bytes", (("device", "9"),)) not in series
+    assert series["modelworker_gpu_memory_peak_bytes", (("device", "8"),)] == 2**30
+
+
+LEVELS = {"debug", "info", "warning", "error", "exception"}
+# Events whose name is no literal at the call: the codes that storage/supabase.py logs.
+BY_CODE = {code for code in KINDS if code.startswith("storage_")}
+
+
+def events() -> Iterator[str]:
+    """The name of every event that the daemon's code logs."""
+    for file in (ROOT / "worker").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr in LEVELS
+                and ast.unparse(call.func.value) in {"log", "bound", "self.log"}
+            ):
+                name = call.args[0]
+                if isinstance(name, ast.Constant):
+                    yield str(name.value)
+                else:
+                    assert (file.name, ast.unparse(name)) in {
+                        ("supabase.py", "code"),
+                        ("attempt.py", "what"),
+                    }, file
+
+
+def test_every_event_of_the_log_is_documented_and_no_other() -> None:
+    text = OPERATIONS.read_text().partition("## Log events")[2].partition("\n## ")[0]
+    told = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+    logged = set(events()) | BY_CODE | {"child_died", "child_killed", "library"}
+    assert told == logged
+
+
+def test_every_error_code_is_documented_and_no_other() -> None:
+    text = OPERATIONS.read_text().partition("## Error codes")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == set(KINDS)
+
+
+def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(
+    start_daemon: StartDaemon, engine: Engine, photos: PutPhoto
+) -> None:
+    daemon = start_daemon()
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photos("text.png", b"no photo")])
+    until(lambda: queue.look(engine, [job])[0]["status"] == "failed")
+    failed = daemon.wait_for("job_failed")
+    assert (failed["job_id"], failed["shop"], failed["attempt"], failed["stage"]) == (
+        str(job),
+        "a",
+        1,
+        "downloading",
+    )
+    assert failed["seconds"] >= 0
+    story = [event["event"] for event in daemon.events() if event.get("job_id") == str(job)]
+    assert story[0] == "job_claimed"
+    assert story[-1] == "job_failed"
+    assert "stage" not in next(event for event in daemon.events("ready"))
+    assert daemon.stop() == 0
+    lines = daemon.log.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("{") and not line.startswith("SIGTERM")] == []
+    assert {event.get("logger") for event in daemon.events()} == {None}
+
+
+def test_a_library_s_warning_becomes_a_line_like_ours() -> None:
+    code = (
+        "import logging, warnings; from worker import logs; logs.configure('json', 'debug');"
+        "logging.getLogger('httpx').info('GET https://a/?token=planted');"
+        "logging.getLogger('httpx').warning('slow'); warnings.warn('old')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["event"], line["logger"], line["level"]) for line in lines] == [
+        ("library", "httpx", "warning"),
+        ("library", "py.warnings", "warning"),
+    ]
+    assert lines[0]["said"] == "slow"
+    assert done.stderr == ""

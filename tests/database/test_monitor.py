@@ -1,0 +1,200 @@
+"""What the threads of a daemon know of the database, and what it says of that. Real outages: tests/test_outages.py."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import until
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
+
+from worker import database
+from worker.core import threads
+from worker.database import monitor
+from worker.database.monitor import Outage
+from worker.jobs import queue
+
+
+@pytest.fixture
+def down() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def watched(engine: Engine, down: threading.Event) -> Iterator[Outage]:
+    def probe() -> None:
+        if down.is_set():
+            raise psycopg.OperationalError("connection refused")
+        database.probe(engine.url)
+
+    yield Outage(engine, probe)
+    down.clear()
+
+
+def terminate(sql: psycopg.Connection) -> None:
+    sql.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+
+def events(logs: list[Any]) -> list[str]:
+    return [line["event"] for line in logs]
+
+
+def test_many_threads_lose_the_database_with_one_line_and_get_it_back_with_one(
+    engine: Engine, sql: psycopg.Connection, watched: Outage, down: threading.Event
+) -> None:
+    def work() -> None:
+        while not done.is_set():
+            try:
+                queue.outlook(engine)
+                connected.add(threading.get_ident())
+            except DBAPIError:
+                watched.wait(0.1)
+
+    done = threading.Event()
+    connected: set[int] = set()
+    with capture_logs() as logs:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(connected) == 4)
+        down.set()
+        terminate(sql)
+        until(lambda: not watched.over.is_set())
+        down.clear()
+        assert watched.wait(10)
+        time.sleep(0.3)
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert events(logs) == ["database_lost", "database_back"]
+
+
+def test_a_read_only_server_is_left_like_a_dead_one(
+    engine: Engine, sql: psycopg.Connection, watched: Outage, database_url: str
+) -> None:
+    """After a failover the old connection ends at a standby; a later one finds the new primary."""
+    name = database_url.rpartition("/")[2]
+    sql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+    engine.dispose()
+    with capture_logs() as logs:
+        with pytest.raises(DBAPIError) as error:
+            queue.claim(engine, worker="w", lease_s=30)
+        assert monitor.lost(error.value.orig)
+        assert not watched.wait(1)
+        sql.execute(f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL".encode())
+        assert watched.wait(10)
+        assert queue.claim(engine, worker="w", lease_s=30) is None
+    assert events(logs) == ["database_lost", "database_back"]
+
+
+def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def probe() -> None:
+        tries.append(1)
+        raise psycopg.OperationalError('FATAL:  password authentication failed for user "worker"')
+
+    monkeypatch.setattr(monitor, "REFUSED_S", (0.5, 300.0))
+    wrong = database.connect(engine.url.set(password="wrong"))
+    seen = Outage(wrong, probe)
+    with capture_logs() as logs:
+        with pytest.raises(DBAPIError):
+            queue.outlook(wrong)
+        until(lambda: tries)
+        time.sleep(1)
+    assert "password authentication failed" in logs[0]["reason"]
+    assert events(logs) == ["database_lost"]
+    assert len(tries) == 1
+    assert not seen.over.is_set()
+
+
+def test_a_statement_that_is_never_answered_is_given_up(
+    engine: Engine, sql: psycopg.Connection, watched: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.database.connection.ANSWER_S", 0.5)
+    with sql.transaction():
+        sql.execute("LOCK TABLE jobs")
+        with pytest.raises(DBAPIError, match="no answer within"):
+            queue.outlook(engine)
+    assert watched.wait(10)
+    assert not queue.outlook(engine).due
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (psycopg.OperationalError("connection refused"), True),
+        (psycopg.errors.AdminShutdown(), True),
+        (psycopg.errors.ReadOnlySqlTransaction(), True),
+        (psycopg.errors.TooManyConnections(), True),
+        (psycopg.errors.SerializationFailure(), False),
+        (psycopg.errors.UndefinedTable(), False),
+        (psycopg.errors.QueryCanceled(), False),
+        (ValueError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_means_that_the_database_is_away(error: BaseException, *, is_lost: bool) -> None:
+    assert monitor.lost(error) is is_lost
+
+
+def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
+    engine: Engine, sql: psycopg.Connection, watched: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit on threads is played: root has none."""
+    begin = threads.begin
+    refused = set[str]()
+
+    def scarce(target: Callable[[], object]) -> None:
+        if target.__name__ not in refused:
+            refused.add(target.__name__)
+            raise RuntimeError("can't start new thread")
+        begin(target)
+
+    monkeypatch.setattr(threads, "begin", scarce)
+    for _ in range(2):
+        assert _reached(engine)
+        terminate(sql)
+        assert not _reached(engine)
+        assert watched.wait(10)
+    assert refused == {"_watch", "_try"}
+    assert _reached(engine)
+
+
+def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
+    engine: Engine,
+    sql: psycopg.Connection,
+    watched: Outage,
+    down: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", ended.append)
+    queue.outlook(engine)
+    down.set()
+    terminate(sql)
+    with capture_logs() as logs:
+        with monkeypatch.context() as scarce:
+            scarce.setattr(monitor, "random", None)  # as memory is: what it wants is not to be had
+            with pytest.raises(DBAPIError):
+                queue.outlook(engine)
+            until(lambda: ended)
+        assert watched.wait(10), "who tries next finds out"
+    assert _reached(engine)
+    assert events(logs) == ["database_lost"]
+
+
+def _reached(engine: Engine) -> bool:
+    try:
+        queue.outlook(engine)
+    except DBAPIError:
+        return False
+    return True

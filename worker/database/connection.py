@@ -1,0 +1,140 @@
+"""Connections to Postgres, safe on a direct address, a session pooler and a transaction pooler alike."""
+
+import time
+from importlib.resources import files
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.abc import RV, PQGen
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError
+
+from worker.core.settings import ConfigError, Settings
+
+# The revision of migrations/ that this code was written for; a test holds it against alembic's head.
+SCHEMA = "0006"
+
+# Prepared statements break behind a transaction pooler. TCP gives up on a silent peer in well under a lease.
+CONNECT_ARGS: dict[str, Any] = {
+    "prepare_threshold": None,
+    "connect_timeout": 5,
+    "application_name": "shop-model-worker",
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+
+# Every statement of ours takes milliseconds. One that is not answered by then never will be: the peer's kernel may go on
+# acknowledging what a proxy, or a frozen server, no longer reads, so that TCP's own bounds do not see it.
+ANSWER_S = 10.0
+
+
+class Connection(psycopg.Connection[Any]):
+    """Closes itself, and raises OperationalError, where a statement is not answered within ANSWER_S."""
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        deadline = time.monotonic() + ANSWER_S
+        try:
+            return super().wait(gen, interval, ANSWER_S)
+        except psycopg.OperationalError:
+            if time.monotonic() < deadline:
+                raise
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {ANSWER_S:g} s") from None
+
+
+def url(settings: Settings) -> URL:
+    """Raises: ConfigError where DATABASE_URL is missing or malformed."""
+    if settings.database_url is None:
+        raise ConfigError(
+            "DATABASE_URL is not set. Give the Postgres that holds the jobs, as postgresql://…."
+        )
+    return parse(settings.database_url.get_secret_value(), "DATABASE_URL")
+
+
+def parse(text: str, variable: str) -> URL:
+    """An ordinary `postgres://` or `postgresql://` address for SQLAlchemy's psycopg. Raises: ConfigError."""
+    try:
+        parsed = make_url(text)
+    except (ArgumentError, ValueError):
+        raise ConfigError(
+            f"{variable} is not an address of the form postgresql://user:password@host/name."
+        ) from None
+    if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
+        raise ConfigError(f"{variable} must begin with postgresql://, not {parsed.drivername}://.")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def connect(target: URL, *, pool_size: int = 2) -> Engine:
+    """An engine on which every statement is its own transaction: the queue's rules are one statement each."""
+    engine = sa.create_engine(
+        target,
+        isolation_level="AUTOCOMMIT",
+        pool_size=pool_size,
+        max_overflow=2,
+        pool_recycle=300,
+        connect_args=CONNECT_ARGS,
+        hide_parameters=True,
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, arguments: list[Any], named: dict[str, Any]) -> Connection:
+        return Connection.connect(*arguments, **named)
+
+    return engine
+
+
+def probe(target: URL) -> None:
+    """Whether a statement of ours would succeed now, by a connection of its own. Raises: psycopg.Error."""
+    with _direct(target) as connection:
+        found = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
+    if found != ("off",):
+        raise psycopg.errors.ReadOnlySqlTransaction("the server is read-only")
+
+
+def reason(error: BaseException | None) -> str:
+    """What the database or the driver says, on one line."""
+    return " ".join(str(error).split())
+
+
+def listen(settings: Settings) -> psycopg.Connection[Any]:
+    """A connection of its own for LISTEN."""
+    secret = settings.listen_database_url
+    target = parse(secret.get_secret_value(), "WORKER_LISTEN_DATABASE_URL") if secret else url(settings)
+    return _direct(target)
+
+
+def _direct(target: URL) -> psycopg.Connection[Any]:
+    dsn = target.set(drivername="postgresql").render_as_string(hide_password=False)
+    return Connection.connect(dsn, autocommit=True, **CONNECT_ARGS)
+
+
+def check_schema(engine: Engine) -> None:
+    """Raises: ConfigError with the command to run, where the database's schema is not the one of this code."""
+    with engine.connect() as connection:
+        if connection.scalar(sa.text("SELECT to_regclass('worker.alembic_version')")) is None:
+            raise ConfigError("The database has no jobs table yet. Run: worker migrate")
+        found = connection.scalar(sa.text("SELECT version_num FROM worker.alembic_version"))
+    if found == SCHEMA:
+        return
+    if found is None or (found.isdigit() and found < SCHEMA):
+        raise ConfigError(
+            f"The database's schema ({found}) is older than this worker's ({SCHEMA}). Run: worker migrate"
+        )
+    raise ConfigError(
+        f"The database's schema ({found}) is newer than this worker's ({SCHEMA}). Update this worker, "
+        f"or take the schema back; with the newer worker run: alembic downgrade {SCHEMA}"
+    )
+
+
+def queries(package: str) -> dict[str, sa.TextClause]:
+    """Reads `queries.sql` of a package: statements by name, each under a line `-- name: …`."""
+    text = (files(package) / "queries.sql").read_text()
+    blocks = (block.partition("\n") for block in text.split("-- name: ")[1:])
+    return {name.strip(): sa.text(statement) for name, _, statement in blocks}

@@ -1,0 +1,235 @@
+"""`worker demo`: sample photos through the real daemon, watched live, then a page to look at the models."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from sqlalchemy.engine import Engine
+
+from worker import database
+from worker.core.settings import ConfigError
+from worker.jobs import queue
+from worker.local import postgres as embedded
+from worker.local import samples
+from worker.local import stack as dev
+from worker.local.demo.page import Photo, Result, write_page
+from worker.ops.terminal import formats, tables
+from worker.storage import paths
+
+SHOP = "demo.myshopify.com"
+LIMIT_S = 900  # for all jobs together, far more than they take
+WEBHOOKS_S = 15  # for the last events to arrive
+PAUSE_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A job of the demo and the end that it should have."""
+
+    product: str
+    title: str
+    photos: Mapping[str, bytes]
+    quality: str
+    fails_with: str | None = None
+
+
+def run(results: Path, *, engine: str, console: Console) -> int:
+    """0 if every job ended as it should and the backend was told so, else 1. Raises: ConfigError."""
+    dev.ensure_weights(console, engine)
+    results.mkdir(parents=True, exist_ok=True)
+    chosen = _samples()
+    events: list[dict[str, Any]] = []
+    # Nothing of the demo stays but its results.
+    with tempfile.TemporaryDirectory(prefix="worker-demo-") as folder:
+        try:
+            with dev.stack(Path(folder), engine=engine, heard=events.append) as stack:
+                rows = _work(stack, chosen, results / "daemon.log", console)
+                _wait_for_webhooks(rows, events)
+                shown = [
+                    _collect(sample, row, stack.files, results, events)
+                    for sample, row in zip(chosen, rows, strict=True)
+                ]
+        finally:
+            embedded.remove(Path(folder) / "postgres")
+    page = results / "index.html"
+    write_page(shown, page)
+    wrong = [
+        problem
+        for sample, row in zip(chosen, rows, strict=True)
+        if (problem := _problem(sample, row, events))
+    ]
+    _summarise(console, shown, wrong, page)
+    return 1 if wrong else 0
+
+
+def _samples() -> list[Sample]:
+    duck, robot, side = (
+        samples.path(name).read_bytes() for name in ("duck.jpg", "robot.jpg", "robot-side.jpg")
+    )
+    return [
+        Sample(
+            product="vase",
+            title="Vase, cut out already",
+            photos={"vase.png": samples.path("vase.png").read_bytes()},
+            quality="balanced",
+        ),
+        Sample(product="duck", title="Duck on white", photos={"duck.jpg": duck}, quality="fast"),
+        Sample(
+            product="bottle",
+            title="Bottle on grey",
+            photos={"bottle.jpg": samples.path("bottle.jpg").read_bytes()},
+            quality="fast",
+        ),
+        Sample(
+            product="coffee",
+            title="A real photograph, with a table behind the cup",
+            photos={"coffee.jpg": samples.coffee_jpeg()},
+            quality="balanced",
+        ),
+        Sample(
+            product="robot",
+            title="Three photos, the first one damaged",
+            photos={"damaged.jpg": duck[: len(duck) // 3], "robot.jpg": robot, "robot-side.jpg": side},
+            quality="fast",
+        ),
+        Sample(
+            product="note",
+            title="Not a photo, so that an error is seen too",
+            photos={"note.jpg": b"This is a text, whatever its name says.\n"},
+            quality="fast",
+            fails_with="photo_not_an_image",
+        ),
+    ]
+
+
+def _work(
+    stack: dev.Stack, chosen: Sequence[Sample], log: Path, console: Console
+) -> Sequence[Mapping[str, Any]]:
+    """The rows of the samples once all have ended. Raises: ConfigError where the daemon ends before."""
+    db = database.connect(database.parse(stack.environment["DATABASE_URL"], "DATABASE_URL"))
+    try:
+        # The page turns each model itself.
+        still = replace(stack, environment={**stack.environment, "WORKER_TURNTABLE": "false"})
+        with log.open("wb") as output, dev.daemon(still, stdout=output, stderr=output) as process:
+            ids = [_enqueue(db, stack, sample) for sample in chosen]
+            end = time.monotonic() + LIMIT_S
+            with Live(Table(), console=console, auto_refresh=False) as live:
+                while True:
+                    rows = queue.look(db, ids)
+                    live.update(tables.jobs_table(rows), refresh=True)
+                    if all(row["completed_at"] for row in rows):
+                        return rows
+                    if process.poll() is not None:
+                        said = log.read_text().strip().splitlines()
+                        raise ConfigError(
+                            said[-1].removeprefix("error: ") if said else f"The daemon ended; see {log}."
+                        )
+                    if time.monotonic() > end:
+                        raise ConfigError(f"The jobs are not done after {LIMIT_S} s; see {log}.")
+                    time.sleep(PAUSE_S)
+    finally:
+        db.dispose()
+
+
+def _enqueue(db: Engine, stack: dev.Stack, sample: Sample) -> UUID:
+    folder = stack.files / "photos" / sample.product
+    folder.mkdir(parents=True)
+    for name, content in sample.photos.items():
+        (folder / name).write_bytes(content)
+    return queue.enqueue(
+        db,
+        shop=SHOP,
+        product_id=sample.product,
+        image_urls=[f"{stack.server.url}/photos/{sample.product}/{name}" for name in sample.photos],
+        quality=sample.quality,
+        metadata={"title": sample.title},
+    )
+
+
+def _wait_for_webhooks(rows: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> None:
+    end = time.monotonic() + WEBHOOKS_S
+    while time.monotonic() < end and any(_last_event(row, events) != row["status"] for row in rows):
+        time.sleep(PAUSE_S)
+
+
+def _last_event(row: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str | None:
+    return next((e["body"]["status"] for e in reversed(events) if e["body"]["jobId"] == str(row["id"])), None)
+
+
+def _problem(sample: Sample, row: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str | None:
+    wanted = "failed" if sample.fails_with else "completed"
+    if (row["status"], row["error_code"]) != (wanted, sample.fails_with):
+        return f"{sample.product}: {row['status']} ({row['error_code']}) where it should be {wanted}"
+    if _last_event(row, events) != wanted:
+        return f"{sample.product}: the webhook of its end did not arrive"
+    return None
+
+
+def _collect(
+    sample: Sample, row: Mapping[str, Any], files: Path, results: Path, events: Sequence[Mapping[str, Any]]
+) -> Result:
+    """Copies the job's files into the results."""
+    told = row["metadata"].get("worker", {})
+    model = told.get("model", {})
+    refused = {
+        Path(photo["url"]).name: f"refused: {photo['error_code']}"
+        for photo in told.get("photos", [])
+        if photo["status"] == "refused"
+    }
+    stem = files / paths.stem(row["shop"], row["product_id"], row["variant_id"])
+
+    def kept(ending: str) -> Path | None:
+        source = stem.with_name(stem.name + ending)
+        return (
+            Path(shutil.copy(source, results)) if row["status"] == "completed" and source.exists() else None
+        )
+
+    return Result(
+        job_id=str(row["id"]),
+        title=sample.title,
+        shop=row["shop"],
+        product=row["product_id"],
+        status=row["status"],
+        quality=row["quality"],
+        engine=told.get("engine"),
+        error_code=row["error_code"],
+        error_message=row["error_message"],
+        photos=[Photo(content, refused.get(name, "")) for name, content in sample.photos.items()],
+        cutout=kept(".cutout.png"),
+        poster=kept(".png"),
+        glb=kept(".glb"),
+        seconds=(row["completed_at"] - row["started_at"]).total_seconds(),
+        stages=formats.in_turn(told.get("seconds", {})),
+        glb_bytes=model.get("glb_bytes"),
+        triangles=model.get("triangles"),
+        watertight=model.get("watertight"),
+        score=told.get("quality", {}).get("score"),
+        warnings=told.get("quality", {}).get("warnings", ()),
+        events=[
+            f"{e['body']['status']} {e['body'].get('progress', '')} %"
+            for e in events
+            if e["body"]["jobId"] == str(row["id"])
+        ],
+    )
+
+
+def _summarise(console: Console, shown: Sequence[Result], wrong: Sequence[str], page: Path) -> None:
+    done = [result for result in shown if result.status == "completed"]
+    console.print(
+        f"\n[bold]{len(done)} models[/bold] and {len(shown) - len(done)} job that failed as it should"
+        if not wrong
+        else "\n[bold red]Not as it should be:[/bold red] " + "; ".join(wrong)
+    )
+    if any(result.engine == "relief" for result in done):
+        console.print(
+            "Made by [bold]relief[/bold], the preview engine: the front is the photo, the rest is inferred from its outline."
+        )
+    console.print(f"Look at them: {page.resolve().as_uri()}", soft_wrap=True)

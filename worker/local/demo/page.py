@@ -1,0 +1,108 @@
+"""The results page: one HTML file that shows each job from photo to model and needs neither server nor network."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from worker.ops import dashboard
+from worker.ops.terminal.formats import duration, file_size
+
+FOLDER = Path(__file__).parent
+
+# What a browser can show, by its first bytes. A photo that is none of these is shown as a file with its note.
+SIGNATURES = (
+    (b"\xff\xd8\xff", 0, "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
+    (b"GIF8", 0, "image/gif"),
+    (b"WEBP", 8, "image/webp"),
+    (b"ftypavif", 4, "image/avif"),
+)
+
+
+class Photo(NamedTuple):
+    """A photo as the job was given it, and what became of it where that needs saying."""
+
+    image: bytes | Path
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One job as it ended."""
+
+    job_id: str
+    title: str
+    shop: str
+    product: str
+    status: str
+    quality: str
+    engine: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    photos: Sequence[Photo] = ()
+    cutout: Path | None = None
+    poster: Path | None = None
+    glb: Path | None = None
+    seconds: float | None = None  # from claim to end
+    stages: dict[str, float] = field(default_factory=dict)  # seconds by stage, in order
+    glb_bytes: int | None = None
+    triangles: int | None = None
+    watertight: bool | None = None
+    score: float | None = None  # 0..100, docs/models.md
+    warnings: Sequence[str] = ()
+    events: Sequence[str] = ()  # the webhooks, in the order in which they arrived
+
+
+class Shown(NamedTuple):
+    """A photo on the page."""
+
+    uri: str | None  # None: no browser can show it
+    size: str
+    note: str
+
+
+def media_type(data: bytes) -> str | None:
+    return next((kind for start, at, kind in SIGNATURES if data[at : at + len(start)] == start), None)
+
+
+def data_uri(image: bytes | Path | None) -> str | None:
+    if image is None:
+        return None
+    data = image.read_bytes() if isinstance(image, Path) else image
+    kind = media_type(data)
+    return kind and f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def show(photo: Photo) -> Shown:
+    size = photo.image.stat().st_size if isinstance(photo.image, Path) else len(photo.image)
+    return Shown(data_uri(photo.image), file_size(size), photo.note)
+
+
+def write_page(results: Sequence[Result], target: Path) -> None:
+    """Write `target`. The GLBs stay where they are; the page links to them and carries a copy for its viewers."""
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"data_uri": data_uri, "duration": duration, "file_size": file_size, "show": show}
+    viewer = (Path(dashboard.__file__).parent / "static" / "viewer.js").read_text(encoding="utf-8")
+    page = environment.get_template("page.html.j2").render(
+        results=results,
+        done=[result for result in results if result.status == "completed"],
+        viewer=viewer,
+        # The page's policy names this one script by its hash: whatever else slipped in, it would not run.
+        viewer_hash=base64.b64encode(hashlib.sha256(viewer.encode()).digest()).decode(),
+        base64=lambda path: base64.b64encode(path.read_bytes()).decode(),
+        link=lambda path: quote(Path(os.path.relpath(path, target.parent)).as_posix()),
+    )
+    target.write_text(page, encoding="utf-8", newline="\n")

@@ -1,0 +1,116 @@
+"""Who may see the pages, and what a browser may do with them."""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.core.settings import Settings
+
+COOKIE = "worker_dashboard"
+COOKIE_S = 30 * 86_400
+
+
+class Door:
+    """Open to those who know the token; to everybody who can reach it where there is none."""
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token.encode() if token else None
+
+    def fits(self, token: str) -> bool:
+        return self.token is not None and hmac.compare_digest(token.encode(), self.token)
+
+    def lets_in(self, request: Request) -> bool:
+        if self.token is None:
+            # Only on loopback, where another site's page could reach us under a name of its own (DNS rebinding).
+            return is_loopback(_host(request))
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.fits(credentials.strip())
+        cookie = request.cookies.get(COOKIE, "")
+        return hmac.compare_digest(cookie.encode(), self._cookie().encode())
+
+    def remember(self, request: Request, response: Response) -> None:
+        response.set_cookie(
+            COOKIE,
+            self._cookie(),
+            max_age=COOKIE_S,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+
+    def _cookie(self) -> str:
+        """Not the token itself: who finds the cookie cannot log in elsewhere with it."""
+        return hmac.new(self.token or b"", b"worker dashboard", hashlib.sha256).hexdigest()
+
+
+def _host(request: Request) -> str:
+    """As the client says it: request.url takes our own address where it does not like what it reads."""
+    try:
+        return urlsplit("//" + request.headers.get("host", "")).hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def headers(settings: Settings) -> Mapping[str, str]:
+    """On every answer. Pictures and models come from where the worker takes photos and puts models, nothing else does."""
+    stores = _origins(settings)
+    pictures = ["'self'", *stores, *_photo_sources(settings)]
+    policy = {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "img-src": pictures,
+        "connect-src": ["'self'", *stores],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "frame-ancestors": ["'none'"],
+    }
+    return {
+        "content-security-policy": "; ".join(f"{name} {' '.join(of)}" for name, of in policy.items()),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "x-frame-options": "DENY",
+    }
+
+
+def web_address(value: object) -> str | None:
+    """An address that may become a link or a picture: http or https, and nothing that is read in two ways."""
+    if not isinstance(value, str) or any(letter <= " " or letter in '\\"<>\x7f' for letter in value):
+        return None
+    try:
+        parts = urlsplit(value)
+        host, user = parts.hostname, parts.username
+    except ValueError:
+        return None
+    return value if parts.scheme in {"http", "https"} and host and not user else None
+
+
+def _origins(settings: Settings) -> list[str]:
+    addresses = filter(None, map(web_address, (settings.supabase_url, settings.storage_url)))
+    return [f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, addresses)]
+
+
+def _photo_sources(settings: Settings) -> list[str]:
+    schemes = ["https", "http"] if settings.photo_http else ["https"]
+    sources = [
+        f"{scheme}:" if host == "*" else f"{scheme}://{host}"
+        for host in settings.photo_hosts
+        for scheme in schemes
+    ]
+    return [*sources, *(["http://127.0.0.1:*", "http://localhost:*"] if settings.photo_loopback else [])]

@@ -1,0 +1,217 @@
+"""The routes: two pages and a login, all read-only, rendered here; what moves by itself is fetched again by dashboard.js."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+from uuid import UUID
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from worker import database
+from worker.core.settings import ConfigError, Settings
+from worker.ops.dashboard import access, pages
+from worker.ops.terminal import formats
+
+FOLDER = Path(__file__).parent
+STATIC = {
+    "style.css": (FOLDER / "static" / "style.css", "text/css"),
+    "dashboard.js": (FOLDER / "static" / "dashboard.js", "text/javascript"),
+    "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
+    "viewer.js": (FOLDER / "static" / "viewer.js", "text/javascript"),
+}
+LARGEST_FORM = 4096  # bytes
+
+# How often a page asks for itself again, in seconds: while something runs, and else.
+LIVE_S, IDLE_S = 1, 4
+
+Next = Callable[[Request], Awaitable[Response]]
+
+
+def create(engine: Engine, settings: Settings) -> Starlette:
+    """The ASGI application. It needs no database to start."""
+    token = settings.dashboard_token
+    door = access.Door(token.get_secret_value() if token else None)
+    site = _Site(engine, door, access.headers(settings), _renderer())
+    return Starlette(
+        routes=[
+            Route("/", site.overview),
+            Route("/jobs/{id}", site.job),
+            Route("/login", site.login, methods=["POST"]),
+            Route("/static/{name}", _static),
+        ],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=site.guard)],
+        exception_handlers={
+            DBAPIError: site.database_away,
+            PoolTimeout: site.database_away,
+            HTTPException: site.failed,
+            Exception: site.failed,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Site:
+    engine: Engine
+    door: access.Door
+    headers: Mapping[str, str]
+    render: Callable[..., Response]
+
+    def overview(self, request: Request) -> Response:
+        query = request.query_params
+        status = query.get("status", "") if query.get("status") in pages.STATES else ""
+        search = query.get("q", "").strip()[:255].replace("\0", "")
+        page = int(text) if (text := query.get("page", "")).isdecimal() and len(text) < 6 else 1
+        page = min(max(page, 1), pages.LAST_PAGE)
+        found = pages.listing(self.engine, status=status, search=search, page=page)
+        return self.render(
+            "queue.html.j2",
+            **pages.glance(self.engine),
+            listing=found,
+            status=status,
+            search=search,
+            page=page,
+            states=pages.STATES,
+            within=pages.WITHIN,
+            every=LIVE_S if any(job["status"] == "processing" for job in found.jobs) else IDLE_S,
+        )
+
+    def job(self, request: Request) -> Response:
+        try:
+            found = pages.job(self.engine, UUID(request.path_params["id"]))
+        except ValueError:
+            found = None
+        if found is None:
+            raise HTTPException(404)
+        running = found["job"]["status"] == "processing"
+        return self.render("job.html.j2", **found, every=LIVE_S if running else IDLE_S)
+
+    async def login(self, request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST_FORM:
+                raise HTTPException(413)
+        given = parse_qs(body.decode(errors="replace")).get("token", [""])[0]
+        return self._greet(request, given, "/")
+
+    async def guard(self, request: Request, proceed: Next) -> Response:
+        path = request.url.path
+        if path == "/login" or path.startswith("/static/") or self.door.lets_in(request):
+            answer = await proceed(request)
+        elif self.door.token is None:
+            text = "Without a token this page answers to localhost only."
+            answer = self._message(421, "Another name", text)
+        else:
+            path = "/" + path.lstrip("/")  # never another host's
+            query = parse_qs(request.url.query)
+            given = query.pop("token", [""])[0]
+            # Out of the address bar and the history at once.
+            answer = self._greet(request, given, f"{path}?{urlencode(query, doseq=True)}" if query else path)
+        answer.headers.update(self.headers)
+        answer.headers.setdefault("cache-control", "no-store")
+        return answer
+
+    def failed(self, _request: Request, error: Exception) -> Response:
+        code = error.status_code if isinstance(error, HTTPException) else 500
+        title, text = {
+            404: ("Not here", "There is no such job or page. The row may have been deleted."),
+            405: ("Read-only", "This page shows jobs and changes none: see worker cancel and worker retry."),
+        }.get(code, ("Something went wrong", "The command line that runs this page says what."))
+        answer = self._message(code, title, text)
+        answer.headers.update(self.headers)  # an error of our own passes by the guard
+        return answer
+
+    def database_away(self, _request: Request, error: Exception) -> Response:
+        return self._message(503, *_explain(self.engine, error))
+
+    def _greet(self, request: Request, given: str, target: str) -> Response:
+        if not self.door.fits(given):
+            return self.render("login.html.j2", 401, wrong=bool(given))
+        answer = RedirectResponse(target, 303)
+        self.door.remember(request, answer)
+        return answer
+
+    def _message(self, code: int, title: str, text: str) -> Response:
+        return self.render("message.html.j2", code, title=title, text=text, every=IDLE_S)
+
+
+def _static(request: Request) -> Response:
+    path, kind = STATIC.get(request.path_params["name"], (None, None))
+    if path is None:
+        raise HTTPException(404)
+    # The address changes with the content.
+    return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "max-age=31536000"})
+
+
+def _explain(engine: Engine, error: Exception) -> tuple[str, str]:
+    """What is wrong with the database, without what only its log should say."""
+    if isinstance(error, (OperationalError, InterfaceError, PoolTimeout)):
+        return (
+            "The database cannot be reached",
+            "This page comes back by itself as soon as the database does. Jobs that run go on.",
+        )
+    if isinstance(error, ProgrammingError):
+        try:
+            database.check_schema(engine)
+        except ConfigError as problem:
+            return "The database does not fit", str(problem)
+        except DBAPIError:
+            pass
+        return (
+            "The database refuses",
+            f"The role in DATABASE_URL may not read the queue: {str(error.orig).splitlines()[0]}.",
+        )
+    return "The database has failed", str(error.__cause__ or error).splitlines()[0]
+
+
+def _renderer() -> Callable[..., Response]:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    versions = {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, (path, _) in STATIC.items()
+    }
+    environment.globals |= {
+        "asset": lambda name: f"/static/{name}?v={versions[name]}",
+        "link": _link,
+    }
+    environment.filters |= {
+        "about": formats.about,
+        "duration": formats.duration,
+        "file_size": formats.file_size,
+        "last_part": formats.last_part,
+        "web_address": access.web_address,
+        "since": lambda then, now: max(0.0, (now - then).total_seconds()),
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
+        "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
+    }
+
+    def render(template: str, code: int = 200, /, **context: Any) -> Response:
+        return HTMLResponse(environment.get_template(template).render(context), code)
+
+    return render
+
+
+def _link(**query: Any) -> str:
+    """The overview with these in its address; what is empty, or the first page, is left out."""
+    said: Mapping[str, Any] = {k: v for k, v in query.items() if v and (k, v) != ("page", 1)}
+    return f"/?{urlencode(said)}" if said else "/"

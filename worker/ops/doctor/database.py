@@ -1,0 +1,201 @@
+"""The database, as the daemon would meet it: its own connection settings, its own role."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
+
+from worker import database
+from worker.core.finding import Finding, Level, advice, away, good, told, wrong
+from worker.core.settings import ConfigError, Settings
+
+QUERIES = database.queries("worker.ops.doctor")
+
+# What the daemon does with each table.
+TABLES = {
+    ("public.jobs", "worker.outbox", "worker.attempts"): ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    ("worker.alembic_version",): ("SELECT",),
+}
+AS_WORKER = "Log in as the role worker, which the migrations equip (ALTER ROLE worker LOGIN PASSWORD '…')"
+HEAR_S = 5.0
+SKEW_S, TOLERANCE_S = 5.0, 240.0  # Standard Webhooks' receivers refuse what is five minutes off
+TRANSACTION_PORT = 6543  # Supabase's transaction poolers
+
+# What libpq says, mostly without a code, and what to do about it.
+EXPLAINED = {
+    "password authentication failed": "Correct the user or the password in DATABASE_URL. Characters such as @ / : # in a "
+    "password are written as %40 %2F %3A %23.",
+    "no password supplied": "Put the password into DATABASE_URL: postgresql://user:password@host/name.",
+    "Tenant or user not found": "At Supabase's pooler the user is ROLE.PROJECT, and the region in the host's name must be the "
+    "project's. Copy the address from the dashboard: Connect.",
+    "no pg_hba.conf entry": "Allow this host in the server's pg_hba.conf, or encrypt: add ?sslmode=require to DATABASE_URL.",
+    "does not exist": "Correct the database's or the role's name in DATABASE_URL.",
+    "SSL": "Add ?sslmode=require to DATABASE_URL, or take it away where the server has no TLS.",
+}
+
+
+def reachable(settings: Settings) -> Iterator[Finding]:
+    target = database.url(settings)
+    try:
+        with _connected(target) as connection:
+            who = connection.execute(QUERIES["who"]).mappings().one()
+            encrypted = _pgconn(connection).ssl_in_use
+    except DBAPIError as error:
+        yield _explained(error, target)
+        return
+    yield good(f"Postgres {who['version']}, database {who['database']} as {who['role']}")
+    if who["read_only"]:
+        yield wrong("the server is read-only", "Let DATABASE_URL name the primary, not a replica.")
+    if not encrypted and _is_remote(target):
+        yield advice("the connection is not encrypted", "Add ?sslmode=require to DATABASE_URL.")
+
+
+def pooler(settings: Settings) -> Iterator[Finding]:
+    """A pooler hands out a process number of its own at login, and runs statements in another."""
+    target = database.url(settings)
+    with _connected(target) as connection:
+        direct = _pgconn(connection).backend_pid == connection.scalar(QUERIES["backend"])
+    if direct:
+        yield good("none: a direct connection")
+    elif target.port == TRANSACTION_PORT:
+        yield good("a transaction pooler, which will do")
+    else:
+        yield good("a pooler stands between, which will do")
+
+
+def schema(settings: Settings) -> Iterator[Finding]:
+    engine = database.connect(database.url(settings), pool_size=1)
+    try:
+        database.check_schema(engine)
+    except ConfigError as error:
+        yield told(str(error), Level.WRONG)
+    else:
+        yield good(f"at {database.SCHEMA}, as this worker wants it")
+    finally:
+        engine.dispose()
+
+
+def rights(settings: Settings) -> Iterator[Finding]:
+    found = []
+    try:
+        with _connected(database.url(settings)) as connection:
+            role = connection.execute(QUERIES["who"]).mappings().one()["role"]
+            for names, wanted in TABLES.items():
+                rows = connection.execute(
+                    QUERIES["rights"], {"tables": list(names), "rights": list(wanted)}
+                ).mappings()
+                found += [dict(row) for row in rows if row["there"]]
+    except ProgrammingError as error:
+        yield wrong(database_says(error), f"{AS_WORKER}.")
+        return
+    fine = True
+    for table in found:
+        name, lacking = table["name"], ", ".join(table["lacking"])
+        if lacking:
+            fine = False
+            yield wrong(
+                f"{role} may not {lacking} on {name}",
+                f"{AS_WORKER}; or, as the owner: GRANT {lacking} ON {name} TO {role};",
+            )
+        if table["hidden"] and not table["policies"]:
+            fine = False
+            yield wrong(
+                f"{role} sees no row of {name}: row-level security has no policy for it, and raises no error",
+                f"{AS_WORKER}; or, as the owner: "
+                f"CREATE POLICY {role}_sees_all ON {name} TO {role} USING (true) WITH CHECK (true);",
+            )
+        elif table["hidden"] and "true" not in table["policies"]:
+            fine = False
+            yield advice(
+                f"{role} sees only some rows of {name}: {' OR '.join(table['policies'])}",
+                "Nothing to do, if it is meant so.",
+            )
+    if not found:
+        yield good("no tables yet: see schema")
+    elif fine:
+        yield good(f"{role} sees and writes all rows")
+
+
+def listen(settings: Settings) -> Iterator[Finding]:
+    """An echo, sent on another connection: one that is pooled may seem to hear itself."""
+    channel = f"worker_doctor_{uuid4().hex[:12]}"
+    fix = (
+        "Set WORKER_LISTEN_DATABASE_URL to the direct connection, or to the session pooler (port 5432 at Supabase). Without "
+        "it jobs are polled for, and start up to WORKER_POLL_S later."
+    )
+    try:
+        with database.listen(settings) as connection, _connected(database.url(settings)) as other:
+            connection.execute(f"LISTEN {channel}".encode())
+            other.execute(QUERIES["notify"], {"channel": channel})
+            heard = any(
+                notice.channel == channel for notice in connection.notifies(timeout=HEAR_S, stop_after=1)
+            )
+    except psycopg.Error as error:
+        yield advice(f"notifications cannot be listened for: {' '.join(str(error).split())}", fix)
+        return
+    if heard:
+        yield good("notifications arrive")
+    else:
+        yield advice("notifications do not arrive, as behind a transaction pooler", fix)
+
+
+def clock(settings: Settings) -> Iterator[Finding]:
+    with _connected(database.url(settings)) as connection:
+        connection.execute(QUERIES["backend"])  # the connection is warm
+        before = time.time()
+        theirs = float(connection.scalar(QUERIES["clock"]))
+        ours = (before + time.time()) / 2
+    skew = ours - theirs
+    said = f"this host's is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
+    fix = "Have this host's clock set by the network: timedatectl set-ntp true."
+    if abs(skew) > TOLERANCE_S:
+        yield wrong(f"{said}: receivers will refuse the webhooks' signatures", fix)
+    elif abs(skew) > SKEW_S:
+        yield advice(said, fix)
+    else:
+        yield good(said)
+
+
+def database_says(error: DBAPIError) -> str:
+    return " ".join(str(error.orig).split())
+
+
+def _explained(error: DBAPIError, target: URL) -> Finding:
+    said = database_says(error)
+    for words, fix in EXPLAINED.items():
+        if words in said:
+            return wrong(said, fix)
+    if isinstance(error, OperationalError):
+        return away(
+            said,
+            f"See whether {target.host or 'the socket'}:{target.port or 5432} can be reached from here: name, port, firewall; "
+            "Supabase's direct host has IPv6 only, its poolers IPv4.",
+        )
+    return wrong(said, "Correct DATABASE_URL.")
+
+
+def _is_remote(target: URL) -> bool:
+    host = target.host or str(target.query.get("host", "/"))
+    return not (host.startswith("/") or host in {"localhost", "127.0.0.1", "::1"})
+
+
+@contextmanager
+def _connected(target: URL) -> Iterator[Connection]:
+    engine = database.connect(target, pool_size=1)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _pgconn(connection: Connection) -> Any:
+    """The connection as libpq sees it."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - it is psycopg that we connect with
+    return driver.pgconn

@@ -1,0 +1,164 @@
+"""The machine: Python, libraries, memory, disks, and the GPU as its driver sees it."""
+
+import getpass
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from worker.core.finding import Finding, advice, good, wrong
+from worker.core.settings import Settings
+
+PACKAGE = "shop-model-worker"
+ROOMY_MB = 5000  # of a disk: weights, the files of a few jobs, and a core dump to spare
+MEMORY_GB = {
+    "triposr": 6.0,
+    "relief": 2.0,
+}  # of the host, for each lane: model, cut-out model, mesh and a photo
+ASK_S = 15
+
+
+def python(_: Settings) -> Iterator[Finding]:
+    found, wanted = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"]
+    if SpecifierSet(wanted).contains(found):
+        yield good(f"{found} at {sys.executable}")
+    else:
+        yield wrong(
+            f"{found}, and {wanted} is needed", "Make the virtual environment anew with such a Python."
+        )
+
+
+def libraries(_: Settings) -> Iterator[Finding]:
+    unfit = []
+    requirements = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
+    needed = [need for need in requirements if need.marker is None or need.marker.evaluate({"extra": ""})]
+    for need in needed:
+        try:
+            found = metadata.version(need.name)
+        except metadata.PackageNotFoundError:
+            unfit.append(f"{need.name} is missing")
+        else:
+            if not need.specifier.contains(found, prereleases=True):
+                unfit.append(f"{need.name} is {found}, not {need.specifier}")
+    if unfit:
+        yield wrong(
+            "; ".join(unfit), "Install the lock's versions: pip install --constraint requirements.lock ."
+        )
+    else:
+        yield good(f"{len(needed)} within their bounds")
+
+
+def memory(settings: Settings) -> Iterator[Finding]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    needed = MEMORY_GB.get(settings.engine, 2.0)
+    said = f"{total / 1e9:.1f} GB"
+    if total / 1e9 < needed:
+        yield advice(
+            f"{said} in all, and {settings.engine} wants about {needed:g} GB a lane",
+            "Give the host or the container more memory, or jobs may end with out_of_memory or worker_lost.",
+        )
+    else:
+        yield good(said)
+
+
+def disk(settings: Settings) -> Iterator[Finding]:
+    places = {
+        "WORKER_TEMP_DIR": settings.temp_dir,
+        "WORKER_STORAGE_DIR": settings.storage_dir,
+        "WORKER_WEIGHTS_DIR": settings.weights_dir,
+    }
+    for variable, place in places.items():
+        if place is None:
+            continue
+        free_mb = shutil.disk_usage(_standing(place)).free // 1_000_000
+        said = f"{variable} ({place}) has {free_mb:,} MB free"
+        if free_mb < settings.least_free_mb and variable != "WORKER_WEIGHTS_DIR":
+            yield wrong(
+                f"{said}: no job is claimed below {settings.least_free_mb:,}",
+                f"Free some space, point {variable} to a larger disk, or lower WORKER_LEAST_FREE_MB.",
+            )
+        elif free_mb < ROOMY_MB:
+            yield advice(said, "Free some space before it runs out.")
+        else:
+            yield good(said)
+
+
+def temp_folder(settings: Settings) -> Iterator[Finding]:
+    """Where it is not there yet it is not made: it would belong to whoever asks now."""
+    folder, user = settings.temp_dir, getpass.getuser()
+    fix = "Set WORKER_TEMP_DIR to a folder that the service's user may write to, and run doctor as that user."
+    try:
+        if folder.is_dir():
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"probe")
+            yield good(f"{folder} can be written to by {user}")
+        elif (parent := _standing(folder)).is_dir() and os.access(parent, os.W_OK | os.X_OK):
+            yield good(f"{folder} can be made by {user}")
+        else:
+            yield wrong(f"{folder} cannot be made below {parent} by {user}", fix)
+    except OSError as error:
+        yield wrong(f"{folder} cannot be written to by {user}: {error.strerror}", fix)
+
+
+def gpu(settings: Settings) -> Iterator[Finding]:
+    """As the driver sees it; `worker.ops.doctor.models.torch` says what torch sees."""
+    asked = settings.cuda_visible_devices
+    if settings.device == "cpu" or asked == "":
+        yield good("none wanted: one lane on the CPU")
+        return
+    listed = _driver()
+    if isinstance(listed, str):
+        said = f"none is seen: {listed}"
+        if settings.device == "cuda" or asked:
+            yield wrong(
+                said, "Install NVIDIA's driver (nvidia-smi must list the GPU), or set WORKER_DEVICE=cpu."
+            )
+        elif settings.engine == "triposr" and settings.device == "auto":
+            yield advice(
+                f"{said}; TripoSR on a CPU takes half a minute and more for a model",
+                "Install NVIDIA's driver, or set WORKER_DEVICE=cpu to say that it is meant so.",
+            )
+        else:
+            yield good("none: one lane on the CPU")
+        return
+    numbers = {line.split(",")[0].strip() for line in listed}
+    for name in filter(None, (part.strip() for part in (asked or "").split(","))):
+        if name.isdigit() and name not in numbers:
+            yield wrong(
+                f"CUDA_VISIBLE_DEVICES names GPU {name}, and there are {', '.join(sorted(numbers))}",
+                "Name GPUs that nvidia-smi lists, or unset it to use all.",
+            )
+    for line in listed:
+        yield good(line)
+
+
+def _driver() -> list[str] | str:
+    """A line for each GPU: number, name, driver, memory; or why there is none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "there is no nvidia-smi"
+    query = ["--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run([program, *query], capture_output=True, text=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi does not answer ({type(error).__name__})"
+    lines = answer.stdout.splitlines()
+    if answer.returncode or not lines:
+        return " ".join((answer.stdout + answer.stderr).split())[:200] or "nvidia-smi lists none"
+    return lines
+
+
+def _standing(place: Path) -> Path:
+    """The place itself, or the nearest folder above it that is there."""
+    return next(folder for folder in (place, *place.absolute().parents) if folder.exists())

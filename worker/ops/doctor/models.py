@@ -1,0 +1,86 @@
+"""The models: their weights on the disk, and whether torch can run them where they should run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from worker import weights as on_disk
+from worker.compute.process import inherited
+from worker.core.finding import Finding, Level, advice, away, good, told, wrong
+from worker.core.settings import Settings
+
+TORCH_S = 150
+
+# In a process of its own: torch is large, keeps a context on each GPU, and may crash where a driver does not fit.
+PROBE = """
+import json, torch
+gpus = []
+if torch.cuda.is_available():
+    for n in range(torch.cuda.device_count()):
+        a = torch.rand(256, 256, device=f"cuda:{n}")
+        assert torch.isfinite(a @ a).all().item()
+        free, total = torch.cuda.mem_get_info(n)
+        gpus.append({"name": torch.cuda.get_device_name(n), "free_gb": free / 1e9, "total_gb": total / 1e9})
+mps = torch.backends.mps.is_available()
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus, "mps": mps}))
+"""
+
+
+def weights(settings: Settings) -> Iterator[Finding]:
+    for name in on_disk.needed(settings.engine, settings.background_model):
+        try:
+            path = on_disk.verify(settings.weights_dir, name)
+        except on_disk.NotOfficial as error:
+            yield advice(str(error), "Nothing to do, if it is meant so.")
+        except on_disk.WeightsMissing as error:
+            yield told(str(error), Level.WRONG)
+        else:
+            yield good(f"{name}: as published, {path}")
+
+
+def torch(settings: Settings) -> Iterator[Finding]:
+    if settings.engine != "triposr":
+        yield good(f"not used by the engine {settings.engine}")
+        return
+    devices = "" if settings.device == "cpu" else settings.cuda_visible_devices
+    seen = inherited() | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-c", PROBE],
+            capture_output=True,
+            text=True,
+            timeout=TORCH_S,
+            env=seen,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        yield away(
+            f"no answer within {TORCH_S} s", "See whether nvidia-smi answers; a GPU that hangs wants a reset."
+        )
+        return
+    if answer.returncode:
+        last = (answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"])[-1][:300]
+        yield wrong(
+            f"it does not work: {last}",
+            "Update NVIDIA's driver to one that supports this torch, or install a torch for this driver.",
+        )
+        return
+    found = json.loads(answer.stdout)
+    for gpu in found["gpus"]:
+        yield good(
+            f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free"
+        )
+    if found["gpus"]:
+        return
+    if settings.device == "cuda" or devices or (settings.device == "mps" and not found["mps"]):
+        built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built without CUDA"
+        yield wrong(
+            f"torch {found['version']}, {built}, sees no GPU",
+            "Install the lock's torch from the package index (not its CPU build) and NVIDIA's driver, or set "
+            "WORKER_DEVICE=cpu.",
+        )
+    else:
+        yield good(
+            f"{found['version']} on {'MPS' if found['mps'] and settings.device != 'cpu' else 'the CPU'}"
+        )

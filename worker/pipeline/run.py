@@ -1,0 +1,198 @@
+"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview → assess.
+
+The folder ends up with `model.glb`, `poster.png`, `cutout.png`, and, where they are asked for,
+`turntable.webp` and `model.usdz`. Nothing here knows of rows, buckets or backends.
+"""
+
+import hashlib
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from worker.core.errors import JobError
+from worker.engines import Engine, View
+from worker.engines.presets import PRESETS
+from worker.mesh.usdz import write_usdz
+from worker.pipeline.address import Policy, shown
+from worker.pipeline.choose import Merit, merit
+from worker.pipeline.cutout import Cutter
+from worker.pipeline.decode import decode
+from worker.pipeline.download import download
+from worker.pipeline.finish import Model, finish
+from worker.pipeline.frame import frame
+from worker.pipeline.preview import poster, scene, turntable
+from worker.pipeline.quality import assess
+from worker.pipeline.timing import timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    job_id: str
+    name: str
+    image_urls: list[str]
+    quality: str
+    folder: Path
+    policy: Policy
+    dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
+    turntable: bool = True
+    usdz: bool = False
+
+
+class Framed(NamedTuple):
+    view: View
+    merit: Merit
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of a job and what became of it: `framed` or `error` in the end."""
+
+    url: str
+    file: Path
+    framed: Framed | None = None
+    error: JobError | None = None
+
+    def report(self, *, used: bool) -> dict[str, Any]:
+        said: dict[str, Any] = {"url": shown(self.url), "status": "used" if used else "spare"}
+        if self.framed:
+            said["merit"] = {name: round(value, 3) for name, value in self.framed.merit._asdict().items()}
+        if self.error:
+            said |= {"status": "refused", "error_code": self.error.code, "error_message": self.error.message}
+        return said
+
+
+def run(
+    request: Request, engine: Engine, cutter: Cutter, report: dict[str, Any], say: Callable[[int, str], None]
+) -> None:
+    """Makes the model. `report` is filled as the work goes on, so that it tells of a failed job too.
+
+    Raises: JobError.
+    """
+    preset = PRESETS[request.quality]
+    made_by = {
+        "engine": engine.name,
+        "engine_version": engine.version,
+        **engine.details,
+        "preset": preset.name,
+    }
+    report |= made_by
+    seconds: dict[str, float] = report.setdefault("seconds", {})
+
+    say(10, "downloading")
+    with timed(seconds, "download"):
+        photos = _download(request)
+    with timed(seconds, "cutout"):
+        photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
+    # The best first; of equals the one that the backend named first.
+    usable = [photo.framed for photo in photos if photo.framed]
+    usable.sort(key=lambda framed: framed.merit.score, reverse=True)
+    report["photos"] = [photo.report(used=bool(usable) and photo.framed is usable[0]) for photo in photos]
+    if not usable:
+        raise _no_photo_left(photos)
+    views = [framed.view for framed in usable]
+    Image.fromarray(views[0]).save(request.folder / "cutout.png", optimize=True)
+    say(40, "framed")
+
+    say(50, "generating")
+    with timed(seconds, "generate"):
+        surface = engine.reconstruct(views, preset)
+    report["surface"] = dict(surface.report)
+    provenance = {
+        "job_id": request.job_id,
+        **made_by,
+        "input_sha256": [_sha256(photo.file) for photo in photos if photo.framed],
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with timed(seconds, "finish"):
+        model = finish(
+            surface,
+            preset,
+            request.folder,
+            name=request.name,
+            extras=provenance,
+            dimensions=request.dimensions,
+        )
+    report["model"] = model.report
+    with timed(seconds, "poster"):
+        shown = scene(model)
+        poster(shown, request.folder / "poster.png")
+    if request.turntable:
+        with timed(seconds, "turntable"):
+            turntable(shown, request.folder / "turntable.webp")
+    if request.usdz:
+        with timed(seconds, "usdz"):
+            _write_usdz(model, request.folder / "model.usdz")
+    if model.front:
+        with timed(seconds, "quality"):
+            report["quality"] = assess(model, model.front, shown, usable[0].merit)
+    report["bytes"] = {
+        name: (request.folder / name).stat().st_size
+        for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
+        if (request.folder / name).exists()
+    }
+    # Linux counts in KiB, macOS in bytes.
+    report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
+        20 if sys.platform == "darwin" else 10
+    )
+    say(80, "written")
+
+
+def _write_usdz(model: Model, path: Path) -> None:
+    write_usdz(
+        path,
+        positions=model.positions,
+        normals=model.normals,
+        uv=model.uv,
+        faces=model.faces,
+        texture=model.texture,
+        double_sided=not model.watertight,
+    )
+
+
+def _download(request: Request) -> list[Photo]:
+    photos = [Photo(url, request.folder / f"photo-{n}") for n, url in enumerate(request.image_urls)]
+    # A handful at a time, so that one slow server does not hold up the rest.
+    pool = ThreadPoolExecutor(4)
+    try:
+        return list(pool.map(lambda photo: _downloaded(photo, request.policy), photos))
+    finally:
+        # When the job is stopped in the middle nobody waits for what is still under way.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _downloaded(photo: Photo, policy: Policy) -> Photo:
+    try:
+        download(photo.url, photo.file, policy)
+    except JobError as error:
+        return replace(photo, error=error)
+    return photo
+
+
+def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
+    try:
+        cutout = cutter.cut(decode(photo.file))
+        view = frame(cutout)
+    except JobError as error:
+        return replace(photo, error=error)
+    return replace(photo, framed=Framed(view, merit(cutout, view)))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _no_photo_left(photos: list[Photo]) -> JobError:
+    """The first error that may pass by itself, else the first one."""
+    errors = [photo.error for photo in photos if photo.error]
+    chosen = next((error for error in errors if error.retryable), errors[0])
+    if len(errors) == 1:
+        return chosen
+    return JobError(chosen.code, f"None of the {len(errors)} photos could be used. {chosen.message}")

@@ -1,0 +1,115 @@
+"""What is wrong with a bucket or its key, in words that say how to mend it."""
+
+import base64
+import json
+from collections.abc import Iterator
+
+import httpx
+from storage3.exceptions import StorageApiError
+from storage3.types import BaseBucket
+
+from worker.core.settings import ConfigError
+from worker.storage import CONTENT_TYPES, Finding, StoreUnreachable
+
+LARGEST_MODEL = 10_000_000  # bytes; what the preset `quality` stays below
+
+
+def status(error: StorageApiError) -> int:
+    """The answer's status, which is mostly told in its body: HTTP says 400. 500 where it tells none."""
+    return int(error.status) if str(error.status).isdigit() else 500
+
+
+def may_pass(error: BaseException) -> bool:
+    """The server's own answers are final but for overload and its own faults; a broken connection never is."""
+    if isinstance(error, StorageApiError):
+        return status(error) in {408, 423, 429} or status(error) >= 500
+    return isinstance(error, httpx.RequestError)
+
+
+def reason(error: BaseException) -> str:
+    """One short line for the log."""
+    if isinstance(error, StorageApiError):
+        return f"{error.status} {error.code}: {' '.join(str(error.message).split())[:200]}"
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def usable(key: str) -> str:
+    """The key, without what a paste may have left around it. Raises: ConfigError, which never shows the key."""
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError(
+            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY holds a character that no key has. Copy it once more, whole."
+        )
+    if key.startswith("sb_publishable_") or _role(key) in {"anon", "authenticated"}:
+        raise ConfigError(
+            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY is the project's public key, which may not write. Take the "
+            "service_role key, or a secret key (sb_secret_…), from its API settings."
+        )
+    return key
+
+
+def _role(key: str) -> str | None:
+    """Whom a legacy key speaks for; it is a JWT, whose second part anybody can read."""
+    parts = key.split(".")
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "==")) if len(parts) == 3 else {}
+    except ValueError:
+        return None
+    return claims.get("role") if isinstance(claims, dict) else None
+
+
+def judge(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
+    """What is wrong with a bucket by its own word; `signed` says that addresses are signed."""
+    edit = f'In Supabase open Storage, "{bucket.id}", Edit bucket'
+    if not bucket.public and not signed:
+        yield Finding(
+            fatal=True,
+            text=f'The bucket "{bucket.id}" is private, so nobody could fetch a model by its public address. '
+            f"{edit}, and make it public; or set WORKER_SIGNED_URL_S for signed addresses.",
+        )
+    if bucket.public and signed:
+        yield Finding(
+            fatal=True,
+            text=f'WORKER_SIGNED_URL_S is set, but the bucket "{bucket.id}" is public: whoever guesses an address needs '
+            f"no signature. {edit}, and make it private; or unset WORKER_SIGNED_URL_S.",
+        )
+    allowed = bucket.allowed_mime_types or ["*/*"]
+    missing = [kind for kind in CONTENT_TYPES.values() if not _fits(kind, allowed)]
+    if missing:
+        yield Finding(
+            fatal=True,
+            text=f'The bucket "{bucket.id}" does not allow {" and ".join(missing)}. '
+            f"{edit}, and allow the MIME types {', '.join(CONTENT_TYPES.values())}.",
+        )
+    limit = bucket.file_size_limit
+    if limit is not None and limit < LARGEST_MODEL:
+        yield Finding(
+            fatal=False,
+            text=f'The bucket "{bucket.id}" takes files of up to {limit / 1e6:.1f} MB, and a detailed model can be '
+            f"larger. {edit}, and allow {LARGEST_MODEL / 1e6:.0f} MB or more.",
+        )
+
+
+def _fits(kind: str, allowed: list[str]) -> bool:
+    return bool({kind, f"{kind.partition('/')[0]}/*", "*/*"}.intersection(allowed))
+
+
+def explain(error: BaseException, bucket: str) -> str:
+    """What keeps the worker from the bucket. Raises: StoreUnreachable where that may pass by itself."""
+    if may_pass(error):
+        raise StoreUnreachable(reason(error)) from error
+    said = f"({reason(error)})"
+    match error:
+        case StorageApiError(code="Bucket not found"):
+            return (
+                f'There is no bucket "{bucket}". In Supabase open Storage, New bucket, and make it; or name another '
+                "with SUPABASE_BUCKET_NAME."
+            )
+        case StorageApiError() if status(error) in {401, 403}:
+            return (
+                f"Supabase Storage refuses the key {said}. Take the service_role key, or a secret key (sb_secret_…), "
+                "of this very project from its API settings, and set it as SUPABASE_SERVICE_ROLE_KEY."
+            )
+        case StorageApiError() if error.code != "InternalError":
+            return f'The bucket "{bucket}" cannot be used {said}.'
+    return f"SUPABASE_URL does not answer as Supabase Storage does {said}. It should be https://PROJECT.supabase.co."
