@@ -191,7 +191,7 @@ def temp_folder_that_cannot_be(place: Place) -> None:
 
 
 def full_disk(place: Place) -> None:
-    place.set("WORKER_LEAST_FREE_MB", "1000000000")
+    place.set("WORKER_MIN_FREE_MB", "1000000000")
 
 
 def malformed_backend(place: Place) -> None:
@@ -259,7 +259,7 @@ CASES = [
     (wrong_key, "bucket", Level.WRONG, "refuses the key", "service_role key"),
     (no_storage, "bucket", Level.WRONG, "No place for the models", ""),
     (temp_folder_that_cannot_be, "temp folder", Level.WRONG, "/dev/null/tmp", "Set WORKER_TEMP_DIR"),
-    (full_disk, "disk", Level.WRONG, "no job is claimed", "WORKER_LEAST_FREE_MB"),
+    (full_disk, "disk", Level.WRONG, "no job is claimed", "WORKER_MIN_FREE_MB"),
     (malformed_backend, "webhook", Level.WRONG, "BACKEND_URL must be an address", ""),
     (backend_that_is_down, "webhook", Level.AWAY, "does not answer", "whether the backend runs"),
     (malformed_secret, "webhook secret", Level.WRONG, "is not base64", "openssl rand"),

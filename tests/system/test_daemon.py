@@ -59,7 +59,7 @@ def test_a_row_becomes_a_model(
         WORKER_STORAGE_URL="https://models.example",
         WORKER_TURNTABLE="true",
         WORKER_USDZ="true",
-        WORKER_REVIEW_BELOW="100",
+        WORKER_REVIEW_SCORE="100",
     )
     job = queue.enqueue(
         engine,

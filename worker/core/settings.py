@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     background_model: str = Field(
         "isnet-general-use", description="The rembg model that cuts the product out; fetched beforehand."
     )
-    review_below: float = Field(
+    review_score: float = Field(
         50,
         ge=0,
         le=100,
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "shop-model-worker",
         description="Files of running jobs; swept at start, empty between jobs.",
     )
-    least_free_mb: int = Field(
+    min_free_mb: int = Field(
         1000,
         ge=0,
         description="No job is claimed while the disk of WORKER_TEMP_DIR or WORKER_STORAGE_DIR has less free than so "

@@ -18,10 +18,10 @@ log = structlog.get_logger()
 class Gate:
     """One for all lanes. While it is shut nothing is claimed: a job that cannot end well only loses an attempt."""
 
-    def __init__(self, store: Store, folders: Sequence[Path | None], least_free_mb: int) -> None:
+    def __init__(self, store: Store, folders: Sequence[Path | None], min_free_mb: int) -> None:
         self._store = store
         self._folders = [folder for folder in folders if folder]
-        self._least_free_mb = least_free_mb
+        self._min_free_mb = min_free_mb
         self._lock = threading.Lock()
         self._store_works = True
         self._look_at = 0.0  # time.monotonic()
@@ -62,9 +62,9 @@ class Gate:
 
     def _has_room(self) -> bool:
         free_mb = min((_free_mb(folder) for folder in self._folders if folder.exists()), default=0)
-        short = free_mb < self._least_free_mb
+        short = free_mb < self._min_free_mb
         if short and not self._short:
-            log.error("no_space", free_mb=free_mb, needed_mb=self._least_free_mb)
+            log.error("no_space", free_mb=free_mb, needed_mb=self._min_free_mb)
         elif self._short and not short:
             log.info("space_again", free_mb=free_mb)
         self._short = short

@@ -94,7 +94,7 @@ class Attempt:
         with self.means.scratch.job(str(self.job.id)) as folder, self.lease:
             try:
                 self._compute(folder)
-                if (quality := self.report.get("quality")) and quality["score"] < self.settings.review_below:
+                if (quality := self.report.get("quality")) and quality["score"] < self.settings.review_score:
                     self.report["needs_review"] = True
                 url = self._upload(folder)
                 self._secure()

@@ -59,7 +59,7 @@ def run(settings: Settings) -> int:
         scratch = Scratch(settings.temp_dir)
     except OSError as error:
         raise ConfigError(f"WORKER_TEMP_DIR cannot be used: {error}") from None
-    gate = Gate(store, [settings.temp_dir, settings.storage_dir], settings.least_free_mb)
+    gate = Gate(store, [settings.temp_dir, settings.storage_dir], settings.min_free_mb)
     wakeup = Wakeup()
     log.info(
         "starting",

@@ -83,10 +83,10 @@ def disk(settings: Settings) -> Iterator[Finding]:
             continue
         free_mb = shutil.disk_usage(_standing(place)).free // 1_000_000
         said = f"{variable} ({place}) has {free_mb:,} MB free"
-        if free_mb < settings.least_free_mb and variable != "WORKER_WEIGHTS_DIR":
+        if free_mb < settings.min_free_mb and variable != "WORKER_WEIGHTS_DIR":
             yield wrong(
-                f"{said}: no job is claimed below {settings.least_free_mb:,}",
-                f"Free some space, point {variable} to a larger disk, or lower WORKER_LEAST_FREE_MB.",
+                f"{said}: no job is claimed below {settings.min_free_mb:,}",
+                f"Free some space, point {variable} to a larger disk, or lower WORKER_MIN_FREE_MB.",
             )
         elif free_mb < ROOMY_MB:
             yield advice(said, "Free some space before it runs out.")
