@@ -1,4 +1,4 @@
-"""Every environment variable that the worker reads, typed, with its default and its reason."""
+"""All environment variables that the worker reads: name, type, default and description."""
 
 import importlib.util
 import os
@@ -14,18 +14,18 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class ConfigError(Exception):
-    """The configuration is missing something or contradicts itself; one line that names it and says what to do."""
+    """A setting is missing, malformed or in conflict with another. The message is one line that names it and the fix."""
 
 
 class Settings(BaseSettings):
-    """Names and defaults; `WORKER_` stands before every name that has no alias."""
+    """The worker's settings. A field without an alias is read from the variable `WORKER_` + its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix="WORKER_", extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: dict[str, object]) -> dict[str, object]:
-        # But for CUDA's own variable, where empty means: no GPU.
+        # CUDA's own variable is the exception: there, an empty value means "no GPU".
         return {
             name: value for name, value in values.items() if value != "" or name == "CUDA_VISIBLE_DEVICES"
         }
@@ -34,185 +34,196 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None,
         validation_alias="DATABASE_URL",
-        description="The Postgres that holds `jobs`, as `postgresql://…`; a transaction pooler will do.",
+        description="The Postgres that holds `jobs`, as `postgresql://…`. A transaction pooler works.",
     )
     listen_database_url: SecretStr | None = Field(
         None,
-        description="A direct or session connection for LISTEN, where DATABASE_URL is a transaction pooler. "
-        "Without one, DATABASE_URL is tried and polling covers what it does not deliver.",
+        description="A direct or session connection for LISTEN, for use when DATABASE_URL is a transaction pooler. "
+        "If unset, the worker listens on DATABASE_URL and polls if no notifications arrive there.",
     )
 
     # Where the models go: Supabase or a local folder
     supabase_url: str | None = Field(
-        None, validation_alias="SUPABASE_URL", description="The Supabase project, `https://….supabase.co`."
+        None,
+        validation_alias="SUPABASE_URL",
+        description="URL of the Supabase project, `https://….supabase.co`.",
     )
     supabase_service_role_key: SecretStr | None = Field(
         None,
         validation_alias="SUPABASE_SERVICE_ROLE_KEY",
-        description="Its service key, legacy or `sb_secret_…`.",
+        description="The project's service key: the legacy `service_role` key or a secret key `sb_secret_…`.",
     )
     supabase_secret_key: SecretStr | None = Field(
         None,
         validation_alias="SUPABASE_SECRET_KEY",
-        description="Supabase's newer name for it; where both are set this one is used.",
+        description="Supabase's newer name for the service key. If both are set, this one is used.",
     )
     supabase_bucket_name: str = Field(
-        "3d-models", validation_alias="SUPABASE_BUCKET_NAME", description="The bucket for the models."
+        "3d-models", validation_alias="SUPABASE_BUCKET_NAME", description="Name of the bucket for the models."
     )
     signed_url_s: int | None = Field(
         None,
         ge=60,
-        description="For a private bucket: `model_url` is then a signed address, valid for so many seconds.",
+        description="For a private bucket: makes `model_url` a signed URL that is valid for this many seconds. See docs/storage.md.",
     )
     storage_timeout_s: float = Field(
-        60, gt=0, description="An upload that nothing is heard of for so long is tried again."
+        60, gt=0, description="Seconds of silence after which an upload is retried."
     )
-    storage_dir: Path | None = Field(None, description="A folder for the models, instead of Supabase.")
+    storage_dir: Path | None = Field(None, description="A local folder for the models, instead of Supabase.")
     storage_url: str | None = Field(
         None,
-        description="The address under which WORKER_STORAGE_DIR is served; a file:// address without one.",
+        description="URL under which WORKER_STORAGE_DIR is served. If unset, model URLs are `file://` URLs.",
     )
 
-    # The backend that is told
+    # The backend
     backend_url: str | None = Field(
         None,
         validation_alias="BACKEND_URL",
-        description="Webhooks go to `{BACKEND_URL}/api/models/webhook/update`; nobody is told without one.",
+        description="Webhooks are sent to `{BACKEND_URL}/api/models/webhook/update`. If unset, no webhooks are sent.",
     )
     webhook_secret: SecretStr | None = Field(
         None,
         validation_alias="WEBHOOK_SECRET",
-        description="Signs webhooks as Standard Webhooks; base64, `whsec_` before it or not. Two, with a comma between "
-        "them, while one takes the other's place.",
+        description="Signs webhooks as Standard Webhooks. Base64, with or without the prefix `whsec_`. During a rotation: "
+        "two secrets separated by a comma.",
     )
     webhook_bearer_token: SecretStr | None = Field(
-        None, description="Goes with every webhook as `Authorization: Bearer …`, where the backend wants one."
+        None, description="Sent with every webhook as `Authorization: Bearer …`."
     )
 
     # The photos
     photo_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         ("cdn.shopify.com", "*.shopifycdn.com", "*.shopifycdn.net", "*.myshopify.com"),
-        description="The hosts that photos may come from, with commas between: names, `*.example.com` for all below one, "
-        "or `*` for any public host. Those of SUPABASE_URL and WORKER_STORAGE_URL always may.",
+        description="Hosts from which photos may be downloaded, separated by commas: a name, `*.example.com` for all its "
+        "subdomains, or `*` for any public host. The hosts of SUPABASE_URL and WORKER_STORAGE_URL are always allowed.",
     )
     photo_http: bool = Field(
-        default=False, description="Takes photos by http too; without it https alone will do."
+        default=False, description="Also allows photo URLs with `http://`. By default only https is allowed."
     )
     photo_loopback: bool = Field(
         default=False,
-        description="Takes photos from `localhost` and 127.0.0.1, by http and at any port. For development: never set it "
-        "where strangers name the addresses.",
+        description="Also allows photos from `localhost` and 127.0.0.1, with `http://` and on any port. For development only: "
+        "photo URLs are untrusted input.",
     )
 
     # The work
     engine: Literal["triposr", "relief"] = Field(
-        "triposr", description="What makes the shape: `triposr`, or `relief` for previews."
+        "triposr", description="The engine that makes the shape: `triposr`, or `relief` for previews."
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
-        "auto", description="What TripoSR runs on; `auto` takes the first of these that is there."
+        "auto",
+        description="The device for TripoSR: `cuda`, `mps` or `cpu`. `auto` uses the first of them that is available.",
     )
     precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto",
-        description="Of TripoSR's transformers; `auto` is float16 on CUDA and float32 elsewhere. "
-        "bfloat16 is faster on CPUs that have it, with about 1 % of error in the scene code.",
+        description="The precision of TripoSR's transformers. `auto` is float16 on CUDA and float32 elsewhere. "
+        "bfloat16 is faster on CPUs that support it and has an error of about 1 % in the scene code.",
     )
     background_model: str = Field(
-        "isnet-general-use", description="The rembg model that cuts the product out; fetched beforehand."
+        "isnet-general-use",
+        description="The rembg model that cuts the product out. `worker weights fetch` fetches it.",
     )
     review_score: float = Field(
         50,
         ge=0,
         le=100,
-        description="A model whose score (docs/models.md) is below is completed with `metadata.worker.needs_review`.",
+        description="A job whose model has a lower score (docs/models.md) is completed with `metadata.worker.needs_review`.",
     )
     turntable: bool = Field(
         True,
-        description="Whether an animated picture of the model is made as well; some 4 s of two CPU cores.",
+        description="Also makes an animated picture of the model. It takes about 4 s on two CPU cores.",
     )
     usdz: bool = Field(
         False,
-        description="Whether a USDZ for AR Quick Look is made as well; needs the extra `usdz`. Shopify makes its own.",
+        description="Also makes a USDZ for AR Quick Look; needs the extra `usdz`. Shopify makes its own USDZ.",
     )
     weights_dir: Path = Field(
         Path(os.path.expanduser("~/.cache/shop-model-worker")),  # noqa: PTH111 - a service may have no home: no reason to fail
-        description="Where `worker weights fetch` puts the models and the worker finds them.",
+        description="The folder into which `worker weights fetch` stores the models and from which the worker loads them.",
     )
     cuda_visible_devices: str | None = Field(
         None,
         validation_alias="CUDA_VISIBLE_DEVICES",
-        description="The GPUs to use, one lane each: all of the host's if unset, none if empty. Without one, a lane runs on the CPU.",
+        description="The GPUs to use, one lane each. If unset: all GPUs of the host. If empty: none. A host without a GPU has one lane "
+        "on the CPU.",
     )
     temp_dir: Path = Field(
         Path(tempfile.gettempdir()) / "shop-model-worker",
-        description="Files of running jobs; swept at start, empty between jobs.",
+        description="The folder for the files of running jobs. It is cleaned at the start and is empty between jobs.",
     )
     min_free_mb: int = Field(
         1000,
         ge=0,
-        description="No job is claimed while the disk of WORKER_TEMP_DIR or WORKER_STORAGE_DIR has less free than so "
-        "many megabytes.",
+        description="Megabytes that must be free on the disks of WORKER_TEMP_DIR and WORKER_STORAGE_DIR. With less, no jobs are "
+        "claimed.",
     )
-    soft_limit_s: float = Field(1500, gt=0, description="A job is asked to stop after so many seconds.")
-    hard_limit_s: float = Field(1800, gt=0, description="A job that has not stopped by then is killed.")
+    soft_limit_s: float = Field(1500, gt=0, description="Seconds after which a job is asked to stop.")
+    hard_limit_s: float = Field(
+        1800, gt=0, description="Seconds after which a job that has not stopped is killed."
+    )
 
     # The queue
     name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}",
-        description="Who we are in `jobs.claimed_by`; host and process id without it.",
+        description="The name of this worker in `jobs.claimed_by`. Default: host name and process id.",
     )
     lease_s: float = Field(
-        30, ge=3, description="A worker not heard of for so long has lost its job; renewed at a third of it."
+        30,
+        ge=3,
+        description="Seconds without a renewal after which a worker loses its job. Leases are renewed at a third of it.",
     )
     poll_s: float = Field(
         5,
         gt=0,
-        description="Where notifications do not arrive, jobs are looked for every second, and after a while without one "
-        "at least so often.",
+        description="Longest time in seconds between two polls for jobs if notifications do not arrive. While jobs keep coming, "
+        "the worker polls every second.",
     )
     shop_concurrency: int | None = Field(
         None,
         ge=1,
-        description="So many jobs of one shop run at the same time at the most; any number without it.",
+        description="Maximum jobs running at once per shop; unlimited by default.",
     )
     grace_s: float = Field(
-        120, ge=0, description="After SIGTERM a running job may take so long before it is given back."
+        120, ge=0, description="Seconds that running jobs may take after SIGTERM before they are requeued."
     )
     keep_jobs_days: int | None = Field(
         None,
         ge=1,
-        description="Rows of jobs that ended so long ago are deleted; they are kept for ever without it.",
+        description="Days after which the rows of ended jobs are deleted; never by default.",
     )
     keep_history_days: int | None = Field(
         90,
         ge=1,
-        description="Lines in worker.attempts, and webhooks that were delivered or given up, are deleted after so long.",
+        description="Days after which rows of `worker.attempts` and delivered or dead webhook events are deleted.",
     )
 
     # The dashboard
     dashboard_token: SecretStr | None = Field(
         None,
         min_length=16,
-        description="What a person must know to see `worker dashboard`; required where it is bound to more than localhost.",
+        description="The token that `worker dashboard` asks for, 16 characters or more. Required if it listens on more than "
+        "localhost.",
     )
 
-    # Who looks after it
+    # Monitoring
     http_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="A port for /healthz, /readyz and /metrics; 0 takes a free one and says it in the log, none without it.",
+        description="Port for /healthz, /readyz and /metrics. 0 uses a free port and logs it. If unset, there is no HTTP server. "
+        "See docs/operations.md.",
     )
     http_host: str = Field(
         "127.0.0.1",
-        description="The address that WORKER_HTTP_PORT listens on. It asks for no password: keep it inside.",
+        description="The address on which WORKER_HTTP_PORT listens. It has no authentication: do not expose it to the internet.",
     )
 
     # The log
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`auto` is readable on a terminal and JSON elsewhere."
+        "auto", description="`auto` is `console` on a terminal and `json` elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least that is logged."
+        "info", description="The lowest level that is logged: `debug`, `info`, `warning` or `error`."
     )
 
     @field_validator("photo_hosts", mode="before")
@@ -222,35 +233,35 @@ class Settings(BaseSettings):
         if isinstance(hosts, list) and not all(
             re.fullmatch(r"\*|(\*\.)?[a-z0-9_.:-]+", host) for host in hosts
         ):
-            raise ValueError("hosts are written as `cdn.example.com`, `*.example.com` or `*`")
+            raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
 
     def all_photo_hosts(self) -> list[str]:
-        """`photo_hosts`, and those of our own store, where a backend may keep its photos."""
+        """`photo_hosts` and the hosts of the worker's own store, where a backend may keep its photos."""
         own = [urlsplit(url).hostname for url in (self.supabase_url, self.storage_url) if url]
         return [*self.photo_hosts, *filter(None, own)]
 
 
 def load() -> Settings:
-    """Reads the environment. Raises: ConfigError, which names what is malformed."""
+    """Read the environment. Raises ConfigError, which names the malformed variables but not their values."""
     try:
         settings = Settings()
     except ValidationError as error:
-        # The values themselves are left out: one of them may be a secret in the wrong place.
+        # Values are left out: one of them may be a secret in the wrong variable.
         raise ConfigError(
             "; ".join(f"{_variable(e['loc'][0])}: {e['msg']}" for e in error.errors())
         ) from None
     if settings.hard_limit_s < settings.soft_limit_s:
-        raise ConfigError("WORKER_HARD_LIMIT_S must not be below WORKER_SOFT_LIMIT_S.")
+        raise ConfigError("WORKER_HARD_LIMIT_S must not be less than WORKER_SOFT_LIMIT_S.")
     if settings.usdz and importlib.util.find_spec("pxr") is None:
         raise ConfigError("WORKER_USDZ needs usd-core, which is not installed: pip install usd-core.")
     if settings.supabase_url and settings.storage_dir:
-        raise ConfigError("Set SUPABASE_URL or WORKER_STORAGE_DIR, not both: a model has one place.")
+        raise ConfigError("Set SUPABASE_URL or WORKER_STORAGE_DIR, not both.")
     return settings
 
 
 def variables() -> dict[str, str]:
-    """The name of each variable and what it is for, in the order of this file."""
+    """The name and description of each variable, in the order of this file."""
     return {
         str(field.validation_alias or f"WORKER_{name.upper()}"): field.description or ""
         for name, field in Settings.model_fields.items()
