@@ -55,7 +55,7 @@ def test_the_page_has_every_variable_with_its_description() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \|.*?\| (.*) \|$", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE
     )
-    written = {name: re.sub(r"\[(\S+)\]\(\S+\)", r"\1", description) for name, description in rows}
+    written = {name: re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", description) for name, description in rows}
     assert written == settings.variables()
 
 
