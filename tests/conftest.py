@@ -27,8 +27,8 @@ from sqlalchemy.pool import QueuePool
 
 from worker import database, weights
 from worker.database import migrate
-from worker.local import postgres as embedded
-from worker.local import server as devserver
+from worker.local.postgres import Postgres, start_server
+from worker.local.server import DevServer, serve_folder
 
 # Several tests run at a time. In each, threads that spin while they wait for each other would take the processors from
 # the rest: one test took 6 s by itself and 109 s beside two others. Children inherit this, too.
@@ -43,7 +43,7 @@ def memory() -> Iterator[Path]:
     """A folder for what no disk should hold up; in memory, where there is room for it."""
     shared = Path("/dev/shm")
     fits = shared.is_dir() and shutil.disk_usage(shared).free > 2_000_000_000
-    # The server's programs may have to be copied there, too: embedded.start().
+    # The server's programs may have to be copied there, too: start_server().
     runs = fits and not os.statvfs(shared).f_flag & os.ST_NOEXEC
     folder = Path(tempfile.mkdtemp(prefix="shop-model-worker-", dir=shared if runs else None))
     folder.chmod(0o711)  # the server is another user, where we are root
@@ -52,12 +52,12 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres(memory: Path) -> Iterator[embedded.Postgres]:
+def postgres(memory: Path) -> Iterator[Postgres]:
     # Nobody needs this data after a crash, and hundreds of databases of 8 MB are made: beside a program that kept the disk
     # busy, the tests of the queue took 92 to 157 s on that disk and 51 to 55 s in memory.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(memory))
-        server = embedded.start(memory / "postgres")
+        server = start_server(memory / "postgres")
         with psycopg.connect(server.url(), autocommit=True) as admin:
             for setting in ("fsync = off", "max_wal_size = '64MB'"):
                 admin.execute(f"ALTER SYSTEM SET {setting}".encode())
@@ -69,7 +69,7 @@ def postgres(memory: Path) -> Iterator[embedded.Postgres]:
 
 
 @contextmanager
-def new_database(postgres: embedded.Postgres, template: str = "template_jobs") -> Iterator[str]:
+def new_database(postgres: Postgres, template: str = "template_jobs") -> Iterator[str]:
     """The address of a database that goes with the context."""
     name = f"test_{next(NUMBERS)}"
     yield postgres.create_database(name, template=template)
@@ -78,13 +78,13 @@ def new_database(postgres: embedded.Postgres, template: str = "template_jobs") -
 
 
 @pytest.fixture
-def empty_database(postgres: embedded.Postgres) -> Iterator[str]:
+def empty_database(postgres: Postgres) -> Iterator[str]:
     with new_database(postgres, "template1") as url:
         yield url
 
 
 @pytest.fixture
-def database_url(postgres: embedded.Postgres) -> Iterator[str]:
+def database_url(postgres: Postgres) -> Iterator[str]:
     with new_database(postgres) as url:
         yield url
 
@@ -126,7 +126,7 @@ def sql(database_url: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture(scope="session")
-def pooler(postgres: embedded.Postgres) -> Iterator[int]:
+def pooler(postgres: Postgres) -> Iterator[int]:
     """The port of a real pgbouncer in transaction mode, with two connections to the server."""
     pgbouncer = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if pgbouncer is None:
@@ -174,21 +174,21 @@ def pooler(postgres: embedded.Postgres) -> Iterator[int]:
 
 
 @pytest.fixture
-def pooled_url(postgres: embedded.Postgres, database_url: str, pooler: int) -> str:
+def pooled_url(postgres: Postgres, database_url: str, pooler: int) -> str:
     return database_url.replace(f":{postgres.port}/", f":{pooler}/")
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[devserver.DevServer]:
+def site(tmp_path: Path) -> Iterator[DevServer]:
     """Serves the photos that a test puts into `site.folder`, and is the backend that gets the webhooks."""
     folder = tmp_path / "site"
     folder.mkdir()
-    with devserver.serve(folder, tmp_path / "webhooks.jsonl") as server:
+    with serve_folder(folder, tmp_path / "webhooks.jsonl") as server:
         yield server
 
 
 @pytest.fixture
-def photos(tmp_path: Path, site: devserver.DevServer) -> Callable[[str, bytes], str]:
+def photos(tmp_path: Path, site: DevServer) -> Callable[[str, bytes], str]:
     """Puts a file on the site; its address."""
 
     def put(name: str, content: bytes) -> str:
@@ -277,9 +277,7 @@ def launch(folder: Path, number: int, variables: dict[str, str]) -> Daemon:
 
 
 @pytest.fixture
-def start_daemon(
-    database_url: str, site: devserver.DevServer, tmp_path: Path, u2netp: Path
-) -> Iterator[StartDaemon]:
+def start_daemon(database_url: str, site: DevServer, tmp_path: Path, u2netp: Path) -> Iterator[StartDaemon]:
     """Starts daemons on the test's database; further settings by name. They are killed afterwards, drained or not."""
     started: list[Daemon] = []
 

@@ -18,7 +18,7 @@ import psycopg
 
 from worker import database
 from worker.database import migrate
-from worker.local import postgres as embedded
+from worker.local.postgres import remove_server, start_server
 
 CROWD = Path(__file__).parents[1] / "ops" / "dashboard" / "crowd.sql"
 REQUESTS = 40
@@ -27,7 +27,7 @@ REQUESTS = 40
 @contextmanager
 def crowded(folder: Path) -> Iterator[str]:
     """The address of a database with the jobs in it."""
-    postgres = embedded.start(folder)
+    postgres = start_server(folder)
     try:
         url = postgres.create_database("crowded")
         migrate.upgrade(database.parse(url, "DATABASE_URL"))
@@ -37,7 +37,7 @@ def crowded(folder: Path) -> Iterator[str]:
         yield url
     finally:
         postgres.stop("immediate")
-        embedded.remove(folder)
+        remove_server(folder)
 
 
 @contextmanager

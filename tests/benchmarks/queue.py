@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 
 from worker import database
 from worker.jobs import queue
-from worker.local import postgres as embedded
+from worker.local.postgres import start_server
 
 POLL_S = 1.0
 LONG_S = 150.0  # longer than anything here takes
@@ -307,7 +307,7 @@ def _outage(bench: Rig, url: str, pair: list[Daemon], away_s: float) -> Row:
     bench.postgres.stop()
     bench.photos.quick.set()
     time.sleep(away_s)
-    embedded.start(bench.folder / "postgres")
+    start_server(bench.folder / "postgres")
     back = time.time()
     following = _insert(url, bench.photos.missing)
     taker = until(

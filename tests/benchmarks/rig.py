@@ -20,10 +20,10 @@ import psycopg
 from worker import database
 from worker.core.settings import ConfigError
 from worker.database import migrate
-from worker.local import postgres as embedded
 from worker.local import samples
-from worker.local import server as devserver
-from worker.local import stack as dev
+from worker.local.postgres import Postgres, remove_server, start_server
+from worker.local.server import DevServer, serve_folder
+from worker.local.stack import BACKGROUND_MODEL, defer_signals
 
 TRICKLE_S = 25  # what a slow photo takes; the worker's own limit is 30 s
 
@@ -98,9 +98,9 @@ class Daemon:
 @dataclass
 class Rig:
     folder: Path
-    postgres: embedded.Postgres
+    postgres: Postgres
     photos: Photos
-    backend: devserver.DevServer
+    backend: DevServer
     daemons: list[Daemon] = field(default_factory=list)
 
     @property
@@ -124,14 +124,14 @@ class Rig:
             "CUDA_VISIBLE_DEVICES": "",
             "WORKER_NAME": name,
             "WORKER_ENGINE": "relief",
-            "WORKER_BACKGROUND_MODEL": dev.BACKGROUND_MODEL,
+            "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,
             "WORKER_PHOTO_LOOPBACK": "true",
             "WORKER_STORAGE_DIR": str(self.files),
             "WORKER_STORAGE_URL": self.backend.url,
             "WORKER_TEMP_DIR": str(self.folder / "tmp"),
             "WORKER_LOG_FORMAT": "json",
         }
-        with log.open("wb") as output, dev.undivided():
+        with log.open("wb") as output, defer_signals():
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "run"],
                 env=os.environ | environment | settings,
@@ -158,16 +158,16 @@ class Rig:
 def rig(folder: Path) -> Iterator[Rig]:
     """All in `folder`, and nothing of it left running. Raises: ConfigError."""
     with ExitStack() as stack:
-        with dev.undivided():
-            postgres = embedded.start(folder / "postgres")
-            stack.callback(embedded.remove, folder / "postgres")
+        with defer_signals():
+            postgres = start_server(folder / "postgres")
+            stack.callback(remove_server, folder / "postgres")
             stack.callback(postgres.stop, "immediate")
         photos = Photos()
         threading.Thread(target=photos.serve_forever, name="photos", daemon=True).start()
         stack.callback(photos.shutdown)
         files = folder / "files"
         files.mkdir()
-        backend = stack.enter_context(devserver.serve(files, folder / "webhooks.jsonl"))
+        backend = stack.enter_context(serve_folder(files, folder / "webhooks.jsonl"))
         made = Rig(folder, postgres, photos, backend)
         stack.callback(made.stop)
         yield made

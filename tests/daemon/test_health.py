@@ -34,8 +34,8 @@ from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import Outage
 from worker.jobs import queue
 from worker.jobs.wakeup import GAUGES, Listener
-from worker.local import postgres as embedded
-from worker.local import server as devserver
+from worker.local.postgres import Postgres
+from worker.local.server import DevServer
 from worker.storage.supabase import SupabaseStore
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def total(series: Series, name: str) -> float:
 def test_a_scrape_during_twenty_jobs_adds_up_with_the_rows(
     start_daemon: StartDaemon,
     sql: psycopg.Connection,
-    site: devserver.DevServer,
+    site: DevServer,
     photos: PutPhoto,
     mug: bytes,
 ) -> None:
@@ -177,7 +177,7 @@ def parts(daemon: Daemon) -> dict[str, str]:
 
 
 def test_readiness_says_which_part_is_missing(
-    start_daemon: StartDaemon, postgres: embedded.Postgres, database_url: str
+    start_daemon: StartDaemon, postgres: Postgres, database_url: str
 ) -> None:
     daemon = start_daemon(WORKER_HTTP_PORT="0")
     assert parts(daemon) == {}
@@ -207,7 +207,7 @@ def test_a_daemon_that_waits_for_its_database_answers(start_daemon: StartDaemon)
     assert "modelworker_build_info" in ask(daemon, "/metrics")[1]
 
 
-def test_a_port_that_is_taken_is_named(start_daemon: StartDaemon, site: devserver.DevServer) -> None:
+def test_a_port_that_is_taken_is_named(start_daemon: StartDaemon, site: DevServer) -> None:
     daemon = start_daemon(ready=False, WORKER_HTTP_PORT=site.url.rpartition(":")[2])
     assert daemon.process.wait(30) == 78
     assert "WORKER_HTTP_PORT" in daemon.log.read_text().splitlines()[-1]

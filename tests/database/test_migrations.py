@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from worker import database
 from worker.core.settings import ConfigError
 from worker.database import migrate
-from worker.local import postgres as embedded
+from worker.local.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,7 @@ def test_up_down_and_up_again_with_jobs_in_the_table(empty_database: str) -> Non
 
 
 def test_a_backup_can_be_restored(
-    postgres: embedded.Postgres, sql: psycopg.Connection, empty_database: str, tmp_path: Path
+    postgres: Postgres, sql: psycopg.Connection, empty_database: str, tmp_path: Path
 ) -> None:
     """The rules are a CHECK that calls a function of the table's own row: pg_dump must order them well."""
     sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
@@ -141,9 +141,7 @@ def test_a_schema_that_does_not_fit_is_named_with_the_command(
     engine.dispose()
 
 
-def test_at_supabase_its_roles_and_its_publication_are_used(
-    postgres: embedded.Postgres, empty_database: str
-) -> None:
+def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, empty_database: str) -> None:
     """Supabase's `postgres` is no superuser; anon, authenticated and service_role exist; Realtime is a publication."""
     name = empty_database.rpartition("/")[2]
     with psycopg.connect(empty_database, autocommit=True) as admin:

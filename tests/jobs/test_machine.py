@@ -25,7 +25,7 @@ from sqlalchemy.engine import Engine
 from worker.core.errors import JobError
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
-from worker.local import postgres as embedded
+from worker.local.postgres import Postgres
 from worker.storage import paths
 
 ENDED = {"completed", "failed", "cancelled"}
@@ -273,7 +273,7 @@ def _path(row: Row) -> str:
 
 
 @pytest.fixture
-def life(postgres: embedded.Postgres) -> Iterator[type[Life]]:
+def life(postgres: Postgres) -> Iterator[type[Life]]:
     with (
         new_database(postgres) as url,
         connected(url) as engine,

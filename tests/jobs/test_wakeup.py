@@ -13,7 +13,7 @@ from worker.core.settings import Settings
 from worker.database.monitor import Outage
 from worker.jobs import wakeup as module
 from worker.jobs.wakeup import Listener, Wakeup
-from worker.local import postgres as embedded
+from worker.local.postgres import Postgres
 
 INSERT = "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')"
 
@@ -98,7 +98,7 @@ def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
 
 
 def test_who_listens_sees_an_outage_first_and_comes_back_with_its_end(
-    postgres: embedded.Postgres, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    postgres: Postgres, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that is inserted right after a short outage must not wait for the next look."""
     monkeypatch.setattr(module, "RETRY_S", (60, 60))

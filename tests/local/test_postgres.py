@@ -5,30 +5,30 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from worker.local import postgres as embedded
+from worker.local.postgres import Postgres, remove_server, start_server
 
 
 def test_data_port_and_password_stay_from_start_to_start(tmp_path: Path) -> None:
     above = [(parent, parent.stat().st_mode) for parent in tmp_path.parents]
-    first = embedded.start(tmp_path / "pg")
+    first = start_server(tmp_path / "pg")
     try:
         with psycopg.connect(first.url()) as connection:
             connection.execute("CREATE TABLE kept (x int)")
             assert connection.info.server_version >= 180000
-        assert embedded.start(tmp_path / "pg") == first, "a running server is taken over"
+        assert start_server(tmp_path / "pg") == first, "a running server is taken over"
         first.stop("immediate")
-        again = embedded.start(tmp_path / "pg")
+        again = start_server(tmp_path / "pg")
         assert again == first
         with psycopg.connect(again.url()) as connection:
             assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     finally:
         first.stop("immediate")
-        embedded.remove(tmp_path / "pg")
+        remove_server(tmp_path / "pg")
     assert [(parent, parent.stat().st_mode) for parent in tmp_path.parents] == above
     assert not first.data.exists()
 
 
-def test_nobody_gets_in_without_the_password(postgres: embedded.Postgres) -> None:
+def test_nobody_gets_in_without_the_password(postgres: Postgres) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(postgres.url().replace(postgres.password, "guess"))
     assert stat.S_IMODE(postgres.data.stat().st_mode) == 0o700

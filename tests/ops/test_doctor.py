@@ -17,8 +17,8 @@ from bucket_server import BUCKET, KEY, Bucket, BucketServer, serve
 from worker import database as connections
 from worker.core.settings import Settings
 from worker.database import migrate
-from worker.local import postgres as embedded
-from worker.local import server as devserver
+from worker.local.postgres import Postgres
+from worker.local.server import DevServer
 from worker.ops import doctor
 from worker.ops.doctor import Check, Finding, Level, services
 from worker.storage import Store, open_store
@@ -33,7 +33,7 @@ class Place:
     """Where all is as it should be, until a case spoils it."""
 
     set: Callable[[str, str], None]
-    postgres: embedded.Postgres
+    postgres: Postgres
     url: str
     sql: psycopg.Connection
     bucket: BucketServer
@@ -64,11 +64,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
 @pytest.fixture
 def place(
     monkeypatch: pytest.MonkeyPatch,
-    postgres: embedded.Postgres,
+    postgres: Postgres,
     database_url: str,
     sql: psycopg.Connection,
     bucket: BucketServer,
-    site: devserver.DevServer,
+    site: DevServer,
     tmp_path: Path,
     u2netp: Path,
 ) -> Place:

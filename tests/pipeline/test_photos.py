@@ -13,13 +13,13 @@ from conftest import StartDaemon, until
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue
-from worker.local import server as devserver
+from worker.local.server import DevServer
 
 
 def test_a_daemon_in_production_asks_no_host_that_it_was_not_allowed_and_tells_no_secret(
     start_daemon: StartDaemon,
     engine: Engine,
-    site: devserver.DevServer,
+    site: DevServer,
     photos: Callable[[str, bytes], str],
     mug: bytes,
 ) -> None:

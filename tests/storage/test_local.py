@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import pytest
 
 from worker.core.errors import JobError
-from worker.local import server as devserver
+from worker.local.server import serve_folder
 from worker.storage.local import LocalStore
 
 GLB = "model/gltf-binary"
@@ -37,7 +37,7 @@ def test_without_a_server_the_address_is_the_file_s(tmp_path: Path) -> None:
 
 def test_what_is_stored_is_served_with_its_type(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"glTF")
-    with devserver.serve(tmp_path / "store", tmp_path / "webhooks.jsonl") as server:
+    with serve_folder(tmp_path / "store", tmp_path / "webhooks.jsonl") as server:
         address = LocalStore(tmp_path / "store", server.url).put("a/=C3=A9/1.glb", tmp_path / "model", GLB)
         with urlopen(address) as answer:
             assert (answer.read(), answer.headers["content-type"]) == (b"glTF", GLB)

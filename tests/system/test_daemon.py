@@ -20,7 +20,7 @@ from PIL import Image
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue
-from worker.local import server as devserver
+from worker.local.server import DevServer
 
 PutPhoto = Callable[[str, bytes], str]
 
@@ -41,7 +41,7 @@ def settled(sql: psycopg.Connection, timeout: float = 60) -> None:
     )
 
 
-def webhooks(site: devserver.DevServer) -> list[dict[str, object]]:
+def webhooks(site: DevServer) -> list[dict[str, object]]:
     if not site.journal.exists():
         return []
     return [json.loads(line)["body"] for line in site.journal.read_text().splitlines()]
@@ -51,7 +51,7 @@ def test_a_row_becomes_a_model(
     start_daemon: StartDaemon,
     engine: Engine,
     sql: psycopg.Connection,
-    site: devserver.DevServer,
+    site: DevServer,
     photos: PutPhoto,
     mug: bytes,
 ) -> None:
@@ -147,7 +147,7 @@ def test_every_stage_is_seen_in_the_row(
 def test_two_daemons_do_every_row_exactly_once(
     start_daemon: StartDaemon,
     sql: psycopg.Connection,
-    site: devserver.DevServer,
+    site: DevServer,
     photos: PutPhoto,
     mug: bytes,
 ) -> None:
@@ -206,7 +206,7 @@ def test_a_bad_photo_fails_at_once_with_a_code_and_a_sentence(
     start_daemon: StartDaemon,
     engine: Engine,
     sql: psycopg.Connection,
-    site: devserver.DevServer,
+    site: DevServer,
     photos: PutPhoto,
 ) -> None:
     daemon = start_daemon()

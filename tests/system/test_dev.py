@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from conftest import until
 
-from worker.local import postgres as embedded
+from worker.local.postgres import remove_server
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[dict
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-        embedded.remove(folder / "postgres")
+        remove_server(folder / "postgres")
 
 
 def psql(dev: dict[str, str], statement: str) -> str:

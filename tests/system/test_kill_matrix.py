@@ -16,8 +16,8 @@ import psycopg
 import pytest
 from conftest import NUMBERS, Daemon, launch, new_database, until
 
-from worker.local import postgres as embedded
-from worker.local import server as devserver
+from worker.local.postgres import Postgres
+from worker.local.server import DevServer, serve_folder
 
 ROGUE = Path(__file__).parents[1] / "rogue"
 LEASE_S = 6  # a busy machine must not cost the lease
@@ -29,9 +29,7 @@ HOWS = ("SIGTERM", "SIGTERM twice", "SIGKILL", "SIGSTOP and SIGCONT", "exit", "o
 class Fleet:
     """Two daemons, replaced when they end as a supervisor would do; a backend; the gates."""
 
-    def __init__(
-        self, url: str, folder: Path, site: devserver.DevServer, gate: gates.Gates, weights: Path
-    ) -> None:
+    def __init__(self, url: str, folder: Path, site: DevServer, gate: gates.Gates, weights: Path) -> None:
         self.folder = folder
         self.gates = gate
         self.site = site
@@ -135,12 +133,12 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(
-    postgres: embedded.Postgres, tmp_path_factory: pytest.TempPathFactory, u2netp: Path, mug: bytes
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory, u2netp: Path, mug: bytes
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     with (
         new_database(postgres) as url,
-        devserver.serve(folder, folder / "webhooks.jsonl") as site,
+        serve_folder(folder, folder / "webhooks.jsonl") as site,
         gates.serve(mug) as gate,
     ):
         fleet = Fleet(url, folder, site, gate, u2netp)

@@ -20,7 +20,7 @@ from conftest import NUMBERS, Daemon, files_below, launch, until
 
 from worker import database
 from worker.database import migrate
-from worker.local import postgres as embedded
+from worker.local.postgres import remove_server, start_server
 
 ROGUE = Path(__file__).parents[1] / "rogue"
 AWAY_S = 2
@@ -33,7 +33,7 @@ class Site:
     def __init__(self, folder: Path, gate: gates.Gates, weights: Path) -> None:
         self.folder = folder
         self.gates = gate
-        self.server = embedded.start(folder / "postgres")
+        self.server = start_server(folder / "postgres")
         self.url = self.server.url()
         migrate.upgrade(database.parse(self.url, "DATABASE_URL"))
         self.variables = gate.environment | {
@@ -98,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, u2netp: Path, mug: bytes) -> 
                 daemon.process.kill()
                 daemon.process.wait()
             site.server.stop("immediate")
-            embedded.remove(folder / "postgres")
+            remove_server(folder / "postgres")
 
 
 Outage = Callable[[Site], Any]
@@ -110,7 +110,7 @@ def stopped(site: Site, mode: str) -> Iterator[None]:
     try:
         yield
     finally:
-        embedded.start(site.folder / "postgres")
+        start_server(site.folder / "postgres")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 from worker import weights
 from worker.daemon import systemd
 from worker.jobs import queue
-from worker.local import server as devserver
+from worker.local.server import DevServer
 
 UNIT = Path(__file__).parents[2] / "systemd" / "worker.service"
 NEEDS_SYSTEMD = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
@@ -186,7 +186,7 @@ def test_a_start_that_fails_is_never_ready(start_daemon: StartDaemon, file_manag
 
 
 def test_a_download_asks_for_more_time(
-    file_manager: Manager, site: devserver.DevServer, photos: PutPhoto, u2netp: Path, tmp_path: Path
+    file_manager: Manager, site: DevServer, photos: PutPhoto, u2netp: Path, tmp_path: Path
 ) -> None:
     photos("u2netp.onnx", weights.path(u2netp, "u2netp").read_bytes())
     variables = {"NOTIFY_SOCKET": file_manager.address, "WORKER_WEIGHTS_DIR": str(tmp_path)}

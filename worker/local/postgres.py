@@ -49,7 +49,7 @@ class Postgres:
         return self.url(name)
 
 
-def start(folder: Path) -> Postgres:
+def start_server(folder: Path) -> Postgres:
     """Starts the server whose data is in `folder`, or as root in a place of the system's temporary folder that belongs
     to `folder`: Postgres refuses to run as root, and an unprivileged user may not look into root's folders.
 
@@ -75,7 +75,7 @@ def start(folder: Path) -> Postgres:
     return Postgres(binaries, data, int(port_file.read_text()), password_file.read_text())
 
 
-def remove(folder: Path) -> None:
+def remove_server(folder: Path) -> None:
     """Deletes the data of a stopped server."""
     shutil.rmtree(_private(folder, "data"), ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +108,7 @@ def _binaries(folder: Path) -> Path:
 
 
 def _private(folder: Path, name: str) -> Path:
-    """A folder that the server's user alone can read; see `start`."""
+    """A folder that the server's user alone can read; see `start_server`."""
     user = _unprivileged()
     if user is None:
         path = folder / name

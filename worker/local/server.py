@@ -21,11 +21,11 @@ class DevServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, folder: Path, journal: Path, port: int, heard: Callable[[dict[str, Any]], None]
+        self, folder: Path, journal: Path, port: int, on_webhook: Callable[[dict[str, Any]], None]
     ) -> None:
         super().__init__(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
         self.journal = journal
-        self.heard = heard
+        self.on_webhook = on_webhook
         self.writing = threading.Lock()
 
     @property
@@ -35,15 +35,15 @@ class DevServer(ThreadingHTTPServer):
     def record(self, event: dict[str, Any]) -> None:
         with self.writing, self.journal.open("a") as file:
             file.write(json.dumps(event) + "\n")
-        self.heard(event)
+        self.on_webhook(event)
 
 
 @contextmanager
-def serve(
-    folder: Path, journal: Path, port: int = 0, heard: Callable[[dict[str, Any]], None] = lambda _: None
+def serve_folder(
+    folder: Path, journal: Path, port: int = 0, on_webhook: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> Iterator[DevServer]:
-    """A running server on loopback. `journal` gets a JSON line for every webhook, and `heard` is called with it."""
-    server = DevServer(folder, journal, port, heard)
+    """A running server on loopback. `journal` gets a JSON line for every webhook, and `on_webhook` is called with it."""
+    server = DevServer(folder, journal, port, on_webhook)
     thread = threading.Thread(target=server.serve_forever, name="devserver", daemon=True)
     thread.start()
     try:

@@ -19,8 +19,8 @@ from worker import database, weights
 from worker.core import settings
 from worker.core.settings import ConfigError
 from worker.database import migrate
-from worker.local import postgres as embedded
-from worker.local import server as devserver
+from worker.local.postgres import start_server
+from worker.local.server import DevServer, serve_folder
 from worker.ops.terminal import progress as bar
 
 BACKGROUND_MODEL = "u2netp"  # small, permissively licensed, and in the package registry
@@ -32,12 +32,12 @@ class Stack:
     """What runs, and the settings with which others reach it."""
 
     environment: Mapping[str, str]
-    server: devserver.DevServer
+    server: DevServer
     files: Path
 
 
 @contextmanager
-def undivided() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """SIGINT and SIGTERM wait for the end of the block, for the main thread: only who is known to run can be ended."""
     came: list[int] = []
     before = {
@@ -54,18 +54,18 @@ def undivided() -> Iterator[None]:
 
 
 @contextmanager
-def stack(
-    folder: Path, *, engine: str, port: int = 0, heard: Callable[[dict[str, Any]], None] = lambda _: None
+def start_stack(
+    folder: Path, *, engine: str, port: int = 0, on_webhook: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> Iterator[Stack]:
     """Postgres with our schema, a store and a receiver, all in `folder`; stopped afterwards, the data kept."""
     folder = folder.resolve()
     files = folder / "files"
     files.mkdir(parents=True, exist_ok=True)
     with ExitStack() as ending:
-        with undivided():
-            postgres = embedded.start(folder / "postgres")
+        with defer_signals():
+            postgres = start_server(folder / "postgres")
             ending.callback(postgres.stop)
-        server = ending.enter_context(devserver.serve(files, folder / "webhooks.jsonl", port, heard))
+        server = ending.enter_context(serve_folder(files, folder / "webhooks.jsonl", port, on_webhook))
         environment = {
             "DATABASE_URL": postgres.url(),
             "SUPABASE_URL": "",  # a developer's own setting would be a second place for the models
@@ -84,10 +84,10 @@ def stack(
 
 
 @contextmanager
-def daemon(stack: Stack, **popen: Any) -> Iterator["subprocess.Popen[bytes]"]:
+def start_daemon(stack: Stack, **popen: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """`worker run`, as production starts it, drained afterwards."""
     with ExitStack() as ending:
-        with undivided():
+        with defer_signals():
             process = subprocess.Popen(
                 [sys.executable, "-m", "worker", "run"],
                 env=os.environ | dict(stack.environment),
@@ -134,14 +134,14 @@ def run(folder: Path, *, engine: str, port: int, console: Console) -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    with stack(folder, engine=engine, port=port) as running:
+    with start_stack(folder, engine=engine, port=port) as running:
         file = folder / "dev.env"
         # Whoever waits for the file finds it whole, and nobody else ever reads its password.
         draft = folder / "dev.env.new"
         draft.touch(mode=0o600)
         draft.write_text("".join(f"export {k}={shlex.quote(v)}\n" for k, v in running.environment.items()))
         draft.replace(file)
-        with daemon(running) as process:
+        with start_daemon(running) as process:
             _explain(console, running, file)
             while not done.wait(0.5) and process.poll() is None:
                 pass

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from rows import change, insert, served
 from sqlalchemy.engine import Engine
 
-from worker.local import postgres as embedded
-from worker.local import server as devserver
+from worker.local.postgres import Postgres
+from worker.local.server import DevServer
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
 
@@ -106,7 +106,7 @@ def test_the_page_asks_for_the_token_and_forgets_it(
 
 
 def test_the_model_turns_beside_its_photos_and_survives_a_refresh(
-    tab: Tab, engine: Engine, sql: psycopg.Connection, site: devserver.DevServer, glb: bytes
+    tab: Tab, engine: Engine, sql: psycopg.Connection, site: DevServer, glb: bytes
 ) -> None:
     (Path(site.journal).parent / "site" / "ball.glb").write_bytes(glb)
     job = insert(sql, status="completed", model_url=f"{site.url}/ball.glb")
@@ -121,7 +121,7 @@ def test_the_model_turns_beside_its_photos_and_survives_a_refresh(
 
 
 def test_the_page_outlives_the_database(
-    tab: Tab, engine: Engine, sql: psycopg.Connection, postgres: embedded.Postgres, database_url: str
+    tab: Tab, engine: Engine, sql: psycopg.Connection, postgres: Postgres, database_url: str
 ) -> None:
     insert(sql, product_handle="teapot")
     name = sa.make_url(database_url).database

@@ -28,7 +28,7 @@ from worker import database
 from worker.core import settings
 from worker.core.settings import Settings
 from worker.jobs import queue
-from worker.local import postgres as embedded
+from worker.local.postgres import Postgres
 from worker.ops import dashboard
 from worker.ops.dashboard import access, pages
 
@@ -258,7 +258,7 @@ def test_the_pages_need_no_more_than_to_read_as_the_daemon_s_role(
 
 
 def test_the_page_says_that_the_database_is_away_and_comes_back(
-    postgres: embedded.Postgres, sql: psycopg.Connection, engine: Engine, database_url: str
+    postgres: Postgres, sql: psycopg.Connection, engine: Engine, database_url: str
 ) -> None:
     insert(sql, product_handle="teapot")
     name = sa.make_url(database_url).database
@@ -287,7 +287,7 @@ def test_a_database_without_our_tables_is_told_apart(empty_database: str) -> Non
 
 
 @pytest.fixture(scope="module")
-def crowded(postgres: embedded.Postgres) -> Iterator[Engine]:
+def crowded(postgres: Postgres) -> Iterator[Engine]:
     with (
         new_database(postgres) as url,
         connected(url) as engine,

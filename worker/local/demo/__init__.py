@@ -17,10 +17,10 @@ from sqlalchemy.engine import Engine
 from worker import database
 from worker.core.settings import ConfigError
 from worker.jobs import queue
-from worker.local import postgres as embedded
 from worker.local import samples
-from worker.local import stack as dev
 from worker.local.demo.page import Photo, Result, write_page
+from worker.local.postgres import remove_server
+from worker.local.stack import Stack, ensure_weights, start_daemon, start_stack
 from worker.ops.terminal import formats, tables
 from worker.storage import paths
 
@@ -43,14 +43,14 @@ class Sample:
 
 def run(results: Path, *, engine: str, console: Console) -> int:
     """0 if every job ended as it should and the backend was told so, else 1. Raises: ConfigError."""
-    dev.ensure_weights(console, engine)
+    ensure_weights(console, engine)
     results.mkdir(parents=True, exist_ok=True)
     chosen = _samples()
     events: list[dict[str, Any]] = []
     # Nothing of the demo stays but its results.
     with tempfile.TemporaryDirectory(prefix="worker-demo-") as folder:
         try:
-            with dev.stack(Path(folder), engine=engine, heard=events.append) as stack:
+            with start_stack(Path(folder), engine=engine, on_webhook=events.append) as stack:
                 rows = _work(stack, chosen, results / "daemon.log", console)
                 _wait_for_webhooks(rows, events)
                 shown = [
@@ -58,7 +58,7 @@ def run(results: Path, *, engine: str, console: Console) -> int:
                     for sample, row in zip(chosen, rows, strict=True)
                 ]
         finally:
-            embedded.remove(Path(folder) / "postgres")
+            remove_server(Path(folder) / "postgres")
     page = results / "index.html"
     write_page(shown, page)
     wrong = [
@@ -110,15 +110,13 @@ def _samples() -> list[Sample]:
     ]
 
 
-def _work(
-    stack: dev.Stack, chosen: Sequence[Sample], log: Path, console: Console
-) -> Sequence[Mapping[str, Any]]:
+def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -> Sequence[Mapping[str, Any]]:
     """The rows of the samples once all have ended. Raises: ConfigError where the daemon ends before."""
     db = database.connect(database.parse(stack.environment["DATABASE_URL"], "DATABASE_URL"))
     try:
         # The page turns each model itself.
         still = replace(stack, environment={**stack.environment, "WORKER_TURNTABLE": "false"})
-        with log.open("wb") as output, dev.daemon(still, stdout=output, stderr=output) as process:
+        with log.open("wb") as output, start_daemon(still, stdout=output, stderr=output) as process:
             ids = [_enqueue(db, stack, sample) for sample in chosen]
             end = time.monotonic() + LIMIT_S
             with Live(Table(), console=console, auto_refresh=False) as live:
@@ -139,7 +137,7 @@ def _work(
         db.dispose()
 
 
-def _enqueue(db: Engine, stack: dev.Stack, sample: Sample) -> UUID:
+def _enqueue(db: Engine, stack: Stack, sample: Sample) -> UUID:
     folder = stack.files / "photos" / sample.product
     folder.mkdir(parents=True)
     for name, content in sample.photos.items():
