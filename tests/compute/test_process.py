@@ -84,7 +84,7 @@ def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest
         return process
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    monkeypatch.setattr(threads, "begin", scarce)
+    monkeypatch.setattr(threads, "start_thread", scarce)
     started = Child(Settings(), "cpu")
     with pytest.raises(RuntimeError):
         started.start()

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core import threads
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.lease import Lease
 
@@ -29,13 +29,13 @@ def unborn(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
 
     monkeypatch.setattr(_thread, "start_new_thread", start)
     monkeypatch.setattr(threading, "_start_new_thread", start)
-    monkeypatch.setattr(threads, "BEGIN_S", 0.1)
+    monkeypatch.setattr(threads, "START_S", 0.1)
     return targets
 
 
 def test_a_thread_runs_beside_us() -> None:
     here, there = threading.get_ident(), list[int]()
-    threads.begin(lambda: there.append(threading.get_ident()))
+    threads.start_thread(lambda: there.append(threading.get_ident()))
     until(lambda: there)
     assert there != [here]
 
@@ -45,7 +45,7 @@ def test_a_thread_that_does_not_begin_in_time_is_none_later_either(
 ) -> None:
     done: list[str] = []
     with pytest.raises(RuntimeError):
-        threads.begin(lambda: done.append("too late"))
+        threads.start_thread(lambda: done.append("too late"))
     unborn[0]()
     assert not done
 
@@ -63,7 +63,7 @@ def test_a_lane_goes_on_where_the_thread_of_a_lease_does_not_begin(engine: Engin
 def test_a_lane_goes_on_where_the_watch_over_an_outage_does_not_begin(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
-    outage = Outage(engine, lambda: None)
+    monitor = DatabaseMonitor(engine, lambda: None)
     queue.outlook(engine)
     sql.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -71,4 +71,4 @@ def test_a_lane_goes_on_where_the_watch_over_an_outage_does_not_begin(
     )
     with pytest.raises(DBAPIError):
         queue.outlook(engine)
-    assert outage.over.is_set(), "who tries next finds out"
+    assert monitor.available, "who tries next finds out"

@@ -31,7 +31,7 @@ from worker.daemon import health
 from worker.daemon.health import Health
 from worker.daemon.lane import Lane
 from worker.daemon.systemd import Heartbeat
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.wakeup import GAUGES, Listener
 from worker.local.postgres import Postgres
@@ -118,7 +118,7 @@ def test_a_scrape_during_twenty_jobs_adds_up_with_the_rows(
     assert len(set(seen)) > 2, "some scrapes were in the middle"
 
     rows = sql.execute(
-        "SELECT CASE status WHEN 'pending' THEN 'postponed' ELSE status::text END, error_code, count(*) FROM jobs GROUP BY 1, 2"
+        "SELECT CASE status WHEN 'pending' THEN 'retry_scheduled' ELSE status::text END, error_code, count(*) FROM jobs GROUP BY 1, 2"
     ).fetchall()
     assert ends(series) == {(outcome, code): count for outcome, code, count in rows}
     assert ends(series) == {
@@ -126,12 +126,12 @@ def test_a_scrape_during_twenty_jobs_adds_up_with_the_rows(
         ("failed", "photo_not_found"): 3,
         ("completed", None): 2,
         ("failed", "photo_unreachable"): 1,
-        ("postponed", "photo_unreachable"): 1,
+        ("retry_scheduled", "photo_unreachable"): 1,
     }
     lines = sql.execute("SELECT count(*) FROM worker.attempts WHERE ended_at IS NOT NULL").fetchone()
     assert lines == (total(series, "modelworker_claims_total"),) == (20,)
-    assert series["modelworker_stage_seconds_count", (("stage", "download"),)] == 20
-    assert series["modelworker_stage_seconds_count", (("stage", "upload"),)] == 2
+    assert series["modelworker_step_seconds_count", (("step", "download"),)] == 20
+    assert series["modelworker_step_seconds_count", (("step", "upload"),)] == 2
     assert total(series, "modelworker_lease_renewals_total") >= 2 * 7
     assert total(series, "modelworker_child_restarts_total") == 0
     delivered = ("modelworker_webhooks_total", (("outcome", "delivered"),))
@@ -213,24 +213,25 @@ def test_a_port_that_is_taken_is_named(start_daemon: StartDaemon, site: DevServe
     assert "WORKER_HTTP_PORT" in daemon.log.read_text().splitlines()[-1]
 
 
-def a_lane(heart: Heartbeat) -> Lane:
+def a_lane(heartbeat: Heartbeat) -> Lane:
     ready = threading.Event()
     ready.set()
     child = SimpleNamespace(running=True)
     return cast(
-        "Lane", SimpleNamespace(device="0", heart=heart, ready=ready, child=child, failed=None, healthy=True)
+        "Lane",
+        SimpleNamespace(device="0", heartbeat=heartbeat, ready=ready, child=child, failed=None, healthy=True),
     )
 
 
 def test_a_lane_that_owes_its_heartbeat_makes_the_process_unhealthy() -> None:
-    heart = Heartbeat()
-    state = Health(Settings(), lambda: False, lanes=[a_lane(heart)], patience_s=0.05)
-    heart.beat("job 1, generating", silent_s=60)
+    heartbeat = Heartbeat()
+    state = Health(Settings(), lambda: False, lanes=[a_lane(heartbeat)], watchdog_timeout_s=0.05)
+    heartbeat.beat("job 1, generating", silent_s=60)
     assert state.alive()[0]
-    heart.beat("job 1, generating")
+    heartbeat.beat("job 1, generating")
     until(lambda: not state.alive()[0], 5)
     assert state.alive()[1]["frozen"] == ["0"]
-    heart.beat()
+    heartbeat.beat()
     assert state.alive()[0]
 
 
@@ -239,14 +240,14 @@ def test_the_bucket_is_tried_in_the_background_and_seldom(monkeypatch: pytest.Mo
         store = SupabaseStore(server.url, KEY, BUCKET, wait_s=0.001)
         bucket = health.Bucket(store)
         for _ in range(50):
-            assert bucket.look() == ""
+            assert bucket.check() == ""
         assert server.requests == [], "the daemon has looked at its start"
         monkeypatch.setattr(health, "PROBE_S", (0.0, 0.0))
         bucket = health.Bucket(store)
         server.fault = lambda _method, _path: html(503)
-        until(bucket.look, 5)
+        until(bucket.check, 5)
         server.fault = lambda _method, _path: None
-        until(lambda: not bucket.look(), 5)
+        until(lambda: not bucket.check(), 5)
         monkeypatch.setattr(health, "PROBE_S", (300.0, 300.0))
         time.sleep(0.1)
         store.storage.session.close()
@@ -279,11 +280,11 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
     listener = Listener(
         Settings(),
         engine,
-        Outage(engine, lambda: None),
-        inserted=lambda: None,
-        cancelled=lambda _: None,
-        written=lambda: None,
-        gauged=hear,
+        DatabaseMonitor(engine, lambda: None),
+        on_insert=lambda: None,
+        on_cancel=lambda _: None,
+        on_event=lambda: None,
+        on_gauges=hear,
     )
     listener.start()
     until(lambda: listener.alive)
@@ -325,7 +326,7 @@ def test_figures_that_cannot_be_had_are_not_a_number() -> None:
 @pytest.mark.parametrize(("backend", "late"), [(True, 5000.0), (False, 0.0)])
 def test_events_are_late_only_where_a_backend_waits_for_them(*, backend: bool, late: float) -> None:
     metrics.QueueGauges(lambda: {"events": 7, "lag": 5000}, lambda: True, backend=backend).refresh()
-    assert parsed(metrics.scrape().decode())["modelworker_queue_webhooks_oldest_seconds", ()] == late
+    assert parsed(metrics.scrape().decode())["modelworker_webhook_events_oldest_seconds", ()] == late
 
 
 def test_what_a_hijacked_child_reports_makes_no_series() -> None:
@@ -333,7 +334,7 @@ def test_what_a_hijacked_child_reports_makes_no_series() -> None:
     metrics.made({"seconds": [], "surface": {"peak_vram_mb": "all"}}, "9")
     metrics.made({"surface": {"peak_vram_mb": 1024}}, "8")
     series = parsed(metrics.scrape().decode())
-    assert ("modelworker_stage_seconds_count", (("stage", "made up"),)) not in series
+    assert ("modelworker_step_seconds_count", (("step", "made up"),)) not in series
     assert ("modelworker_gpu_memory_peak_bytes", (("device", "9"),)) not in series
     assert series["modelworker_gpu_memory_peak_bytes", (("device", "8"),)] == 2**30
 
@@ -401,7 +402,7 @@ def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(
 
 def test_a_library_s_warning_becomes_a_line_like_ours() -> None:
     code = (
-        "import logging, warnings; from worker import logs; logs.configure('json', 'debug');"
+        "import logging, warnings; from worker.daemon import logs; logs.configure('json', 'debug');"
         "logging.getLogger('httpx').info('GET https://a/?token=planted');"
         "logging.getLogger('httpx').warning('slow'); warnings.warn('old')"
     )

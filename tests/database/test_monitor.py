@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from worker import database
 from worker.core import threads
 from worker.database import monitor
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 
 
@@ -26,13 +26,13 @@ def down() -> threading.Event:
 
 
 @pytest.fixture
-def watched(engine: Engine, down: threading.Event) -> Iterator[Outage]:
+def watched(engine: Engine, down: threading.Event) -> Iterator[DatabaseMonitor]:
     def probe() -> None:
         if down.is_set():
             raise psycopg.OperationalError("connection refused")
         database.probe(engine.url)
 
-    yield Outage(engine, probe)
+    yield DatabaseMonitor(engine, probe)
     down.clear()
 
 
@@ -48,7 +48,7 @@ def events(logs: list[Any]) -> list[str]:
 
 
 def test_many_threads_lose_the_database_with_one_line_and_get_it_back_with_one(
-    engine: Engine, sql: psycopg.Connection, watched: Outage, down: threading.Event
+    engine: Engine, sql: psycopg.Connection, watched: DatabaseMonitor, down: threading.Event
 ) -> None:
     def work() -> None:
         while not done.is_set():
@@ -67,18 +67,18 @@ def test_many_threads_lose_the_database_with_one_line_and_get_it_back_with_one(
         until(lambda: len(connected) == 4)
         down.set()
         terminate(sql)
-        until(lambda: not watched.over.is_set())
+        until(lambda: not watched.available)
         down.clear()
         assert watched.wait(10)
         time.sleep(0.3)
         done.set()
         for thread in threads:
             thread.join()
-    assert events(logs) == ["database_lost", "database_back"]
+    assert events(logs) == ["database_lost", "database_recovered"]
 
 
 def test_a_read_only_server_is_left_like_a_dead_one(
-    engine: Engine, sql: psycopg.Connection, watched: Outage, database_url: str
+    engine: Engine, sql: psycopg.Connection, watched: DatabaseMonitor, database_url: str
 ) -> None:
     """After a failover the old connection ends at a standby; a later one finds the new primary."""
     name = database_url.rpartition("/")[2]
@@ -87,12 +87,12 @@ def test_a_read_only_server_is_left_like_a_dead_one(
     with capture_logs() as logs:
         with pytest.raises(DBAPIError) as error:
             queue.claim(engine, worker="w", lease_s=30)
-        assert monitor.lost(error.value.orig)
+        assert monitor.is_connection_lost(error.value.orig)
         assert not watched.wait(1)
         sql.execute(f"SET default_transaction_read_only = off; ALTER DATABASE {name} RESET ALL".encode())
         assert watched.wait(10)
         assert queue.claim(engine, worker="w", lease_s=30) is None
-    assert events(logs) == ["database_lost", "database_back"]
+    assert events(logs) == ["database_lost", "database_recovered"]
 
 
 def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(monitor, "REFUSED_S", (0.5, 300.0))
     wrong = database.connect(engine.url.set(password="wrong"))
-    seen = Outage(wrong, probe)
+    seen = DatabaseMonitor(wrong, probe)
     with capture_logs() as logs:
         with pytest.raises(DBAPIError):
             queue.outlook(wrong)
@@ -113,11 +113,11 @@ def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.Mo
     assert "password authentication failed" in logs[0]["reason"]
     assert events(logs) == ["database_lost"]
     assert len(tries) == 1
-    assert not seen.over.is_set()
+    assert not seen.available
 
 
 def test_a_statement_that_is_never_answered_is_given_up(
-    engine: Engine, sql: psycopg.Connection, watched: Outage, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, sql: psycopg.Connection, watched: DatabaseMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.database.connection.ANSWER_S", 0.5)
     with sql.transaction():
@@ -143,14 +143,14 @@ def test_a_statement_that_is_never_answered_is_given_up(
     ids=lambda value: type(value).__name__,
 )
 def test_what_means_that_the_database_is_away(error: BaseException, *, is_lost: bool) -> None:
-    assert monitor.lost(error) is is_lost
+    assert monitor.is_connection_lost(error) is is_lost
 
 
 def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
-    engine: Engine, sql: psycopg.Connection, watched: Outage, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, sql: psycopg.Connection, watched: DatabaseMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit on threads is played: root has none."""
-    begin = threads.begin
+    begin = threads.start_thread
     refused = set[str]()
 
     def scarce(target: Callable[[], object]) -> None:
@@ -159,7 +159,7 @@ def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
             raise RuntimeError("can't start new thread")
         begin(target)
 
-    monkeypatch.setattr(threads, "begin", scarce)
+    monkeypatch.setattr(threads, "start_thread", scarce)
     for _ in range(2):
         assert _reached(engine)
         terminate(sql)
@@ -172,7 +172,7 @@ def test_a_daemon_that_gets_no_thread_does_not_wait_for_ever(
 def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
     engine: Engine,
     sql: psycopg.Connection,
-    watched: Outage,
+    watched: DatabaseMonitor,
     down: threading.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

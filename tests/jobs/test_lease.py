@@ -43,13 +43,13 @@ def test_a_wish_to_cancel_that_somebody_tells_of_is_noticed_at_once(engine: Engi
     job = claim(engine)
     with Lease(engine, job, 300) as lease:
         queue.ask_to_cancel(engine, job.id)
-        lease.look()
+        lease.renew_now()
         until(lambda: lease.cancelled, 5)
 
 
 def test_a_wish_to_cancel_is_noticed_in_seconds_where_nobody_tells(engine: Engine) -> None:
     job = claim(engine)
-    with Lease(engine, job, 300, told=lambda: False) as lease:
+    with Lease(engine, job, 300, cancel_push_works=lambda: False) as lease:
         queue.ask_to_cancel(engine, job.id)
         until(lambda: lease.cancelled, 5)
 
@@ -58,7 +58,7 @@ def test_reports_are_written_in_order_before_the_lease_is_renewed(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
     written = []
-    with Lease(engine, claim(engine), 30, written=lambda: written.append(1)) as lease:
+    with Lease(engine, claim(engine), 30, on_report=lambda: written.append(1)) as lease:
         for progress in (10, 40, 50):
             lease.report(progress, f"at {progress}")
         lease.renew()

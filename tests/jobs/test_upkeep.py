@@ -10,7 +10,7 @@ from conftest import until
 from sqlalchemy.engine import Engine
 
 from worker.core.settings import Settings
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import Listener, Wakeup
@@ -19,9 +19,9 @@ from worker.jobs.wakeup import Listener, Wakeup
 @pytest.fixture
 def keeper(engine: Engine) -> Upkeep:
     settings = Settings()
-    outage = Outage(engine, lambda: None)
+    monitor = DatabaseMonitor(engine, lambda: None)
     listener = Listener(
-        settings, engine, outage, inserted=lambda: None, cancelled=lambda _: None, written=lambda: None
+        settings, engine, monitor, on_insert=lambda: None, on_cancel=lambda _: None, on_event=lambda: None
     )
     listener.alive = True
     return Upkeep(
@@ -29,8 +29,8 @@ def keeper(engine: Engine) -> Upkeep:
         engine,
         wakeup=Wakeup(),
         listener=listener,
-        outage=outage,
-        nudge=lambda: None,
+        monitor=monitor,
+        wake_sender=lambda: None,
     )
 
 
@@ -42,9 +42,9 @@ def claim(engine: Engine) -> Any:
 def test_where_notifications_arrive_it_looks_seldom_and_else_every_second_and_then_less(
     keeper: Upkeep,
 ) -> None:
-    assert 8 <= keeper.look() <= 10
+    assert 8 <= keeper.run_once() <= 10
     keeper.listener.alive = False
-    waits = [keeper.look() for _ in range(10)]
+    waits = [keeper.run_once() for _ in range(10)]
     assert waits[0] <= 1.3
     assert 4 <= waits[-1] <= 5
 
@@ -53,11 +53,11 @@ def test_a_lost_job_is_looked_for_when_its_lease_runs_out_and_rescued_then(
     keeper: Upkeep, engine: Engine, sql: psycopg.Connection
 ) -> None:
     assert claim(engine)
-    assert 2 < keeper.look() < 3.4
+    assert 2 < keeper.run_once() < 3.4
     with sql.transaction():
         sql.execute("SELECT set_config('worker.lease', 'queue', true)")
         sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
-    keeper.look()
+    keeper.run_once()
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("pending",)
     assert keeper.wakeup.wait(0), "a lane is told"
 
@@ -76,7 +76,7 @@ def test_a_lost_job_that_somebody_s_transaction_holds_keeps_no_other_from_a_lane
         person.execute("UPDATE jobs SET priority = 1 WHERE id = %s", [lost.id])
         lane.start()
         until(lambda: keeper.wakeup.waiting)
-        keeper.look()
+        keeper.run_once()
         lane.join()
     assert woken == [True]
 
@@ -88,8 +88,8 @@ def test_after_an_outage_who_finished_a_job_writes_it_before_it_is_rescued(
     with sql.transaction():
         sql.execute("SELECT set_config('worker.lease', 'queue', true)")
         sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
-    monkeypatch.setattr(keeper.outage, "ended_at", time.monotonic())
-    assert keeper.look() <= 1, "but soon"
+    monkeypatch.setattr(keeper.monitor, "recovered_at", time.monotonic())
+    assert keeper.run_once() <= 1, "but soon"
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("processing",)
 
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from worker import database
 from worker.core.settings import Settings
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import wakeup as module
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.local.postgres import Postgres
@@ -49,14 +49,14 @@ class Heard:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self.inserted = 0
         self.cancelled: list[str] = []
-        self.outage = Outage(engine, lambda: database.probe(engine.url))
+        self.monitor = DatabaseMonitor(engine, lambda: database.probe(engine.url))
         self.listener = Listener(
             settings,
             engine,
-            self.outage,
-            inserted=self.insert,
-            cancelled=self.cancelled.append,
-            written=lambda: None,
+            self.monitor,
+            on_insert=self.insert,
+            on_cancel=self.cancelled.append,
+            on_event=lambda: None,
         )
         self.listener.start()
 
@@ -108,12 +108,12 @@ def test_who_listens_sees_an_outage_first_and_comes_back_with_its_end(
     with psycopg.connect(postgres.url(), autocommit=True) as admin, capture_logs() as logs:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
-        until(lambda: not heard.listener.alive and not heard.outage.over.is_set())
+        until(lambda: not heard.listener.alive and not heard.monitor.available)
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
         until(lambda: heard.inserted == 2, 10, "the listener to come back")
     assert {line["event"] for line in logs} == {
         "not_listening",
         "database_lost",
-        "database_back",
+        "database_recovered",
         "listening",
     }

@@ -85,7 +85,7 @@ def test_a_full_disk_stops_the_claiming_until_there_is_room(
     sql.execute("UPDATE jobs SET priority = 1")  # and nothing else happens to the row
     assert queue.look(engine, [job])[0]["status"] == "pending"
     (memory_disk / "ballast").unlink()
-    daemon.wait_for("space_again")
+    daemon.wait_for("disk_recovered")
     until(lambda: queue.look(engine, [job])[0]["completed_at"])
-    assert len(daemon.events("no_space")) == len(daemon.events("space_again")) == 1
-    assert daemon.events("job_claimed")[0]["timestamp"] > daemon.events("space_again")[0]["timestamp"]
+    assert len(daemon.events("no_space")) == len(daemon.events("disk_recovered")) == 1
+    assert daemon.events("job_claimed")[0]["timestamp"] > daemon.events("disk_recovered")[0]["timestamp"]

@@ -19,11 +19,11 @@ from structlog.testing import capture_logs
 
 from worker.compute.process import Child
 from worker.core import settings
-from worker.daemon.admission import Gate
-from worker.daemon.attempt import Means, Stop
+from worker.daemon.admission import Admission
+from worker.daemon.context import LaneContext, Stop
 from worker.daemon.lane import Lane
 from worker.daemon.scratch import Scratch
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.wakeup import Wakeup
 from worker.storage.supabase import SupabaseStore
@@ -80,19 +80,19 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 @contextmanager
 def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
     """They work until the context ends."""
-    stop, wakeup, scratch, gate = Stop(), Wakeup(), Scratch(folder), Gate(store, [], 0)
-    means = Means(
+    stop, wakeup, scratch, admission = Stop(), Wakeup(), Scratch(folder), Admission(store, [], 0)
+    context = LaneContext(
         settings=settings.load(),
         engine=engine,
         store=store,
-        gate=gate,
+        admission=admission,
         scratch=scratch,
-        outage=Outage(engine, lambda: None),
+        monitor=DatabaseMonitor(engine, lambda: None),
         stop=stop,
-        nudge=lambda: None,
-        told=lambda: False,
+        wake_sender=lambda: None,
+        cancel_push_works=lambda: False,
     )
-    threads = [Lane(str(n), wakeup, means) for n in range(count)]
+    threads = [Lane(str(n), wakeup, context) for n in range(count)]
     for lane in threads:
         lane.start()
     try:
@@ -199,7 +199,7 @@ def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(
     for n in range(5):
         queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
     with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
-        until(lambda: len([line for line in lines if line["event"] == "store_does_not_work"]) >= 2)
+        until(lambda: len([line for line in lines if line["event"] == "store_unavailable"]) >= 2)
         code = "storage_unavailable" if why == "down" else "storage_denied"
         counted = "SELECT status::text, attempts, error_code, count(*) FROM jobs GROUP BY 1, 2, 3 ORDER BY 2"
         assert sql.execute(counted).fetchall() == [("pending", 0, None, 4), ("pending", 1, code, 1)]

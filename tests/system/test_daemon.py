@@ -421,7 +421,7 @@ def test_a_process_of_the_daemon_s_user_cannot_read_the_daemon_s_secrets() -> No
                 os._exit(0)
             os.wait()
         read()
-        daemon.keep_from_others()
+        daemon.disable_core_dumps_and_ptrace()
         read()
     """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

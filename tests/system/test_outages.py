@@ -250,15 +250,15 @@ def test_a_wrong_password_is_said_once_and_tried_seldom(site: Site, recovers: bo
         daemon.wait_for("ready", 60)
         site.sql("ALTER ROLE shy PASSWORD 'wrong'")
         site.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'shy'")
-        daemon.wait_for("database_refuses_us", 60)
+        daemon.wait_for("database_auth_failed", 60)
         tries = _refusals(site)
         time.sleep(60 if recovers else 3)
         assert _refusals(site) - tries <= 4, "Supabase bans addresses that hammer"
-        assert len(daemon.events("database_refuses_us")) == 1
+        assert len(daemon.events("database_auth_failed")) == 1
         assert daemon.process.poll() is None
         if recovers:
             site.sql("ALTER ROLE shy PASSWORD 'right'")
-            daemon.wait_for("database_back", 330)
+            daemon.wait_for("database_recovered", 330)
     finally:
         site.daemons.remove(daemon)
         daemon.process.kill()

@@ -101,23 +101,23 @@ def test_nobody_who_listens_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("environment", "patience_s"),
+    ("environment", "watchdog_timeout_s"),
     [
-        ({}, systemd.PATIENCE_S),
+        ({}, systemd.WATCHDOG_TIMEOUT_S),
         ({"WATCHDOG_USEC": "3000000"}, 3),
         ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 3),
-        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, systemd.PATIENCE_S),
-        ({"WATCHDOG_USEC": "soon"}, systemd.PATIENCE_S),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, systemd.WATCHDOG_TIMEOUT_S),
+        ({"WATCHDOG_USEC": "soon"}, systemd.WATCHDOG_TIMEOUT_S),
     ],
 )
 def test_the_unit_s_watchdog_time_is_the_patience(
-    environment: dict[str, str], patience_s: float, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], watchdog_timeout_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert systemd.patience_s() == patience_s
+    assert systemd.watchdog_timeout_s() == watchdog_timeout_s
 
 
 def test_systemd_is_told_of_a_whole_life(

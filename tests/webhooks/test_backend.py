@@ -56,7 +56,7 @@ def kill(daemon: Daemon) -> None:
 
 
 def tried_again(daemon: Daemon, tried: int) -> bool:
-    return len(daemon.events("webhook_postponed")) > tried
+    return len(daemon.events("webhook_retry_scheduled")) > tried
 
 
 def check(backend: Backend, ends: dict[str, str]) -> None:
@@ -87,12 +87,12 @@ def test_a_backend_that_was_down_for_ten_minutes_gets_every_job_s_events(
     good, bad = photos("mug.png", mug), photos("text.png", b"no photo")
     ends = {enqueue(engine, str(n), bad if n else good): "failed" if n else "completed" for n in range(6)}
     ended(sql)
-    until(lambda: daemon.events("webhook_postponed"))
+    until(lambda: daemon.events("webhook_retry_scheduled"))
     assert scalar(sql, "SELECT count(*) FROM worker.outbox WHERE delivered_at IS NOT NULL") == 0
 
     # Ten minutes, in which it is tried now and then.
     for _ in range(4):
-        tried = len(daemon.events("webhook_postponed"))
+        tried = len(daemon.events("webhook_retry_scheduled"))
         sql.execute("UPDATE worker.outbox SET next_attempt_at = next_attempt_at - interval '150 s'")
         sql.execute("NOTIFY worker_webhooks")
         until(partial(tried_again, daemon, tried))

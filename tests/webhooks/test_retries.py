@@ -13,7 +13,7 @@ def waits(*answers: int | None, terminal: bool = True) -> list[float | None]:
     refusals = 0
     for attempt in count(1):
         status = answers[min(attempt, len(answers)) - 1]
-        then = retries.after(status, None, attempts=attempt, refusals=refusals, terminal=terminal)
+        then = retries.next_attempt(status, None, attempts=attempt, refusals=refusals, terminal=terminal)
         refusals = then.refusals
         found.append(then.wait_s)
         if then.wait_s is None:
@@ -92,7 +92,7 @@ def test_retry_after_as_a_date_counts_from_now() -> None:
 
 def test_retry_after_is_waited_for_and_does_not_shorten_the_backoff() -> None:
     def wait(retry_after: float, attempts: int) -> float:
-        then = retries.after(429, retry_after, attempts=attempts, refusals=0, terminal=True)
+        then = retries.next_attempt(429, retry_after, attempts=attempts, refusals=0, terminal=True)
         assert then.wait_s is not None
         return then.wait_s
 

@@ -248,7 +248,7 @@ def test_no_secret_is_left_behind_by_a_run_full_of_failures(
     # What was to go wrong did.
     assert "Traceback" in "".join(event["exception"] for event in daemon.events("child_error"))
     assert "Traceback" in "".join(event["exception"] for event in daemon.events("lane_error"))
-    assert daemon.events("webhook_postponed")
+    assert daemon.events("webhook_retry_scheduled")
     codes = {row[0] for row in sql.execute("SELECT coalesce(error_code, status::text) FROM jobs")}
     assert {"internal_error", "photo_not_found", "photo_unreachable"} <= codes
 

@@ -328,7 +328,7 @@ def test_a_slow_answer_holds_up_no_other_job_and_one_event_of_a_job_is_under_way
     for job in others:
         complete(engine, job)
     for sender in senders:
-        sender.nudge()
+        sender.wake()
     until(lambda: len(backend.got) == 10, 30, "the other jobs' events")
     assert {e["jobId"] for e in backend.events} == {str(job.id) for job in others}
     gate.set()
@@ -363,7 +363,7 @@ def test_it_sends_when_nudged_and_what_is_left_when_stopped(
 ) -> None:
     sender.start()
     job = start_job(engine)
-    sender.nudge()
+    sender.wake()
     until(lambda: backend.got)
     complete(engine, job)
     sender.stop(30)

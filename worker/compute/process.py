@@ -84,7 +84,7 @@ class Child:
     def _begin(self, give_up: Callable[[], bool]) -> dict[str, Any]:
         process, messages = self._process, self._messages
         assert process  # noqa: S101 - started
-        threads.begin(lambda: _read(process, messages))
+        threads.start_thread(lambda: _read(process, messages))
         self.send(
             engine=self.settings.engine,
             background_model=self.settings.background_model,

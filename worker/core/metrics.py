@@ -30,17 +30,15 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 # From a photo's download to a model on a CPU.
 SECONDS = (0.1, 0.3, 1, 3, 10, 20, 30, 60, 120, 300, 600, 1800)
-OUTCOMES = ("completed", "cancelled", "given_back", "lost")
+OUTCOMES = ("completed", "cancelled", "released", "lost")
 
 CLAIMS = Counter("modelworker_claims", "Jobs claimed.", ["device"])
 JOBS = Counter(
     "modelworker_jobs",
-    "Attempts that ended, by outcome: completed, failed, postponed (it will be tried again), cancelled, given_back, lost.",
+    "Attempts that ended, by outcome: completed, failed, retry_scheduled (it will be tried again), cancelled, released, lost.",
     ["outcome", "code"],
 )
-STAGE = Histogram(
-    "modelworker_stage_seconds", "How long a stage of an attempt took.", ["stage"], buckets=SECONDS
-)
+STEP = Histogram("modelworker_step_seconds", "How long a step of an attempt took.", ["step"], buckets=SECONDS)
 LEASES = Counter("modelworker_lease_renewals", "Leases renewed, by reports of progress too.")
 RESCUES = Counter(
     "modelworker_rescues", "Jobs taken from workers that were lost, by what became of them.", ["status"]
@@ -56,8 +54,8 @@ LANE_SILENT = Gauge(
     "modelworker_lane_silent_seconds", "For how long a lane has owed a heartbeat.", ["device"]
 )
 LANE_READY = Gauge("modelworker_lane_ready", "Whether the lane has a child that can work.", ["device"])
-STORE_UP = Gauge(
-    "modelworker_store_up", "Whether jobs may be claimed: the store takes files, the disks have room."
+ACCEPTING_JOBS = Gauge(
+    "modelworker_accepting_jobs", "Whether jobs may be claimed: the store takes files, the disks have room."
 )
 DATABASE_UP = Gauge("modelworker_database_up", "Whether the database can be used.")
 LISTENING = Gauge("modelworker_listening", "Whether notifications arrive; polling otherwise.")
@@ -70,8 +68,8 @@ QUEUE_JOBS = Gauge(
 QUEUE_OLDEST = Gauge(
     "modelworker_queue_oldest_seconds", "For how long the job has waited that is due longest."
 )
-OUTBOX = Gauge("modelworker_queue_webhooks", "Events of the whole queue: waiting, dead.", ["state"])
-OUTBOX_LAG = Gauge("modelworker_queue_webhooks_oldest_seconds", "Since when the oldest event waits.")
+OUTBOX = Gauge("modelworker_webhook_events", "Events of the whole queue: waiting, dead.", ["state"])
+OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Since when the oldest event waits.")
 
 # Series that exist from the start: the first increase of one that does not is not seen by rate().
 for _outcome in OUTCOMES:
@@ -79,10 +77,10 @@ for _outcome in OUTCOMES:
 for _code, _kind in KINDS.items():
     JOBS.labels("failed", _code)
     if _kind.retryable:
-        JOBS.labels("postponed", _code)
+        JOBS.labels("retry_scheduled", _code)
 for _status in ("pending", "failed", "cancelled"):
     RESCUES.labels(_status)
-for _outcome in ("delivered", "postponed", "dead"):
+for _outcome in ("delivered", "retry_scheduled", "dead"):
     WEBHOOKS.labels(_outcome)
 
 log = structlog.get_logger()
@@ -96,9 +94,9 @@ def ended(outcome: str, code: str = "") -> None:
 def made(report: Mapping[str, Any], device: str) -> None:
     """What an attempt has cost, by its report. Parts of it are the child's word, so that only what we know is counted."""
     seconds = report.get("seconds")
-    for stage, took in seconds.items() if isinstance(seconds, dict) else ():
-        if stage in STEPS and isinstance(took, int | float):
-            STAGE.labels(stage).observe(took)
+    for step, took in seconds.items() if isinstance(seconds, dict) else ():
+        if step in STEPS and isinstance(took, int | float):
+            STEP.labels(step).observe(took)
     surface = report.get("surface")
     peak_mb = surface.get("peak_vram_mb") if isinstance(surface, dict) else None
     if isinstance(peak_mb, int | float):

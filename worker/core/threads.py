@@ -3,10 +3,10 @@
 import _thread
 from collections.abc import Callable
 
-BEGIN_S = 5.0  # for the first step of a new thread, however busy the machine
+START_S = 5.0  # for the first step of a new thread, however busy the machine
 
 
-def begin(target: Callable[[], object]) -> None:
+def start_thread(target: Callable[[], object]) -> None:
     """Runs it in a thread of its own, which ends with the process. Raises: RuntimeError where there is none to be had.
 
     threading.Thread.start() waits for the first step of the new thread, and for ever where there was no memory for that:
@@ -22,5 +22,5 @@ def begin(target: Callable[[], object]) -> None:
             target()
 
     _thread.start_new_thread(run, ())
-    if not begun.acquire(timeout=BEGIN_S) and turn.acquire(blocking=False):
+    if not begun.acquire(timeout=START_S) and turn.acquire(blocking=False):
         raise RuntimeError("a new thread did not begin")

@@ -15,7 +15,7 @@ LONGEST_S = 30.0  # between two looks at a store that does not work
 log = structlog.get_logger()
 
 
-class Gate:
+class Admission:
     """One for all lanes. While it is shut nothing is claimed: a job that cannot end well only loses an attempt."""
 
     def __init__(self, store: Store, folders: Sequence[Path | None], min_free_mb: int) -> None:
@@ -24,39 +24,39 @@ class Gate:
         self._min_free_mb = min_free_mb
         self._lock = threading.Lock()
         self._store_works = True
-        self._look_at = 0.0  # time.monotonic()
+        self._check_at = 0.0  # time.monotonic()
         self._wait_s = 1.0
         self._short = False
 
     @property
-    def opened(self) -> bool:
+    def is_open(self) -> bool:
         """As it was found the last time."""
         return self._store_works and not self._short
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """A job has failed because of the store, so it is looked at before the next one."""
         with self._lock:
             if self._store_works:
                 self._store_works = False
-                self._look_at, self._wait_s = 0.0, 1.0
+                self._check_at, self._wait_s = 0.0, 1.0
 
-    def is_open(self) -> bool:
+    def check(self) -> bool:
         with self._lock:
             return (self._store_works or self._works_again()) and self._has_room()
 
     def _works_again(self) -> bool:
-        if time.monotonic() < self._look_at:
+        if time.monotonic() < self._check_at:
             return False
         try:
             problems = [finding.text for finding in self._store.check() if finding.fatal]
         except StoreUnreachable as error:
             problems = [str(error)]
         if problems:
-            log.error("store_does_not_work", problems=problems, next_try_s=self._wait_s)
-            self._look_at = time.monotonic() + self._wait_s
+            log.error("store_unavailable", problems=problems, next_try_s=self._wait_s)
+            self._check_at = time.monotonic() + self._wait_s
             self._wait_s = min(LONGEST_S, self._wait_s * 2)
         else:
-            log.info("store_works_again")
+            log.info("store_recovered")
             self._store_works = True
         return self._store_works
 
@@ -66,7 +66,7 @@ class Gate:
         if short and not self._short:
             log.error("no_space", free_mb=free_mb, needed_mb=self._min_free_mb)
         elif self._short and not short:
-            log.info("space_again", free_mb=free_mb)
+            log.info("disk_recovered", free_mb=free_mb)
         self._short = short
         return not short
 

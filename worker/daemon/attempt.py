@@ -1,30 +1,24 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
 import random
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.compute.process import STOP_S, Child, ChildDied
 from worker.core import metrics
 from worker.core.errors import JobError
-from worker.core.settings import Settings
-from worker.daemon.admission import Gate
-from worker.daemon.scratch import Scratch
+from worker.daemon.context import LaneContext
 from worker.daemon.systemd import Heartbeat
-from worker.database import monitor
-from worker.database.monitor import Outage
+from worker.database.monitor import is_transient
 from worker.jobs import queue
 from worker.jobs.lease import Lease
 from worker.jobs.queue import Job, LeaseLost
-from worker.storage import CONTENT_TYPES, Store, paths
+from worker.storage import CONTENT_TYPES, paths
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
 UPLOAD_S = 900.0  # the longest that storing a job's files may take, with all tries
@@ -36,7 +30,7 @@ class _Cancelled(Exception):
     """Somebody wants this job stopped."""
 
 
-class _GivenBack(Exception):
+class _Released(Exception):
     """The daemon stops before the job is done."""
 
 
@@ -44,60 +38,39 @@ class _HardLimit(Exception):
     """The job was asked to stop and did not."""
 
 
-@dataclass
-class Stop:
-    """What the signals say: claim no more, and from a moment on give back what still runs."""
-
-    draining: threading.Event = field(default_factory=threading.Event)
-    give_back_at: float = float("inf")  # time.monotonic()
-
-    def drain(self, grace_s: float) -> None:
-        self.give_back_at = min(self.give_back_at, time.monotonic() + grace_s)
-        self.draining.set()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """What all lanes work with."""
-
-    settings: Settings
-    engine: Engine
-    store: Store
-    gate: Gate
-    scratch: Scratch
-    outage: Outage
-    stop: Stop
-    nudge: Callable[[], None]  # the webhook sender: there is something to tell
-    told: Callable[[], bool]  # whether we are called when a job is cancelled
-
-
 class Attempt:
     """One claimed job: `run` it once. `child_ended` tells afterwards whether the child died of it or had to be killed; None if
     neither is known, because the job was stopped.
     """
 
-    def __init__(self, job: Job, child: Child, heart: Heartbeat, means: Means) -> None:
+    def __init__(self, job: Job, child: Child, heartbeat: Heartbeat, context: LaneContext) -> None:
         self.job = job
         self.child = child
-        self.heart = heart
-        self.means = means
-        self.settings = means.settings
-        self.engine = means.engine
-        self.lease = Lease(means.engine, job, means.settings.lease_s, told=means.told, written=means.nudge)
+        self.heartbeat = heartbeat
+        self.context = context
+        self.settings = context.settings
+        self.engine = context.engine
+        self.lease = Lease(
+            context.engine,
+            job,
+            context.settings.lease_s,
+            cancel_push_works=context.cancel_push_works,
+            on_report=context.wake_sender,
+        )
         self.report: dict[str, Any] = {}  # for the row; filled as the work goes on
         self.child_ended: bool | None = None
         self._began = time.monotonic()
 
     def run(self) -> None:
-        self.heart.beat(f"job {self.job.id}, claimed")
+        self.heartbeat.beat(f"job {self.job.id}, claimed")
         log.info("job_claimed", quality=self.job.quality, photos=len(self.job.image_urls))
-        with self.means.scratch.job(str(self.job.id)) as folder, self.lease:
+        with self.context.scratch.job(str(self.job.id)) as folder, self.lease:
             try:
                 self._compute(folder)
                 if (quality := self.report.get("quality")) and quality["score"] < self.settings.review_score:
                     self.report["needs_review"] = True
                 url = self._upload(folder)
-                self._secure()
+                self._renew_or_wait()
                 if self._settle(
                     lambda: queue.complete(self.engine, self.job, model_url=url, report=self.report)
                 ):
@@ -111,10 +84,10 @@ class Attempt:
                 if self._settle(lambda: queue.cancel(self.engine, self.job)):
                     metrics.ended("cancelled")
                     log.info("job_cancelled", seconds=self._seconds())
-            except _GivenBack:
+            except _Released:
                 if self._settle(lambda: queue.release(self.engine, self.job)):
-                    metrics.ended("given_back")
-                    log.info("job_given_back", seconds=self._seconds())
+                    metrics.ended("released")
+                    log.info("job_released", seconds=self._seconds())
             except JobError as error:
                 self._fail(error)
             except Exception:
@@ -136,14 +109,14 @@ class Attempt:
                 turntable=self.settings.turntable,
                 usdz=self.settings.usdz,
             )
-            answer = self._follow()
+            answer = self._await_result()
         except ChildDied as error:
             self._end_child("child_died", str(error))
             raise JobError("worker_lost") from None
         except _HardLimit:
             self._end_child("child_killed", "the hard time limit")
             raise JobError("timed_out") from None
-        except (LeaseLost, _Cancelled, _GivenBack):
+        except (LeaseLost, _Cancelled, _Released):
             self._stop_child()
             raise
         except Exception:
@@ -159,18 +132,18 @@ class Attempt:
         if "stopped" in answer:
             raise JobError("timed_out")
 
-    def _follow(self) -> dict[str, Any]:
+    def _await_result(self) -> dict[str, Any]:
         """Passes the child's progress on to the row; the child's last word on the job."""
         began = time.monotonic()
         asked_to_stop = False
         while True:
-            self.heart.beat()
+            self.heartbeat.beat()
             message = self.child.receive(TICK_S)
             if message is not None and "progress" not in message:
                 return message
             if message is not None:
                 progress, stage = message["progress"], message["stage"]
-                self.heart.beat(f"job {self.job.id}, {stage}")
+                self.heartbeat.beat(f"job {self.job.id}, {stage}")
                 structlog.contextvars.bind_contextvars(stage=stage)
                 log.info("job_progress", progress=progress, seconds=self._seconds())
                 self.lease.report(progress, stage)
@@ -183,26 +156,26 @@ class Attempt:
                 self.child.interrupt()
 
     def _check(self) -> None:
-        """Raises what should end the job now: LeaseLost, _Cancelled, _GivenBack."""
+        """Raises what should end the job now: LeaseLost, _Cancelled, _Released."""
         if self.lease.lost:
             raise LeaseLost
         if self.lease.cancelled:
             raise _Cancelled
-        if time.monotonic() >= self.means.stop.give_back_at:
-            raise _GivenBack
+        if self.context.stop.releasing:
+            raise _Released
 
     def _upload(self, folder: Path) -> str:
-        """The address of the model. Raises: JobError, LeaseLost, _Cancelled, _GivenBack."""
-        self.heart.beat(f"job {self.job.id}, uploading", silent_s=UPLOAD_S)
+        """The address of the model. Raises: JobError, LeaseLost, _Cancelled, _Released."""
+        self.heartbeat.beat(f"job {self.job.id}, uploading", silent_s=UPLOAD_S)
         self.lease.report(85, "uploading")
         structlog.contextvars.bind_contextvars(stage="uploading")
         stem = paths.stem(self.job.shop, self.job.product_id, self.job.variant_id)
         began = time.perf_counter()
 
         def put(ending: str, file: str) -> str:
-            self._secure()
+            self._renew_or_wait()
             kind = CONTENT_TYPES[Path(file).suffix]
-            return self.means.store.put(stem + ending, folder / file, kind, self._check)
+            return self.context.store.put(stem + ending, folder / file, kind, self._check)
 
         self.report["cutout_url"] = put(".cutout.png", "cutout.png")
         self.report["poster_url"] = put(".png", "poster.png")
@@ -216,40 +189,40 @@ class Attempt:
         self.lease.report(95, "uploaded")
         return url
 
-    def _secure(self) -> None:
+    def _renew_or_wait(self) -> None:
         """The lease was renewed just now. What is finished waits for a database that is away, even if the lease runs out
-        meanwhile: nobody else can take the job there either. Raises: LeaseLost, _Cancelled, _GivenBack.
+        meanwhile: nobody else can take the job there either. Raises: LeaseLost, _Cancelled, _Released.
         """
         while True:
             try:
                 self.lease.renew()
             except DBAPIError as error:
-                if not monitor.passing(error):
+                if not is_transient(error):
                     raise
                 if not self._database_is_back():
-                    raise _GivenBack from None
+                    raise _Released from None
             else:
                 return self._check()
 
     def _database_is_back(self) -> bool:
         """False if we are to stop first."""
         time.sleep(random.uniform(0.05, TICK_S))  # noqa: S311 - jitter
-        while not self.means.outage.wait(TICK_S):
-            self.heart.beat()
-            if time.monotonic() >= self.means.stop.give_back_at:
+        while not self.context.monitor.wait(TICK_S):
+            self.heartbeat.beat()
+            if self.context.stop.releasing:
                 return False
-        return time.monotonic() < self.means.stop.give_back_at
+        return not self.context.stop.releasing
 
     def _fail(self, error: JobError) -> None:
         if error.code in {"storage_unavailable", "storage_denied"}:
-            self.means.gate.shut()
+            self.context.admission.close()
 
         def settle() -> None:
             row = queue.fail(self.engine, self.job, error, report=self.report)
             if row["status"] == "pending":
-                metrics.ended("postponed", error.code)
+                metrics.ended("retry_scheduled", error.code)
                 until = row["run_after"].isoformat()
-                log.warning("job_postponed", code=error.code, seconds=self._seconds(), until=until)
+                log.warning("job_retry_scheduled", code=error.code, seconds=self._seconds(), until=until)
             elif row["status"] == "cancelled":
                 metrics.ended("cancelled")
                 log.info("job_cancelled", seconds=self._seconds())
@@ -262,19 +235,20 @@ class Attempt:
     def _settle(self, write: Callable[[], None]) -> bool:
         """Writes a job's end; whether it was written. What cost minutes of a GPU is kept until the database is back."""
         while True:
-            self.heart.beat()
+            self.heartbeat.beat()
             try:
                 write()
             except LeaseLost:
                 self._lost()
                 return False
             except DBAPIError as error:
-                if not monitor.passing(error):
+                if not is_transient(error):
                     raise
                 if not self._database_is_back():
                     metrics.ended("lost")
                     log.warning(
-                        "job_left", meaning="no database until the end: its lease runs out, another takes it"
+                        "job_abandoned",
+                        meaning="no database until the end: its lease runs out, another takes it",
                     )
                     return False
             else:

@@ -18,10 +18,10 @@ from worker import weights
 from worker.core import metrics
 from worker.core.metrics import QueueGauges
 from worker.core.settings import ConfigError, Settings
-from worker.daemon.admission import Gate
+from worker.daemon.admission import Admission
 from worker.daemon.lane import Lane
-from worker.daemon.systemd import patience_s
-from worker.database.monitor import Outage
+from worker.daemon.systemd import watchdog_timeout_s
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs.wakeup import Listener
 from worker.storage import Store, StoreUnreachable
 
@@ -39,14 +39,14 @@ class Bucket:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._look_at = time.monotonic() + PROBE_S[0]  # the daemon has just done so
+        self._check_at = time.monotonic() + PROBE_S[0]  # the daemon has just done so
         self.problem = ""
 
-    def look(self) -> str:
+    def check(self) -> str:
         """The problem of the last look, if there was one."""
         with self._lock:
-            if time.monotonic() > self._look_at:
-                self._look_at = float("inf")
+            if time.monotonic() > self._check_at:
+                self._check_at = float("inf")
                 threading.Thread(target=self._try, name="bucket-probe", daemon=True).start()
             return self.problem
 
@@ -56,7 +56,7 @@ class Bucket:
         except StoreUnreachable as error:
             self.problem = str(error)
         finally:
-            self._look_at = time.monotonic() + PROBE_S[bool(self.problem)]
+            self._check_at = time.monotonic() + PROBE_S[bool(self.problem)]
 
 
 @dataclass
@@ -66,28 +66,31 @@ class Health:
     settings: Settings
     stopping: Callable[[], bool]
     lanes: Sequence[Lane] = ()
-    outage: Outage | None = None
+    monitor: DatabaseMonitor | None = None
     listener: Listener | None = None
-    gate: Gate | None = None
+    admission: Admission | None = None
     bucket: Bucket | None = None
     gauges: QueueGauges | None = None
     doing: str = "waiting for the database and the store"
-    patience_s: float = field(default_factory=patience_s)
+    watchdog_timeout_s: float = field(default_factory=watchdog_timeout_s)
 
     def alive(self) -> tuple[bool, Answer]:
         """Whether the process is worth keeping: no lane is silent for longer than it said."""
         lanes = {
-            lane.device: {"doing": lane.heart.doing, "silent_s": round(max(0.0, lane.heart.late_s()), 1)}
+            lane.device: {
+                "doing": lane.heartbeat.doing,
+                "silent_s": round(max(0.0, lane.heartbeat.overdue_s()), 1),
+            }
             for lane in self.lanes
         }
-        frozen = [lane.device for lane in self.lanes if lane.heart.late_s() > self.patience_s]
+        frozen = [lane.device for lane in self.lanes if lane.heartbeat.overdue_s() > self.watchdog_timeout_s]
         return not frozen, {"alive": not frozen, "frozen": frozen, "lanes": lanes}
 
     def ready(self) -> tuple[bool, Answer]:
         """Whether a job that is due now would be claimed and done, and if not, why."""
         problems = {
             "daemon": "it is stopping" if self.stopping() else "" if self.lanes else self.doing,
-            "database": "" if self.outage and self.outage.over.is_set() else "it cannot be used",
+            "database": "" if self.monitor and self.monitor.available else "it cannot be used",
             "bucket": self._of_bucket(),
             "weights": self._of_weights(),
         } | {f"child {lane.device}": _of_child(lane) for lane in self.lanes}
@@ -97,19 +100,21 @@ class Health:
 
     def scrape(self) -> bytes:
         for lane in self.lanes:
-            metrics.LANE_SILENT.labels(lane.device).set(max(0.0, lane.heart.late_s()))
+            metrics.LANE_SILENT.labels(lane.device).set(max(0.0, lane.heartbeat.overdue_s()))
             metrics.LANE_READY.labels(lane.device).set(not _of_child(lane))
-        metrics.DATABASE_UP.set(bool(self.outage and self.outage.over.is_set()))
+        metrics.DATABASE_UP.set(bool(self.monitor and self.monitor.available))
         metrics.LISTENING.set(bool(self.listener and self.listener.alive))
-        metrics.STORE_UP.set(bool(self.gate and self.gate.opened))
+        metrics.ACCEPTING_JOBS.set(bool(self.admission and self.admission.is_open))
         if self.gauges:
             self.gauges.refresh()
         return metrics.scrape()
 
     def _of_bucket(self) -> str:
-        if self.gate is None or self.bucket is None:
+        if self.admission is None or self.bucket is None:
             return "not looked at yet"
-        return self.bucket.look() or ("" if self.gate.opened else "it does not work, or a disk is full")
+        return self.bucket.check() or (
+            "" if self.admission.is_open else "it does not work, or a disk is full"
+        )
 
     def _of_weights(self) -> str:
         if self.lanes and not any(lane.ready.is_set() for lane in self.lanes):
@@ -128,7 +133,7 @@ def _of_child(lane: Lane) -> str:
     if lane.failed:
         return str(lane.failed)
     if not lane.ready.is_set() or not lane.child.running:
-        return lane.heart.doing
+        return lane.heartbeat.doing
     return "it keeps dying" if lane.healthy is False else ""
 
 
@@ -136,7 +141,7 @@ def serve(health: Health, host: str, port: int) -> None:
     """From now on, in the background. Raises: ConfigError where the port cannot be had."""
 
     class Handler(_Handler):
-        asked = health
+        health_state = health
 
     try:
         server = _Server((host, port), Handler)
@@ -156,7 +161,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    asked: Health
+    health_state: Health
     timeout = SLOW_S
     server_version = "modelworker"
     sys_version = ""
@@ -164,11 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         match self.path.partition("?")[0]:
             case "/healthz":
-                self._answer_state(self.asked.alive())
+                self._answer_state(self.health_state.alive())
             case "/readyz":
-                self._answer_state(self.asked.ready())
+                self._answer_state(self.health_state.ready())
             case "/metrics":
-                self._answer(200, self.asked.scrape(), CONTENT_TYPE_LATEST)
+                self._answer(200, self.health_state.scrape(), CONTENT_TYPE_LATEST)
             case _:
                 self._answer(404, b"/healthz /readyz /metrics\n", "text/plain")
 

@@ -9,14 +9,15 @@ from worker import database
 from worker.compute.process import START_S, Child, ChildDied
 from worker.core import metrics
 from worker.core.settings import ConfigError
-from worker.daemon.attempt import TICK_S, Attempt, Means
+from worker.daemon.attempt import TICK_S, Attempt
+from worker.daemon.context import LaneContext
 from worker.daemon.systemd import Heartbeat
-from worker.database import monitor
+from worker.database.monitor import is_connection_lost
 from worker.jobs import queue
 from worker.jobs.wakeup import Wakeup
 
 UNFORESEEN_S = 5.0
-SHUT_S = 1.0  # how soon the gate is looked at again
+SHUT_S = 1.0  # how soon the admission is looked at again
 UNWELL_S = 60.0  # the longest wait before a child that keeps dying is started again
 DEATHS = 3  # so many in a row and the child is not to be trusted, whatever the jobs were
 
@@ -26,14 +27,14 @@ log = structlog.get_logger()
 class Lane(threading.Thread):
     """`failed` tells, once the thread has ended, what configuration error ended it."""
 
-    def __init__(self, device: str, wakeup: Wakeup, means: Means) -> None:
+    def __init__(self, device: str, wakeup: Wakeup, context: LaneContext) -> None:
         super().__init__(name=f"lane-{device}", daemon=True)
         self.device = device
         self.wakeup = wakeup
-        self.means = means
-        self.draining = means.stop.draining
-        self.child = Child(means.settings, device)
-        self.heart = Heartbeat()
+        self.context = context
+        self.draining = context.stop.draining
+        self.child = Child(context.settings, device)
+        self.heartbeat = Heartbeat()
         self.ready = threading.Event()
         self.healthy: bool | None = None  # whether its child can be trusted with a job
         self.failed: ConfigError | None = None
@@ -47,12 +48,12 @@ class Lane(threading.Thread):
         structlog.contextvars.bind_contextvars(device=self.device)  # of this thread
         try:
             while not self.draining.is_set():
-                self.heart.beat("idle")
+                self.heartbeat.beat("idle")
                 try:
                     # Without a child that can work, or a place for what it makes, nothing is claimed.
                     if not self.child.running:
                         self._start_child()
-                    elif not self.means.gate.is_open():
+                    elif not self.context.admission.check():
                         self.draining.wait(SHUT_S)
                     elif not self._claim_and_work():
                         self._wait()
@@ -66,19 +67,19 @@ class Lane(threading.Thread):
             self.failed = error
         finally:
             self.child.kill()
-            self.heart.beat("ended", silent_s=float("inf"))
+            self.heartbeat.beat("ended", silent_s=float("inf"))
             self.ready.set()
 
     def cancelled(self, job_id: str) -> None:
         """Called from other threads: somebody wants that job stopped."""
         attempt = self._attempt
         if attempt and str(attempt.job.id) == job_id:
-            attempt.lease.look()
+            attempt.lease.renew_now()
 
     def _wait(self) -> None:
         """For a wake-up, a signal, or the child's end."""
         while not self.draining.is_set() and self.child.running and not self.wakeup.wait(1):
-            self.heart.beat()
+            self.heartbeat.beat()
 
     def _start_child(self) -> None:
         """Tries until there is a child: at once after its first death, and then later each time. Raises: ConfigError where
@@ -87,7 +88,7 @@ class Lane(threading.Thread):
         wait = 0.0 if self._deaths < 2 else min(UNWELL_S, 2.0 ** (self._deaths - 2))
         tries = 0
         while not self.draining.wait(wait):
-            self.heart.beat(f"loading {self.means.settings.engine}", silent_s=START_S)
+            self.heartbeat.beat(f"loading {self.context.settings.engine}", silent_s=START_S)
             try:
                 engine = self.child.start(self.draining.is_set)
             except ChildDied as error:
@@ -95,7 +96,7 @@ class Lane(threading.Thread):
                     return
                 tries += 1
                 wait = min(UNWELL_S, max(1.0, wait * 2))
-                self.heart.beat(f"child not started: {error}", silent_s=wait)
+                self.heartbeat.beat(f"child not started: {error}", silent_s=wait)
                 log.error("child_not_started", reason=str(error), next_try_s=wait)  # noqa: TRY400 - it names itself
                 if tries >= DEATHS:
                     self._is(healthy=False)
@@ -119,18 +120,18 @@ class Lane(threading.Thread):
 
     def _claim_and_work(self) -> bool:
         """False where there was nothing to do."""
-        if not self.means.outage.wait(TICK_S):
+        if not self.context.monitor.wait(TICK_S):
             return True  # once more, if we are not to stop
-        settings = self.means.settings
+        settings = self.context.settings
         try:
             job = queue.claim(
-                self.means.engine,
+                self.context.engine,
                 worker=settings.name,
                 lease_s=settings.lease_s,
                 shop_limit=settings.shop_concurrency,
             )
         except DBAPIError as error:
-            if not monitor.lost(error.orig):
+            if not is_connection_lost(error.orig):
                 self._refused(error)
             return True
         if job is None:
@@ -140,14 +141,14 @@ class Lane(threading.Thread):
         with structlog.contextvars.bound_contextvars(
             job_id=str(job.id), shop=job.shop, attempt=job.attempts, stage="claimed"
         ):
-            self.means.nudge()
-            attempt = self._attempt = Attempt(job, self.child, self.heart, self.means)
+            self.context.wake_sender()
+            attempt = self._attempt = Attempt(job, self.child, self.heartbeat, self.context)
             attempt.run()
-            self._look_at_child(attempt)
-            self.means.nudge()
+            self._judge_child(attempt)
+            self.context.wake_sender()
         return True
 
-    def _look_at_child(self, attempt: Attempt) -> None:
+    def _judge_child(self, attempt: Attempt) -> None:
         if attempt.child_ended:
             self._deaths += 1
             if self._deaths >= DEATHS:
@@ -161,4 +162,4 @@ class Lane(threading.Thread):
         if self._refusal != (reason := database.reason(error.orig)):
             self._refusal = reason
             log.error("claim_refused", reason=reason)
-        self.draining.wait(self.means.settings.poll_s)
+        self.draining.wait(self.context.settings.poll_s)

@@ -18,11 +18,11 @@ from worker import __version__, database
 from worker.core import metrics
 from worker.core.settings import ConfigError, Settings
 from worker.daemon import health, systemd
-from worker.daemon.admission import Gate
-from worker.daemon.attempt import Means, Stop
+from worker.daemon.admission import Admission
+from worker.daemon.context import LaneContext, Stop
 from worker.daemon.lane import Lane
 from worker.daemon.scratch import Scratch
-from worker.database.monitor import Outage, lost
+from worker.database.monitor import DatabaseMonitor, is_connection_lost
 from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import GAUGES, Listener, Wakeup
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 def run(settings: Settings) -> int:
     """Works until a signal says otherwise; the exit code. Raises: ConfigError before anything was claimed."""
-    keep_from_others()
+    disable_core_dumps_and_ptrace()
     faulthandler.enable()  # the watchdog ends us by SIGABRT, and the journal then has where each thread was
     stop = Stop()
     _obey_signals(stop, settings.grace_s)
@@ -46,20 +46,20 @@ def run(settings: Settings) -> int:
     target = database.url(settings)
     # A lane and its lease each use one connection at a time; so do upkeep, listener and sender.
     engine = database.connect(target, pool_size=2 * len(devices) + 3)
-    outage = Outage(engine, lambda: database.probe(target))
+    monitor = DatabaseMonitor(engine, lambda: database.probe(target))
     sender = Sender(engine, settings) if settings.backend_url else None
-    asked = health.Health(settings, stop.draining.is_set, outage=outage)
+    health_state = health.Health(settings, stop.draining.is_set, monitor=monitor)
     if settings.http_port is not None:
-        health.serve(asked, settings.http_host, settings.http_port)
+        health.serve(health_state, settings.http_host, settings.http_port)
     metrics.BUILD.info({"version": __version__, "schema": database.SCHEMA, "engine": settings.engine})
     systemd.notify(STATUS="looking for the database")
-    if not (_wait_for_database(engine, outage, stop) and _wait_for_store(store, stop)):
+    if not (_wait_for_database(engine, monitor, stop) and _wait_for_store(store, stop)):
         return os.EX_OK
     try:
         scratch = Scratch(settings.temp_dir)
     except OSError as error:
         raise ConfigError(f"WORKER_TEMP_DIR cannot be used: {error}") from None
-    gate = Gate(store, [settings.temp_dir, settings.storage_dir], settings.min_free_mb)
+    admission = Admission(store, [settings.temp_dir, settings.storage_dir], settings.min_free_mb)
     wakeup = Wakeup()
     log.info(
         "starting",
@@ -70,44 +70,46 @@ def run(settings: Settings) -> int:
         webhooks=settings.backend_url or "none: BACKEND_URL is not set",
     )
     lanes: list[Lane] = []
-    nudge = sender.nudge if sender else lambda: None
+    wake_sender = sender.wake if sender else lambda: None
 
     def cancelled(job_id: str) -> None:
         for lane in lanes:
             lane.cancelled(job_id)
-        nudge()
+        wake_sender()
 
     gauges = metrics.QueueGauges(
-        lambda: queue.gauges(engine, GAUGES), outage.over.is_set, backend=sender is not None
+        lambda: queue.gauges(engine, GAUGES), lambda: monitor.available, backend=sender is not None
     )
     listener = Listener(
         settings,
         engine,
-        outage,
-        inserted=wakeup.wake,
-        cancelled=cancelled,
-        written=nudge,
-        gauged=gauges.heard,
+        monitor,
+        on_insert=wakeup.wake,
+        on_cancel=cancelled,
+        on_event=wake_sender,
+        on_gauges=gauges.heard,
     )
-    upkeep = Upkeep(settings, engine, wakeup=wakeup, listener=listener, outage=outage, nudge=nudge)
-    means = Means(
+    upkeep = Upkeep(
+        settings, engine, wakeup=wakeup, listener=listener, monitor=monitor, wake_sender=wake_sender
+    )
+    context = LaneContext(
         settings=settings,
         engine=engine,
         store=store,
-        gate=gate,
+        admission=admission,
         scratch=scratch,
-        outage=outage,
+        monitor=monitor,
         stop=stop,
-        nudge=nudge,
-        told=lambda: listener.alive,
+        wake_sender=wake_sender,
+        cancel_push_works=lambda: listener.alive,
     )
-    lanes += [Lane(device, wakeup, means) for device in devices]
-    asked.gate, asked.bucket = gate, health.Bucket(store)
-    asked.listener, asked.gauges, asked.lanes = listener, gauges, lanes
+    lanes += [Lane(device, wakeup, context) for device in devices]
+    health_state.admission, health_state.bucket = admission, health.Bucket(store)
+    health_state.listener, health_state.gauges, health_state.lanes = listener, gauges, lanes
     threads: list[threading.Thread] = [*lanes, listener, upkeep, *([sender] if sender else [])]
     for thread in threads:
         thread.start()
-    notifier = systemd.Notifier({lane.device: lane.heart for lane in lanes}, scratch.touch)
+    notifier = systemd.Notifier({lane.device: lane.heartbeat for lane in lanes}, scratch.touch)
     try:
         return _watch(lanes, threads, wakeup, stop, notifier)
     finally:
@@ -117,7 +119,7 @@ def run(settings: Settings) -> int:
         engine.dispose()
 
 
-def keep_from_others() -> None:
+def disable_core_dumps_and_ptrace() -> None:
     """Our environment and memory hold the secrets, and Linux lets processes of one user read each other's: so could a child
     that a photo took over. After this only root can, and there are no core dumps, which would hold them too.
     """
@@ -160,7 +162,7 @@ def _watch(
     for lane in lanes:
         if lane.failed:
             raise lane.failed
-    drained = stop.give_back_at < float("inf")
+    drained = stop.requested
     log.info("stopped", reason="drained" if drained else "a thread ended")
     return os.EX_OK if drained else os.EX_TEMPFAIL
 
@@ -181,17 +183,17 @@ def _obey_signals(stop: Stop, grace_s: float) -> None:
     signal.signal(signal.SIGINT, end)
 
 
-def _wait_for_database(engine: Engine, outage: Outage, stop: Stop) -> bool:
+def _wait_for_database(engine: Engine, monitor: DatabaseMonitor, stop: Stop) -> bool:
     """Until the database answers and its schema is ours; False if we were told to stop first. Raises: ConfigError."""
     while not stop.draining.is_set():
         try:
             database.check_schema(engine)
         except DBAPIError as error:
             systemd.notify(STATUS=f"waiting for the database: {database.reason(error.orig)}")
-            if not lost(error.orig):
+            if not is_connection_lost(error.orig):
                 log.error("database_unusable", reason=database.reason(error.orig))  # noqa: TRY400 - it names itself
                 stop.draining.wait(UNUSABLE_S)
-            while not (stop.draining.is_set() or outage.wait(0.2)):
+            while not (stop.draining.is_set() or monitor.wait(0.2)):
                 pass
         else:
             return True

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-PATIENCE_S = 90.0  # where no WatchdogSec says otherwise
+WATCHDOG_TIMEOUT_S = 90.0  # where no WatchdogSec says otherwise
 EXTENSION_S = 120  # what a start or a stop that makes progress asks for, again and again
 SPEAK_S = 5.0  # how often what has not changed is said
 
@@ -35,14 +35,14 @@ def notify(**fields: str | int) -> bool:
     return True
 
 
-def patience_s() -> float:
+def watchdog_timeout_s() -> float:
     """The unit's WatchdogSec, where it is meant for this process."""
     try:
         meant_for_us = int(os.environ.get("WATCHDOG_PID") or os.getpid()) == os.getpid()
         interval = int(os.environ["WATCHDOG_USEC"]) / 1e6
     except (KeyError, ValueError):
-        return PATIENCE_S
-    return interval if meant_for_us and interval > 0 else PATIENCE_S
+        return WATCHDOG_TIMEOUT_S
+    return interval if meant_for_us and interval > 0 else WATCHDOG_TIMEOUT_S
 
 
 def extending(name: str, progress: Callable[[int, int | None], None]) -> Callable[[int, int | None], None]:
@@ -73,7 +73,7 @@ class Heartbeat:
             self.doing = doing
         self._silent_until = time.monotonic() + silent_s
 
-    def late_s(self) -> float:
+    def overdue_s(self) -> float:
         return time.monotonic() - self._silent_until
 
 
@@ -86,8 +86,8 @@ class Notifier:
     def __init__(self, lanes: Mapping[str, Heartbeat], alive: Callable[[], None]) -> None:
         self.lanes = lanes
         self.alive = alive  # leaves the same word where there is no systemd: see Scratch.touch
-        self.patience_s = patience_s()
-        self._every_s = min(SPEAK_S, self.patience_s / 4)
+        self.watchdog_timeout_s = watchdog_timeout_s()
+        self._every_s = min(SPEAK_S, self.watchdog_timeout_s / 4)
         self._spoke_at = float("-inf")
         self._said: dict[str, str | int] = {}
         self._frozen: list[str] = []
@@ -108,7 +108,7 @@ class Notifier:
         self._spoke_at = time.monotonic()
 
     def _news(self, *, ready: bool, stopping: bool) -> dict[str, str | int]:
-        frozen = [device for device, lane in self.lanes.items() if lane.late_s() > self.patience_s]
+        frozen = [device for device, lane in self.lanes.items() if lane.overdue_s() > self.watchdog_timeout_s]
         if frozen and frozen != self._frozen:
             log.error("lane_frozen", devices=frozen, doing=[self.lanes[device].doing for device in frozen])
         self._frozen = frozen

@@ -1,4 +1,4 @@
-"""Whether the database can be used: said once when it changes, known to all threads, and probed by one."""
+"""Knows if the database can be used: logs each change once, tells all threads, and probes from one thread."""
 
 import random
 import threading
@@ -15,80 +15,84 @@ from sqlalchemy.exc import DBAPIError
 from worker import database
 from worker.core import threads
 
-PROBE_S = (
-    1.5  # a new probe so often, whatever became of the one before: each may hang for a connection's time-out
-)
+PROBE_S = 1.5  # between the starts of two probes; the one before may still hang in its connection's time-out
 REFUSED_S = (
     30.0,
     300.0,
-)  # first and longest wait between tries that the server refuses: Supabase bans who hammers
-CALM_S = 60.0  # an outage that begins sooner after the last is not probed at once
+)  # first and longest wait after a refused login: Supabase bans clients that try too often
+CALM_S = 60.0  # an outage that begins sooner after the last one is not probed at once
 
 log = structlog.get_logger()
 
 
-class Outage:
-    """Watches the statements of an engine. While the database cannot be used, threads `wait` here and one of our own tries.
+class DatabaseMonitor:
+    """Watches the statements of an engine. While the database is away, threads `wait` here and the monitor's thread probes.
 
-    Probes are connections of their own: one that hangs, as behind a proxy that swallows packets, holds up neither the
-    next nor the pool.
+    Each probe has its own connection: one that hangs, as behind a proxy that swallows packets, delays neither the next
+    probe nor the pool.
     """
 
     def __init__(self, engine: Engine, probe: Callable[[], None]) -> None:
-        self.over = threading.Event()
-        self.over.set()
-        self.ended_at = float("-inf")  # time.monotonic()
+        """`probe` returns if a statement would succeed now, else raises psycopg.Error."""
+        self.recovered_at = float("-inf")  # time.monotonic()
+        self._available = threading.Event()
+        self._available.set()
         self._probe = probe
         self._lock = threading.Lock()
-        self._began_at = float("-inf")
+        self._lost_at = float("-inf")
         self._refused = False
         self._in_a_row = 0
-        event.listen(engine, "handle_error", self._look)
+        event.listen(engine, "handle_error", self._on_error)
+
+    @property
+    def available(self) -> bool:
+        """True while the database can be used, as far as is known."""
+        return self._available.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Whether the database can be used, as far as is known, at the latest after `timeout` seconds."""
-        return self.over.wait(timeout)
+        """Wait up to `timeout` seconds for the database. True if it can be used."""
+        return self._available.wait(timeout)
 
-    def _look(self, context: ExceptionContext) -> None:
+    def _on_error(self, context: ExceptionContext) -> None:
         error = context.original_exception
-        if not isinstance(error, psycopg.Error) or not lost(error):
+        if not isinstance(error, psycopg.Error) or not is_connection_lost(error):
             return
-        # A read-only server, say a primary of yesterday, is left like a dead one: the next connection may find the new.
+        # A read-only server, say yesterday's primary, is left like a dead one: the next connection may find the new one.
         context.is_disconnect = True
         with self._lock:
-            self._refused = refused(error)
-            if not self.over.is_set():
+            self._refused = is_auth_refused(error)
+            if not self.available:
                 return
             now = time.monotonic()
-            self._in_a_row = min(9, self._in_a_row + 1) if now - self._began_at < CALM_S else 0
-            self._began_at = now
-            self.over.clear()
+            self._in_a_row = min(9, self._in_a_row + 1) if now - self._lost_at < CALM_S else 0
+            self._lost_at = now
+            self._available.clear()
             try:
-                threads.begin(self._watch)
+                threads.start_thread(self._watch)
             except (RuntimeError, MemoryError):
-                # No thread to be had. Nobody would ever say that it is over; the next error tries again.
-                self.over.set()
+                # No thread can be started, so nobody would ever report a recovery; the next error tries again.
+                self._available.set()
                 return
             log.warning("database_lost", reason=database.reason(error))
 
     def _watch(self) -> None:
         try:
-            self._until_it_is_over()
+            self._probe_until_available()
         finally:
-            # Where this thread ended before that, say for want of memory, it is as if there had been none.
-            self.over.set()
+            # If this thread ends early, say for lack of memory, waiting threads must go on and find out themselves.
+            self._available.set()
 
-    def _until_it_is_over(self) -> None:
+    def _probe_until_available(self) -> None:
         wait = REFUSED_S[0]
-        # One that keeps coming back is not worth a probe at once: the database answers, and then does not.
+        # A database that answers and fails again in turns is not worth an immediate probe.
         time.sleep(min(PROBE_S, 0.1 * (2**self._in_a_row - 1)) if not self._refused else wait)
-        while not self.over.is_set():
-            with suppress(RuntimeError):  # no thread to be had just now
-                threads.begin(self._try)
-            if self.over.wait(PROBE_S * random.uniform(0.6, 1)):  # noqa: S311 - jitter
+        while not self.available:
+            with suppress(RuntimeError):  # no thread can be started just now
+                threads.start_thread(self._try)
+            if self._available.wait(PROBE_S * random.uniform(0.6, 1)):  # noqa: S311 - jitter
                 return
             if self._refused:
-                self.over.wait(wait * random.uniform(0.6, 1))  # noqa: S311 - jitter
+                self._available.wait(wait * random.uniform(0.6, 1))  # noqa: S311 - jitter
                 wait = min(REFUSED_S[1], wait * 2)
 
     def _try(self) -> None:
@@ -96,19 +100,19 @@ class Outage:
             self._probe()
         except psycopg.Error as error:
             with self._lock:
-                if refused(error) and not self._refused:
-                    log.error("database_refuses_us", reason=database.reason(error))  # noqa: TRY400 - it names itself
-                self._refused = refused(error)
+                if is_auth_refused(error) and not self._refused:
+                    log.error("database_auth_failed", reason=database.reason(error))  # noqa: TRY400 - it names itself
+                self._refused = is_auth_refused(error)
             return
         with self._lock:
-            if not self.over.is_set():
-                self.ended_at = time.monotonic()
-                self.over.set()
-                log.info("database_back", seconds=round(self.ended_at - self._began_at, 1))
+            if not self.available:
+                self.recovered_at = time.monotonic()
+                self._available.set()
+                log.info("database_recovered", seconds=round(self.recovered_at - self._lost_at, 1))
 
 
-def lost(error: psycopg.Error | BaseException | None) -> bool:
-    """Whether the database cannot be used at all, so that trying again at once is of no use."""
+def is_connection_lost(error: BaseException | None) -> bool:
+    """True if the database cannot be used at all, so that an immediate retry is of no use."""
     if not isinstance(error, psycopg.Error):
         return False
     state = error.sqlstate
@@ -119,13 +123,13 @@ def lost(error: psycopg.Error | BaseException | None) -> bool:
     return state[:2] in {"08", "28"} or state in {"3D000", "53300", "57P01", "57P02", "57P03", "25006"}
 
 
-def refused(error: psycopg.Error) -> bool:
-    """Whether the server knows us and will not have us: the password is wrong, or the user, or the database."""
+def is_auth_refused(error: psycopg.Error) -> bool:
+    """True if the server answers but refuses the login: a wrong password, user or database."""
     if error.sqlstate:
         return error.sqlstate[:2] == "28" or error.sqlstate == "3D000"
-    said = str(error)
+    message = str(error)
     return any(
-        words in said
+        words in message
         for words in (
             "password authentication failed",
             "no password supplied",
@@ -136,9 +140,9 @@ def refused(error: psycopg.Error) -> bool:
     )
 
 
-def passing(error: DBAPIError) -> bool:
-    """Whether the same statement may succeed by and by: the database is away, or busy with somebody else's locks."""
+def is_transient(error: DBAPIError) -> bool:
+    """True if the same statement may succeed later: the database is away, or busy with other sessions' locks."""
     cause = error.orig
-    return lost(cause) or (
+    return is_connection_lost(cause) or (
         isinstance(cause, psycopg.Error) and cause.sqlstate in {"40001", "40P01", "55P03", "57014"}
     )

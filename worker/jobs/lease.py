@@ -30,15 +30,17 @@ class Lease:
         job: Job,
         lease_s: float,
         *,
-        told: Callable[[], bool] = lambda: True,
-        written: Callable[[], None] = lambda: None,
+        cancel_push_works: Callable[[], bool] = lambda: True,
+        on_report: Callable[[], None] = lambda: None,
     ) -> None:
-        """`told` says whether somebody would call `look` if the job were cancelled; `written` is called after each report."""
+        """`cancel_push_works` is true while somebody would call `renew_now` if the job were cancelled; without that the lease
+        asks every `ASK_S` seconds. `on_report` is called after each report.
+        """
         self.engine = engine
         self.job = job
         self.lease_s = lease_s
-        self.told = told
-        self.written = written
+        self.cancel_push_works = cancel_push_works
+        self.on_report = on_report
         self.cancelled = False
         self._taken = False
         self._held_since = _now()
@@ -55,7 +57,7 @@ class Lease:
         return self._taken or _now() - self._held_since > self.lease_s
 
     def __enter__(self) -> Self:
-        threads.begin(self._keep)
+        threads.start_thread(self._keep)
         return self
 
     def __exit__(
@@ -69,7 +71,7 @@ class Lease:
         self._unwritten.append((progress, stage))
         self._wake.set()
 
-    def look(self) -> None:
+    def renew_now(self) -> None:
         """Somebody may want the job stopped."""
         self._wake.set()
 
@@ -83,14 +85,14 @@ class Lease:
                     self._hold(lambda: queue.renew(self.engine, self.job, lease_s=self.lease_s))
                 while self._unwritten:
                     self._hold(self._write)
-                    self.written()
+                    self.on_report()
             except LeaseLost:
                 self._taken = True
                 raise
 
     def _keep(self) -> None:
         while not self._done:
-            self._wake.wait(self.lease_s / 3 if self.told() else min(self.lease_s / 3, ASK_S))
+            self._wake.wait(self.lease_s / 3 if self.cancel_push_works() else min(self.lease_s / 3, ASK_S))
             self._wake.clear()
             if self._done:
                 return

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from worker.core import metrics
 from worker.core.settings import Settings
-from worker.database.monitor import Outage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.wakeup import Listener, Wakeup
 
@@ -38,30 +38,30 @@ class Upkeep(threading.Thread):
         *,
         wakeup: Wakeup,
         listener: Listener,
-        outage: Outage,
-        nudge: Callable[[], None],
+        monitor: DatabaseMonitor,
+        wake_sender: Callable[[], None],
     ) -> None:
         super().__init__(name="upkeep", daemon=True)
         self.settings = settings
         self.engine = engine
         self.wakeup = wakeup
         self.listener = listener
-        self.outage = outage
-        self.nudge = nudge
+        self.monitor = monitor
+        self.wake_sender = wake_sender
         self._poll = FIRST_POLL_S
         self._prune_at = time.monotonic() + PRUNE_EVERY_S * random.random()  # noqa: S311 - not all daemons at once
         self._reason = ""
 
     def run(self) -> None:
         while True:
-            self.outage.wait(60)
-            time.sleep(self.look())
+            self.monitor.wait(60)
+            time.sleep(self.run_once())
 
-    def look(self) -> float:
+    def run_once(self) -> float:
         """In how many seconds to look again."""
         try:
             seen = queue.outlook(self.engine)
-            if seen.expired and time.monotonic() - self.outage.ended_at > AFTER_OUTAGE_S:
+            if seen.expired and time.monotonic() - self.monitor.recovered_at > AFTER_OUTAGE_S:
                 self._rescue()
             # In any case: somebody else's transaction may keep a lost job from us for as long as it is open.
             if seen.due and self.wakeup.waiting:
@@ -70,7 +70,7 @@ class Upkeep(threading.Thread):
                 self.prune()
         except SQLAlchemyError as error:
             # An outage speaks for itself. What else there is, say a right that is missing, is said once.
-            if self.outage.over.is_set() and self._reason != (reason := str(error)):
+            if self.monitor.available and self._reason != (reason := str(error)):
                 self._reason = reason
                 log.exception("upkeep_failed")
             return FIRST_POLL_S
@@ -104,7 +104,7 @@ class Upkeep(threading.Thread):
                 status=row["status"],
             )
         if rescued:
-            self.nudge()
+            self.wake_sender()
             self.wakeup.wake()
 
     def prune(self) -> None:

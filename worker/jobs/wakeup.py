@@ -1,4 +1,4 @@
-"""Wakes lanes when a job was inserted: by LISTEN where it works; where it does not, `worker.jobs.upkeep` polls more often."""
+"""Wakes lanes when a job is inserted: by LISTEN where it works; where it does not, `worker.jobs.upkeep` polls more often."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker import database
 from worker.core.settings import Settings
-from worker.database.monitor import REFUSED_S, Outage, refused
+from worker.database.monitor import REFUSED_S, DatabaseMonitor, is_auth_refused
 from worker.jobs import queue
 
 JOBS, CANCEL, EVENTS = "worker_jobs", "worker_cancel", "worker_webhooks"
@@ -78,21 +78,21 @@ class Listener(threading.Thread):
         self,
         settings: Settings,
         engine: Engine,
-        outage: Outage,
+        monitor: DatabaseMonitor,
         *,
-        inserted: Callable[[], None],
-        cancelled: Callable[[str], None],
-        written: Callable[[], None],
-        gauged: Callable[[str], None] = lambda _: None,
+        on_insert: Callable[[], None],
+        on_cancel: Callable[[str], None],
+        on_event: Callable[[], None],
+        on_gauges: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__(name="listener", daemon=True)
         self.settings = settings
         self.engine = engine
-        self.outage = outage
-        self.inserted = inserted
-        self.cancelled = cancelled
-        self.written = written  # an event that is none of our own writing
-        self.gauged = gauged  # somebody has asked for the figures of the whole queue
+        self.monitor = monitor
+        self.on_insert = on_insert
+        self.on_cancel = on_cancel
+        self.on_event = on_event  # an event that is none of our own writing
+        self.on_gauges = on_gauges  # somebody has asked for the figures of the whole queue
         self.alive = False
         self._said: bool | None = None
         self._echo = f"worker_echo_{uuid4().hex[:12]}"
@@ -110,23 +110,23 @@ class Listener(threading.Thread):
                         if not self.alive:
                             self._is(alive=True, reason="")
                             # What was inserted while nobody listened.
-                            self.inserted()
-                            self.written()
+                            self.on_insert()
+                            self.on_event()
                         self._hear(connection, ECHO_EVERY_S * random.uniform(0.8, 1))  # noqa: S311 - jitter
                     reason = "notifications do not arrive, as behind a transaction pooler"
             except (psycopg.Error, SQLAlchemyError) as error:
                 reason = database.reason(error)
-                if isinstance(error, psycopg.Error) and refused(error):
+                if isinstance(error, psycopg.Error) and is_auth_refused(error):
                     wait = max(wait, REFUSED_S[0])
             self._is(alive=False, reason=reason)
             # Often it is the whole database that is away, and where nothing is done we are the first to see it.
             with suppress(SQLAlchemyError):
                 queue.notify(self.engine, self._echo)
-            if self.outage.over.is_set():
+            if self.monitor.available:
                 time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
                 wait = min(RETRY_S[1], wait * 2)
             else:
-                self.outage.wait(RETRY_S[1])
+                self.monitor.wait(RETRY_S[1])
 
     def _echoes(self, connection: psycopg.Connection[Any]) -> bool:
         self._heard = False
@@ -147,13 +147,13 @@ class Listener(threading.Thread):
     ) -> None:
         for notification in connection.notifies(timeout=timeout, stop_after=stop_after):
             if notification.channel == JOBS:
-                self.inserted()
+                self.on_insert()
             elif notification.channel == CANCEL:
-                self.cancelled(notification.payload)
+                self.on_cancel(notification.payload)
             elif notification.channel == EVENTS:
-                self.written()
+                self.on_event()
             elif notification.channel == GAUGES:
-                self.gauged(notification.payload)
+                self.on_gauges(notification.payload)
             else:
                 self._heard = True
 

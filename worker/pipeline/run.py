@@ -69,7 +69,11 @@ class Photo:
 
 
 def run(
-    request: Request, engine: Engine, cutter: Cutter, report: dict[str, Any], say: Callable[[int, str], None]
+    request: Request,
+    engine: Engine,
+    cutter: Cutter,
+    report: dict[str, Any],
+    on_progress: Callable[[int, str], None],
 ) -> None:
     """Makes the model. `report` is filled as the work goes on, so that it tells of a failed job too.
 
@@ -85,7 +89,7 @@ def run(
     report |= made_by
     seconds: dict[str, float] = report.setdefault("seconds", {})
 
-    say(10, "downloading")
+    on_progress(10, "downloading")
     with timed(seconds, "download"):
         photos = _download(request)
     with timed(seconds, "cutout"):
@@ -98,9 +102,9 @@ def run(
         raise _no_photo_left(photos)
     views = [framed.view for framed in usable]
     Image.fromarray(views[0]).save(request.folder / "cutout.png", optimize=True)
-    say(40, "framed")
+    on_progress(40, "framed")
 
-    say(50, "generating")
+    on_progress(50, "generating")
     with timed(seconds, "generate"):
         surface = engine.reconstruct(views, preset)
     report["surface"] = dict(surface.report)
@@ -141,7 +145,7 @@ def run(
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
         20 if sys.platform == "darwin" else 10
     )
-    say(80, "written")
+    on_progress(80, "written")
 
 
 def _write_usdz(model: Model, path: Path) -> None:

@@ -17,27 +17,27 @@ LONGEST_RETRY_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Next:
+class Retry:
     """`wait_s` is None for an event that is dead."""
 
     wait_s: float | None
     refusals: int
 
 
-def after(
+def next_attempt(
     status: int | None, retry_after_s: float | None, *, attempts: int, refusals: int, terminal: bool
-) -> Next:
+) -> Retry:
     """`status` is None where there was no answer; `attempts` counts this one, `refusals` the 4xx before it."""
     refused = status is not None and 300 <= status < 500 and status not in PASSING
     refusals += refused
     allowed = ATTEMPTS if terminal else ATTEMPTS_AT_PROGRESS
     if status == GONE or refusals >= REFUSALS or attempts >= allowed:
-        return Next(None, refusals)
+        return Retry(None, refusals)
     # A deploy may answer 404 for some minutes: a job's end is tried again after 15 s, 1 min, 4 min, 16 min.
     at_an_end = refused and terminal
     wait = 15 * 4.0 ** (refusals - 1) if at_an_end else min(LONGEST_WAIT_S, 2.0**attempts)
     jittered = wait * random.uniform(0.5, 1)  # noqa: S311 - jitter
-    return Next(max(retry_after_s or 0.0, jittered), refusals)
+    return Retry(max(retry_after_s or 0.0, jittered), refusals)
 
 
 def seconds(retry_after: str | None) -> float | None:

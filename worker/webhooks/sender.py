@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from worker import __version__, database
 from worker.core import metrics
 from worker.core.settings import ConfigError, Settings
-from worker.database.monitor import lost
+from worker.database.monitor import is_connection_lost
 from worker.webhooks import outbox, retries, signature
 from worker.webhooks.outbox import Event
 
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 class Sender(threading.Thread):
-    """One thread of the daemon. `nudge` it when an event was written; `stop` it once nothing more will be."""
+    """One thread of the daemon. `wake` it when an event was written; `stop` it once nothing more will be."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="webhooks", daemon=True)
@@ -52,7 +52,7 @@ class Sender(threading.Thread):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._paused = False
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         # Before there is a loop nobody needs waking, and after it nobody can be.
         if self._loop:
             with suppress(RuntimeError):
@@ -61,7 +61,7 @@ class Sender(threading.Thread):
     def stop(self, timeout: float) -> None:
         """Sends what can be sent at once, then ends; what is left stays in the outbox for the next daemon."""
         self.stopping.set()
-        self.nudge()
+        self.wake()
         self.join(timeout)
 
     def run(self) -> None:
@@ -92,7 +92,7 @@ class Sender(threading.Thread):
                     await asyncio.wait_for(self._wake.wait(), wait_s)
 
     async def _begin(self, client: httpx.AsyncClient, sending: set[asyncio.Task[None]]) -> float:
-        """Begins to send what is due; how long to wait for more, unless somebody nudges or one of these ends."""
+        """Begins to send what is due; how long to wait for more, unless somebody wakes us or one of these ends."""
         try:
             while len(sending) < AT_ONCE:
                 event = await self._ask(lambda: outbox.take(self.engine, sending_s=SENDING_S))
@@ -146,25 +146,25 @@ class Sender(threading.Thread):
             metrics.WEBHOOKS.labels("delivered").inc()
             bound.debug("webhook_delivered")
             return
-        then = retries.after(
+        retry = retries.next_attempt(
             status,
             retry_after_s,
             attempts=event.attempts,
             refusals=event.refusals,
             terminal=event.terminal,
         )
-        if (wait_s := then.wait_s) is None:
-            await self._ask(lambda: outbox.bury(self.engine, event, refusals=then.refusals, reason=problem))
+        if (wait_s := retry.wait_s) is None:
+            await self._ask(lambda: outbox.bury(self.engine, event, refusals=retry.refusals, reason=problem))
             metrics.WEBHOOKS.labels("dead").inc()
             bound.error("webhook_dead", reason=problem)
         else:
             await self._ask(
                 lambda: outbox.postpone(
-                    self.engine, event, wait_s=wait_s, refusals=then.refusals, reason=problem
+                    self.engine, event, wait_s=wait_s, refusals=retry.refusals, reason=problem
                 )
             )
-            metrics.WEBHOOKS.labels("postponed").inc()
-            bound.warning("webhook_postponed", reason=problem, seconds=round(wait_s, 1))
+            metrics.WEBHOOKS.labels("retry_scheduled").inc()
+            bound.warning("webhook_retry_scheduled", reason=problem, seconds=round(wait_s, 1))
 
     async def _ask(self, query: Callable[[], T]) -> T:
         """The database, beside the loop. Raises: SQLAlchemyError, which an outage tells of for all threads."""
@@ -172,7 +172,7 @@ class Sender(threading.Thread):
             try:
                 answer = await asyncio.to_thread(query)
             except SQLAlchemyError as error:
-                if not self._paused and not lost(cause := getattr(error, "orig", error)):
+                if not self._paused and not is_connection_lost(cause := getattr(error, "orig", error)):
                     self._paused = True
                     log.warning("webhooks_paused", reason=database.reason(cause))
                 raise
