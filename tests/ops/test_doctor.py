@@ -15,12 +15,13 @@ import pytest
 from bucket_server import BUCKET, KEY, Bucket, BucketServer, serve
 
 from worker import database as connections
+from worker.core.finding import Finding, Level, ok
 from worker.core.settings import Settings
 from worker.database import migrate
 from worker.local.postgres import Postgres
 from worker.local.server import DevServer
 from worker.ops import doctor
-from worker.ops.doctor import Check, Finding, Level, services
+from worker.ops.doctor import Check, services
 from worker.storage import Store, open_store
 from worker.storage.supabase import SupabaseStore
 
@@ -91,15 +92,15 @@ def place(
     return Place(monkeypatch.setenv, postgres, database_url, sql, bucket, u2netp, tmp_path)
 
 
-def worse(found: list[tuple[str, Finding]]) -> list[tuple[str, Finding]]:
-    return [(name, finding) for name, finding in found if finding.level > Level.SKIPPED]
+def worse(found: list[Finding]) -> list[Finding]:
+    return [finding for finding in found if finding.level > Level.SKIPPED]
 
 
 def test_where_all_is_as_it_should_be_all_is_good(place: Place) -> None:
     found = list(doctor.examine())
     assert worse(found) == []
-    assert {name for name, _ in found} == {"settings", *(check.name for check in doctor.CHECKS)}
-    assert doctor.exit_status(finding for _, finding in found) == 0
+    assert {finding.name for finding in found} == {"settings", *(check.name for check in doctor.CHECKS)}
+    assert doctor.exit_status(found) == 0
     assert not place.bucket.bucket.objects, "the probe is removed"
 
 
@@ -229,46 +230,46 @@ CASES = [
     (
         wrong_password,
         "database",
-        Level.WRONG,
+        Level.FAIL,
         "password authentication failed",
         "the password in DATABASE_URL",
     ),
-    (no_such_database, "database", Level.WRONG, "does not exist", "name in DATABASE_URL"),
-    (nobody_listens, "database", Level.AWAY, "onnection refused", "127.0.0.1:9 can be reached"),
-    (no_migrations, "schema", Level.WRONG, "no jobs table", "worker migrate"),
-    (older_schema, "schema", Level.WRONG, "is older", "worker migrate"),
+    (no_such_database, "database", Level.FAIL, "does not exist", "name in DATABASE_URL"),
+    (nobody_listens, "database", Level.UNREACHABLE, "onnection refused", "127.0.0.1:9 can be reached"),
+    (no_migrations, "schema", Level.FAIL, "no jobs table", "worker migrate"),
+    (older_schema, "schema", Level.FAIL, "is older", "worker migrate"),
     (
         role_without_policy,
         "rights",
-        Level.WRONG,
+        Level.FAIL,
         "other sees no row of public.jobs",
         "CREATE POLICY other_sees_all",
     ),
     (
         role_without_rights,
         "rights",
-        Level.WRONG,
+        Level.FAIL,
         "may not INSERT, UPDATE, DELETE on public.jobs",
         "GRANT INSERT",
     ),
-    (clock_that_is_wrong, "clock", Level.WRONG, "600", "timedatectl"),
-    (missing_weights, "weights", Level.WRONG, "are missing", "worker weights fetch u2netp"),
-    (truncated_weights, "weights", Level.WRONG, "incomplete or wrong", "worker weights fetch u2netp"),
-    (missing_bucket, "bucket", Level.WRONG, 'no bucket "models"', "New bucket"),
-    (private_bucket, "bucket", Level.WRONG, "is private", "WORKER_SIGNED_URL_S"),
-    (wrong_key, "bucket", Level.WRONG, "refuses the key", "service_role key"),
-    (no_storage, "bucket", Level.WRONG, "No place for the models", ""),
-    (temp_folder_that_cannot_be, "temp folder", Level.WRONG, "/dev/null/tmp", "Set WORKER_TEMP_DIR"),
-    (full_disk, "disk", Level.WRONG, "no job is claimed", "WORKER_MIN_FREE_MB"),
-    (malformed_backend, "webhook", Level.WRONG, "BACKEND_URL must be an address", ""),
-    (backend_that_is_down, "webhook", Level.AWAY, "does not answer", "whether the backend runs"),
-    (malformed_secret, "webhook secret", Level.WRONG, "is not base64", "openssl rand"),
+    (clock_that_is_wrong, "clock", Level.FAIL, "600", "timedatectl"),
+    (missing_weights, "weights", Level.FAIL, "are missing", "worker weights fetch u2netp"),
+    (truncated_weights, "weights", Level.FAIL, "incomplete or wrong", "worker weights fetch u2netp"),
+    (missing_bucket, "store", Level.FAIL, 'no bucket "models"', "New bucket"),
+    (private_bucket, "store", Level.FAIL, "is private", "WORKER_SIGNED_URL_S"),
+    (wrong_key, "store", Level.FAIL, "refuses the key", "service_role key"),
+    (no_storage, "store", Level.FAIL, "No place for the models", ""),
+    (temp_folder_that_cannot_be, "temp folder", Level.FAIL, "/dev/null/tmp", "Set WORKER_TEMP_DIR"),
+    (full_disk, "disk", Level.FAIL, "no job is claimed", "WORKER_MIN_FREE_MB"),
+    (malformed_backend, "webhook", Level.FAIL, "BACKEND_URL must be an address", ""),
+    (backend_that_is_down, "webhook", Level.UNREACHABLE, "does not answer", "whether the backend runs"),
+    (malformed_secret, "webhook secret", Level.FAIL, "is not base64", "openssl rand"),
     (short_secret, "webhook secret", Level.ADVICE, "shorter than 24 bytes", "openssl rand"),
     (transaction_pooler, "listen", Level.ADVICE, "do not arrive", "WORKER_LISTEN_DATABASE_URL"),
-    (malformed_setting, "settings", Level.WRONG, "WORKER_LEASE_S: ", "Correct it"),
+    (malformed_setting, "settings", Level.FAIL, "WORKER_LEASE_S: ", "Correct it"),
     (photos_from_here, "photos", Level.ADVICE, "this very machine", "Unset WORKER_PHOTO_LOOPBACK"),
 ]
-EXIT = {Level.WRONG: 78, Level.AWAY: 75, Level.ADVICE: 0}
+EXIT = {Level.FAIL: 78, Level.UNREACHABLE: 75, Level.ADVICE: 0}
 
 
 @pytest.mark.parametrize(
@@ -288,12 +289,12 @@ def test_what_is_set_up_wrong_is_named_with_its_fix(
     spoil(place)
     found = list(doctor.examine())
     named = worse(found)
-    assert {name for name, _ in named} == {check}, named
-    finding = named[0][1]
+    assert {finding.name for finding in named} == {check}, named
+    finding = named[0]
     assert finding.level == level, finding
     assert text in finding.text, finding
     assert fix in finding.fix, finding
-    assert doctor.exit_status(finding for _, finding in found) == EXIT[level]
+    assert doctor.exit_status(found) == EXIT[level]
     said = str(found)
     for secret in (PASSWORD, SECRET, KEY, place.postgres.password):
         assert secret not in said
@@ -305,11 +306,11 @@ GPUS = "0, NVIDIA A10G, 550.90.07, 23028 MiB\n1, NVIDIA A10G, 550.90.07, 23028 M
 @pytest.mark.parametrize(
     ("answer", "environment", "levels", "says"),
     [
-        (f"echo '{GPUS}'", {}, [Level.GOOD, Level.GOOD], "NVIDIA A10G, 550.90.07"),
+        (f"echo '{GPUS}'", {}, [Level.OK, Level.OK], "NVIDIA A10G, 550.90.07"),
         (
             f"echo '{GPUS}'",
             {"CUDA_VISIBLE_DEVICES": "1,7"},
-            [Level.WRONG, Level.GOOD, Level.GOOD],
+            [Level.FAIL, Level.OK, Level.OK],
             "names GPU 7",
         ),
         (
@@ -318,8 +319,8 @@ GPUS = "0, NVIDIA A10G, 550.90.07, 23028 MiB\n1, NVIDIA A10G, 550.90.07, 23028 M
             [Level.ADVICE],
             "mismatch",
         ),
-        ("exit 6", {"WORKER_DEVICE": "cuda"}, [Level.WRONG], "lists none"),
-        ("exit 6", {"WORKER_DEVICE": "cpu"}, [Level.GOOD], "none wanted"),
+        ("exit 6", {"WORKER_DEVICE": "cuda"}, [Level.FAIL], "lists none"),
+        ("exit 6", {"WORKER_DEVICE": "cpu"}, [Level.OK], "none wanted"),
     ],
 )
 def test_what_the_driver_says_is_held_against_the_settings(
@@ -338,9 +339,7 @@ def test_what_the_driver_says_is_held_against_the_settings(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     for name, value in {"WORKER_ENGINE": "triposr", **environment}.items():
         place.set(name, value)
-    found = [
-        finding for _, finding in doctor.examine([check for check in doctor.CHECKS if check.name == "gpu"])
-    ][1:]
+    found = [*doctor.examine([check for check in doctor.CHECKS if check.name == "gpu"])][1:]
     assert [finding.level for finding in found] == levels
     assert says in found[0].text
 
@@ -354,11 +353,11 @@ def test_a_check_that_crashes_or_hangs_hides_no_other() -> None:
     over = threading.Event()
 
     def hangs(_: Settings) -> Iterator[Finding]:
-        yield Finding(Level.GOOD, "half of it")
+        yield ok("hangs", "half of it")
         over.wait(30)
 
     def fine(_: Settings) -> list[Finding]:
-        return [Finding(Level.GOOD, "fine")]
+        return [ok("last", "fine")]
 
     checks = [
         Check("crashes", crashes),
@@ -366,16 +365,16 @@ def test_a_check_that_crashes_or_hangs_hides_no_other() -> None:
         Check("next", fine, after="hangs"),
         Check("last", fine),
     ]
-    found = [(name, finding.level, finding.text) for name, finding in doctor.examine(checks)]
+    found = [(finding.name, finding.level, finding.text) for finding in doctor.examine(checks)]
     over.set()
     assert found[1:] == [
-        ("crashes", Level.BROKEN, "the check itself has failed: RuntimeError: a crash that tells …"),
-        ("hangs", Level.GOOD, "half of it"),
-        ("hangs", Level.AWAY, "no answer within 0.2 s"),
-        ("next", Level.SKIPPED, "not looked at: see hangs"),
-        ("last", Level.GOOD, "fine"),
+        ("crashes", Level.CHECK_FAILED, "the check itself failed: RuntimeError: a crash that tells …"),
+        ("hangs", Level.OK, "half of it"),
+        ("hangs", Level.UNREACHABLE, "no answer within 0.2 s"),
+        ("next", Level.SKIPPED, "skipped: see hangs"),
+        ("last", Level.OK, "fine"),
     ]
-    assert doctor.exit_status([Finding(Level.BROKEN, ""), Finding(Level.ADVICE, "")]) == 1
+    assert doctor.exit_status([Finding(Level.CHECK_FAILED, "a", ""), Finding(Level.ADVICE, "b", "")]) == 1
 
 
 def test_the_command_prints_lines_for_people_or_one_document(place: Place) -> None:
@@ -388,7 +387,7 @@ def test_the_command_prints_lines_for_people_or_one_document(place: Place) -> No
     program = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     document = json.loads(program.stdout)
     assert program.returncode == document["exit_status"] == 78
-    bad = [check for check in document["checks"] if check["level"] == "wrong"]
+    bad = [check for check in document["checks"] if check["level"] == "fail"]
     assert [check["check"] for check in bad] == ["webhook secret"]
     assert PASSWORD not in people.stderr + program.stdout
 
@@ -399,12 +398,12 @@ def test_torch_is_looked_at_where_triposr_needs_it(place: Place) -> None:
     place.set("WORKER_DEVICE", "cuda")
     checks = [check for check in doctor.CHECKS if check.name in {"torch", "weights"}]
     found = worse(list(doctor.examine(checks)))
-    assert [(name, finding.level) for name, finding in found] == [
-        ("torch", Level.WRONG),
-        ("weights", Level.WRONG),
-        ("weights", Level.WRONG),
+    assert [(finding.name, finding.level) for finding in found] == [
+        ("torch", Level.FAIL),
+        ("weights", Level.FAIL),
+        ("weights", Level.FAIL),
     ]
-    assert "sees no GPU" in found[0][1].text
+    assert "sees no GPU" in found[0].text
 
 
 def test_an_older_schema_for_real(place: Place) -> None:
@@ -413,5 +412,5 @@ def test_an_older_schema_for_real(place: Place) -> None:
     migrate.upgrade(connections.parse(url, "DATABASE_URL"), "0003")
     place.set("DATABASE_URL", url)
     named = worse(list(doctor.examine()))
-    assert [name for name, _ in named] == ["schema"]
-    assert "(0003) is older" in named[0][1].text
+    assert [finding.name for finding in named] == ["schema"]
+    assert "(0003) is older" in named[0].text

@@ -15,9 +15,11 @@ from typer.testing import CliRunner, Result
 from worker.cli import jobs, preflight
 from worker.cli import main as cli
 from worker.core import errors, settings
+from worker.core.finding import Level
 from worker.core.settings import ConfigError
 from worker.jobs import queue
 from worker.local import samples
+from worker.ops import doctor
 from worker.ops.terminal import live, tables
 
 Worker = Callable[..., Result]
@@ -146,22 +148,23 @@ def test_a_test_job_is_not_queued_where_the_database_does_not_fit(
 
 
 def test_before_a_test_job_every_misconfiguration_is_named(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in settings.variables():
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DATABASE_URL", database_url)
     configured = settings.load()
-    found = {check.name: check for check in preflight.checks(engine, configured)}
-    assert found["database"].good
-    assert found["worker"].good is None
-    assert "Does one run?" in found["worker"].text
-    assert found["store"].good is False
-    assert "SUPABASE_URL" in found["store"].text
+    found = {finding.name: finding for finding in doctor.run_checks(doctor.BEFORE_A_JOB, configured)}
+    assert found["database"].level is Level.OK
+    assert found["worker"].level is Level.ADVICE
+    assert "no worker active in the last hour" in found["worker"].text
+    assert found["store"].level is Level.FAIL
+    assert "SUPABASE_URL" in str(found["store"])
     refused = preflight.check_photo("https://elsewhere.example/a.jpg?key=planted", configured)
-    assert refused.good is False
-    assert "WORKER_PHOTO_HOSTS" in refused.text
-    assert "planted" not in refused.text
-    assert preflight.check_photo("https://cdn.shopify.com/a.jpg", configured).good
+    assert refused.level is Level.FAIL
+    assert "WORKER_PHOTO_HOSTS" in refused.fix
+    assert "planted" not in str(refused)
+    assert preflight.check_photo("https://cdn.shopify.com/a.jpg", configured).level is Level.OK
 
 
 def test_a_sample_is_named_with_or_without_its_ending() -> None:

@@ -8,6 +8,7 @@ from urllib.request import urlopen
 import pytest
 
 from worker.core.errors import JobError
+from worker.core.finding import Level
 from worker.local.server import serve_folder
 from worker.storage.local import LocalStore
 
@@ -119,5 +120,5 @@ def test_a_folder_is_tried_out_and_left_as_it_was(tmp_path: Path) -> None:
     assert list((tmp_path / "store").iterdir()) == []
     (tmp_path / "store").rmdir()
     [finding] = store.check()
-    assert finding.fatal
+    assert finding.level is Level.FAIL
     assert "WORKER_STORAGE_DIR" in finding.text

@@ -18,7 +18,8 @@ from worker.core import settings
 from worker.core.errors import JobError
 from worker.core.settings import ConfigError
 from worker.jobs import queue
-from worker.ops.terminal import live, tables
+from worker.ops import doctor
+from worker.ops.terminal import findings, live, tables
 
 app = typer.Typer()
 Ids = Annotated[list[UUID], typer.Argument(help="Ids of jobs.")]
@@ -51,13 +52,14 @@ def enqueue(
     configured = settings.load()
     with connected(configured) as engine:
         if watch:
-            for check in preflight.checks(engine, configured):
-                console.print(tables.check_line(check), soft_wrap=True)
+            database.check_schema(engine)
+            for finding in doctor.run_checks(doctor.BEFORE_A_JOB, configured):
+                console.print(findings.line(finding), soft_wrap=True)
         names = [preflight.sample(sample)] if sample else photos or []
         addresses = [preflight.address(photo, configured) for photo in names]
         if watch:
             for photo in addresses:
-                console.print(tables.check_line(preflight.check_photo(photo, configured)), soft_wrap=True)
+                console.print(findings.line(preflight.check_photo(photo, configured)), soft_wrap=True)
         try:
             job = queue.enqueue(
                 engine,

@@ -71,17 +71,18 @@ def doctor(as_json: AsJson = False) -> None:
     Exit codes: 78 something is wrong, 75 something does not answer, 1 a check has failed itself.
     """
     from worker.ops import doctor  # noqa: PLC0415 - what the daemon has no use for
+    from worker.ops.terminal import findings  # noqa: PLC0415
 
     found = []
-    for name, finding in doctor.examine():
-        found.append((name, finding))
+    for finding in doctor.examine():
+        found.append(finding)
         if not as_json:
-            console.print(doctor.line(name, finding), soft_wrap=True)
-    code = doctor.exit_status(finding for _, finding in found)
+            console.print(findings.line(finding), soft_wrap=True)
+    code = doctor.exit_status(found)
     if as_json:
         checks = [
-            {"check": name, "level": finding.level.name.lower(), "text": finding.text, "fix": finding.fix}
-            for name, finding in found
+            {"check": each.name, "level": each.level.name.lower(), "text": each.text, "fix": each.fix}
+            for each in found
         ]
         print_json({"exit_status": code, "checks": checks})
     raise typer.Exit(code)

@@ -1,17 +1,13 @@
 """`worker enqueue --watch`: what is looked at before a test job is queued, and what to look at when it fails."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from sqlalchemy.engine import Engine
-
-from worker import database
 from worker.core.errors import JobError
+from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
 from worker.jobs import queue
-from worker.storage import StoreUnreachable, open_store, sha256, version
+from worker.storage import open_store, sha256, version
 
 TYPES = {
     ".jpg": "image/jpeg",
@@ -56,52 +52,8 @@ ADVICE = {
 }
 
 
-class Check(NamedTuple):
-    """`good` is None where it is worth knowing, and no more."""
-
-    name: str
-    good: bool | None
-    text: str
-
-
-def checks(engine: Engine, settings: Settings) -> Iterator[Check]:
-    """What a test job needs, in the order in which it needs it. Raises: ConfigError, and what the database raises."""
-    yield _database(engine)
-    yield _workers(engine)
-    yield _store(settings)
-
-
-def _database(engine: Engine) -> Check:
-    began = time.perf_counter()
-    database.check_schema(engine)
-    took = (time.perf_counter() - began) * 1000
-    return Check("database", True, f"{engine.url.host or 'local'}, schema {database.SCHEMA}, {took:.0f} ms")
-
-
-def _workers(engine: Engine) -> Check:
-    health = queue.health(engine)
-    known = queue.workers(engine)
-    ahead = f"; {health['due']} jobs wait before this one" if health["due"] else ""
-    if not known:
-        return Check(
-            "worker", None, f"none heard of within the hour. Does one run? systemctl status worker{ahead}"
-        )
-    names = ", ".join(worker["worker"] for worker in known[:3])
-    return Check("worker", True, names + (f" and {len(known) - 3} more" if len(known) > 3 else "") + ahead)
-
-
-def _store(settings: Settings) -> Check:
-    try:
-        findings = open_store(settings).check()
-    except (ConfigError, StoreUnreachable) as error:
-        return Check("store", False, str(error))
-    for finding in sorted(findings, key=lambda finding: not finding.fatal):
-        return Check("store", False if finding.fatal else None, finding.text)
-    return Check("store", True, str(settings.storage_dir or settings.supabase_bucket_name))
-
-
-def check_photo(url: str, settings: Settings) -> Check:
-    """Whether a worker with these settings takes a photo from there."""
+def check_photo(url: str, settings: Settings) -> Finding:
+    """Say whether a worker with these settings takes a photo from this URL."""
     from worker.pipeline.address import Policy, checked, shown  # noqa: PLC0415 - brings the image libraries
 
     policy = Policy(
@@ -110,8 +62,9 @@ def check_photo(url: str, settings: Settings) -> Check:
     try:
         checked(url, policy)
     except JobError as error:
-        return Check("photo", False, f"{shown(url)}: {error.message} {ADVICE[error.code].partition(',')[0]}")
-    return Check("photo", True, shown(url))
+        fix = ADVICE[error.code].partition(",")[0]
+        return fail("photo", f"{shown(url)}: {error.message.rstrip('.')}", fix)
+    return ok("photo", shown(url))
 
 
 def address(photo: str, settings: Settings) -> str:

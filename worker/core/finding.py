@@ -1,71 +1,63 @@
-"""What a check found."""
+"""What a check found: shared by the doctor, the stores and the checks before a test job."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from rich.text import Text
-
 
 class Level(IntEnum):
-    """Rising: how much it matters."""
+    """How much a finding matters, in rising order."""
 
-    GOOD = 0
+    OK = 0
     SKIPPED = 1
-    ADVICE = 2  # the worker does its work, and could do it better
-    AWAY = 3  # something does not answer, which may pass
-    BROKEN = 4  # the check itself
-    WRONG = 5  # the worker cannot do its work like this
+    ADVICE = 2  # the worker works, and could work better
+    UNREACHABLE = 3  # something does not answer; this may pass by itself
+    CHECK_FAILED = 4  # the check itself has a defect
+    FAIL = 5  # the worker cannot work like this
 
 
 @dataclass(frozen=True)
 class Finding:
+    """What the check `name` found, and how to fix it."""
+
     level: Level
+    name: str
     text: str
     fix: str = ""
 
-    def without(self, secrets: Iterable[str]) -> "Finding":
-        """With each of these replaced, should a library have repeated it."""
-        found = self
+    def __str__(self) -> str:
+        """Return the text and the fix as one line."""
+        return f"{self.text}. {self.fix}" if self.fix else self.text
+
+    def redacted(self, secrets: Iterable[str]) -> "Finding":
+        """Return a copy in which each secret is replaced by `…`, in case a library has repeated it."""
+        text, fix = self.text, self.fix
         for secret in secrets:
-            found = replace(found, text=found.text.replace(secret, "…"), fix=found.fix.replace(secret, "…"))
-        return found
+            text, fix = text.replace(secret, "…"), fix.replace(secret, "…")
+        return replace(self, text=text, fix=fix)
 
 
-def told(text: str, level: Level) -> Finding:
-    """Of a text whose first sentence says what is wrong, and whose others how to mend it."""
-    said, _, fix = text.partition(". ")
-    return Finding(level, said, fix)
+def ok(name: str, text: str) -> Finding:
+    """Return a finding of level OK."""
+    return Finding(Level.OK, name, text)
 
 
-def good(text: str) -> Finding:
-    return Finding(Level.GOOD, text)
+def advice(name: str, text: str, fix: str) -> Finding:
+    """Return a finding of level ADVICE."""
+    return Finding(Level.ADVICE, name, text, fix)
 
 
-def advice(text: str, fix: str) -> Finding:
-    return Finding(Level.ADVICE, text, fix)
+def unreachable(name: str, text: str, fix: str) -> Finding:
+    """Return a finding of level UNREACHABLE."""
+    return Finding(Level.UNREACHABLE, name, text, fix)
 
 
-def away(text: str, fix: str) -> Finding:
-    return Finding(Level.AWAY, text, fix)
+def fail(name: str, text: str, fix: str) -> Finding:
+    """Return a finding of level FAIL."""
+    return Finding(Level.FAIL, name, text, fix)
 
 
-def wrong(text: str, fix: str) -> Finding:
-    return Finding(Level.WRONG, text, fix)
-
-
-MARKS = {
-    Level.GOOD: ("✓", "green"),
-    Level.SKIPPED: ("·", "dim"),
-    Level.ADVICE: ("!", "yellow"),
-    Level.AWAY: ("✗", "magenta"),
-    Level.BROKEN: ("✗", "magenta"),
-    Level.WRONG: ("✗", "red"),
-}
-
-
-def line(check: str, finding: Finding) -> Text:
-    """For a terminal: what was found, and below it what to do."""
-    mark, color = MARKS[finding.level]
-    text = Text.assemble((f"{mark} {check:<15}", color), finding.text)
-    return text.append(f"\n{'':17}→ {finding.fix}", "bold") if finding.fix else text
+def from_error(name: str, error: Exception) -> Finding:
+    """Return a FAIL from an error whose first sentence names the problem and whose others say how to fix it."""
+    text, _, fix = str(error).partition(". ")
+    return Finding(Level.FAIL, name, text, fix)

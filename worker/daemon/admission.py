@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from worker.core.finding import Level
 from worker.storage import Store, StoreUnreachable
 
 LONGEST_S = 30.0  # between two looks at a store that does not work
@@ -48,7 +49,7 @@ class Admission:
         if time.monotonic() < self._check_at:
             return False
         try:
-            problems = [finding.text for finding in self._store.check() if finding.fatal]
+            problems = [str(finding) for finding in self._store.check() if finding.level is Level.FAIL]
         except StoreUnreachable as error:
             problems = [str(error)]
         if problems:

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from worker import weights
 from worker.core import metrics
+from worker.core.finding import Level
 from worker.core.metrics import QueueGauges
 from worker.core.settings import ConfigError, Settings
 from worker.daemon.admission import Admission
@@ -52,7 +53,9 @@ class Bucket:
 
     def _try(self) -> None:
         try:
-            self.problem = " ".join(finding.text for finding in self._store.check() if finding.fatal)
+            self.problem = " ".join(
+                str(finding) for finding in self._store.check() if finding.level is Level.FAIL
+            )
         except StoreUnreachable as error:
             self.problem = str(error)
         finally:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database
 from worker.core import metrics
+from worker.core.finding import Level
 from worker.core.settings import ConfigError, Settings
 from worker.daemon import health, systemd
 from worker.daemon.admission import Admission
@@ -214,10 +215,10 @@ def _wait_for_store(store: Store, stop: Stop) -> bool:
         findings = retrying(store.check)
     except StoreUnreachable:
         return False
-    if fatal := [finding.text for finding in findings if finding.fatal]:
+    if fatal := [str(finding) for finding in findings if finding.level is Level.FAIL]:
         raise ConfigError(" ".join(fatal))
     for finding in findings:
-        log.warning("storage_advice", advice=finding.text)
+        log.warning("storage_advice", advice=str(finding))
     return True
 
 

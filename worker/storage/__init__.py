@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from worker.core.finding import Finding
 from worker.core.settings import ConfigError, Settings
 
 # What the worker stores, by a file's ending; a bucket must allow these types.
@@ -18,13 +19,6 @@ CONTENT_TYPES = {
 
 class StoreUnreachable(Exception):
     """The store cannot be tried out at the moment; the message says why, to the operator."""
-
-
-class Finding(NamedTuple):
-    """What is not as it should be with a store, and how to mend it."""
-
-    fatal: bool  # the worker cannot do its work like this
-    text: str
 
 
 class Store(Protocol):
@@ -45,7 +39,10 @@ class Store(Protocol):
         ...
 
     def check(self) -> list[Finding]:
-        """Tries the store out. Raises: StoreUnreachable."""
+        """Write and remove a small file. Return what is wrong: nothing, or findings of level FAIL and ADVICE.
+
+        Raises: StoreUnreachable.
+        """
         ...
 
 

@@ -8,8 +8,9 @@ import httpx
 from storage3.exceptions import StorageApiError
 from storage3.types import BaseBucket
 
+from worker.core.finding import Finding, advice, fail
 from worker.core.settings import ConfigError
-from worker.storage import CONTENT_TYPES, Finding, StoreUnreachable
+from worker.storage import CONTENT_TYPES, StoreUnreachable
 
 LARGEST_MODEL = 10_000_000  # bytes; what the preset `quality` stays below
 
@@ -62,31 +63,31 @@ def judge(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
     """What is wrong with a bucket by its own word; `signed` says that addresses are signed."""
     edit = f'In Supabase open Storage, "{bucket.id}", Edit bucket'
     if not bucket.public and not signed:
-        yield Finding(
-            fatal=True,
-            text=f'The bucket "{bucket.id}" is private, so nobody could fetch a model by its public address. '
-            f"{edit}, and make it public; or set WORKER_SIGNED_URL_S for signed addresses.",
+        yield fail(
+            "store",
+            f'The bucket "{bucket.id}" is private: nobody can fetch a model by its public URL',
+            f"{edit}, and make it public; or set WORKER_SIGNED_URL_S for signed URLs.",
         )
     if bucket.public and signed:
-        yield Finding(
-            fatal=True,
-            text=f'WORKER_SIGNED_URL_S is set, but the bucket "{bucket.id}" is public: whoever guesses an address needs '
-            f"no signature. {edit}, and make it private; or unset WORKER_SIGNED_URL_S.",
+        yield fail(
+            "store",
+            f'WORKER_SIGNED_URL_S is set, but the bucket "{bucket.id}" is public: whoever guesses a URL needs no signature',
+            f"{edit}, and make it private; or unset WORKER_SIGNED_URL_S.",
         )
     allowed = bucket.allowed_mime_types or ["*/*"]
     missing = [kind for kind in CONTENT_TYPES.values() if not _fits(kind, allowed)]
     if missing:
-        yield Finding(
-            fatal=True,
-            text=f'The bucket "{bucket.id}" does not allow {" and ".join(missing)}. '
+        yield fail(
+            "store",
+            f'The bucket "{bucket.id}" does not allow {" and ".join(missing)}',
             f"{edit}, and allow the MIME types {', '.join(CONTENT_TYPES.values())}.",
         )
     limit = bucket.file_size_limit
     if limit is not None and limit < LARGEST_MODEL:
-        yield Finding(
-            fatal=False,
-            text=f'The bucket "{bucket.id}" takes files of up to {limit / 1e6:.1f} MB, and a detailed model can be '
-            f"larger. {edit}, and allow {LARGEST_MODEL / 1e6:.0f} MB or more.",
+        yield advice(
+            "store",
+            f'The bucket "{bucket.id}" takes files of up to {limit / 1e6:.1f} MB, and a detailed model can be larger',
+            f"{edit}, and allow {LARGEST_MODEL / 1e6:.0f} MB or more.",
         )
 
 
@@ -94,22 +95,29 @@ def _fits(kind: str, allowed: list[str]) -> bool:
     return bool({kind, f"{kind.partition('/')[0]}/*", "*/*"}.intersection(allowed))
 
 
-def explain(error: BaseException, bucket: str) -> str:
-    """What keeps the worker from the bucket. Raises: StoreUnreachable where that may pass by itself."""
+def explain(error: BaseException, bucket: str) -> Finding:
+    """Say what keeps the worker from the bucket. Raises: StoreUnreachable where that may pass by itself."""
     if may_pass(error):
         raise StoreUnreachable(reason(error)) from error
     said = f"({reason(error)})"
     match error:
         case StorageApiError(code="Bucket not found"):
-            return (
-                f'There is no bucket "{bucket}". In Supabase open Storage, New bucket, and make it; or name another '
-                "with SUPABASE_BUCKET_NAME."
+            return fail(
+                "store",
+                f'There is no bucket "{bucket}"',
+                "In Supabase open Storage, New bucket, and make it; or name another with SUPABASE_BUCKET_NAME.",
             )
         case StorageApiError() if status(error) in {401, 403}:
-            return (
-                f"Supabase Storage refuses the key {said}. Take the service_role key, or a secret key (sb_secret_…), "
-                "of this very project from its API settings, and set it as SUPABASE_SERVICE_ROLE_KEY."
+            return fail(
+                "store",
+                f"Supabase Storage refuses the key {said}",
+                "Take the service_role key, or a secret key (sb_secret_…), of this very project from its API settings, "
+                "and set it as SUPABASE_SERVICE_ROLE_KEY.",
             )
         case StorageApiError() if error.code != "InternalError":
-            return f'The bucket "{bucket}" cannot be used {said}.'
-    return f"SUPABASE_URL does not answer as Supabase Storage does {said}. It should be https://PROJECT.supabase.co."
+            return fail("store", f'The bucket "{bucket}" cannot be used {said}', "")
+    return fail(
+        "store",
+        f"SUPABASE_URL does not answer as Supabase Storage does {said}",
+        "It should be https://PROJECT.supabase.co.",
+    )

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from worker.core.errors import JobError
-from worker.storage import Finding, StoreUnreachable, sha256, version
+from worker.core.finding import Finding, fail
+from worker.storage import StoreUnreachable, sha256, version
 
 _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
@@ -60,9 +61,10 @@ class LocalStore:
             if error.errno in _CODES:
                 raise StoreUnreachable(str(error)) from error
             return [
-                Finding(
-                    fatal=True,
-                    text=f"WORKER_STORAGE_DIR cannot be written: {error}. Let the worker's user write there.",
+                fail(
+                    "store",
+                    f"WORKER_STORAGE_DIR cannot be written: {error}",
+                    "Let the worker's user write there.",
                 )
             ]
         return []

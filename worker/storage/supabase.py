@@ -15,8 +15,9 @@ from supabase import Client, ClientOptions, create_client
 from supabase.client import SupabaseException
 
 from worker.core.errors import JobError
+from worker.core.finding import Finding, Level
 from worker.core.settings import ConfigError
-from worker.storage import CONTENT_TYPES, Finding, bucket_checks, sha256, version
+from worker.storage import CONTENT_TYPES, bucket_checks, sha256, version
 
 TRIES = 6
 PATIENCE_S = 180  # after so long no other try begins
@@ -117,14 +118,14 @@ class SupabaseStore:
         try:
             bucket = self._ask()
             findings = list(bucket_checks.judge(bucket, signed=self.signed_url_s is not None))
-            if any(finding.fatal for finding in findings):
+            if any(finding.level is Level.FAIL for finding in findings):
                 return findings
             self.bucket.upload(
                 self._probe, b"probe", {"content-type": CONTENT_TYPES[".glb"], "upsert": "true"}
             )
             self.bucket.remove([self._probe])
         except ERRORS as error:
-            return [Finding(fatal=True, text=bucket_checks.explain(error, self.bucket.id))]
+            return [bucket_checks.explain(error, self.bucket.id)]
         return findings
 
     def _patiently(self, act: Callable[[], T], check: Check = _nothing) -> T:

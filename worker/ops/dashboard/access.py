@@ -15,26 +15,29 @@ COOKIE = "worker_dashboard"
 COOKIE_S = 30 * 86_400
 
 
-class Door:
-    """Open to those who know the token; to everybody who can reach it where there is none."""
+class TokenAuth:
+    """Let in those who know the token; where there is none, everybody who asks on localhost."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token.encode() if token else None
 
-    def fits(self, token: str) -> bool:
+    def verify(self, token: str) -> bool:
+        """Compare a token in constant time. False where no token is configured."""
         return self.token is not None and hmac.compare_digest(token.encode(), self.token)
 
-    def lets_in(self, request: Request) -> bool:
+    def authorize(self, request: Request) -> bool:
+        """True if the request carries the token, as a bearer or in our cookie."""
         if self.token is None:
             # Only on loopback, where another site's page could reach us under a name of its own (DNS rebinding).
             return is_loopback(_host(request))
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self.fits(credentials.strip())
+            return self.verify(credentials.strip())
         cookie = request.cookies.get(COOKIE, "")
         return hmac.compare_digest(cookie.encode(), self._cookie().encode())
 
-    def remember(self, request: Request, response: Response) -> None:
+    def set_cookie(self, request: Request, response: Response) -> None:
+        """Log the browser in for COOKIE_S seconds."""
         response.set_cookie(
             COOKIE,
             self._cookie(),

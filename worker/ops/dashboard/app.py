@@ -45,8 +45,8 @@ Next = Callable[[Request], Awaitable[Response]]
 def create(engine: Engine, settings: Settings) -> Starlette:
     """The ASGI application. It needs no database to start."""
     token = settings.dashboard_token
-    door = access.Door(token.get_secret_value() if token else None)
-    site = _Site(engine, door, access.headers(settings), _renderer())
+    auth = access.TokenAuth(token.get_secret_value() if token else None)
+    site = _Site(engine, auth, access.headers(settings), _renderer())
     return Starlette(
         routes=[
             Route("/", site.overview),
@@ -67,7 +67,7 @@ def create(engine: Engine, settings: Settings) -> Starlette:
 @dataclass(frozen=True)
 class _Site:
     engine: Engine
-    door: access.Door
+    auth: access.TokenAuth
     headers: Mapping[str, str]
     render: Callable[..., Response]
 
@@ -111,9 +111,9 @@ class _Site:
 
     async def guard(self, request: Request, proceed: Next) -> Response:
         path = request.url.path
-        if path == "/login" or path.startswith("/static/") or self.door.lets_in(request):
+        if path == "/login" or path.startswith("/static/") or self.auth.authorize(request):
             answer = await proceed(request)
-        elif self.door.token is None:
+        elif self.auth.token is None:
             text = "Without a token this page answers to localhost only."
             answer = self._message(421, "Another name", text)
         else:
@@ -140,10 +140,10 @@ class _Site:
         return self._message(503, *_explain(self.engine, error))
 
     def _greet(self, request: Request, given: str, target: str) -> Response:
-        if not self.door.fits(given):
+        if not self.auth.verify(given):
             return self.render("login.html.j2", 401, wrong=bool(given))
         answer = RedirectResponse(target, 303)
-        self.door.remember(request, answer)
+        self.auth.set_cookie(request, answer)
         return answer
 
     def _message(self, code: int, title: str, text: str) -> Response:

@@ -1,6 +1,6 @@
-"""What a first deployment gets wrong, looked at in one go: each check says what it found, and how to mend it.
+"""`worker doctor`: look for what a first deployment gets wrong. Each check says what it found and how to fix it.
 
-Checks run at the same time, each in a thread of its own and for a bounded time: one that fails or hangs hides no other.
+Checks run at the same time, each in its own thread and for a limited time: one that fails or hangs hides no other.
 """
 
 import threading
@@ -13,18 +13,20 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from worker.core import settings
-from worker.core.finding import Finding, Level, good, line, told
+from worker.core.finding import Finding, Level, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
 from worker.ops.doctor import database, host, models, services
 
-__all__ = ["CHECKS", "Check", "Finding", "Level", "examine", "exit_status", "line"]
+__all__ = ["BEFORE_A_JOB", "CHECKS", "Check", "examine", "exit_status", "run_checks"]
 
 
 class Check(NamedTuple):
+    """One check. `run` yields findings under this name."""
+
     name: str
-    look: Callable[[Settings], Iterable[Finding]]
+    run: Callable[[Settings], Iterable[Finding]]
     limit_s: float = 20
-    after: str = ""  # the check without which this one would only say the same
+    after: str = ""  # skipped unless this check has passed, because it would only repeat its finding
 
 
 CHECKS = (
@@ -42,10 +44,17 @@ CHECKS = (
     Check("schema", database.schema, after="rights"),
     Check("listen", database.listen, 30, after="database"),
     Check("clock", database.clock, after="database"),
-    Check("bucket", services.bucket, 90),
+    Check("store", services.store, 90),
     Check("photos", services.photos),
     Check("webhook", services.webhook),
     Check("webhook secret", services.secret),
+)
+
+# What a single job needs from this host: `worker enqueue --watch` runs these first.
+BEFORE_A_JOB = (
+    Check("database", database.reachable, 30),
+    Check("worker", database.workers, after="database"),
+    Check("store", services.store, 90),
 )
 
 
@@ -56,48 +65,53 @@ class _Run:
     thread: threading.Thread | None = None
 
 
-def examine(checks: Iterable[Check] = CHECKS) -> Iterator[tuple[str, Finding]]:
-    """The findings, each under its check's name, in the order of `checks`; none of them holds a secret."""
+def examine(checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
+    """Load the settings, run the checks, and yield the findings in the order of `checks`. None of them holds a secret."""
     try:
         configured = settings.load()
     except ConfigError as error:
-        yield "settings", Finding(Level.WRONG, str(error), "Correct it and look again: the rest hangs on it.")
+        yield Finding(
+            Level.FAIL, "settings", str(error), "Correct it and run this again: all checks depend on it."
+        )
         return
-    yield "settings", good("well-formed")
+    yield ok("settings", "well-formed")
+    yield from run_checks(checks, configured)
+
+
+def run_checks(checks: Iterable[Check], configured: Settings) -> Iterator[Finding]:
+    """Run the checks at the same time and yield their findings in order. None of them holds a secret."""
     runs: dict[str, _Run] = {}
     for check in checks:
         run = runs[check.name] = _Run(check)
-        run.thread = threading.Thread(target=_look, args=(run, runs, configured), daemon=True)
+        run.thread = threading.Thread(target=_perform, args=(run, runs, configured), daemon=True)
         run.thread.start()
     secrets = _secrets(configured)
-    for name, run in runs.items():
+    for run in runs.values():
         for finding in _wait(run):
-            yield name, finding.without(secrets)
+            yield finding.redacted(secrets)
 
 
 def exit_status(findings: Iterable[Finding]) -> int:
-    """0 all is well, 78 something is wrong with the configuration, 75 something does not answer, 1 a check has failed."""
-    statuses = {Level.WRONG: 78, Level.AWAY: 75, Level.BROKEN: 1}
-    worst = max((finding.level for finding in findings), default=Level.GOOD)
+    """Return 0 if all is well, 78 if something fails, 75 if something does not answer, 1 if a check has a defect."""
+    statuses = {Level.FAIL: 78, Level.UNREACHABLE: 75, Level.CHECK_FAILED: 1}
+    worst = max((finding.level for finding in findings), default=Level.OK)
     return statuses.get(worst, 0)
 
 
-def _look(run: _Run, runs: Mapping[str, _Run], configured: Settings) -> None:
+def _perform(run: _Run, runs: Mapping[str, _Run], configured: Settings) -> None:
+    name = run.check.name
     before = runs.get(run.check.after)
-    if before and any(finding.level not in {Level.GOOD, Level.ADVICE} for finding in _wait(before)):
-        run.found.append(Finding(Level.SKIPPED, f"not looked at: see {before.check.name}"))
+    if before and any(finding.level not in {Level.OK, Level.ADVICE} for finding in _wait(before)):
+        run.found.append(Finding(Level.SKIPPED, name, f"skipped: see {before.check.name}"))
         return
     try:
-        for finding in run.check.look(configured):
+        for finding in run.check.run(configured):
             run.found.append(finding)
     except ConfigError as error:
-        run.found.append(told(str(error), Level.WRONG))
+        run.found.append(from_error(name, error))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the other checks go on
-        run.found.append(
-            Finding(
-                Level.BROKEN, f"the check itself has failed: {type(error).__name__}: {error}", "Report it."
-            )
-        )
+        text = f"the check itself failed: {type(error).__name__}: {error}"
+        run.found.append(Finding(Level.CHECK_FAILED, name, text, "Report it."))
 
 
 def _wait(run: _Run) -> list[Finding]:
@@ -105,12 +119,15 @@ def _wait(run: _Run) -> list[Finding]:
     run.thread.join(run.check.limit_s)
     if not run.thread.is_alive():
         return run.found
-    hung = Finding(Level.AWAY, f"no answer within {run.check.limit_s:g} s", "Look again; it hangs there.")
-    return [*run.found, hung]
+    limit = f"no answer within {run.check.limit_s:g} s"
+    return [
+        *run.found,
+        unreachable(run.check.name, limit, "Run this again; if it repeats, something hangs there."),
+    ]
 
 
 def _secrets(configured: Settings) -> list[str]:
-    """What must not be shown: the settings that are kept as secrets, and the passwords in them."""
+    """Return what must not be printed: the secret settings, and the passwords in them."""
     values = [value.get_secret_value() for _, value in configured if isinstance(value, SecretStr)]
     hidden = values + [
         key.removeprefix("whsec_") for value in values for key in value.replace(",", " ").split()
@@ -120,5 +137,5 @@ def _secrets(configured: Settings) -> list[str]:
             hidden.append(make_url(value).password or "")
         except (ArgumentError, ValueError):
             continue
-    # A part of a word would be replaced everywhere.
+    # A shorter one could be a part of any word.
     return [secret for secret in hidden if len(secret) > 3]

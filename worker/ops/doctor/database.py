@@ -11,8 +11,9 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from worker import database
-from worker.core.finding import Finding, Level, advice, away, good, told, wrong
+from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
+from worker.jobs import queue
 
 QUERIES = database.queries("worker.ops.doctor")
 
@@ -48,11 +49,11 @@ def reachable(settings: Settings) -> Iterator[Finding]:
     except DBAPIError as error:
         yield _explained(error, target)
         return
-    yield good(f"Postgres {who['version']}, database {who['database']} as {who['role']}")
+    yield ok("database", f"Postgres {who['version']}, database {who['database']} as {who['role']}")
     if who["read_only"]:
-        yield wrong("the server is read-only", "Let DATABASE_URL name the primary, not a replica.")
+        yield fail("database", "the server is read-only", "Let DATABASE_URL name the primary, not a replica.")
     if not encrypted and _is_remote(target):
-        yield advice("the connection is not encrypted", "Add ?sslmode=require to DATABASE_URL.")
+        yield advice("database", "the connection is not encrypted", "Add ?sslmode=require to DATABASE_URL.")
 
 
 def pooler(settings: Settings) -> Iterator[Finding]:
@@ -61,11 +62,11 @@ def pooler(settings: Settings) -> Iterator[Finding]:
     with _connected(target) as connection:
         direct = _pgconn(connection).backend_pid == connection.scalar(QUERIES["backend"])
     if direct:
-        yield good("none: a direct connection")
+        yield ok("pooler", "none: a direct connection")
     elif target.port == TRANSACTION_PORT:
-        yield good("a transaction pooler, which will do")
+        yield ok("pooler", "a transaction pooler, which will do")
     else:
-        yield good("a pooler stands between, which will do")
+        yield ok("pooler", "a pooler stands between, which will do")
 
 
 def schema(settings: Settings) -> Iterator[Finding]:
@@ -73,11 +74,26 @@ def schema(settings: Settings) -> Iterator[Finding]:
     try:
         database.check_schema(engine)
     except ConfigError as error:
-        yield told(str(error), Level.WRONG)
+        yield from_error("schema", error)
     else:
-        yield good(f"at {database.SCHEMA}, as this worker wants it")
+        yield ok("schema", f"at {database.SCHEMA}, as this worker wants it")
     finally:
         engine.dispose()
+
+
+def workers(settings: Settings) -> Iterator[Finding]:
+    """Name the workers that had a job in the last hour. A worker that waits for its first job leaves no trace."""
+    engine = database.connect(database.url(settings), pool_size=1)
+    try:
+        health, known = queue.health(engine), [worker["worker"] for worker in queue.workers(engine)]
+    finally:
+        engine.dispose()
+    ahead = f"; {health['due']} jobs are ahead in the queue" if health["due"] else ""
+    if not known:
+        yield advice("worker", f"no worker active in the last hour{ahead}", "See: systemctl status worker")
+        return
+    more = f" and {len(known) - 3} more" if len(known) > 3 else ""
+    yield ok("worker", f"{', '.join(known[:3])}{more}{ahead}")
 
 
 def rights(settings: Settings) -> Iterator[Finding]:
@@ -91,20 +107,22 @@ def rights(settings: Settings) -> Iterator[Finding]:
                 ).mappings()
                 found += [dict(row) for row in rows if row["there"]]
     except ProgrammingError as error:
-        yield wrong(database_says(error), f"{AS_WORKER}.")
+        yield fail("rights", database_says(error), f"{AS_WORKER}.")
         return
     fine = True
     for table in found:
         name, lacking = table["name"], ", ".join(table["lacking"])
         if lacking:
             fine = False
-            yield wrong(
+            yield fail(
+                "rights",
                 f"{role} may not {lacking} on {name}",
                 f"{AS_WORKER}; or, as the owner: GRANT {lacking} ON {name} TO {role};",
             )
         if table["hidden"] and not table["policies"]:
             fine = False
-            yield wrong(
+            yield fail(
+                "rights",
                 f"{role} sees no row of {name}: row-level security has no policy for it, and raises no error",
                 f"{AS_WORKER}; or, as the owner: "
                 f"CREATE POLICY {role}_sees_all ON {name} TO {role} USING (true) WITH CHECK (true);",
@@ -112,13 +130,14 @@ def rights(settings: Settings) -> Iterator[Finding]:
         elif table["hidden"] and "true" not in table["policies"]:
             fine = False
             yield advice(
+                "rights",
                 f"{role} sees only some rows of {name}: {' OR '.join(table['policies'])}",
                 "Nothing to do, if it is meant so.",
             )
     if not found:
-        yield good("no tables yet: see schema")
+        yield ok("rights", "no tables yet: see schema")
     elif fine:
-        yield good(f"{role} sees and writes all rows")
+        yield ok("rights", f"{role} sees and writes all rows")
 
 
 def listen(settings: Settings) -> Iterator[Finding]:
@@ -136,12 +155,12 @@ def listen(settings: Settings) -> Iterator[Finding]:
                 notice.channel == channel for notice in connection.notifies(timeout=HEAR_S, stop_after=1)
             )
     except psycopg.Error as error:
-        yield advice(f"notifications cannot be listened for: {' '.join(str(error).split())}", fix)
+        yield advice("listen", f"notifications cannot be listened for: {' '.join(str(error).split())}", fix)
         return
     if heard:
-        yield good("notifications arrive")
+        yield ok("listen", "notifications arrive")
     else:
-        yield advice("notifications do not arrive, as behind a transaction pooler", fix)
+        yield advice("listen", "notifications do not arrive, as behind a transaction pooler", fix)
 
 
 def clock(settings: Settings) -> Iterator[Finding]:
@@ -154,11 +173,11 @@ def clock(settings: Settings) -> Iterator[Finding]:
     said = f"this host's is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
     fix = "Have this host's clock set by the network: timedatectl set-ntp true."
     if abs(skew) > TOLERANCE_S:
-        yield wrong(f"{said}: receivers will refuse the webhooks' signatures", fix)
+        yield fail("clock", f"{said}: receivers will refuse the webhooks' signatures", fix)
     elif abs(skew) > SKEW_S:
-        yield advice(said, fix)
+        yield advice("clock", said, fix)
     else:
-        yield good(said)
+        yield ok("clock", said)
 
 
 def database_says(error: DBAPIError) -> str:
@@ -169,14 +188,15 @@ def _explained(error: DBAPIError, target: URL) -> Finding:
     said = database_says(error)
     for words, fix in EXPLAINED.items():
         if words in said:
-            return wrong(said, fix)
+            return fail("database", said, fix)
     if isinstance(error, OperationalError):
-        return away(
+        return unreachable(
+            "database",
             said,
             f"See whether {target.host or 'the socket'}:{target.port or 5432} can be reached from here: name, port, firewall; "
             "Supabase's direct host has IPv6 only, its poolers IPv4.",
         )
-    return wrong(said, "Correct DATABASE_URL.")
+    return fail("database", said, "Correct DATABASE_URL.")
 
 
 def _is_remote(target: URL) -> bool:

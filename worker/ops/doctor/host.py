@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from worker.core.finding import Finding, advice, good, wrong
+from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
 
 PACKAGE = "shop-model-worker"
@@ -29,10 +29,12 @@ ASK_S = 15
 def python(_: Settings) -> Iterator[Finding]:
     found, wanted = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"]
     if SpecifierSet(wanted).contains(found):
-        yield good(f"{found} at {sys.executable}")
+        yield ok("python", f"{found} at {sys.executable}")
     else:
-        yield wrong(
-            f"{found}, and {wanted} is needed", "Make the virtual environment anew with such a Python."
+        yield fail(
+            "python",
+            f"{found}, and {wanted} is needed",
+            "Make the virtual environment anew with such a Python.",
         )
 
 
@@ -49,11 +51,13 @@ def libraries(_: Settings) -> Iterator[Finding]:
             if not need.specifier.contains(found, prereleases=True):
                 unfit.append(f"{need.name} is {found}, not {need.specifier}")
     if unfit:
-        yield wrong(
-            "; ".join(unfit), "Install the lock's versions: pip install --constraint requirements.lock ."
+        yield fail(
+            "libraries",
+            "; ".join(unfit),
+            "Install the lock's versions: pip install --constraint requirements.lock .",
         )
     else:
-        yield good(f"{len(needed)} within their bounds")
+        yield ok("libraries", f"{len(needed)} within their bounds")
 
 
 def memory(settings: Settings) -> Iterator[Finding]:
@@ -65,11 +69,12 @@ def memory(settings: Settings) -> Iterator[Finding]:
     said = f"{total / 1e9:.1f} GB"
     if total / 1e9 < needed:
         yield advice(
+            "memory",
             f"{said} in all, and {settings.engine} wants about {needed:g} GB a lane",
             "Give the host or the container more memory, or jobs may end with out_of_memory or worker_lost.",
         )
     else:
-        yield good(said)
+        yield ok("memory", said)
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
@@ -84,14 +89,15 @@ def disk(settings: Settings) -> Iterator[Finding]:
         free_mb = shutil.disk_usage(_standing(place)).free // 1_000_000
         said = f"{variable} ({place}) has {free_mb:,} MB free"
         if free_mb < settings.min_free_mb and variable != "WORKER_WEIGHTS_DIR":
-            yield wrong(
+            yield fail(
+                "disk",
                 f"{said}: no job is claimed below {settings.min_free_mb:,}",
                 f"Free some space, point {variable} to a larger disk, or lower WORKER_MIN_FREE_MB.",
             )
         elif free_mb < ROOMY_MB:
-            yield advice(said, "Free some space before it runs out.")
+            yield advice("disk", said, "Free some space before it runs out.")
         else:
-            yield good(said)
+            yield ok("disk", said)
 
 
 def temp_folder(settings: Settings) -> Iterator[Finding]:
@@ -102,45 +108,49 @@ def temp_folder(settings: Settings) -> Iterator[Finding]:
         if folder.is_dir():
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"probe")
-            yield good(f"{folder} can be written to by {user}")
+            yield ok("temp folder", f"{folder} can be written to by {user}")
         elif (parent := _standing(folder)).is_dir() and os.access(parent, os.W_OK | os.X_OK):
-            yield good(f"{folder} can be made by {user}")
+            yield ok("temp folder", f"{folder} can be made by {user}")
         else:
-            yield wrong(f"{folder} cannot be made below {parent} by {user}", fix)
+            yield fail("temp folder", f"{folder} cannot be made below {parent} by {user}", fix)
     except OSError as error:
-        yield wrong(f"{folder} cannot be written to by {user}: {error.strerror}", fix)
+        yield fail("temp folder", f"{folder} cannot be written to by {user}: {error.strerror}", fix)
 
 
 def gpu(settings: Settings) -> Iterator[Finding]:
     """As the driver sees it; `worker.ops.doctor.models.torch` says what torch sees."""
     asked = settings.cuda_visible_devices
     if settings.device == "cpu" or asked == "":
-        yield good("none wanted: one lane on the CPU")
+        yield ok("gpu", "none wanted: one lane on the CPU")
         return
     listed = _driver()
     if isinstance(listed, str):
         said = f"none is seen: {listed}"
         if settings.device == "cuda" or asked:
-            yield wrong(
-                said, "Install NVIDIA's driver (nvidia-smi must list the GPU), or set WORKER_DEVICE=cpu."
+            yield fail(
+                "gpu",
+                said,
+                "Install NVIDIA's driver (nvidia-smi must list the GPU), or set WORKER_DEVICE=cpu.",
             )
         elif settings.engine == "triposr" and settings.device == "auto":
             yield advice(
+                "gpu",
                 f"{said}; TripoSR on a CPU takes half a minute and more for a model",
                 "Install NVIDIA's driver, or set WORKER_DEVICE=cpu to say that it is meant so.",
             )
         else:
-            yield good("none: one lane on the CPU")
+            yield ok("gpu", "none: one lane on the CPU")
         return
     numbers = {line.split(",")[0].strip() for line in listed}
     for name in filter(None, (part.strip() for part in (asked or "").split(","))):
         if name.isdigit() and name not in numbers:
-            yield wrong(
+            yield fail(
+                "gpu",
                 f"CUDA_VISIBLE_DEVICES names GPU {name}, and there are {', '.join(sorted(numbers))}",
                 "Name GPUs that nvidia-smi lists, or unset it to use all.",
             )
     for line in listed:
-        yield good(line)
+        yield ok("gpu", line)
 
 
 def _driver() -> list[str] | str:

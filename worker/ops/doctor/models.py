@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from worker import weights as on_disk
 from worker.compute.process import inherited
-from worker.core.finding import Finding, Level, advice, away, good, told, wrong
+from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import Settings
 
 TORCH_S = 150
@@ -32,16 +32,16 @@ def weights(settings: Settings) -> Iterator[Finding]:
         try:
             path = on_disk.verify(settings.weights_dir, name)
         except on_disk.NotOfficial as error:
-            yield advice(str(error), "Nothing to do, if it is meant so.")
+            yield advice("weights", str(error), "Nothing to do, if it is meant so.")
         except on_disk.WeightsMissing as error:
-            yield told(str(error), Level.WRONG)
+            yield from_error("weights", error)
         else:
-            yield good(f"{name}: as published, {path}")
+            yield ok("weights", f"{name}: as published, {path}")
 
 
 def torch(settings: Settings) -> Iterator[Finding]:
     if settings.engine != "triposr":
-        yield good(f"not used by the engine {settings.engine}")
+        yield ok("torch", f"not used by the engine {settings.engine}")
         return
     devices = "" if settings.device == "cpu" else settings.cuda_visible_devices
     seen = inherited() | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
@@ -55,32 +55,38 @@ def torch(settings: Settings) -> Iterator[Finding]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        yield away(
-            f"no answer within {TORCH_S} s", "See whether nvidia-smi answers; a GPU that hangs wants a reset."
+        yield unreachable(
+            "torch",
+            f"no answer within {TORCH_S} s",
+            "See whether nvidia-smi answers; a GPU that hangs wants a reset.",
         )
         return
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"])[-1][:300]
-        yield wrong(
+        yield fail(
+            "torch",
             f"it does not work: {last}",
             "Update NVIDIA's driver to one that supports this torch, or install a torch for this driver.",
         )
         return
     found = json.loads(answer.stdout)
     for gpu in found["gpus"]:
-        yield good(
-            f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free"
+        yield ok(
+            "torch",
+            f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free",
         )
     if found["gpus"]:
         return
     if settings.device == "cuda" or devices or (settings.device == "mps" and not found["mps"]):
         built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built without CUDA"
-        yield wrong(
+        yield fail(
+            "torch",
             f"torch {found['version']}, {built}, sees no GPU",
             "Install the lock's torch from the package index (not its CPU build) and NVIDIA's driver, or set "
             "WORKER_DEVICE=cpu.",
         )
     else:
-        yield good(
-            f"{found['version']} on {'MPS' if found['mps'] and settings.device != 'cpu' else 'the CPU'}"
+        yield ok(
+            "torch",
+            f"{found['version']} on {'MPS' if found['mps'] and settings.device != 'cpu' else 'the CPU'}",
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from worker.core.finding import Finding, Level, advice, away, good, told, wrong
+from worker.core.finding import Finding, Level, advice, fail, ok, unreachable
 from worker.core.settings import Settings
 from worker.storage import StoreUnreachable, open_store
 from worker.webhooks import sender, signature
@@ -13,53 +13,60 @@ KEY_BYTES = 24  # the least that Standard Webhooks wants of a secret
 TIMEOUT = httpx.Timeout(10, connect=5)
 
 
-def bucket(settings: Settings) -> Iterator[Finding]:
-    """Writes a small file, as the daemon does at its start, and removes it."""
+def store(settings: Settings) -> Iterator[Finding]:
+    """Write a small file, as the daemon does at its start, and remove it."""
     try:
         findings = open_store(settings).check()
     except StoreUnreachable as error:
-        yield away(
-            f"the storage does not answer: {error}", "See whether SUPABASE_URL can be reached from here."
+        yield unreachable(
+            "store",
+            f"the storage does not answer: {error}",
+            "See whether SUPABASE_URL can be reached from here.",
         )
         return
-    for finding in findings:
-        yield told(finding.text, Level.WRONG if finding.fatal else Level.ADVICE)
-    if not any(finding.fatal for finding in findings):
+    yield from findings
+    if not any(finding.level is Level.FAIL for finding in findings):
         place = settings.storage_dir or f"{settings.supabase_bucket_name} at {settings.supabase_url}"
-        yield good(f"{place}: written to, and removed again")
+        yield ok("store", f"{place}: written to, and removed again")
 
 
 def photos(settings: Settings) -> Iterator[Finding]:
     if settings.photo_loopback:
         yield advice(
-            "photos are taken from this very machine", "Unset WORKER_PHOTO_LOOPBACK, but for development."
+            "photos",
+            "photos are taken from this very machine",
+            "Unset WORKER_PHOTO_LOOPBACK, but for development.",
         )
     if "*" in settings.photo_hosts:
-        yield advice("photos are taken from any public host", "Name the hosts in WORKER_PHOTO_HOSTS.")
-    yield good(f"from {', '.join(settings.all_photo_hosts())}")
+        yield advice(
+            "photos", "photos are taken from any public host", "Name the hosts in WORKER_PHOTO_HOSTS."
+        )
+    yield ok("photos", f"from {', '.join(settings.all_photo_hosts())}")
 
 
 def webhook(settings: Settings) -> Iterator[Finding]:
     if settings.backend_url is None:
-        yield advice("nobody is told", "Set BACKEND_URL, or let the backend read the rows itself.")
+        yield advice("webhook", "nobody is told", "Set BACKEND_URL, or let the backend read the rows itself.")
         return
     address = sender.address(settings.backend_url)
     try:
         with httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
             answer = client.head(address)
     except httpx.TransportError as error:
-        yield away(
+        yield unreachable(
+            "webhook",
             f"{address} does not answer: {type(error).__name__}: {error}",
             "See whether the backend runs and BACKEND_URL can be reached from here. Events wait meanwhile.",
         )
         return
     if answer.is_redirect:
-        yield wrong(
+        yield fail(
+            "webhook",
             f"{address} answers {answer.status_code}, and redirects are not followed",
             "Set BACKEND_URL to where it leads; mostly that is https:// in place of http://.",
         )
     else:
-        yield good(f"{address} answers ({answer.status_code} to HEAD)")
+        yield ok("webhook", f"{address} answers ({answer.status_code} to HEAD)")
 
 
 def secret(settings: Settings) -> Iterator[Finding]:
@@ -67,10 +74,10 @@ def secret(settings: Settings) -> Iterator[Finding]:
     if settings.backend_url is None:
         return
     if settings.webhook_secret is None:
-        yield advice("webhooks are not signed: WEBHOOK_SECRET is not set", fix)
+        yield advice("webhook secret", "webhooks are not signed: WEBHOOK_SECRET is not set", fix)
         return
     keys = signature.keys(settings.webhook_secret.get_secret_value())
     if any(len(key) < KEY_BYTES for key in keys):
-        yield advice(f"a key in WEBHOOK_SECRET is shorter than {KEY_BYTES} bytes", fix)
+        yield advice("webhook secret", f"a key in WEBHOOK_SECRET is shorter than {KEY_BYTES} bytes", fix)
     else:
-        yield good(f"well-formed, keys: {len(keys)}")
+        yield ok("webhook secret", f"well-formed, keys: {len(keys)}")

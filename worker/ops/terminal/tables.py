@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from worker.ops.terminal.formats import about, duration, last_part
-
-if TYPE_CHECKING:
-    from worker.cli.preflight import Check
 
 COLORS = {
     "pending": "dim",
@@ -91,12 +88,6 @@ def glance(
             ),
         )
     return table
-
-
-def check_line(check: "Check") -> Text:
-    """What was looked at before a test job."""
-    mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("!", "yellow")}[check.good]
-    return Text.assemble((f"{mark} ", style), (f"{check.name:<9}", "dim"), check.text)
 
 
 def verdict(job: Mapping[str, Any], outcome: Sequence[str], advice: str | None) -> Text:
