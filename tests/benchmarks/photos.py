@@ -21,7 +21,7 @@ from worker.engines import View
 from worker.engines.presets import PRESETS
 from worker.local import samples
 from worker.mesh.camera import Camera
-from worker.pipeline.choose import merit
+from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode
 from worker.pipeline.finish import Model, finish
@@ -32,9 +32,9 @@ from worker.pipeline.quality import assess
 HEAD = "photo            preset    triangles  GLB kB poster kB    IoU    ΔE score dB without dB with     s"
 
 
-def likeness(model: Model, camera: Camera, view: View) -> float:
+def psnr(model: Model, camera: Camera, view: View) -> float:
     """The peak signal-to-noise ratio in dB between the model, seen by `camera`, and the photo."""
-    seen = scene(model).photograph(camera, len(view))
+    seen = scene(model).render_unlit(camera, len(view))
     both = (seen[..., 3] > 250) & (view[..., 3] > 250)
     off = (seen[..., :3][both].astype(float) - view[..., :3][both]) / 255
     return float(-10 * np.log10((off**2).mean()))
@@ -56,10 +56,10 @@ def measure(photo: Path, engine: engines.Engine, cutter: Cutter) -> None:
             glb_kb, poster_kb = (
                 (folder / file).stat().st_size / 1000 for file in ("model.glb", "poster.png")
             )
-            plain = finish(replace(surface, front=None), preset, folder, extras={})
-        assert model.front
-        quality = assess(model, model.front, drawn, merit(cutout, view))
-        without, laid_over = (likeness(made, model.front.camera, view) for made in (plain, model))
+            plain = finish(replace(surface, source_view=None), preset, folder, extras={})
+        assert model.source_view
+        quality = assess(model, model.source_view, drawn, score_photo(cutout, view))
+        without, laid_over = (psnr(made, model.source_view.camera, view) for made in (plain, model))
         print(
             f"{photo.name:16} {preset.name:9} {len(model.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"
             f" {quality['silhouette_iou']:6.3f} {quality['delta_e']:5.1f} {quality['score']:5}"

@@ -6,7 +6,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from worker.mesh.clean import close, compact, drop_floaters, is_watertight, weld
+from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 
 
 def joined(*meshes: trimesh.Trimesh) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -58,7 +58,7 @@ def test_an_empty_mesh_stays_empty() -> None:
 def test_compact_renumbers_what_is_used() -> None:
     vertices = np.arange(15, dtype=np.float32).reshape(5, 3)
     faces = np.array([[1, 4, 2], [2, 2, 4]], np.int32)
-    vertices, faces = compact(vertices, faces)
+    vertices, faces = remove_unused(vertices, faces)
     np.testing.assert_array_equal(vertices[:, 0], [3, 6, 12])
     np.testing.assert_array_equal(faces, [[0, 2, 1]])
 
@@ -92,9 +92,9 @@ def test_weld_closes_what_only_the_seams_of_a_texture_hold_open() -> None:
 
 def test_a_hole_is_closed_and_what_is_closed_is_left_alone() -> None:
     vertices, faces = joined(ball(1))
-    assert close(vertices, faces)[1] is faces
+    assert fill_holes(vertices, faces)[1] is faces
     for holes in (slice(40, None), slice(None, -1)):
-        whole = trimesh.Trimesh(*close(vertices, faces[holes]), process=False)
+        whole = trimesh.Trimesh(*fill_holes(vertices, faces[holes]), process=False)
         assert whole.is_watertight
         assert whole.is_winding_consistent
         assert whole.volume > 0.9 * ball(1).volume
@@ -103,7 +103,7 @@ def test_a_hole_is_closed_and_what_is_closed_is_left_alone() -> None:
 def test_two_holes_get_a_fan_each() -> None:
     vertices, faces = joined(ball(1))
     height = vertices[faces].mean(axis=1)[:, 2]
-    barrel = compact(vertices, faces[np.abs(height) < 0.8])
-    closed = close(*barrel)
+    barrel = remove_unused(vertices, faces[np.abs(height) < 0.8])
+    closed = fill_holes(*barrel)
     assert is_watertight(closed[1])
     assert len(closed[0]) == len(barrel[0]) + 2

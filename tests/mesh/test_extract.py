@@ -16,13 +16,13 @@ from skimage.measure import marching_cubes
 from worker.mesh.isosurface import Extraction, extract
 
 Array = NDArray[np.float32]
-Field = Callable[[Array], Array]
+Density = Callable[[Array], Array]
 DATA = Path(__file__).parent.parent / "data"
 OUTSIDE = -1e30
 
 
 def dense(
-    field: Field, resolution: int, radius: float, level: float
+    field: Density, resolution: int, radius: float, level: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Vertices in samples, and faces, from all samples with outside around them."""
     axis = np.linspace(-radius, radius, resolution).astype(np.float32)
@@ -36,7 +36,7 @@ def dense(
     return vertices.astype(np.float64) - 1, faces
 
 
-def assert_same(field: Field, resolution: int, *, radius: float = 1.0, level: float = 0.0) -> Extraction:
+def assert_same(field: Density, resolution: int, *, radius: float = 1.0, level: float = 0.0) -> Extraction:
     surface = extract(field, resolution=resolution, radius=radius, level=level)
     vertices, faces = dense(field, resolution, radius, level)
     np.testing.assert_array_equal(surface.faces, faces)
@@ -61,11 +61,11 @@ def length(points: Array) -> Array:
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", points, points)), np.float32)
 
 
-def ball(center: tuple[float, float, float], radius: float) -> Field:
+def ball(center: tuple[float, float, float], radius: float) -> Density:
     return lambda points: np.float32(radius) - length(points - np.array(center, np.float32))
 
 
-def rod(start: tuple[float, float, float], end: tuple[float, float, float], radius: float) -> Field:
+def rod(start: tuple[float, float, float], end: tuple[float, float, float], radius: float) -> Density:
     a, way = np.array(start, np.float32), np.subtract(end, start).astype(np.float32)
 
     def field(points: Array) -> Array:
@@ -75,7 +75,7 @@ def rod(start: tuple[float, float, float], end: tuple[float, float, float], radi
     return field
 
 
-def box(center: tuple[float, float, float], half: tuple[float, float, float]) -> Field:
+def box(center: tuple[float, float, float], half: tuple[float, float, float]) -> Density:
     def field(points: Array) -> Array:
         beyond = np.abs(points - np.array(center, np.float32)) - np.array(half, np.float32)
         return np.asarray(-(length(np.maximum(beyond, 0)) + np.minimum(beyond.max(axis=1), 0)), np.float32)
@@ -83,11 +83,11 @@ def box(center: tuple[float, float, float], half: tuple[float, float, float]) ->
     return field
 
 
-def union(*fields: Field) -> Field:
+def union(*fields: Density) -> Density:
     return lambda points: np.max([field(points) for field in fields], axis=0)
 
 
-def hollow(field: Field) -> Field:
+def hollow(field: Density) -> Density:
     return lambda points: -field(points)
 
 
@@ -100,7 +100,7 @@ def shell(points: Array) -> Array:
     return np.asarray(0.02 - np.abs(length(points - np.float32(0.01)) - 0.6), np.float32)
 
 
-def waves(seed: int, pitch: float) -> Field:
+def waves(seed: int, pitch: float) -> Density:
     """Smooth noise, about even parts of it inside and outside."""
     rng = np.random.default_rng(seed)
     way = rng.normal(size=(3, 12)).astype(np.float32) * np.float32(pitch)
@@ -108,7 +108,7 @@ def waves(seed: int, pitch: float) -> Field:
     return lambda points: np.asarray(np.sin(points @ way + shift).sum(axis=1), np.float32)
 
 
-SHAPES: dict[str, Field] = {
+SHAPES: dict[str, Density] = {
     "ball": ball((0.01, 0.02, -0.03), 0.7),
     "torus": torus,
     "thin rod": rod((-0.7, -0.61, -0.52), (0.63, 0.52, 0.71), 0.02),
@@ -154,7 +154,7 @@ def test_samples_on_the_level_leave_no_crack() -> None:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Iterator[Callable[[float], Field]]:
+def fitted() -> Iterator[Callable[[float], Density]]:
     """The scene fitted to a known shape; noise on its code, in parts of the code's deviation, → density."""
     with torch.inference_mode():
         code = torch.from_numpy(np.load(DATA / "tsr-fitted" / "scene_code.npy").astype(np.float32))
@@ -165,7 +165,7 @@ def fitted() -> Iterator[Callable[[float], Field]]:
         layers = [(state[name], state[name.removesuffix("weight") + "bias"]) for name in names]
         first = layers[0][0].view(-1, 3, code.shape[1])
 
-        def scene(noise: float) -> Field:
+        def scene(noise: float) -> Density:
             spoilt = code + noise * code.std() * torch.randn(
                 code.shape, generator=torch.Generator().manual_seed(0)
             )
@@ -197,7 +197,7 @@ def fitted() -> Iterator[Callable[[float], Field]]:
     ],
 )
 def test_a_noisy_scene_loses_no_crumb(
-    fitted: Callable[[float], Field], noise: float, resolution: int
+    fitted: Callable[[float], Density], noise: float, resolution: int
 ) -> None:
     surface = assert_same(fitted(noise), resolution, radius=0.87, level=25.0)
     assert surface.queries < 450_000  # at any resolution here: 275 thousand are the coarse lattice

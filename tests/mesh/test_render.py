@@ -5,9 +5,9 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from worker.mesh.mipmaps import LINEAR, Pyramid, srgb
-from worker.mesh.render import Look, Scene
-from worker.mesh.shading import shade, studio
+from worker.mesh.mipmaps import LINEAR, MipMaps, srgb
+from worker.mesh.render import Scene, Viewpoint
+from worker.mesh.shading import ambient_occlusion, lighting
 
 RED, GREEN, BLUE, YELLOW, CYAN, WHITE = (
     (220, 20, 20), (20, 220, 20), (20, 20, 220), (220, 220, 20), (20, 220, 220), (230, 230, 230),
@@ -38,8 +38,8 @@ def box() -> Scene:
 
 
 def shown(scene: Scene, azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.uint8]:
-    look = Look(azimuth=azimuth, elevation=elevation)
-    return scene.picture(look, scene.camera([look]), size, samples=2)
+    viewpoint = Viewpoint(azimuth=azimuth, elevation=elevation)
+    return scene.render(viewpoint, scene.camera([viewpoint]), size, samples=2)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_the_border_is_transparent_and_the_edges_are_smooth_without_a_seam(box: 
 
 
 def test_every_look_of_a_camera_for_all_holds_the_whole_mesh(box: Scene) -> None:
-    looks = [Look(azimuth=azimuth, elevation=14) for azimuth in range(0, 360, 30)]
-    camera = box.camera(looks)
-    for look in looks:
-        at, _ = camera.project(box.positions @ look.turn.T)
+    viewpoints = [Viewpoint(azimuth=azimuth, elevation=14) for azimuth in range(0, 360, 30)]
+    camera = box.camera(viewpoints)
+    for viewpoint in viewpoints:
+        at, _ = camera.project(box.positions @ viewpoint.rotation.T)
         assert at.min() > 0.03
         assert at.max() < 0.97
 
@@ -101,7 +101,9 @@ def test_a_shadow_lies_on_the_floor_and_ends_before_the_border(box: Scene) -> No
 def test_the_shadow_is_darkest_where_the_product_touches_the_floor() -> None:
     ball = trimesh.creation.icosphere(3, 0.5)
     points = np.asarray(ball.vertices + np.array([0, 0.5, 0]), np.float32)
-    light, cast = shade(points, np.asarray(ball.vertex_normals, np.float32), np.asarray(ball.faces, np.int32))
+    light, cast = ambient_occlusion(
+        points, np.asarray(ball.vertex_normals, np.float32), np.asarray(ball.faces, np.int32)
+    )
     assert light.min() > 0.97, "nothing of a ball shades the rest"
     line = cast.at(np.linspace(0, 0.7, 7, dtype=np.float32), np.zeros(7, np.float32))
     assert (np.diff(line) < 0.02).all()
@@ -117,14 +119,14 @@ def test_corners_get_less_light_than_open_sides() -> None:
         ]
     )
     points, normals = np.asarray(corner.vertices, np.float32), np.asarray(corner.vertex_normals, np.float32)
-    light, _ = shade(points, normals, np.asarray(corner.faces, np.int32))
+    light, _ = ambient_occlusion(points, normals, np.asarray(corner.faces, np.int32))
     up = (normals[:, 1] > 0.9) & (np.abs(points[:, 0]) < 0.5)
     deep, open_ = up & (np.abs(points[:, 2] + 0.7) < 0.11), up & (points[:, 2] > 0.5)
     assert light[deep].mean() < 0.8 * light[open_].mean()
 
 
 def test_the_light_comes_from_above() -> None:
-    up, down, front = (studio(np.array(v, np.float32)) for v in ((0, 1, 0), (0, -1, 0), (0, 0, 1)))
+    up, down, front = (lighting(np.array(v, np.float32)) for v in ((0, 1, 0), (0, -1, 0), (0, 0, 1)))
     assert down < front < up
     assert front == pytest.approx(1, abs=0.06)
 
@@ -159,12 +161,12 @@ def test_srgb_and_light_are_each_others_inverse() -> None:
 
 def test_a_texture_keeps_its_mean_light_at_every_size() -> None:
     texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    pyramid = Pyramid(texture)
+    mipmaps = MipMaps(texture)
     side = (np.arange(64) + 0.5) / 64
     uv = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2).astype(np.float32)
     for level in range(4):
-        mean = pyramid.sample(uv, np.full(len(uv), level, np.int32)).mean(axis=0)
+        mean = mipmaps.sample(uv, np.full(len(uv), level, np.int32)).mean(axis=0)
         np.testing.assert_allclose(mean, LINEAR[texture].mean(axis=(0, 1)), atol=0.02)
     np.testing.assert_allclose(
-        pyramid.sample(uv, np.zeros(len(uv), np.int32)), LINEAR[texture].reshape(-1, 3), atol=1e-6
+        mipmaps.sample(uv, np.zeros(len(uv), np.int32)), LINEAR[texture].reshape(-1, 3), atol=1e-6
     )

@@ -1,14 +1,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.mesh.texture import Color, bake, fill, texels
+from worker.mesh.texture import Color, bake, dilate, texels
 
 
 def painted(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], uv: NDArray[np.float32], color: Color, size: int
 ) -> NDArray[np.uint8]:
     on = texels(faces, uv, size)
-    return fill(on, bake(vertices, faces, uv, on, color, size), size)
+    return dilate(on, bake(vertices, faces, uv, on, color, size), size)
 
 
 def test_texels_have_the_colour_of_the_point_that_they_stand_for() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import trimesh
 
-from worker.mesh.rasterize import raster
+from worker.mesh.rasterize import rasterize
 from worker.mesh.unwrap import unwrap
 
 
@@ -22,7 +22,7 @@ def test_every_face_gets_its_own_place_in_the_square() -> None:
 
     # No texel's centre lies well inside two triangles.
     times = np.zeros(512 * 512, int)
-    for batch in raster(uv[corners] * np.float32(512), 512, 512):
+    for batch in rasterize(uv[corners] * np.float32(512), 512, 512):
         inner = batch.weight.min(axis=1) > 1e-3
         np.add.at(times, batch.pixel[inner], 1)
     assert times.max() == 1

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from worker.engines import Front, Surface
+from worker.engines import SourceView, Surface
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
 from worker.engines.triposr import CAMERA, surface_of
 from worker.local import samples
-from worker.mesh.rasterize import raster
+from worker.mesh.rasterize import rasterize
 from worker.pipeline.decode import decode
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
@@ -101,8 +101,8 @@ def surfaces() -> dict[str, Surface]:
     decoder.load_state_dict(load_file(SCENE / "decoder.safetensors"))
     code = torch.from_numpy(np.load(SCENE / "scene_code.npy").astype(np.float32))
     field = Field(code, decoder, Config())
-    front = Front(view=photo(printed=False), camera=CAMERA)
-    coarse, dense = (replace(surface_of(field, grid), front=front) for grid in (128, 256))
+    front = SourceView(view=photo(printed=False), camera=CAMERA)
+    coarse, dense = (replace(surface_of(field, grid), source_view=front) for grid in (128, 256))
     # `quality` would have 384, which takes long to extract and is simplified to the same number of triangles.
     return {"fast": coarse, "balanced": dense, "quality": dense}
 
@@ -214,11 +214,11 @@ def test_no_seam_shows_in_a_smaller_texture(models: dict[str, Finished], name: s
 
 def seen_from_the_front(model: Model, texture: Floats) -> Floats:
     """(512, 512, 3) what the photo's camera sees of the model, unlit; NaN beside it."""
-    assert model.front is not None
-    flat, near = model.front.camera.project(model.positions)
+    assert model.source_view is not None
+    flat, near = model.source_view.camera.project(model.positions)
     buffer = np.full(512 * 512, -np.inf, np.float32)
     uv = np.full((512 * 512, 2), np.nan)
-    for batch in raster(flat[model.faces] * np.float32(512), 512, 512):
+    for batch in rasterize(flat[model.faces] * np.float32(512), 512, 512):
         nearness = np.einsum("ij,ij->i", batch.weight, near[model.faces[batch.face]])
         np.maximum.at(buffer, batch.pixel, nearness)
         front = nearness == buffer[batch.pixel]
@@ -235,7 +235,7 @@ def test_the_photo_is_on_the_model_as_its_camera_saw_it(
 ) -> None:
     """A print that the field knows nothing of, in perspective, from TripoSR's own camera."""
     view = photo(printed=True)
-    surface = replace(surfaces["fast"], front=Front(view=view, camera=CAMERA))
+    surface = replace(surfaces["fast"], source_view=SourceView(view=view, camera=CAMERA))
     model = finish(surface, PRESETS["fast"], tmp_path, extras={})
     assert model.report["photo_overlap"] > 0.97, "TripoSR's camera is where the engine says"
 

@@ -2,7 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from worker.pipeline.choose import Merit, merit
+from worker.pipeline.choose import PhotoScore, score_photo
 from worker.pipeline.frame import frame
 
 
@@ -18,8 +18,8 @@ def photo(
     return np.asarray(colors)
 
 
-def judged(rgba: NDArray[np.uint8]) -> Merit:
-    return merit(rgba, frame(rgba))
+def judged(rgba: NDArray[np.uint8]) -> PhotoScore:
+    return score_photo(rgba, frame(rgba))
 
 
 def test_a_sharp_photo_is_better_than_a_blurred_one() -> None:
@@ -41,4 +41,4 @@ def test_a_product_that_the_border_cuts_off_is_worse_and_one_that_only_touches_i
 
 def test_the_score_is_between_0_and_1() -> None:
     for rgba in (photo(), photo(blur=8), photo(box=(0, 0, 800, 800))):
-        assert 0 < judged(rgba).score <= 1
+        assert 0 < judged(rgba).total <= 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from worker.core.errors import JobError
-from worker.engines import Front, Surface, View
+from worker.engines import SourceView, Surface, View
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.mesh.camera import Camera
@@ -260,7 +260,7 @@ def test_every_axis_is_where_it_belongs_and_nothing_is_mirrored(tmp_path: Path) 
     )
 
     model = finish(
-        replace(plain, front=Front(view=view, camera=camera)),
+        replace(plain, source_view=SourceView(view=view, camera=camera)),
         replace(SMALL, texture=512),
         tmp_path,
         extras={},
@@ -276,8 +276,8 @@ def test_every_axis_is_where_it_belongs_and_nothing_is_mirrored(tmp_path: Path) 
         np.testing.assert_allclose(np.median(colors_of(mesh)[where], axis=0), wanted, atol=30)
     behind = mesh.vertex_normals[:, 2] < -0.9
     assert np.median(colors_of(mesh)[behind & (x > 0.5 * x.max())], axis=0)[0] > 200, "the photo went through"
-    assert model.front is not None
-    seen, _ = model.front.camera.project(model.positions)
+    assert model.source_view is not None
+    seen, _ = model.source_view.camera.project(model.positions)
     np.testing.assert_allclose(seen.min(axis=0), flat.min(axis=0), atol=0.01)
     np.testing.assert_allclose(seen.max(axis=0), flat.max(axis=0), atol=0.01)
 
@@ -350,7 +350,7 @@ def test_colours_that_are_not_numbers_cost_a_warning(tmp_path: Path) -> None:
 def test_a_photo_of_something_else_is_not_laid_over_the_model(tmp_path: Path) -> None:
     view = np.zeros((512, 512, 4), np.uint8)
     view[100:400, 250:262] = (0, 0, 255, 255)
-    surface = replace(ball(), front=Front(view=view, camera=Camera(side=5)))
+    surface = replace(ball(), source_view=SourceView(view=view, camera=Camera(side=5)))
     report = finish(surface, SMALL, tmp_path, extras={}).report
     assert report["photo_used"] == 0
     assert report["warnings"] == ["The model's outline is not the photo's: the photo was not laid over it."]

@@ -13,14 +13,14 @@ from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
 from worker.mesh.render import Scene
 from worker.pipeline import preview
-from worker.pipeline.choose import Merit, merit
+from worker.pipeline.choose import PhotoScore, score_photo
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
-from worker.pipeline.quality import Likeness, Photo, assess, blur, compare, score
+from worker.pipeline.quality import PhotoQuality, Similarity, assess, blur, compare, score
 
-GOOD = Likeness(0.98, 2.0, 0.8)
+GOOD = Similarity(0.98, 2.0, 0.8)
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)
-PLAIN_PHOTO = Photo(1.0, 0.3, whole=True)
+PLAIN_PHOTO = PhotoQuality(1.0, 0.3, whole=True)
 
 
 def product(side: int = 800, shift: float = 0.0) -> Image.Image:
@@ -45,23 +45,23 @@ def blurred(image: Image.Image, pixels: float) -> Image.Image:
     return soft
 
 
-def judged(image: Image.Image, folder: Path) -> tuple[dict[str, Any], Model, Scene, Merit]:
+def judged(image: Image.Image, folder: Path) -> tuple[dict[str, Any], Model, Scene, PhotoScore]:
     rgba = np.asarray(image)
     view = frame(rgba)
     folder.mkdir(exist_ok=True)
     model = finish(Relief().reconstruct([view], SMALL), SMALL, folder, extras={})
-    scene, worth = preview.scene(model), merit(rgba, view)
-    assert model.front
-    return assess(model, model.front, scene, worth), model, scene, worth
+    scene, worth = preview.scene(model), score_photo(rgba, view)
+    assert model.source_view
+    return assess(model, model.source_view, scene, worth), model, scene, worth
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Model, Scene, Merit]:
+def good(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Model, Scene, PhotoScore]:
     return judged(product(), tmp_path_factory.mktemp("good"))
 
 
 def test_a_good_photo_makes_a_good_score_and_no_warning(
-    good: tuple[dict[str, Any], Model, Scene, Merit],
+    good: tuple[dict[str, Any], Model, Scene, PhotoScore],
 ) -> None:
     report, model, _, _ = good
     assert report["score"] > 90
@@ -96,16 +96,16 @@ def other(view: View, what: str) -> NDArray[np.uint8]:
     ],
 )
 def test_a_model_that_does_not_look_like_its_photo_scores_low(
-    good: tuple[dict[str, Any], Model, Scene, Merit], what: str, most: float, warning: str
+    good: tuple[dict[str, Any], Model, Scene, PhotoScore], what: str, most: float, warning: str
 ) -> None:
     report, model, scene, worth = good
-    assert model.front
+    assert model.source_view
     if what == "blurred texture":
         texture = np.asarray(Image.fromarray(model.texture).filter(ImageFilter.GaussianBlur(14)))
         soft = replace(model, texture=texture)
-        told = assess(soft, model.front, preview.scene(soft), worth)
+        told = assess(soft, model.source_view, preview.scene(soft), worth)
     else:
-        front = replace(model.front, view=np.ascontiguousarray(other(model.front.view, what)))
+        front = replace(model.source_view, view=np.ascontiguousarray(other(model.source_view.view, what)))
         told = assess(model, front, scene, worth)
     assert told["score"] < most
     assert told["score"] < report["score"]
@@ -115,7 +115,7 @@ def test_a_model_that_does_not_look_like_its_photo_scores_low(
 
 
 def test_a_bad_photo_is_named_and_lowers_the_score(
-    good: tuple[dict[str, Any], Model, Scene, Merit], tmp_path: Path
+    good: tuple[dict[str, Any], Model, Scene, PhotoScore], tmp_path: Path
 ) -> None:
     cases = {
         "touches the photo's edge": product(shift=-0.3),
@@ -130,16 +130,16 @@ def test_a_bad_photo_is_named_and_lowers_the_score(
     assert f"the product is {report['photo_px']} px long" in report["warnings"][0]
 
 
-def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, Scene, Merit]) -> None:
+def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, Scene, PhotoScore]) -> None:
     report, model, scene, worth = good
-    assert model.front
+    assert model.source_view
     thin = replace(
         model,
         positions=model.positions * np.array([1, 1, 0.1], np.float32),
         report=model.report | {"components_dropped": 12, "warnings": ["The dimensions make no sense."]},
         watertight=False,
     )
-    told = assess(thin, model.front, scene, worth)
+    told = assess(thin, model.source_view, scene, worth)
     assert told["warnings"] == [
         "The dimensions make no sense.",
         "The model is very flat.",
@@ -150,8 +150,8 @@ def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, 
 
 
 def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> None:
-    worst = score(Likeness(0, 100, 0), Photo(0, 1, whole=False), watertight=False)
-    best = score(Likeness(1, 0, 1), Photo(1, 0, whole=True), watertight=True)
+    worst = score(Similarity(0, 100, 0), PhotoQuality(0, 1, whole=False), watertight=False)
+    best = score(Similarity(1, 0, 1), PhotoQuality(1, 0, whole=True), watertight=True)
     assert (worst, best) == (0, 100)
     steps = np.linspace(0, 1, 21)
     rising = [
@@ -183,6 +183,6 @@ def test_pictures_without_anything_in_common_are_compared_all_the_same() -> None
     none = np.zeros((64, 64, 4), np.uint8)
     half = none.copy()
     half[:32] = 255
-    assert compare(none, none) == Likeness(0, 100, 0)
-    assert compare(half, half[::-1]) == Likeness(0, 100, 0)
-    assert compare(half, half) == Likeness(1, 0, 1)
+    assert compare(none, none) == Similarity(0, 100, 0)
+    assert compare(half, half[::-1]) == Similarity(0, 100, 0)
+    assert compare(half, half) == Similarity(1, 0, 1)

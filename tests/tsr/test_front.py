@@ -14,7 +14,7 @@ from test_network import render as volume_render
 
 from worker.engines.presets import PRESETS
 from worker.engines.triposr import surface_of
-from worker.mesh.render import Look, Scene
+from worker.mesh.render import Scene, Viewpoint
 from worker.pipeline.finish import finish
 from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
@@ -74,8 +74,8 @@ def test_front_is_front_and_nothing_is_mirrored(tmp_path: Path) -> None:
     )
 
     def differences(azimuth: float, *, mirrored: bool = False) -> tuple[float, float]:
-        look = Look(azimuth=azimuth, elevation=0)
-        picture = scene.picture(look, scene.camera([look]), SIZE, samples=2)
+        viewpoint = Viewpoint(azimuth=azimuth, elevation=0)
+        picture = scene.render(viewpoint, scene.camera([viewpoint]), SIZE, samples=2)
         picture = picture[:, ::-1] if mirrored else picture
         colors, shape = boxed(np.asarray(picture[..., :3] / 255, np.float32), picture[..., 3] > 127)
         both = shape & wanted_shape

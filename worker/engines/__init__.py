@@ -20,7 +20,7 @@ View = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Front:
+class SourceView:
     """The photo that a surface was made from, and the camera that sees the surface as the photo shows it."""
 
     view: View
@@ -35,7 +35,7 @@ class Surface:
     faces: NDArray[np.int32]  # (F, 3), counter-clockwise seen from outside
     color: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     """(N, 3) points on or near the surface → (N, 3) sRGB colours in 0..1."""
-    front: Front | None = None
+    source_view: SourceView | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
     """What making it cost, for `metadata.worker`."""
 

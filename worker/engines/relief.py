@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from worker.core.errors import JobError
-from worker.engines import Front, Surface, View
+from worker.engines import SourceView, Surface, View
 from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
@@ -77,7 +77,7 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
         vertices=points.astype(np.float32),
         faces=faces,
         color=_painter(view, solid, inner, height),
-        front=Front(view=view, camera=Camera(side=2.0)),
+        source_view=SourceView(view=view, camera=Camera(side=2.0)),
     )
 
 

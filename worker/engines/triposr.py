@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from worker import tsr
 from worker.core.errors import JobError
-from worker.engines import Device, DeviceLost, EngineUnavailable, Front, Precision, Surface, View
+from worker.engines import Device, DeviceLost, EngineUnavailable, Precision, SourceView, Surface, View
 from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
@@ -77,7 +77,9 @@ class TripoSR:
         surface = surface_of(self.model.field(code, chunk), preset.grid)
         if self.device == "cuda":
             report["peak_vram_mb"] = torch.cuda.max_memory_allocated() >> 20
-        return replace(surface, front=Front(view=view, camera=CAMERA), report=report | dict(surface.report))
+        return replace(
+            surface, source_view=SourceView(view=view, camera=CAMERA), report=report | dict(surface.report)
+        )
 
 
 def surface_of(field: tsr.Field, grid: int) -> Surface:

@@ -43,11 +43,11 @@ def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, in
     keep = np.zeros(count, bool)
     for size, least in zip((extent, area, volume), CRUMB, strict=True):
         keep |= outer & (size >= least * size[outer].max())
-    vertices, faces = compact(vertices, faces[keep[part_of_face]])
+    vertices, faces = remove_unused(vertices, faces[keep[part_of_face]])
     return vertices, faces, int((real & ~keep).sum())
 
 
-def close(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
     """A fan of faces over every hole, from the middle of its rim; what is closed comes back as it is.
 
     What hangs together by an edge of more than two faces is left as it is: there is no telling inside from outside.
@@ -86,7 +86,7 @@ def weld(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
     return vertices[first], same.ravel().astype(np.int32)[faces]
 
 
-def compact(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def remove_unused(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
     """Without the vertices that no face uses and the faces that use one twice."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]

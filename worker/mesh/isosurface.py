@@ -22,7 +22,7 @@ from worker.mesh.sparse import (
     points_of,
 )
 
-Field = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Density = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Mask = NDArray[np.bool_]
 
 LATTICE = 65  # samples an axis of the coarse lattice: one for each texel of TripoSR's planes, and one
@@ -54,7 +54,7 @@ class Extraction(NamedTuple):
 
 
 def extract(
-    density: Field, *, resolution: int, radius: float, level: float, lattice: int = LATTICE
+    density: Density, *, resolution: int, radius: float, level: float, lattice: int = LATTICE
 ) -> Extraction:
     """The closed boundary of where a field exceeds a level, from a few per cent of the grid's samples.
 
@@ -106,7 +106,7 @@ def extract(
 class _Grid:
     """A field on a grid with one layer of outside around it: sample i of an axis is number i + 1 here."""
 
-    def __init__(self, density: Field, resolution: int, radius: float, level: float, lattice: int) -> None:
+    def __init__(self, density: Density, resolution: int, radius: float, level: float, lattice: int) -> None:
         self.density = density
         self.queries = 0
         # float32 samples exceed the level exactly if they exceed the last float32 that does not.

@@ -12,7 +12,7 @@ LINEAR: Floats = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055
 """The light of each of the 256 steps of sRGB (IEC 61966-2-1)."""
 
 
-class Pyramid:
+class MipMaps:
     """From (H, W, 3) sRGB: the texture itself, then halves of halves."""
 
     def __init__(self, texture: NDArray[np.uint8]) -> None:

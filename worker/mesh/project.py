@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.camera import Camera
-from worker.mesh.rasterize import raster
+from worker.mesh.rasterize import rasterize
 
 Floats = NDArray[np.float32]
 View = NDArray[np.uint8]  # (S, S, 4) sRGB, straight alpha
@@ -65,7 +65,7 @@ def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, siz
     flat, near = camera.project(vertices)
     buffer = np.full(size * size, -np.inf, np.float32)
     corners = near[faces]
-    for batch in raster(flat[faces] * np.float32(size), size, size):
+    for batch in rasterize(flat[faces] * np.float32(size), size, size):
         np.maximum.at(buffer, batch.pixel, np.einsum("ij,ij->i", batch.weight, corners[batch.face]))
     return buffer.reshape(size, size)
 

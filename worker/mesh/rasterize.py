@@ -15,7 +15,7 @@ class Covered(NamedTuple):
     weight: NDArray[np.float32]  # (K, 3) of the triangle's corners, their sum 1
 
 
-def raster(corners: NDArray[np.float32], width: int, height: int) -> Iterator[Covered]:
+def rasterize(corners: NDArray[np.float32], width: int, height: int) -> Iterator[Covered]:
     """Every pixel whose centre lies in a triangle, batch by batch, in the order of the triangles.
 
     Args:

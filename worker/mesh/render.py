@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.mesh.camera import Camera
-from worker.mesh.mipmaps import Pyramid, srgb
-from worker.mesh.rasterize import Covered, raster
-from worker.mesh.shading import shade, studio
+from worker.mesh.mipmaps import MipMaps, srgb
+from worker.mesh.rasterize import Covered, rasterize
+from worker.mesh.shading import ambient_occlusion, lighting
 
 FIELD_OF_VIEW = 20.0  # degrees: the long lens of a product photo
 FILL = 0.92  # of the picture's side, taken by the product and the heart of its shadow
@@ -21,14 +21,14 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Viewpoint:
     """From where the mesh is seen."""
 
     azimuth: float  # degrees from the front towards the product's left, that is to +x
     elevation: float  # degrees above the horizon
 
     @property
-    def turn(self) -> Floats:
+    def rotation(self) -> Floats:
         """World → the camera's axes: right, up, towards the camera."""
         a, e = math.radians(self.azimuth), math.radians(self.elevation)
         around = np.array([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]])
@@ -68,19 +68,19 @@ class Scene:
     ) -> None:
         self.positions, self.normals, self.uv, self.faces = positions, normals, uv, faces
         self.double_sided = double_sided
-        self.open, self.floor = shade(positions, normals, faces)
-        self.texture = Pyramid(texture)
+        self.ambient_occlusion, self.floor = ambient_occlusion(positions, normals, faces)
+        self.texture = MipMaps(texture)
         self.texels_of_face = np.abs(_area(uv[faces])) * self.texture.texels
 
-    def camera(self, looks: Sequence[Look]) -> Camera:
-        """In the axes of each look: holds the mesh and its shadow, whole, in the middle and as large as all looks allow."""
+    def camera(self, viewpoints: Sequence[Viewpoint]) -> Camera:
+        """In the axes of each viewpoint: holds the mesh and its shadow, whole, in the middle and as large as all viewpoints allow."""
         low, high = self.positions.min(axis=0), self.positions.max(axis=0)
         reach = 0.04 * float((high - low).max())
         (x0, _, z0), (x1, _, z1) = low - reach, high + reach
         spread = np.array([[x, 0, z] for x in (x0, x1) for z in (z0, z1)], np.float32)
         spread = 0.85 * spread + 0.15 * spread.mean(axis=0)  # it is round
         points = np.concatenate([self.positions, spread])
-        turned = np.stack([points @ look.turn.T for look in looks])
+        turned = np.stack([points @ viewpoint.rotation.T for viewpoint in viewpoints])
         middle = (turned.min(axis=(0, 1)) + turned.max(axis=(0, 1))) / 2
         side = float(np.ptp(turned, axis=(0, 1))[:2].max())
         flat = turned.reshape(-1, 3)
@@ -100,15 +100,17 @@ class Scene:
             side *= float((box_high - box_low).max()) / FILL
         return camera
 
-    def picture(self, look: Look, camera: Camera, size: int, samples: int) -> NDArray[np.uint8]:
+    def render(self, viewpoint: Viewpoint, camera: Camera, size: int, samples: int) -> NDArray[np.uint8]:
         """(size, size, 4) sRGB, straight alpha: the lit mesh and its shadow, with samples² samples a pixel."""
-        turn = look.turn
+        turn = viewpoint.rotation
         turned = self.positions @ turn.T
         wide = size * samples
         flat, near = camera.project(turned)
         flat *= np.float32(wide)
         seen = visible(flat, near, self.faces, camera, wide, double_sided=self.double_sided)
-        corners = np.concatenate([self.uv, self.normals @ turn.T, self.open[:, None]], axis=1)[self.faces]
+        corners = np.concatenate([self.uv, self.normals @ turn.T, self.ambient_occlusion[:, None]], axis=1)[
+            self.faces
+        ]
         found = mix(corners[seen.face], seen.weight)  # (K, 6)
         if self.double_sided:  # a wall that is seen from inside is lit on that side
             found[_area(flat[self.faces])[seen.face] > 0, 2:5] *= -1
@@ -120,14 +122,14 @@ class Scene:
         cover = layers[..., 7]
         whole = np.maximum(cover, 1e-6)
         length = np.linalg.norm(layers[..., 3:6], axis=-1, keepdims=True)
-        light = studio(layers[..., 3:6] / np.maximum(length, 1e-6)) * (layers[..., 6] / whole)
+        light = lighting(layers[..., 3:6] / np.maximum(length, 1e-6)) * (layers[..., 6] / whole)
         shadow = self._shadow(turn, camera, size) * (1 - cover)
         alpha = cover + shadow
         color = np.asarray(layers[..., :3] * (light / np.maximum(alpha, 1e-6))[..., None], np.float32)
         picture = np.concatenate([srgb(color), alpha[..., None]], axis=2)
         return np.asarray(picture * 255 + 0.5).astype(np.uint8)
 
-    def photograph(self, camera: Camera, size: int) -> NDArray[np.uint8]:
+    def render_unlit(self, camera: Camera, size: int) -> NDArray[np.uint8]:
         """(size, size, 4) sRGB, alpha 0 or 255: the texture as it is, without light, from where `camera` stands."""
         flat, near = camera.project(self.positions)
         flat *= np.float32(size)
@@ -190,7 +192,7 @@ def visible(
     best = np.full(wide * wide, -np.inf, np.float32)
     none = np.zeros(0, np.int64)
     found = [(Covered(none, none, np.zeros((0, 3), np.float32)), np.zeros(0, np.float32))]
-    for batch in raster(flat[faces[drawn]], wide, wide):
+    for batch in rasterize(flat[faces[drawn]], wide, wide):
         depth = mix(shown[batch.face][..., None], batch.weight)[:, 0]
         np.maximum.at(best, batch.pixel, depth)
         found.append((batch, depth))

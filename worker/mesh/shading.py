@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.mesh.rasterize import raster
+from worker.mesh.rasterize import rasterize
 
 Floats = NDArray[np.float32]
 
@@ -31,7 +31,7 @@ SHADE_DIRECTIONS = 56
 BOUNCE = 0.3  # part of the light that reaches the deepest corner
 
 
-def studio(normal: Floats) -> Floats:
+def lighting(normal: Floats) -> Floats:
     """(..., 3) unit vectors in the camera's axes → (...) how bright a white surface is there, linear."""
     total = (SKY + GROUND) / 2 + (SKY - GROUND) / 2 * normal[..., 1]
     for towards, strength, wrap in LIGHTS:
@@ -53,7 +53,7 @@ class Floor(NamedTuple):
         return np.asarray(ndimage.map_coordinates(self.shadow, where, order=1, cval=0.0), np.float32)
 
 
-def shade(positions: Floats, normals: Floats, faces: NDArray[np.int32]) -> tuple[Floats, Floor]:
+def ambient_occlusion(positions: Floats, normals: Floats, faces: NDArray[np.int32]) -> tuple[Floats, Floor]:
     """(V,) how much of the light from all around reaches each vertex, 1 in the open; and the shadow on the floor."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     side = float((high - low)[[0, 2]].max()) + 2 * FLOOR_MARGIN * float((high - low).max())
@@ -96,7 +96,7 @@ def _reached(points: Floats, normals: Floats, positions: Floats, faces: NDArray[
         shown = (b - a)[:, 0] * (c - a)[:, 1] < (b - a)[:, 1] * (c - a)[:, 0]
         depth = (centered @ direction)[faces[shown]]
         nearest = np.full((SHADE_CELLS + 2) ** 2, -np.inf, np.float32)  # with a rim that is always free
-        for batch in raster(corners[shown] + 1, SHADE_CELLS + 2, SHADE_CELLS + 2):
+        for batch in rasterize(corners[shown] + 1, SHADE_CELLS + 2, SHADE_CELLS + 2):
             np.maximum.at(nearest, batch.pixel, np.einsum("ij,ij->i", batch.weight, depth[batch.face]))
         at = (
             (lifted @ axes / cell + np.float32(SHADE_CELLS / 2 + 1)).astype(np.int32).clip(0, SHADE_CELLS + 1)

@@ -5,7 +5,7 @@ import manifold3d
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.mesh.clean import compact, is_watertight, parts, weld
+from worker.mesh.clean import is_watertight, parts, remove_unused, weld
 
 Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
@@ -27,7 +27,7 @@ def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
     if _closed(*result) or not is_watertight(faces):
         return result
     apart = _take_apart(_solid(*result))
-    if _fits(apart, triangles) and parts(*apart)[0] == parts(*compact(vertices, faces))[0]:
+    if _fits(apart, triangles) and parts(*apart)[0] == parts(*remove_unused(vertices, faces))[0]:
         return apart
     safe = _collapse_safely(vertices, faces, triangles)
     return next((other for other in (safe, apart) if _fits(other, triangles)), result)
@@ -42,7 +42,7 @@ def _collapse(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertice
     for agg in (3, 5, 7):
         fewer, corners = fast_simplification.simplify(vertices, faces, target_count=triangles, agg=agg)
         if len(corners) <= triangles:
-            return compact(fewer.astype(np.float32), corners.astype(np.int32))
+            return remove_unused(fewer.astype(np.float32), corners.astype(np.int32))
     return _cluster(fewer.astype(np.float32), corners.astype(np.int32), triangles)
 
 
@@ -57,7 +57,7 @@ def _cluster(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
             return_index=True,
             return_inverse=True,
         )
-        result = compact(vertices[first], same.ravel().astype(np.int32)[faces])
+        result = remove_unused(vertices[first], same.ravel().astype(np.int32)[faces])
         if len(result[1]) <= triangles:
             return result
         cells /= 1.5

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.mesh.rasterize import raster
+from worker.mesh.rasterize import rasterize
 
 Color = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -50,7 +50,7 @@ def texels(faces: NDArray[np.int32], uv: NDArray[np.float32], size: int) -> Texe
     """
     face = np.full(size * size, -1, np.int64)
     weight = np.zeros((size * size, 3), np.float32)
-    for batch in raster(uv[faces] * np.float32(size), size, size):
+    for batch in rasterize(uv[faces] * np.float32(size), size, size):
         face[batch.pixel] = batch.face
         weight[batch.pixel] = batch.weight
     # What lies between the centres would be painted in the colours of another island.
@@ -130,7 +130,7 @@ def bake(
     return total
 
 
-def fill(on: Texels, colors: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+def dilate(on: Texels, colors: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """(K, 3) sRGB → the (size, size, 3) texture; what no face covers, and what is NaN, repeats the nearest that is not.
 
     So every island is surrounded by its own colours half-way to the next one, for the filters of whoever draws it.

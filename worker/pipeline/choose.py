@@ -12,7 +12,7 @@ SHARP = 6.0  # variance of the Laplacian, 8-bit luminance at the frame's size, t
 CUT_OFF = 0.2  # of its height or width: so long a straight edge along the photo's border is the photo's, not the product's
 
 
-class Merit(NamedTuple):
+class PhotoScore(NamedTuple):
     """How well a photo shows the product; each part and their product are in 0..1, and more is better."""
 
     size: float  # the product's longer side, 1 from the frame's 512 pixels on
@@ -20,11 +20,11 @@ class Merit(NamedTuple):
     whole: float  # 0.25 where the photo's border cuts the product off, else 1
 
     @property
-    def score(self) -> float:
+    def total(self) -> float:
         return self.size * self.sharpness * self.whole
 
 
-def merit(cutout: NDArray[np.uint8], view: View) -> Merit:
+def score_photo(cutout: NDArray[np.uint8], view: View) -> PhotoScore:
     """`cutout` is the photo's own (H, W, 4) RGBA, `view` the same framed."""
     solid = cutout[..., 3] > 127
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
@@ -36,7 +36,7 @@ def merit(cutout: NDArray[np.uint8], view: View) -> Merit:
     # A few pixels from the outline, which is sharp in any cut-out.
     inside = ndimage.binary_erosion(view[..., 3] > 127, iterations=4)
     variance = float(ndimage.laplace(luminance)[inside].var()) if inside.any() else 0.0
-    return Merit(
+    return PhotoScore(
         size=min(1.0, max(height, width) / view.shape[0]),
         sharpness=variance / (variance + SHARP),
         whole=0.25 if cut_off else 1.0,

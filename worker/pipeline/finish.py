@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.errors import JobError
-from worker.engines import Front, Surface
+from worker.engines import SourceView, Surface
 from worker.engines.presets import Preset
-from worker.mesh.clean import close, compact, drop_floaters, is_watertight, weld
+from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
 from worker.mesh.project import LEAST_OVERLAP, fit, project
 from worker.mesh.simplify import simplify
-from worker.mesh.texture import bake, fill, texels
+from worker.mesh.texture import bake, dilate, texels
 from worker.mesh.unwrap import unwrap
 from worker.pipeline.scale import scale
 from worker.pipeline.timing import timed
@@ -36,7 +36,7 @@ class Model:
     faces: NDArray[np.int32]  # (F, 3), counter-clockwise from outside
     texture: NDArray[np.uint8]  # (S, S, 3) sRGB
     watertight: bool
-    front: Front | None  # the photo that was used, and its camera in these coordinates
+    source_view: SourceView | None  # the photo that was used, and its camera in these coordinates
     base: NDArray[np.float64]  # (3,) where the origin is in the surface's own coordinates
     metres: float  # of one unit of the surface
     report: dict[str, Any]
@@ -86,7 +86,7 @@ def finish(
             warnings.append(
                 "The engine knows no colour for some of the surface: its surroundings' were taken."
             )
-    front, overlap, used = surface.front, None, 0.0
+    front, overlap, used = surface.source_view, None, 0.0
     if front:
         with timed(seconds, "project"):
             camera, overlap = fit(vertices, faces, front.view, front.camera)
@@ -106,7 +106,7 @@ def finish(
             else:
                 warnings.append("The model's outline is not the photo's: the photo was not laid over it.")
     with timed(seconds, "write"):
-        texture = fill(on, colors, preset.texture)
+        texture = dilate(on, colors, preset.texture)
         low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
         base = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
         metres, scale_source, of_scale = scale(high - low, dimensions)
@@ -122,7 +122,7 @@ def finish(
             faces=corners,
             texture=texture,
             watertight=watertight,
-            front=front and Front(view=front.view, camera=front.camera.moved(base, metres)),
+            source_view=front and SourceView(view=front.view, camera=front.camera.moved(base, metres)),
             base=base,
             metres=metres,
             report={},
@@ -155,7 +155,7 @@ def _clean(surface: Surface) -> tuple[NDArray[np.float32], NDArray[np.int32], in
     vertices, faces = surface.vertices, surface.faces
     _check(vertices, faces)
     if not is_watertight(faces):
-        vertices, faces = close(*compact(*weld(vertices, faces)))
+        vertices, faces = fill_holes(*remove_unused(*weld(vertices, faces)))
     vertices, faces, dropped = drop_floaters(vertices, faces)
     return vertices, faces, dropped
 

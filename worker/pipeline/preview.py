@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from worker.mesh.render import Look, Scene
+from worker.mesh.render import Scene, Viewpoint
 from worker.pipeline.finish import Model
 
 SIZE = 512
@@ -31,17 +31,19 @@ def scene(model: Model) -> Scene:
 
 def poster(scene: Scene, target: Path) -> None:
     """A RGBA PNG of 512 by 512, the product on a transparent page with its shadow."""
-    look = Look(azimuth=AZIMUTH, elevation=ELEVATION)
-    picture = scene.picture(look, scene.camera([look]), SIZE, samples=3)
+    viewpoint = Viewpoint(azimuth=AZIMUTH, elevation=ELEVATION)
+    picture = scene.render(viewpoint, scene.camera([viewpoint]), SIZE, samples=3)
     Image.fromarray(picture).save(target, optimize=True)
 
 
 def turntable(scene: Scene, target: Path) -> None:
     """An animated WebP of 24 frames, once round from the poster's side, below 300 kB whatever it shows."""
-    looks = [Look(azimuth=AZIMUTH + 360 * n / FRAMES, elevation=ELEVATION) for n in range(FRAMES)]
-    camera = scene.camera(looks)
+    viewpoints = [Viewpoint(azimuth=AZIMUTH + 360 * n / FRAMES, elevation=ELEVATION) for n in range(FRAMES)]
+    camera = scene.camera(viewpoints)
     with ThreadPoolExecutor(2) as pool:  # numpy lets go of the lock in its loops
-        pictures = list(pool.map(lambda look: scene.picture(look, camera, TRIES[0][0], samples=2), looks))
+        pictures = list(
+            pool.map(lambda viewpoint: scene.render(viewpoint, camera, TRIES[0][0], samples=2), viewpoints)
+        )
     for size, quality in TRIES:
         first, *others = (
             Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS) for picture in pictures

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from worker.engines import Front, View
+from worker.engines import SourceView, View
 from worker.mesh.project import LEAST_OVERLAP
 from worker.mesh.render import Scene
-from worker.pipeline.choose import Merit
+from worker.pipeline.choose import PhotoScore
 from worker.pipeline.finish import Model
 
 # Each part of the score rises from 0 to 1 between two figures; docs/models.md gives the formula and the reasons.
@@ -33,7 +33,7 @@ EDGE = 4.0  # 8-bit steps a pixel: less is shading, which is as soft in a sharp 
 EDGES = 0.002  # of the product's pixels; with fewer edges nothing can be said of the blur
 
 
-class Likeness(NamedTuple):
+class Similarity(NamedTuple):
     """The model seen by the photo's camera, beside the photo."""
 
     overlap: float  # intersection over union of the outlines
@@ -41,7 +41,7 @@ class Likeness(NamedTuple):
     detail: float  # the part of the photo's fine structure that the model has, and has at its place; 0..1
 
 
-class Photo(NamedTuple):
+class PhotoQuality(NamedTuple):
     """What the photo is worth."""
 
     side: float  # the product's longer side in it, as part of the 512 pixels that are used, at most 1
@@ -49,18 +49,18 @@ class Photo(NamedTuple):
     whole: bool  # the photo's border does not cut the product off
 
 
-def assess(model: Model, front: Front, scene: Scene, merit: Merit) -> dict[str, Any]:
+def assess(model: Model, front: SourceView, scene: Scene, photo_score: PhotoScore) -> dict[str, Any]:
     """The JSON-able report for `metadata.worker.quality`.
 
     Args:
         model: as finished.
         front: the photo that it was made from, and the photo's camera.
         scene: the same, ready to be drawn.
-        merit: of that photo.
+        photo_score: of that photo.
     """
     view, camera = front.view, front.camera
-    seen = compare(scene.photograph(camera, len(view)), view)
-    photo = Photo(merit.size, blur(view), whole=merit.whole == 1)
+    seen = compare(scene.render_unlit(camera, len(view)), view)
+    photo = PhotoQuality(photo_score.size, blur(view), whole=photo_score.whole == 1)
     return {
         "score": score(seen, photo, watertight=model.watertight),
         "silhouette_iou": round(seen.overlap, 4),
@@ -76,7 +76,7 @@ def assess(model: Model, front: Front, scene: Scene, merit: Merit) -> dict[str, 
     }
 
 
-def compare(seen: NDArray[np.uint8], photo: View) -> Likeness:
+def compare(seen: NDArray[np.uint8], photo: View) -> Similarity:
     """Two (S, S, 4) pictures of the same view, the model and the photo."""
     shape, wanted = seen[..., 3] > 127, photo[..., 3] > 127
     both = shape & wanted
@@ -84,7 +84,7 @@ def compare(seen: NDArray[np.uint8], photo: View) -> Likeness:
     # Right at the outline a photo's pixels are mixed with its background's.
     inside = ndimage.binary_erosion(both, iterations=3)
     if not inside.any():
-        return Likeness(overlap, 100.0, 0.0)
+        return Similarity(overlap, 100.0, 0.0)
     ours, theirs = (rgb2lab(picture[..., :3]) for picture in (seen, photo))
     difference = float(deltaE_ciede2000(ours[inside], theirs[inside]).mean())  # type: ignore[no-untyped-call]  # has no types
     # Structures of a few pixels: what is finer is the photo's noise, what is coarser is the colours' business.
@@ -94,7 +94,7 @@ def compare(seen: NDArray[np.uint8], photo: View) -> Likeness:
     )
     there = float(wanted_fine.var())
     kept = float((fine * wanted_fine).mean()) / there if there > PLAIN**2 else 1.0
-    return Likeness(overlap, difference, min(1.0, max(0.0, kept)))
+    return Similarity(overlap, difference, min(1.0, max(0.0, kept)))
 
 
 def blur(view: View) -> float:
@@ -117,7 +117,7 @@ def blur(view: View) -> float:
     return 1 - lost / total if count > EDGES * inside.sum() else 0.0
 
 
-def score(seen: Likeness, photo: Photo, *, watertight: bool) -> float:
+def score(seen: Similarity, photo: PhotoQuality, *, watertight: bool) -> float:
     """0..100: the product of what agrees with the photo, what the photo is worth, and whether the surface is closed."""
     parts = (
         _rise(seen.overlap, OVERLAP),
@@ -136,7 +136,7 @@ def _rise(value: float, between: tuple[float, float]) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _warnings(model: Model, seen: Likeness, photo: Photo) -> list[str]:
+def _warnings(model: Model, seen: Similarity, photo: PhotoQuality) -> list[str]:
     width, height, depth = np.ptp(model.positions, axis=0).tolist()
     dropped = model.report["components_dropped"]
     said = (

@@ -12,21 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
 from worker.core.errors import JobError
-from worker.engines import Engine, View
+from worker.engines import Engine
 from worker.engines.presets import PRESETS
 from worker.mesh.usdz import write_usdz
-from worker.pipeline.address import Policy, shown
-from worker.pipeline.choose import Merit, merit
+from worker.pipeline.address import Policy
+from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode
 from worker.pipeline.download import download
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
+from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, scene, turntable
 from worker.pipeline.quality import assess
 from worker.pipeline.timing import timed
@@ -43,29 +44,6 @@ class Request:
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
     turntable: bool = True
     usdz: bool = False
-
-
-class Framed(NamedTuple):
-    view: View
-    merit: Merit
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One photo of a job and what became of it: `framed` or `error` in the end."""
-
-    url: str
-    file: Path
-    framed: Framed | None = None
-    error: JobError | None = None
-
-    def report(self, *, used: bool) -> dict[str, Any]:
-        said: dict[str, Any] = {"url": shown(self.url), "status": "used" if used else "spare"}
-        if self.framed:
-            said["merit"] = {name: round(value, 3) for name, value in self.framed.merit._asdict().items()}
-        if self.error:
-            said |= {"status": "refused", "error_code": self.error.code, "error_message": self.error.message}
-        return said
 
 
 def run(
@@ -95,12 +73,12 @@ def run(
     with timed(seconds, "cutout"):
         photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
     # The best first; of equals the one that the backend named first.
-    usable = [photo.framed for photo in photos if photo.framed]
-    usable.sort(key=lambda framed: framed.merit.score, reverse=True)
-    report["photos"] = [photo.report(used=bool(usable) and photo.framed is usable[0]) for photo in photos]
+    usable = [photo.scored for photo in photos if photo.scored]
+    usable.sort(key=lambda scored: scored.score.total, reverse=True)
+    report["photos"] = [photo.report(used=bool(usable) and photo.scored is usable[0]) for photo in photos]
     if not usable:
         raise _no_photo_left(photos)
-    views = [framed.view for framed in usable]
+    views = [scored.view for scored in usable]
     Image.fromarray(views[0]).save(request.folder / "cutout.png", optimize=True)
     on_progress(40, "framed")
 
@@ -111,7 +89,7 @@ def run(
     provenance = {
         "job_id": request.job_id,
         **made_by,
-        "input_sha256": [_sha256(photo.file) for photo in photos if photo.framed],
+        "input_sha256": [_sha256(photo.file) for photo in photos if photo.scored],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with timed(seconds, "finish"):
@@ -133,9 +111,9 @@ def run(
     if request.usdz:
         with timed(seconds, "usdz"):
             _write_usdz(model, request.folder / "model.usdz")
-    if model.front:
+    if model.source_view:
         with timed(seconds, "quality"):
-            report["quality"] = assess(model, model.front, shown, usable[0].merit)
+            report["quality"] = assess(model, model.source_view, shown, usable[0].score)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
@@ -185,7 +163,7 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
         view = frame(cutout)
     except JobError as error:
         return replace(photo, error=error)
-    return replace(photo, framed=Framed(view, merit(cutout, view)))
+    return replace(photo, scored=ScoredView(view, score_photo(cutout, view)))
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,36 @@
+"""One photo of a job, and what became of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from worker.core.errors import JobError
+from worker.engines import View
+from worker.pipeline.address import shown
+from worker.pipeline.choose import PhotoScore
+
+
+class ScoredView(NamedTuple):
+    """A photo that can be used: its framed view, and how well it shows the product."""
+
+    view: View
+    score: PhotoScore
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo of a job. After the cut-out either `scored` or `error` is set."""
+
+    url: str
+    file: Path
+    scored: ScoredView | None = None
+    error: JobError | None = None
+
+    def report(self, *, used: bool) -> dict[str, Any]:
+        """Return the JSON-able entry for `metadata.worker.photos`; `used` if the model is made from this photo."""
+        entry: dict[str, Any] = {"url": shown(self.url), "status": "used" if used else "spare"}
+        if self.scored:
+            entry["score"] = {name: round(value, 3) for name, value in self.scored.score._asdict().items()}
+        if self.error:
+            entry |= {"status": "refused", "error_code": self.error.code, "error_message": self.error.message}
+        return entry
