@@ -23,7 +23,7 @@ from worker.local import samples
 from worker.mesh.camera import Camera
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
-from worker.pipeline.decode import decode
+from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.preview import poster, scene
@@ -42,7 +42,7 @@ def psnr(model: Model, camera: Camera, view: View) -> float:
 
 def measure(photo: Path, engine: engines.Engine, cutter: Cutter) -> None:
     """Prints a line for each preset. Raises: JobError."""
-    cutout = cutter.cut(decode(photo))
+    cutout = cutter.cut(decode_in_subprocess(photo))
     view = frame(cutout)
     for preset in PRESETS.values():
         with tempfile.TemporaryDirectory() as name:

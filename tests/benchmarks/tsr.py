@@ -120,7 +120,7 @@ def _as_the_reference(model: tsr.TripoSR, photo: Floats) -> torch.Tensor:
         image_tokens = model.image_tokens([photo])
     tokens = model.tokenizer()
     code: torch.Tensor = model.post_processor(
-        model.backbone(tokens, model.backbone.start(tokens), image_tokens)
+        model.backbone(tokens, model.backbone.precompute(tokens), image_tokens)
     )
     return code
 

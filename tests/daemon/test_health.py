@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import Engine
 
 from worker.core import metrics
-from worker.core.errors import KINDS
+from worker.core.errors import ERRORS
 from worker.core.settings import Settings
 from worker.daemon import health
 from worker.daemon.health import Health
@@ -341,7 +341,7 @@ def test_what_a_hijacked_child_reports_makes_no_series() -> None:
 
 LEVELS = {"debug", "info", "warning", "error", "exception"}
 # Events whose name is no literal at the call: the codes that storage/supabase.py logs.
-BY_CODE = {code for code in KINDS if code.startswith("storage_")}
+BY_CODE = {code for code in ERRORS if code.startswith("storage_")}
 
 
 def events() -> Iterator[str]:
@@ -373,7 +373,7 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
 
 def test_every_error_code_is_documented_and_no_other() -> None:
     text = OPERATIONS.read_text().partition("## Error codes")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == set(KINDS)
+    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == set(ERRORS)
 
 
 def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(

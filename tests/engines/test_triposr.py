@@ -66,7 +66,7 @@ def test_the_world_is_turned_and_not_mirrored(engine: TripoSR, view: NDArray[np.
     """The camera's +x is glTF's +z, its right +y is +x, its up +z is +y."""
     surface = engine.reconstruct([view], SMALL)
     world = surface.vertices[:, [2, 0, 1]]
-    field = engine.model.field(engine.model.encode([_on_grey(view)])[0])
+    field = engine.model.field(engine.model.encode([_composite_on_grey(view)])[0])
     density = field.density(np.ascontiguousarray(world)).numpy()
     # Vertices lie near where the density crosses its level; turned or mirrored wrongly they would not.
     off = np.median(np.abs(np.log(density / field.level)))
@@ -75,10 +75,10 @@ def test_the_world_is_turned_and_not_mirrored(engine: TripoSR, view: NDArray[np.
         assert np.median(np.abs(np.log(there / field.level))) > 5 * off
 
 
-def _on_grey(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from worker.tsr import on_grey
+def _composite_on_grey(view: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from worker.tsr import composite_on_grey
 
-    return on_grey(view)
+    return composite_on_grey(view)
 
 
 def test_nothing_in_the_field_is_no_surface(

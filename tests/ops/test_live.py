@@ -181,11 +181,11 @@ def test_photos_or_a_sample(worker: Worker) -> None:
 def test_every_way_to_fail_comes_with_advice_for_the_operator(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
-    assert set(preflight.ADVICE) == set(errors.KINDS)
+    assert set(preflight.ADVICE) == set(errors.ERRORS)
     job = run(sql, engine, until="failed")
     (row,) = queue.look(engine, [job])
     said = tables.verdict(row, preflight.outcome(row), preflight.advice(row)).plain
-    assert errors.KINDS["no_object"].message in said
+    assert errors.ERRORS["no_object"].message in said
     assert "--sample vase.png" in said
     assert str(job) in (preflight.advice(row | {"error_code": "internal_error"}) or "")
     assert str(job) in (preflight.advice(row | {"error_code": "of_a_newer_worker"}) or "")

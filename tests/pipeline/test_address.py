@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from worker.core.errors import JobError
 from worker.pipeline import address
-from worker.pipeline.address import Policy, is_public, scrubbed, shown
+from worker.pipeline.address import Policy, is_public, redact_text, redact_url
 from worker.pipeline.download import download
 
 # The widest that an operator can open it, so that the numbers alone decide.
@@ -437,7 +437,7 @@ def test_development_opens_loopback_by_its_own_names_alone(tmp_path: Path, site:
         site.answers = [PHOTO] * 2
         if host != "127.0.0.2":  # the server listens on one
             assert download(f"http://{host}:{site.port}/", tmp_path / host, policy) == 5
-    assert address.checked("http://[::1]:8765/", policy).port == 8765
+    assert address.validate_url("http://[::1]:8765/", policy).port == 8765
     (tmp_path / "empty").mkdir()
     for url in ("http://loop.example/", "http://10.0.0.1/", "http://[::ffff:127.0.0.1]/"):
         wide = Policy(hosts=("*",), http=True, loopback=True)
@@ -467,9 +467,9 @@ def test_public_servers_are_public(ip: str) -> None:
     ],
 )
 def test_an_address_is_shown_without_what_may_be_a_secret(url: str, expected: str) -> None:
-    assert shown(url) == expected
+    assert redact_url(url) == expected
     if "://" in url:
-        assert scrubbed(f"error at '{url}', line 1?") == f"error at '{expected}', line 1?"
+        assert redact_text(f"error at '{url}', line 1?") == f"error at '{expected}', line 1?"
 
 
 def test_no_library_logs_the_address(

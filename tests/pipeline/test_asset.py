@@ -23,7 +23,7 @@ from worker.engines.relief import Relief
 from worker.engines.triposr import CAMERA, surface_of
 from worker.local import samples
 from worker.mesh.rasterize import rasterize
-from worker.pipeline.decode import decode
+from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.tsr import Config, Field
@@ -143,7 +143,7 @@ def test_the_validator_finds_nothing_to_say(models: dict[str, Finished], name: s
     if not shutil.which("node") or not (NPM / "node_modules" / "gltf-validator").exists():
         pytest.skip(f"needs node, and: npm install --prefix {NPM} gltf-validator")
     if name == "relief":
-        vase = frame(np.asarray(decode(samples.path("vase.png")).convert("RGBA")))
+        vase = frame(np.asarray(decode_in_subprocess(samples.path("vase.png")).convert("RGBA")))
         finish(Relief().reconstruct([vase], PRESETS["fast"]), PRESETS["fast"], tmp_path, extras={})
     path = models[name].path if name in models else tmp_path / "model.glb"
     said = subprocess.run(["node", "-e", VALIDATE, str(NPM), str(path)], check=True, stdout=subprocess.PIPE)

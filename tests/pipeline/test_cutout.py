@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from worker.core.errors import JobError
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
-from worker.pipeline.decode import decode
+from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
 from worker.weights import WeightsMissing
 
@@ -92,7 +92,7 @@ def test_a_product_that_is_small_in_its_photo_is_looked_at_closer(cutter: Cutter
 
 
 def test_the_cup_of_a_real_photo_is_found(cutter: Cutter) -> None:
-    photo = decode(Path(skimage.__file__).parent / "data" / "coffee.png")
+    photo = decode_in_subprocess(Path(skimage.__file__).parent / "data" / "coffee.png")
     true = Image.new("L", photo.size)
     pen = ImageDraw.Draw(true)
     # Saucer, cup and spoon, measured on the photo.

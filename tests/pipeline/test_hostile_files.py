@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, ImageCms
 from test_decode import corners, picture, png, wide_profile
 
-from worker.core.errors import KINDS, JobError
-from worker.pipeline.decode import decode
+from worker.core.errors import ERRORS, JobError
+from worker.pipeline.decode import decode_in_subprocess
 
 NONE, BROKEN, PIXELS = "photo_not_an_image", "photo_broken", "photo_too_many_pixels"
 FINE = "red green blue gray"  # the quadrants of `picture`, as they should come out
@@ -185,12 +185,12 @@ def test_a_stranger_s_file_ends_as_it_should(tmp_path: Path, content: Callable[[
     file.write_bytes(content())
     cpu_s = 1 if end == "photo_too_complex" else 10
     began = cpu_of_children()
-    if end in KINDS:
+    if end in ERRORS:
         with pytest.raises(JobError) as caught:
-            decode(file, cpu_s=cpu_s, wall_s=60)
+            decode_in_subprocess(file, cpu_s=cpu_s, wall_s=60)
         assert (caught.value.code, caught.value.retryable) == (end, False)
     else:
-        image = decode(file, cpu_s=cpu_s, wall_s=60)
+        image = decode_in_subprocess(file, cpu_s=cpu_s, wall_s=60)
         assert image.mode in ("RGB", "RGBA")
         assert max(image.size) <= 2048
         if end == "black":
@@ -204,9 +204,9 @@ def test_a_stranger_s_file_ends_as_it_should(tmp_path: Path, content: Callable[[
 def test_what_needs_more_memory_than_allowed_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "photo"
     file.write_bytes(png(3000, 3000, 8, 2, rows(3000, 3000)))
-    assert decode(file).size == (2048, 2048)
+    assert decode_in_subprocess(file).size == (2048, 2048)
     with pytest.raises(JobError, match="photo_too_complex"):
-        decode(file, memory=90 << 20)
+        decode_in_subprocess(file, memory=90 << 20)
 
 
 @pytest.mark.parametrize(
@@ -236,5 +236,5 @@ def test_a_decoder_that_a_photo_has_taken_over_costs_that_photo(
     (tmp_path / "photo").write_bytes(saved(picture(), "JPEG"))
     monkeypatch.setattr(sys, "executable", str(taken_over))
     with pytest.raises(JobError) as caught:
-        decode(tmp_path / "photo", wall_s=1)
+        decode_in_subprocess(tmp_path / "photo", wall_s=1)
     assert caught.value.code == code

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from worker.tsr import Config, Field, TripoSR, load, on_grey
+from worker.tsr import Config, Field, TripoSR, composite_on_grey, load
 from worker.tsr.field import Decoder
 from worker.tsr.image import stack
 
@@ -82,7 +82,9 @@ def test_the_backbone(model: TripoSR, golden: Golden) -> None:
     image_tokens = torch.from_numpy(golden["image_tokens"])[None]
 
     assert (
-        off(model.backbone(tokens, model.backbone.start(tokens), image_tokens)[0], golden["backbone_out"])
+        off(
+            model.backbone(tokens, model.backbone.precompute(tokens), image_tokens)[0], golden["backbone_out"]
+        )
         < SCENE
     )
 
@@ -183,7 +185,7 @@ def test_the_grey_behind_a_cut_out_is_the_reference_s(golden: Golden) -> None:
         missing = [side - length for length in cut.shape[:2]]
         cut = np.pad(cut, [*((m // 2, m - m // 2) for m in missing), (0, 0)])
 
-    np.testing.assert_array_equal(on_grey(cut), golden["preprocess_rgb"])
+    np.testing.assert_array_equal(composite_on_grey(cut), golden["preprocess_rgb"])
 
 
 @pytest.mark.parametrize(

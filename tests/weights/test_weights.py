@@ -253,7 +253,7 @@ def test_two_fetches_at_once_download_once(tmp_path: Path, release: str) -> None
     home = weights.path(tmp_path, "silueta").parent
     home.mkdir(parents=True)
     with ThreadPoolExecutor(2) as pool:
-        with transfer.alone(home):
+        with transfer.fetch_lock(home):
             both = [
                 pool.submit(weights.fetch, tmp_path, "silueta", source=release, say=said.append) for _ in "ab"
             ]
@@ -283,7 +283,7 @@ def test_a_model_can_come_from_a_folder(tmp_path: Path) -> None:
     "url", ["https://user:secret@host/a/b", "https://host/a/b?token=secret", "https://host/a/b"]
 )
 def test_an_address_is_shown_without_its_secrets(url: str) -> None:
-    assert transfer.shown(url) == "https://host/a/b"
+    assert transfer.redact_url(url) == "https://host/a/b"
 
 
 def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(

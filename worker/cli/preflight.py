@@ -54,17 +54,17 @@ ADVICE = {
 
 def check_photo(url: str, settings: Settings) -> Finding:
     """Say whether a worker with these settings takes a photo from this URL."""
-    from worker.pipeline.address import Policy, checked, shown  # noqa: PLC0415 - brings the image libraries
+    from worker.pipeline.address import Policy, redact_url, validate_url  # noqa: PLC0415 - brings the image libraries
 
     policy = Policy(
         hosts=tuple(settings.all_photo_hosts()), http=settings.photo_http, loopback=settings.photo_loopback
     )
     try:
-        checked(url, policy)
+        validate_url(url, policy)
     except JobError as error:
         fix = ADVICE[error.code].partition(",")[0]
-        return fail("photo", f"{shown(url)}: {error.message.rstrip('.')}", fix)
-    return ok("photo", shown(url))
+        return fail("photo", f"{redact_url(url)}: {error.message.rstrip('.')}", fix)
+    return ok("photo", redact_url(url))
 
 
 def address(photo: str, settings: Settings) -> str:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from worker import engines
 from worker.core.errors import JobError
 from worker.pipeline import run as pipeline
-from worker.pipeline.address import Policy, scrubbed
+from worker.pipeline.address import Policy, redact_text
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
 from worker.weights import WeightsMissing
 
@@ -96,7 +96,7 @@ def _work(
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job and no other
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         code = "no_space" if full else "internal_error"
-        return _failed(JobError(code), report) | {"traceback": scrubbed(traceback.format_exc())}
+        return _failed(JobError(code), report) | {"traceback": redact_text(traceback.format_exc())}
     finally:
         switch.on = False
     return {"done": True, "report": report}

@@ -23,7 +23,7 @@ from prometheus_client import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.core.errors import KINDS
+from worker.core.errors import ERRORS
 from worker.ops.terminal.formats import STEPS
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Since when the 
 # Series that exist from the start: the first increase of one that does not is not seen by rate().
 for _outcome in OUTCOMES:
     JOBS.labels(_outcome, "")
-for _code, _kind in KINDS.items():
+for _code, _kind in ERRORS.items():
     JOBS.labels("failed", _code)
     if _kind.retryable:
         JOBS.labels("retry_scheduled", _code)

@@ -18,7 +18,7 @@ from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 
-Field = NDArray[np.float32]
+FloatMap = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 DEPTH = 0.46  # half the greatest depth, as part of the product's longer side
@@ -105,7 +105,7 @@ def _thicken(mask: Mask, radius: float) -> Mask:
     return np.asarray(mask | (_depth(~spine) <= radius - 0.5))
 
 
-def _height(mask: Mask, inner: Field, cap: float) -> Field:
+def _height(mask: Mask, inner: FloatMap, cap: float) -> FloatMap:
     """The square of half the depth, pixels²; falls below 0 outside with the slope that it has at the rim."""
     height = ROUND * _balls(inner) + (1 - ROUND) * _relax(np.zeros_like(inner), mask, source=1.0)
     height /= np.sqrt(1 + (height / cap**2) ** 2)
@@ -122,7 +122,7 @@ def _height(mask: Mask, inner: Field, cap: float) -> Field:
     )
 
 
-def _balls(radius: Field) -> Field:
+def _balls(radius: FloatMap) -> FloatMap:
     """The union of the greatest ball around every pixel: max over c of radius(c)² - |p - c|².
 
     Round parts become round: a leg a cylinder, a disk a sphere. Separable: along the rows, then along the columns.
@@ -142,7 +142,7 @@ def _balls(radius: Field) -> Field:
     return np.where(radius > 0, balls, 0).astype(np.float32)
 
 
-def _relax(values: Field, free: Mask, *, source: float = 0.0, across: float = 0.5) -> Field:
+def _relax(values: FloatMap, free: Mask, *, source: float = 0.0, across: float = 0.5) -> FloatMap:
     """Solves Δu = -4 · source on the free pixels and leaves the others as they are.
 
     Coarse to fine: each level starts from the next coarser one's answer, so that a few sweeps a level are enough.
@@ -177,14 +177,14 @@ def _relax(values: Field, free: Mask, *, source: float = 0.0, across: float = 0.
     return np.asarray(flat.reshape(wide, wide, -1)[1:-1, 1:-1].reshape(values.shape))
 
 
-def _painter(view: View, mask: Mask, inner: Field, height: Field) -> Callable[[Field], Field]:
+def _painter(view: View, mask: Mask, inner: FloatMap, height: FloatMap) -> Callable[[FloatMap], FloatMap]:
     """The photo where the surface faces the camera, the rim's colours drawn together over the rest."""
     size = view.shape[1]
     photo = _grow(view, mask, inner)
     slope = np.hypot(*np.gradient(height))[:, :, None]
     maps = np.concatenate([photo, _rim(photo, mask, inner), slope], axis=2).astype(np.float32)
 
-    def color(points: Field) -> Field:
+    def color(points: FloatMap) -> FloatMap:
         column = (points[:, 0] + 1) * (size / 2) - 0.5
         row = (1 - points[:, 1]) * (size / 2) - 0.5
         here = _lookup(maps, row, column)
@@ -197,7 +197,7 @@ def _painter(view: View, mask: Mask, inner: Field, height: Field) -> Callable[[F
     return color
 
 
-def _grow(view: View, mask: Mask, inner: Field) -> Field:
+def _grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
     """The photo's colours, those of the product carried outwards past its rim: no background shines through."""
     # A part too thin for an inside keeps the colours of its spine.
     sure = mask & (view[..., 3] > 127) & ((inner > 2.5) | (inner >= ndimage.maximum_filter(inner, 5)))
@@ -205,7 +205,7 @@ def _grow(view: View, mask: Mask, inner: Field) -> Field:
     return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
 
 
-def _rim(photo: Field, mask: Mask, inner: Field) -> Field:
+def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
     """The colours along the rim, drawn together over the inside like a film of soap, and carried outwards."""
     # The very rim is darkened by the light's falling off there, so the colours come from a broad band.
     band = (mask & (inner < BAND)).astype(np.float32)
@@ -232,19 +232,19 @@ def _side(mask: Mask) -> int:
     return max(int(np.ptp(rows)), int(np.ptp(columns)), len(mask) // 8) + 1
 
 
-def _depth(mask: Mask) -> Field:
+def _depth(mask: Mask) -> FloatMap:
     """Pixels to the nearest one outside."""
     return np.asarray(ndimage.distance_transform_edt(mask), np.float32)
 
 
-def _samples(pixels: NDArray[np.intp], cell: float) -> Field:
+def _samples(pixels: NDArray[np.intp], cell: float) -> FloatMap:
     """Where the grid samples an axis of the photo: the product's extent and a margin on both sides."""
     low, high = pixels.min() - MARGIN * cell, pixels.max() + MARGIN * cell
     count = int(np.ceil((high - low) / cell)) + 1
     return np.asarray(low + np.arange(count) * cell, np.float32)
 
 
-def _lookup(image: Field, row: Field, column: Field) -> Field:
+def _lookup(image: FloatMap, row: FloatMap, column: FloatMap) -> FloatMap:
     """(H, W) or (H, W, C) at positions between its pixels, linearly; past its border the border's own."""
     row = np.clip(row, 0, image.shape[0] - 1)
     column = np.clip(column, 0, image.shape[1] - 1)

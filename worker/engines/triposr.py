@@ -72,7 +72,7 @@ class TripoSR:
 
     def _reconstruct(self, view: View, preset: Preset, chunk: int | None = None) -> Surface:
         began = time.perf_counter()
-        code = self.model.encode([tsr.on_grey(view)])[0]
+        code = self.model.encode([tsr.composite_on_grey(view)])[0]
         report: dict[str, Any] = {"encode_s": round(time.perf_counter() - began, 3)}
         surface = surface_of(self.model.field(code, chunk), preset.grid)
         if self.device == "cuda":

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker import database
-from worker.core.errors import KINDS, JobError
+from worker.core.errors import ERRORS, JobError
 
 QUERIES = database.queries("worker.jobs")
 
@@ -93,7 +93,7 @@ def release(engine: Engine, job: Job) -> None:
 
 def rescue(engine: Engine) -> list[Row]:
     """The jobs taken from workers that were lost."""
-    return _all(engine, "rescue", message=KINDS["worker_lost"].message)
+    return _all(engine, "rescue", message=ERRORS["worker_lost"].message)
 
 
 def outlook(engine: Engine) -> Outlook:

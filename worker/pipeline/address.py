@@ -1,7 +1,7 @@
 """Which addresses a photo may come from: hosts by name, and what their names lead to by number.
 
 A photo's address is a stranger's wish that our network fetch something. It is judged twice: as it is written
-(`checked`), and when a connection is made (`Backend`), which goes to the very numbers that were judged.
+(`validate_url`), and when a connection is made (`PinnedNetwork`), which goes to the very numbers that were judged.
 """
 
 import asyncio
@@ -83,7 +83,7 @@ class Policy:
     """`localhost`, 127.0.0.0/8 and [::1] by these names, with http and any port, for development."""
 
 
-def checked(url: str, policy: Policy, base: httpx.URL | None = None) -> httpx.URL:
+def validate_url(url: str, policy: Policy, base: httpx.URL | None = None) -> httpx.URL:
     """The address, absolute, if it may be asked for a photo as far as its spelling tells.
 
     Raises: JobError `photo_url_refused`, `photo_host_refused`.
@@ -116,14 +116,14 @@ def is_public(address: str) -> bool:
     return ip.scope_id is None and ip in _GLOBAL_6 and not any(ip in network for network in _DENIED_6)
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """An address, well-formed or not, without what may be a secret: user, password, query and fragment."""
     return _USERINFO.sub("", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
-def scrubbed(text: str) -> str:
-    """A text with the addresses in it as `shown`."""
-    return _IN_TEXT.sub(lambda found: shown(found[0]), text)
+def redact_text(text: str) -> str:
+    """A text with the addresses in it as `redact_url`."""
+    return _IN_TEXT.sub(lambda found: redact_url(found[0]), text)
 
 
 def resolve(host: str) -> list[str]:
@@ -132,7 +132,7 @@ def resolve(host: str) -> list[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-class Backend(httpcore.AsyncNetworkBackend):
+class PinnedNetwork(httpcore.AsyncNetworkBackend):
     """Connects to what a name leads to, if all of that is public. TLS and HTTP go on with the name."""
 
     def __init__(self, policy: Policy, resolve: Resolve = resolve) -> None:

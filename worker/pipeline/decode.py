@@ -20,7 +20,9 @@ MEMORY = 1536 << 20  # bytes of address space; they take 0.2 GB as JPEG, 0.9 GB 
 _MOST_BYTES = 4 * WORKING_SIDE**2 + 200  # the pixels and the line before them
 
 
-def decode(file: Path, *, cpu_s: int = CPU_S, wall_s: float = WALL_S, memory: int = MEMORY) -> Image.Image:
+def decode_in_subprocess(
+    file: Path, *, cpu_s: int = CPU_S, wall_s: float = WALL_S, memory: int = MEMORY
+) -> Image.Image:
     """The first frame of a photo: RGB, or RGBA where it has transparency; upright, sRGB, at most 2048 pixels long.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`,

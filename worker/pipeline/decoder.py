@@ -60,7 +60,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     pixels = b""
     try:
-        image = decode(file)
+        image = decode_image(file)
         pixels = image.tobytes()
         answer = {"mode": image.mode, "size": image.size}
     except JobError as error:
@@ -70,7 +70,7 @@ def main() -> None:
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
 
 
-def decode(file: Path) -> Image.Image:
+def decode_image(file: Path) -> Image.Image:
     """The first frame of a photo: RGB, or RGBA where it has transparency; upright, sRGB, at most 2048 pixels long.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`.

@@ -98,7 +98,7 @@ def download(
 def _connections(policy: Policy, resolve: Resolve) -> httpcore.AsyncConnectionPool:
     """Of one download. Below httpx's client, so that nothing knows of proxies, cookies, redirects or logs of addresses."""
     return httpcore.AsyncConnectionPool(
-        ssl_context=_certificates(), network_backend=address.Backend(policy, resolve)
+        ssl_context=_certificates(), network_backend=address.PinnedNetwork(policy, resolve)
     )
 
 
@@ -116,7 +116,7 @@ async def _fetch(
     most_bytes: int,
 ) -> bytearray:
     """One try, with its redirects. Every address is checked, not only the first."""
-    target = address.checked(url, policy)
+    target = address.validate_url(url, policy)
     try:
         for _ in range(REDIRECTS + 1):
             async with connections.stream(
@@ -131,7 +131,7 @@ async def _fetch(
                 if response.status not in REDIRECTING or "location" not in headers:
                     _check_status(response.status, headers)
                     return await _body(response, headers, most_bytes)
-            target = address.checked(headers["location"], policy, base=target)
+            target = address.validate_url(headers["location"], policy, base=target)
     except httpcore.TimeoutException as error:
         raise _Unanswered("The photo's server did not answer in time.") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from worker.core.errors import JobError
 from worker.engines import View
-from worker.pipeline.address import shown
+from worker.pipeline.address import redact_url
 from worker.pipeline.choose import PhotoScore
 
 
@@ -28,7 +28,7 @@ class Photo:
 
     def report(self, *, used: bool) -> dict[str, Any]:
         """Return the JSON-able entry for `metadata.worker.photos`; `used` if the model is made from this photo."""
-        entry: dict[str, Any] = {"url": shown(self.url), "status": "used" if used else "spare"}
+        entry: dict[str, Any] = {"url": redact_url(self.url), "status": "used" if used else "spare"}
         if self.scored:
             entry["score"] = {name: round(value, 3) for name, value in self.scored.score._asdict().items()}
         if self.error:

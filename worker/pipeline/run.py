@@ -23,7 +23,7 @@ from worker.mesh.usdz import write_usdz
 from worker.pipeline.address import Policy
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
-from worker.pipeline.decode import decode
+from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.download import download
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
@@ -159,7 +159,7 @@ def _downloaded(photo: Photo, policy: Policy) -> Photo:
 
 def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     try:
-        cutout = cutter.cut(decode(photo.file))
+        cutout = cutter.cut(decode_in_subprocess(photo.file))
         view = frame(cutout)
     except JobError as error:
         return replace(photo, error=error)

@@ -20,7 +20,7 @@ def status(error: StorageApiError) -> int:
     return int(error.status) if str(error.status).isdigit() else 500
 
 
-def may_pass(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """The server's own answers are final but for overload and its own faults; a broken connection never is."""
     if isinstance(error, StorageApiError):
         return status(error) in {408, 423, 429} or status(error) >= 500
@@ -34,7 +34,7 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def usable(key: str) -> str:
+def validate_key(key: str) -> str:
     """The key, without what a paste may have left around it. Raises: ConfigError, which never shows the key."""
     key = key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
@@ -59,7 +59,7 @@ def _role(key: str) -> str | None:
     return claims.get("role") if isinstance(claims, dict) else None
 
 
-def judge(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
+def check_bucket(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
     """What is wrong with a bucket by its own word; `signed` says that addresses are signed."""
     edit = f'In Supabase open Storage, "{bucket.id}", Edit bucket'
     if not bucket.public and not signed:
@@ -95,9 +95,9 @@ def _fits(kind: str, allowed: list[str]) -> bool:
     return bool({kind, f"{kind.partition('/')[0]}/*", "*/*"}.intersection(allowed))
 
 
-def explain(error: BaseException, bucket: str) -> Finding:
+def explain_error(error: BaseException, bucket: str) -> Finding:
     """Say what keeps the worker from the bucket. Raises: StoreUnreachable where that may pass by itself."""
-    if may_pass(error):
+    if is_retryable(error):
         raise StoreUnreachable(reason(error)) from error
     said = f"({reason(error)})"
     match error:

@@ -27,7 +27,7 @@ PAGE = 1000  # names in one answer
 BATCH = 100  # files in one removal
 
 # What a request can end with; ValueError and KeyError where something else than the storage answered with a 200.
-ERRORS = (StorageApiError, httpx.HTTPError, ValueError, KeyError)
+REQUEST_ERRORS = (StorageApiError, httpx.HTTPError, ValueError, KeyError)
 
 log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class SupabaseStore:
         )
         try:
             supabase: Client = create_client(
-                url, bucket_checks.usable(key), options=ClientOptions(httpx_client=client)
+                url, bucket_checks.validate_key(key), options=ClientOptions(httpx_client=client)
             )
         except (SupabaseException, ValueError) as error:
             raise ConfigError(f"SUPABASE_URL or SUPABASE_SERVICE_ROLE_KEY is malformed: {error}") from None
@@ -117,15 +117,15 @@ class SupabaseStore:
     def check(self) -> list[Finding]:
         try:
             bucket = self._ask()
-            findings = list(bucket_checks.judge(bucket, signed=self.signed_url_s is not None))
+            findings = list(bucket_checks.check_bucket(bucket, signed=self.signed_url_s is not None))
             if any(finding.level is Level.FAIL for finding in findings):
                 return findings
             self.bucket.upload(
                 self._probe, b"probe", {"content-type": CONTENT_TYPES[".glb"], "upsert": "true"}
             )
             self.bucket.remove([self._probe])
-        except ERRORS as error:
-            return [bucket_checks.explain(error, self.bucket.id)]
+        except REQUEST_ERRORS as error:
+            return [bucket_checks.explain_error(error, self.bucket.id)]
         return findings
 
     def _patiently(self, act: Callable[[], T], check: Check = _nothing) -> T:
@@ -137,7 +137,7 @@ class SupabaseStore:
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(
-                lambda error: bucket_checks.may_pass(error) or isinstance(error, (ValueError, KeyError))
+                lambda error: bucket_checks.is_retryable(error) or isinstance(error, (ValueError, KeyError))
             ),
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(PATIENCE_S),
             wait=tenacity.wait_random_exponential(multiplier=self.wait_s, max=15 * self.wait_s),
@@ -147,7 +147,7 @@ class SupabaseStore:
         )
         try:
             return retrying(act_if_wanted)
-        except ERRORS as error:
+        except REQUEST_ERRORS as error:
             code = _code(error)
             log.error(code, reason=bucket_checks.reason(error))  # noqa: TRY400 - the reason says it all
             raise JobError(code) from error
@@ -156,7 +156,7 @@ class SupabaseStore:
         """Whether these very bytes lie there already; no, where nobody can tell."""
         try:
             info = self.bucket.info(path)
-        except ERRORS:
+        except REQUEST_ERRORS:
             return False
         return info.get("size") == size and (info.get("metadata") or {}).get("sha256") == digest
 
@@ -166,7 +166,7 @@ class SupabaseStore:
         if not self._knows_limit or (self._limit is not None and size > self._limit):
             try:
                 self._ask()
-            except ERRORS:
+            except REQUEST_ERRORS:
                 return False
         return self._limit is not None and size > self._limit
 
@@ -197,7 +197,7 @@ class SupabaseStore:
 
 
 def _code(error: BaseException) -> str:
-    if not isinstance(error, StorageApiError) or bucket_checks.may_pass(error):
+    if not isinstance(error, StorageApiError) or bucket_checks.is_retryable(error):
         return "storage_unavailable"
     match bucket_checks.status(error):
         case 401 | 402 | 403 | 404:  # the key, the project, or the bucket, whatever the file

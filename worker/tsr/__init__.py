@@ -14,7 +14,7 @@ The world is the cube from -radius to radius, z up; the photo was taken from +x,
 from worker.tsr.checkpoint import convert, layout, load, weights_file
 from worker.tsr.config import CheckpointError, Config, ViTConfig
 from worker.tsr.field import Field
-from worker.tsr.image import on_grey
+from worker.tsr.image import composite_on_grey
 from worker.tsr.model import TripoSR
 
 __all__ = [
@@ -23,9 +23,9 @@ __all__ = [
     "Field",
     "TripoSR",
     "ViTConfig",
+    "composite_on_grey",
     "convert",
     "layout",
     "load",
-    "on_grey",
     "weights_file",
 ]

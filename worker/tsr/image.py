@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-Photo = Image.Image | NDArray[np.uint8] | NDArray[np.floating]
+RgbImage = Image.Image | NDArray[np.uint8] | NDArray[np.floating]
 """RGB: a picture, or (H, W, 3) as uint8 or as floats in 0..1."""
 
 GREY = 0.5  # what stood behind the cut-out objects of the training
 
 
-def on_grey(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def composite_on_grey(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(H, W, 4) with straight alpha → (H, W, 3) before the grey that the network knows as background.
 
     Rounded down, as in training: the grey itself is 127.
@@ -25,17 +25,17 @@ def on_grey(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((unit[..., :3] * alpha + GREY * (1 - alpha)) * 255).astype(np.uint8)
 
 
-def stack(images: Sequence[Photo], size: int) -> Tensor:
+def stack(images: Sequence[RgbImage], size: int) -> Tensor:
     """(B, size, size, 3) float32 in 0..1. What is not square is squashed, since the network was trained so.
 
-    Raises: ValueError for an image that is not RGB; one with alpha belongs `on_grey` first.
+    Raises: ValueError for an image that is not RGB; one with alpha belongs `composite_on_grey` first.
     """
     if not len(images):
         raise ValueError("There is no image to encode.")
     return torch.cat([_resize(_tensor(image), size) for image in images])
 
 
-def _tensor(image: Photo) -> Tensor:
+def _tensor(image: RgbImage) -> Tensor:
     if isinstance(image, Image.Image):
         if image.has_transparency_data:
             raise ValueError(f"An image of mode {image.mode} has alpha: put it on grey first.")

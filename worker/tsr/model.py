@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from worker.tsr.config import Config
 from worker.tsr.field import Decoder, Field
-from worker.tsr.image import Photo, stack
+from worker.tsr.image import RgbImage, stack
 from worker.tsr.layers import to_precision
 from worker.tsr.transformer import Backbone
 from worker.tsr.triplane import TriplaneTokens, Upsample
@@ -38,27 +38,27 @@ class TripoSR(nn.Module):
     def device(self) -> torch.device:
         return self.tokenizer.embeddings.device
 
-    def encode(self, images: Sequence[Photo]) -> Tensor:
+    def encode(self, images: Sequence[RgbImage]) -> Tensor:
         """RGB photos of any sizes → (B, 3, C, side, side) scene codes, float32.
 
         Args:
             images: PIL images, or (H, W, 3) arrays of uint8 or of floats in 0..1. The network knows objects before
-                0.5 grey (see `on_grey`), centred, 0.85 of the square long.
+                0.5 grey (see `composite_on_grey`), centred, 0.85 of the square long.
 
         Raises:
             ValueError: an image is not RGB, or there is none.
         """
         return self.scene_codes(self.image_tokens(images))
 
-    def image_tokens(self, images: Sequence[Photo]) -> Tensor:
+    def image_tokens(self, images: Sequence[RgbImage]) -> Tensor:
         """The same photos → (B, 1 + patches, hidden_size), the class token first."""
         tokens: Tensor = self.image_tokenizer(stack(images, self.config.image_size).to(self.device))
         return tokens
 
     def scene_codes(self, image_tokens: Tensor) -> Tensor:
         """(B, 1 + patches, hidden_size) → (B, 3, C, side, side)."""
-        tokens, started = self._start
-        codes: Tensor = self.post_processor(self.backbone(tokens, started, image_tokens))
+        tokens, precomputed = self._precomputed
+        codes: Tensor = self.post_processor(self.backbone(tokens, precomputed, image_tokens))
         return codes
 
     def field(self, code: Tensor, chunk: int | None = None) -> Field:
@@ -77,7 +77,7 @@ class TripoSR(nn.Module):
         return Field(code.to(self.device), self.decoder, self.config, chunk)
 
     @cached_property
-    def _start(self) -> tuple[Tensor, Tensor]:
+    def _precomputed(self) -> tuple[Tensor, Tensor]:
         """The learned tokens, and what becomes of them before the first look at an image: the same for each."""
         tokens: Tensor = self.tokenizer()
-        return tokens, self.backbone.start(tokens)
+        return tokens, self.backbone.precompute(tokens)

@@ -19,19 +19,19 @@ class Backbone(nn.Module):
         self.transformer_blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.proj_out = Linear(config.width, config.channels)
 
-    def start(self, tokens: Tensor) -> Tensor:
+    def precompute(self, tokens: Tensor) -> Tensor:
         """(1, C, N) learned tokens → (1, N, width): everything before the first look at an image."""
         x = self.norm(tokens)  # in each group over all tokens of the three planes
         x = self.proj_in(x.transpose(1, 2)).float()  # (1, N, width)
         first, *_ = self._blocks
-        return first.look_at_each_other(x)
+        return first.self_attend(x)
 
-    def forward(self, tokens: Tensor, started: Tensor, image_tokens: Tensor) -> Tensor:
-        """(1, C, N) learned tokens, what `start` made of them, (B, M, C') image tokens → (B, C, N)."""
+    def forward(self, tokens: Tensor, precomputed: Tensor, image_tokens: Tensor) -> Tensor:
+        """(1, C, N) learned tokens, what `precompute` made of them, (B, M, C') image tokens → (B, C, N)."""
         first, *others = self._blocks
-        x = first.look_at_image(started.expand(len(image_tokens), -1, -1), image_tokens)  # (B, N, width)
+        x = first.cross_attend(precomputed.expand(len(image_tokens), -1, -1), image_tokens)  # (B, N, width)
         for block in others:
-            x = block.look_at_image(block.look_at_each_other(x), image_tokens)
+            x = block.cross_attend(block.self_attend(x), image_tokens)
         change: Tensor = self.proj_out(x)  # (B, N, C)
         return change.transpose(1, 2) + tokens
 
@@ -52,11 +52,11 @@ class Block(nn.Module):
         self.norm3 = nn.LayerNorm(config.width)
         self.ff = FeedForward(config.width)
 
-    def look_at_each_other(self, x: Tensor) -> Tensor:
+    def self_attend(self, x: Tensor) -> Tensor:
         normed = self.norm1(x)
         return x + self.attn1(normed, normed)  # type: ignore[no-any-return]  # modules are untyped
 
-    def look_at_image(self, x: Tensor, image_tokens: Tensor) -> Tensor:
+    def cross_attend(self, x: Tensor, image_tokens: Tensor) -> Tensor:
         x = x + self.attn2(self.norm2(x), image_tokens)
         return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]  # modules are untyped
 

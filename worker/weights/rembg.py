@@ -59,7 +59,7 @@ def verify(folder: Path, name: str) -> Path:
     file = path(folder, name)
     remedy = f"Run: worker weights fetch {name}"
     try:
-        wrong = transfer.difference(file, MODELS[name])
+        wrong = transfer.mismatch(file, MODELS[name])
     except OSError as error:
         raise WeightsMissing(
             f"The weights of '{name}' are missing: {file} ({error.strerror}). {remedy}"
@@ -83,12 +83,12 @@ def fetch(
     """
     target = path(folder, name)
     model = MODELS[name]
-    if transfer.is_there(target, model):
+    if transfer.is_valid(target, model):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with transfer.alone(target.parent, say):
-            if transfer.is_there(target, model):  # meanwhile, by whom we waited for
+        with transfer.fetch_lock(target.parent, say):
+            if transfer.is_valid(target, model):  # meanwhile, by whom we waited for
                 return target
             if source is not None and "://" not in source:
                 _from_folder(target, name, Path(source))

@@ -45,7 +45,7 @@ class _Interrupted(Exception):
     """This try has failed; another one may not."""
 
 
-def difference(file: Path, expected: Expected) -> str:
+def mismatch(file: Path, expected: Expected) -> str:
     """What is wrong with a file, such as "has 12 bytes instead of 34"; empty if nothing is.
 
     Raises: OSError when it cannot be read.
@@ -59,9 +59,9 @@ def difference(file: Path, expected: Expected) -> str:
     return "" if found == digest else f"({size:,} bytes) has the {algorithm} {found} instead of {digest}"
 
 
-def is_there(file: Path, expected: Expected) -> bool:
+def is_valid(file: Path, expected: Expected) -> bool:
     try:
-        return not difference(file, expected)
+        return not mismatch(file, expected)
     except OSError:
         return False
 
@@ -78,14 +78,14 @@ def download(url: str, target: Path, expected: Expected, *, progress: Progress |
     part = unfinished(target)
     begun = size_of(part) > 0
     _receive(url, part, expected, progress)
-    wrong = difference(part, expected)
+    wrong = mismatch(part, expected)
     if wrong and begun:  # the two halves may be of different sources
         part.unlink()
         _receive(url, part, expected, progress)
-        wrong = difference(part, expected)
+        wrong = mismatch(part, expected)
     if wrong:
         part.unlink()
-        raise WrongContent(f"{shown(url)} {wrong}.")
+        raise WrongContent(f"{redact_url(url)} {wrong}.")
     _finish(part, target)
 
 
@@ -97,7 +97,7 @@ def store(target: Path, source: str, expected: Expected, chunks: Iterator[bytes]
         with part.open("wb") as opened:
             for chunk in chunks:
                 opened.write(chunk)
-        if wrong := difference(part, expected):
+        if wrong := mismatch(part, expected):
             raise WrongContent(f"{source} {wrong}.")
         _finish(part, target)
     finally:
@@ -132,13 +132,13 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """The address as it may be printed: without a password, and without a query, which may be a signature."""
     return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
 
 
 @contextmanager
-def alone(folder: Path, say: Say | None = None) -> Iterator[None]:
+def fetch_lock(folder: Path, say: Say | None = None) -> Iterator[None]:
     """One fetch at a time into a folder; a second one waits."""
     opened = os.open(folder, os.O_RDONLY)
     try:
@@ -172,10 +172,10 @@ def _receive(url: str, part: Path, expected: Expected, progress: Progress | None
             if in_vain == TRIES:
                 kept = f" {have:,} bytes are kept; the next fetch goes on from there." if have else ""
                 reason = str(error) or type(error).__name__
-                raise SourceUnreachable(f"{shown(url)} could not be fetched: {reason}.{kept}") from error
+                raise SourceUnreachable(f"{redact_url(url)} could not be fetched: {reason}.{kept}") from error
             time.sleep(PAUSE_S * 2 ** (in_vain - 1))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SourceRefused(f"{shown(url)} could not be fetched: {error}.") from error
+            raise SourceRefused(f"{redact_url(url)} could not be fetched: {error}.") from error
         else:
             return
 
@@ -192,7 +192,7 @@ def _try(url: str, part: Path, expected: Expected, progress: Progress | None) ->
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
         have, total = _beginning(url, response, have, part)
         if total is not None and expected.size not in {None, total}:
-            raise WrongContent(f"{shown(url)} has {total:,} bytes instead of {expected.size:,}.")
+            raise WrongContent(f"{redact_url(url)} has {total:,} bytes instead of {expected.size:,}.")
         total = expected.size or total
         require_space(part.parent, (total or 0) - have)
         with part.open("ab") as opened:
@@ -202,7 +202,7 @@ def _try(url: str, part: Path, expected: Expected, progress: Progress | None) ->
                 if have > (total or MOST_BYTES):
                     part.unlink()
                     raise WrongContent(
-                        f"{shown(url)} is longer than {total or MOST_BYTES:,} bytes: these are no weights."
+                        f"{redact_url(url)} is longer than {total or MOST_BYTES:,} bytes: these are no weights."
                     )
                 opened.write(chunk)
                 if progress:
@@ -228,7 +228,7 @@ def _beginning(url: str, response: httpx.Response, asked: int, part: Path) -> tu
             raise _Interrupted("it goes on from elsewhere")
         return asked, None if matched[2] == "*" else int(matched[2])
     if status != 200:
-        raise SourceRefused(f"{shown(url)} answered {status}.")
+        raise SourceRefused(f"{redact_url(url)} answered {status}.")
     length = response.headers.get("content-length", "")
     return 0, int(length) if length.isdecimal() and "content-encoding" not in response.headers else None
 

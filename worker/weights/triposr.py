@@ -133,7 +133,7 @@ def fetch(
     home = path(folder)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with transfer.alone(home, say):
+        with transfer.fetch_lock(home, say):
             ready = _ready(folder, files, half=half)
             if ready == home:
                 return home
@@ -185,11 +185,11 @@ def _obtain(
     say: Say | None,
 ) -> Path:
     """The official `model.ckpt`: in our folder, or in the local one that is the source."""
-    wanted = [file for file in files if not transfer.is_there(home / file.name, file)]
+    wanted = [file for file in files if not transfer.is_valid(home / file.name, file)]
     if "://" in source:
         _require_space(home, wanted, files, half=half)
         if say:
-            say(f"Fetching {transfer.shown(source)}.")
+            say(f"Fetching {transfer.redact_url(source)}.")
         _from_web(home, source.rstrip("/"), wanted, progress)
         return home / CKPT
     in_place = not keep and any(file.name == CKPT for file in wanted)
@@ -214,7 +214,7 @@ def _require_space(home: Path, wanted: Sequence[File], files: Sequence[File], *,
 def _from_web(home: Path, base: str, wanted: Sequence[File], progress: Progress | None) -> None:
     if not base.startswith(("http://", "https://")):
         raise FetchFailed(
-            f"{transfer.shown(base)} is neither a folder nor an address that begins with https://."
+            f"{transfer.redact_url(base)} is neither a folder nor an address that begins with https://."
         )
     for file in wanted:
         try:
@@ -241,7 +241,7 @@ def _from_folder(home: Path, source: Path, wanted: Sequence[File], files: Sequen
             pointer = opened.read(40).startswith(b"version https://git-lfs.github.com/")
         if pointer:
             raise WrongContent(f"{origin} is Git LFS's pointer, not the file. Run `git lfs pull` there.")
-        if wrong := transfer.difference(origin, file):
+        if wrong := transfer.mismatch(origin, file):
             raise WrongContent(f"{origin} {wrong}. {_advice()}")
     for file in wanted:
         transfer.copy(source / file.name, home / file.name, file)
@@ -278,7 +278,7 @@ def _problems(home: Path, files: Sequence[File]) -> list[str]:
     problems = [
         f"{home / file.name} {wrong}"
         for file in there
-        if (wrong := transfer.difference(home / file.name, file))
+        if (wrong := transfer.mismatch(home / file.name, file))
     ]
     if (home / DINO).exists() and DINO not in {file.name for file in files}:
         problems.append(f"{home / DINO} changes the network")
