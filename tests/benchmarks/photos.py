@@ -17,8 +17,8 @@ import numpy as np
 from worker import engines
 from worker.core import settings
 from worker.core.errors import JobError
-from worker.engines import View
 from worker.engines.presets import PRESETS
+from worker.engines.surface import Engine, View
 from worker.local import samples
 from worker.mesh.camera import Camera
 from worker.pipeline.choose import score_photo
@@ -40,7 +40,7 @@ def psnr(model: Model, camera: Camera, view: View) -> float:
     return float(-10 * np.log10((off**2).mean()))
 
 
-def measure(photo: Path, engine: engines.Engine, cutter: Cutter) -> None:
+def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
     """Prints a line for each preset. Raises: JobError."""
     cutout = cutter.cut(decode_in_subprocess(photo))
     view = frame(cutout)

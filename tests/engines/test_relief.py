@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from worker.core.errors import JobError
-from worker.engines import Surface, View, load
+from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
+from worker.engines.surface import Surface, View
 
 FAST = PRESETS["fast"]
 Drawing = Callable[[ImageDraw.ImageDraw], None]

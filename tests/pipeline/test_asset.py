@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from worker.engines import SourceView, Surface
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
+from worker.engines.surface import SourceView, Surface
 from worker.engines.triposr import CAMERA, surface_of
 from worker.local import samples
 from worker.mesh.rasterize import rasterize

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from worker.core.errors import JobError
-from worker.engines import SourceView, Surface, View
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
+from worker.engines.surface import SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 from worker.pipeline.finish import finish

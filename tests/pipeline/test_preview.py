@@ -6,8 +6,8 @@ import trimesh
 from numpy.typing import NDArray
 from PIL import Image
 
-from worker.engines import Surface
 from worker.engines.presets import Preset
+from worker.engines.surface import Surface
 from worker.mesh.render import Scene
 from worker.pipeline.finish import finish
 from worker.pipeline.preview import FRAMES, MOST_BYTES, poster, scene, turntable

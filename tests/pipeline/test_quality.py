@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from worker.engines import View
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
+from worker.engines.surface import View
 from worker.mesh.render import Scene
 from worker.pipeline import preview
 from worker.pipeline.choose import PhotoScore, score_photo

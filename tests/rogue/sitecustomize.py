@@ -86,6 +86,7 @@ if "worker.compute.main" in sys.orig_argv:
 
     from worker import engines
     from worker.engines.presets import Preset
+    from worker.engines.surface import Surface
 
     class Tetrahedron:
         """Of another colour each time, so that no two files are the same."""
@@ -94,12 +95,12 @@ if "worker.compute.main" in sys.orig_argv:
         version = "1"
         details: dict[str, str] = {}  # noqa: RUF012 - the protocol's
 
-        def reconstruct(self, _views: object, _preset: Preset) -> engines.Surface:
+        def reconstruct(self, _views: object, _preset: Preset) -> Surface:
             while (FOLDER / "hold").exists():
                 _look(FOLDER / f"{os.getpid()}-engine")
                 time.sleep(0.02)
             shade = np.random.default_rng().random(3, np.float32)
-            return engines.Surface(
+            return Surface(
                 vertices=np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32),
                 faces=np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [3, 2, 1]], np.int32),
                 color=lambda points: np.broadcast_to(shade, points.shape),

@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from worker import engines
 from worker.core.errors import JobError
+from worker.engines.surface import Engine
 from worker.pipeline import run as pipeline
 from worker.pipeline.address import Policy, redact_text
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
@@ -68,7 +69,7 @@ def main() -> None:
 
 def _work(
     request: pipeline.Request,
-    engine: engines.Engine,
+    engine: Engine,
     cutter: Cutter,
     channel: TextIO,
     switch: _Switch,

@@ -13,8 +13,8 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from worker.core.errors import JobError
-from worker.engines import SourceView, Surface, View
 from worker.engines.presets import Preset
+from worker.engines.surface import SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from worker import tsr
 from worker.core.errors import JobError
-from worker.engines import Device, DeviceLost, EngineUnavailable, Precision, SourceView, Surface, View
+from worker.engines import Device, DeviceLost, EngineUnavailable, Precision
 from worker.engines.presets import Preset
+from worker.engines.surface import SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
 from worker.tsr.field import GPU_CHUNK

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines import View
+from worker.engines.surface import View
 
 SHARP = 6.0  # variance of the Laplacian, 8-bit luminance at the frame's size, that counts half
 CUT_OFF = 0.2  # of its height or width: so long a straight edge along the photo's border is the photo's, not the product's

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.core.errors import JobError
-from worker.engines import SourceView, Surface
 from worker.engines.presets import Preset
+from worker.engines.surface import SourceView, Surface
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals

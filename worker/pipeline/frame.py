@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worker.core.errors import JobError
-from worker.engines import View
+from worker.engines.surface import View
 
 SIDE = 512
 FILL = 0.85  # of the square's side, taken by the product's longest side

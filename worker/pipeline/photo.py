@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worker.core.errors import JobError
-from worker.engines import View
+from worker.engines.surface import View
 from worker.pipeline.address import redact_url
 from worker.pipeline.choose import PhotoScore
 

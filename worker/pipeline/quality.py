@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from worker.engines import SourceView, View
+from worker.engines.surface import SourceView, View
 from worker.mesh.project import LEAST_OVERLAP
 from worker.mesh.render import Scene
 from worker.pipeline.choose import PhotoScore

@@ -17,8 +17,8 @@ from typing import Any
 from PIL import Image
 
 from worker.core.errors import JobError
-from worker.engines import Engine
 from worker.engines.presets import PRESETS
+from worker.engines.surface import Engine
 from worker.mesh.usdz import write_usdz
 from worker.pipeline.address import Policy
 from worker.pipeline.choose import score_photo
