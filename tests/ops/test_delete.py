@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import bucket_server
+import gates
 import psycopg
 import pytest
 from bucket_server import BUCKET, KEY, BucketServer
@@ -169,18 +170,15 @@ def test_a_deletion_while_a_daemon_works_leaves_nothing_behind(
     start_daemon: StartDaemon,
     engine: Engine,
     sql: psycopg.Connection,
-    photos: Callable[[str, bytes], str],
-    mug: bytes,
+    held: gates.Gates,
 ) -> None:
     daemon = start_daemon(WORKER_LEASE_S="3")
-    photo = photos("mug.png", mug)
     for variant in (None, "4"):
-        queue.enqueue(
-            engine, shop="a", product_id="1", variant_id=variant, image_urls=[photo], quality="quality"
-        )
+        queue.enqueue(engine, shop="a", product_id="1", variant_id=variant, image_urls=[held.url])
     until(lambda: sql.execute("SELECT max(progress) >= 10 FROM jobs").fetchone() == (True,))
     removed = delete.delete(engine, LocalStore(daemon.files), "a", "a")
     assert removed.jobs == 2
+    held.photos.set()
     assert left(sql) == set()
     assert daemon.stop() == 0
     assert not list(daemon.files.rglob("*.glb"))

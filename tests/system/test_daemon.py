@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gates
@@ -23,14 +22,6 @@ from worker.jobs import queue
 from worker.local.server import DevServer
 
 PutPhoto = Callable[[str, bytes], str]
-
-
-@pytest.fixture
-def held(mug: bytes) -> Iterator[gates.Gates]:
-    """A photo that does not come until its gate is opened, so that its job goes on for as long as a test likes."""
-    with gates.serve(mug) as gate:
-        gate.photos.clear()
-        yield gate
 
 
 def settled(sql: psycopg.Connection, timeout: float = 60) -> None:
@@ -56,6 +47,7 @@ def test_a_row_becomes_a_model(
     mug: bytes,
 ) -> None:
     daemon = start_daemon(
+        real_models=True,
         WORKER_STORAGE_URL="https://models.example",
         WORKER_TURNTABLE="true",
         WORKER_USDZ="true",
@@ -300,7 +292,7 @@ def test_a_second_sigterm_gives_the_job_back(
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
     until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
     daemon.process.send_signal(signal.SIGTERM)
-    time.sleep(0.3)
+    until(lambda: "claiming no more" in daemon.log.read_text())
     assert daemon.stop() == 0
     row = queue.look(engine, [job])[0]
     assert (row["status"], row["attempts"], row["progress"]) == ("pending", 0, 0)
@@ -318,12 +310,10 @@ def test_a_cancelled_job_stops_while_it_runs(
 
 
 def test_the_soft_limit_ends_a_job_and_spares_the_child(
-    start_daemon: StartDaemon, engine: Engine, photos: PutPhoto, mug: bytes
+    start_daemon: StartDaemon, engine: Engine, held: gates.Gates
 ) -> None:
     daemon = start_daemon(WORKER_SOFT_LIMIT_S="0.3")
-    job = queue.enqueue(
-        engine, shop="a", product_id="1", image_urls=[photos("mug.png", mug)], quality="quality"
-    )
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
     until(lambda: queue.look(engine, [job])[0]["status"] == "failed")
     assert queue.look(engine, [job])[0]["error_code"] == "timed_out"
     assert len(daemon.events("child_ready")) == 1

@@ -92,7 +92,9 @@ def test_a_full_size_checkpoint_makes_a_model_on_two_cores(
     tsr.load(folder)
     print(f"loaded in {time.perf_counter() - began:.2f} s")  # noqa: T201 - run with -s to read it
 
-    daemon = start_daemon(ready=False, WORKER_ENGINE="triposr", WORKER_WEIGHTS_DIR=str(tmp_path / "weights"))
+    daemon = start_daemon(
+        ready=False, real_models=True, WORKER_ENGINE="triposr", WORKER_WEIGHTS_DIR=str(tmp_path / "weights")
+    )
     for product in ("cold", "warm"):
         job = queue.enqueue(engine, shop="a", product_id=product, image_urls=[photos("mug.png", mug)])
         until(lambda job=job: queue.look(engine, [job])[0]["completed_at"], 900)  # type: ignore[misc]

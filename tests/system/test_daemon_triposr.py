@@ -32,7 +32,7 @@ def weights(tmp_path: Path, u2netp: Path) -> Path:
 def test_rows_become_models_in_one_child_that_does_not_grow(
     start_daemon: StartDaemon, engine: Engine, photos: Callable[[str, bytes], str], mug: bytes, weights: Path
 ) -> None:
-    daemon = start_daemon(WORKER_ENGINE="triposr", WORKER_WEIGHTS_DIR=str(weights))
+    daemon = start_daemon(real_models=True, WORKER_ENGINE="triposr", WORKER_WEIGHTS_DIR=str(weights))
     url = photos("mug.png", mug)
     resident = []
     for n in range(3):
@@ -102,7 +102,9 @@ def test_weights_that_cannot_be_used_end_the_start_with_one_line(
     start_daemon: StartDaemon, weights: Path, damage: Callable[[Path], None], says: str
 ) -> None:
     damage(weights / "triposr")
-    daemon = start_daemon(ready=False, WORKER_ENGINE="triposr", WORKER_WEIGHTS_DIR=str(weights))
+    daemon = start_daemon(
+        ready=False, real_models=True, WORKER_ENGINE="triposr", WORKER_WEIGHTS_DIR=str(weights)
+    )
     assert daemon.process.wait(60) == 78
     log = daemon.log.read_text()
     assert "Traceback" not in log

@@ -19,7 +19,6 @@ from conftest import NUMBERS, Daemon, launch, new_database, until
 from worker.local.postgres import Postgres
 from worker.local.server import DevServer, serve_folder
 
-ROGUE = Path(__file__).parents[1] / "rogue"
 LEASE_S = 6  # a busy machine must not cost the lease
 HARD_LIMIT_S = 45  # many times what a job takes here, however busy the machine
 STAGES = {"downloading": 10, "generating": 50, "uploading": 85, "settling": 95}
@@ -48,7 +47,6 @@ class Fleet:
             "WORKER_POLL_S": "0.5",
             "WORKER_SOFT_LIMIT_S": str(HARD_LIMIT_S - 1),
             "WORKER_HARD_LIMIT_S": str(HARD_LIMIT_S),
-            "PYTHONPATH": str(ROGUE),
             "PYTHON_ROGUE": str(self.orders),
         }
         # What holds a job in its last stage: the statement that completes it waits for a lock.

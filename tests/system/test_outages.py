@@ -22,7 +22,6 @@ from worker import database
 from worker.database import migrate
 from worker.local.postgres import remove_server, start_server
 
-ROGUE = Path(__file__).parents[1] / "rogue"
 AWAY_S = 2
 RESUMED_S = 20  # what a slow machine may need; `worker bench queue` tells how long it takes
 
@@ -39,7 +38,6 @@ class Site:
         self.variables = gate.environment | {
             "DATABASE_URL": self.url,
             "WORKER_WEIGHTS_DIR": str(weights),
-            "PYTHONPATH": str(ROGUE),
             "PYTHON_ROGUE": str(folder),
         }
         self.daemons: list[Daemon] = []

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import gates
 import psycopg
 import pytest
 from conftest import StartDaemon, until
@@ -121,7 +122,7 @@ def test_the_unit_s_watchdog_time_is_the_patience(
 
 
 def test_systemd_is_told_of_a_whole_life(
-    start_daemon: StartDaemon, file_manager: Manager, engine: Engine, photos: PutPhoto, mug: bytes
+    start_daemon: StartDaemon, file_manager: Manager, engine: Engine, held: gates.Gates
 ) -> None:
     daemon = start_daemon(ready=False, NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="6000000")
     until(lambda: file_manager.said("STATUS"))
@@ -139,7 +140,7 @@ def test_systemd_is_told_of_a_whole_life(
     assert not daemon.events("lane_frozen")
 
     # A child that gives no sign within its time limit is not a lane that is frozen.
-    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photos("mug.png", mug)], quality="fast")
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url], quality="fast")
     until(lambda: any(str(job) in status for status in file_manager.said("STATUS")))
     child = daemon.events("child_ready")[0]["pid"]
     os.kill(child, signal.SIGSTOP)
@@ -150,6 +151,7 @@ def test_systemd_is_told_of_a_whole_life(
     assert file_manager.said("STATUS")[-1].startswith(f"stopping; cpu: job {job}, ")
     assert file_manager.said("EXTEND_TIMEOUT_USEC", since=now), "draining asked for no more time"
     os.kill(child, signal.SIGCONT)
+    held.photos.set()
     assert daemon.process.wait(60) == 0
     assert queue.look(engine, [job])[0]["status"] == "completed"
     assert file_manager.said("READY") == ["1"]

@@ -1,4 +1,4 @@
-"""What makes a daemon or its child misbehave on demand; Python runs it at its start because it lies on PYTHONPATH.
+"""Make a daemon or its child misbehave on demand.
 
 PYTHON_ROGUE names a folder, which reaches the child too. A file `<pid>` in it holds the name of a function of this
 module, which that process runs. While a file `hold` lies there, the child's engine waits in the stage `generating`,
@@ -79,31 +79,17 @@ def _look(order: Path) -> None:
         globals()[name]()
 
 
-threading.Thread(target=_obey, name="rogue", daemon=True).start()
+def _wait_while_held() -> None:
+    """Where the engine would compute."""
+    while (FOLDER / "hold").exists():
+        _look(FOLDER / f"{os.getpid()}-engine")
+        time.sleep(0.02)
 
-if "worker.compute.main" in sys.orig_argv:
-    import numpy as np
 
-    from worker import engines
-    from worker.engines.presets import Preset
-    from worker.engines.surface import Surface
+def install() -> None:
+    """Obey orders from now on."""
+    threading.Thread(target=_obey, name="rogue", daemon=True).start()
+    if "worker.compute.main" in sys.orig_argv:
+        import small
 
-    class Tetrahedron:
-        """Of another colour each time, so that no two files are the same."""
-
-        name = "tetrahedron"
-        version = "1"
-        details: dict[str, str] = {}  # noqa: RUF012 - the protocol's
-
-        def reconstruct(self, _views: object, _preset: Preset) -> Surface:
-            while (FOLDER / "hold").exists():
-                _look(FOLDER / f"{os.getpid()}-engine")
-                time.sleep(0.02)
-            shade = np.random.default_rng().random(3, np.float32)
-            return Surface(
-                vertices=np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32),
-                faces=np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [3, 2, 1]], np.int32),
-                color=lambda points: np.broadcast_to(shade, points.shape),
-            )
-
-    engines.load = lambda *_: Tetrahedron()  # type: ignore[assignment]
+        small.use(small.Tetrahedron(_wait_while_held))
