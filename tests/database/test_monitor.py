@@ -183,7 +183,7 @@ def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
     terminate(sql)
     with capture_logs() as logs:
         with monkeypatch.context() as scarce:
-            scarce.setattr(monitor, "random", None)  # as memory is: what it wants is not to be had
+            scarce.setattr(monitor, "jitter", None)  # as memory is: what it wants is not to be had
             with pytest.raises(DBAPIError):
                 queue.outlook(engine)
             until(lambda: ended)

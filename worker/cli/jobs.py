@@ -15,7 +15,7 @@ from worker import database
 from worker.cli import preflight
 from worker.cli.output import AsJson, connected, console, die, print_json
 from worker.core import settings
-from worker.core.errors import JobError
+from worker.core.errors import JobError, first_line
 from worker.core.settings import ConfigError
 from worker.jobs import queue
 from worker.ops import doctor
@@ -71,7 +71,7 @@ def enqueue(
                 priority=priority,
             )
         except IntegrityError as error:
-            raise ConfigError(f"The database refuses this job: {str(error.orig).splitlines()[0]}") from None
+            raise ConfigError(f"The database refuses this job: {first_line(error)}") from None
         if watch:
             rows = live.jobs(engine, [job], console)
             for row in rows:

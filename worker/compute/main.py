@@ -82,7 +82,7 @@ def _work(
             engine,
             cutter,
             report,
-            lambda progress, stage: _send(channel, progress=progress, stage=stage),
+            lambda stage: _send(channel, progress=stage.value, stage=stage.title),
         )
         switch.on = False
     except Stopped:

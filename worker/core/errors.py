@@ -1,9 +1,13 @@
-"""Every way in which a job can fail: a stable code, a sentence for a merchant, and whether trying again can help."""
+"""Every way in which a job can fail, and what the errors of others mean: their text, and if a retry can help."""
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 
 class ErrorKind(NamedTuple):
+    """What a code stands for: if a retry can help, and a sentence for a merchant."""
+
     retryable: bool
     message: str
 
@@ -48,7 +52,7 @@ ERRORS: dict[str, ErrorKind] = {
     "storage_unavailable": ErrorKind(
         True, "The finished model could not be stored because the storage did not answer."
     ),
-    # Retryable, since it is for the operator to mend, and no job should be lost to a key that was changed.
+    # Retryable, because the operator can repair it, and no job should be lost to a changed key.
     "storage_denied": ErrorKind(
         True, "The storage did not let the finished model in. The shop's developer must look at it."
     ),
@@ -60,9 +64,9 @@ ERRORS: dict[str, ErrorKind] = {
 
 
 class JobError(Exception):
-    """A job, or one photo of it, has failed for a known reason.
+    """A job, or one of its photos, failed for a known reason.
 
-    `message` replaces the code's own sentence where a more exact one can be said; both are fit for a merchant.
+    `code` is a key of ERRORS. `message` replaces the code's sentence if there is a more exact one; a merchant may read both.
     """
 
     def __init__(self, code: str, message: str | None = None) -> None:
@@ -71,3 +75,32 @@ class JobError(Exception):
         self.message = message or known.message
         self.retryable = known.retryable
         super().__init__(f"{code}: {self.message}")
+
+
+def one_line(error: BaseException | None) -> str:
+    """Return an error's text on one line. Of an SQLAlchemy error it is the driver's, which does not repeat the statement."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text: a Postgres error shows the row's values in the lines after it."""
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+
+
+def is_retryable_status(status: int) -> bool:
+    """True if an HTTP status says that the same request may succeed later."""
+    return status in {408, 425, 429} or status >= 500  # request timeout, too early, too many requests
+
+
+def parse_retry_after(header: str | None) -> float | None:
+    """Parse a Retry-After header, a number of seconds or a date. Returns seconds from now, 0 or more; None if it is neither."""
+    if header is None:
+        return None
+    try:
+        if header.strip().isdecimal():
+            return float(header)
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (zoned - datetime.now(UTC)).total_seconds())

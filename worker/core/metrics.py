@@ -5,7 +5,6 @@ docs/operations.md tells what each is for; a test holds it to this file.
 
 import json
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +22,9 @@ from prometheus_client import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.core.errors import ERRORS
-from worker.ops.terminal.formats import STEPS
+from worker.core.errors import ERRORS, one_line
+from worker.core.stages import STEPS
+from worker.core.threads import jitter
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -135,11 +135,11 @@ class QueueGauges:
             if time.monotonic() < self._old_at:
                 return
             # Not again at once if this fails.
-            self._old_at = time.monotonic() + random.uniform(*self.FRESH_S)  # noqa: S311 - jitter
+            self._old_at = time.monotonic() + jitter(*self.FRESH_S)
             try:
                 self._show(self._ask() if self._usable() else {})
             except SQLAlchemyError as error:
-                log.warning("gauges_unknown", reason=str(getattr(error, "orig", error)).strip())
+                log.warning("gauges_unknown", reason=one_line(error))
                 self._show({})
 
     def heard(self, payload: str) -> None:
@@ -150,7 +150,7 @@ class QueueGauges:
         except (ValueError, TypeError, AttributeError):
             return
         with self._lock:
-            self._old_at = time.monotonic() + random.uniform(*self.FRESH_S)  # noqa: S311 - jitter
+            self._old_at = time.monotonic() + jitter(*self.FRESH_S)
             self._show(figures)
 
     def _show(self, found: Mapping[str, Any]) -> None:

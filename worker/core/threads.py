@@ -1,26 +1,32 @@
-"""Starts the threads that come and go while a daemon works."""
+"""Threads that come and go while a daemon works, and the jitter of their waits."""
 
 import _thread
+import random
 from collections.abc import Callable
 
-START_S = 5.0  # for the first step of a new thread, however busy the machine
+START_S = 5.0  # for the first step of a new thread, however busy the machine is
 
 
 def start_thread(target: Callable[[], object]) -> None:
-    """Runs it in a thread of its own, which ends with the process. Raises: RuntimeError where there is none to be had.
+    """Run `target` in a daemon thread. Raises: RuntimeError if no thread can be started.
 
-    threading.Thread.start() waits for the first step of the new thread, and for ever where there was no memory for that:
-    whoever called it, a lane say, would never go on.
+    threading.Thread.start() waits for the first step of the new thread, for ever if there is no memory for it: its
+    caller, say a lane, would never go on.
     """
-    turn = _thread.allocate_lock()  # who takes it decides whether the target runs
-    begun = _thread.allocate_lock()
-    begun.acquire()
+    turn = _thread.allocate_lock()  # the side that takes it decides if `target` runs
+    started = _thread.allocate_lock()
+    started.acquire()
 
     def run() -> None:
         if turn.acquire(blocking=False):
-            begun.release()
+            started.release()
             target()
 
     _thread.start_new_thread(run, ())
-    if not begun.acquire(timeout=START_S) and turn.acquire(blocking=False):
-        raise RuntimeError("a new thread did not begin")
+    if not started.acquire(timeout=START_S) and turn.acquire(blocking=False):
+        raise RuntimeError("a new thread did not start")
+
+
+def jitter(low: float, high: float) -> float:
+    """Return a random number between the two, so that many daemons do not act at the same moment."""
+    return random.uniform(low, high)  # noqa: S311 - jitter needs no secure random numbers

@@ -1,6 +1,5 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from worker.compute.process import STOP_S, Child, ChildDied
 from worker.core import metrics
 from worker.core.errors import JobError
+from worker.core.stages import Stage, Step
+from worker.core.threads import jitter
 from worker.daemon.context import LaneContext
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_transient
@@ -167,7 +168,7 @@ class Attempt:
     def _upload(self, folder: Path) -> str:
         """The address of the model. Raises: JobError, LeaseLost, _Cancelled, _Released."""
         self.heartbeat.beat(f"job {self.job.id}, uploading", silent_s=UPLOAD_S)
-        self.lease.report(85, "uploading")
+        self.lease.report(Stage.UPLOADING, Stage.UPLOADING.title)
         structlog.contextvars.bind_contextvars(stage="uploading")
         stem = paths.stem(self.job.shop, self.job.product_id, self.job.variant_id)
         began = time.perf_counter()
@@ -185,8 +186,8 @@ class Attempt:
             self.report["usdz_url"] = put(".usdz", "model.usdz")
         # The model last: who sees the new one finds the new poster beside it.
         url = put(".glb", "model.glb")
-        self.report["seconds"]["upload"] = round(time.perf_counter() - began, 3)
-        self.lease.report(95, "uploaded")
+        self.report["seconds"][Step.UPLOAD] = round(time.perf_counter() - began, 3)
+        self.lease.report(Stage.UPLOADED, Stage.UPLOADED.title)
         return url
 
     def _renew_or_wait(self) -> None:
@@ -206,7 +207,7 @@ class Attempt:
 
     def _database_is_back(self) -> bool:
         """False if we are to stop first."""
-        time.sleep(random.uniform(0.05, TICK_S))  # noqa: S311 - jitter
+        time.sleep(jitter(0.05, TICK_S))
         while not self.context.monitor.wait(TICK_S):
             self.heartbeat.beat()
             if self.context.stop.releasing:

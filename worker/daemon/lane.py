@@ -5,9 +5,9 @@ import threading
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from worker import database
 from worker.compute.process import START_S, Child, ChildDied
 from worker.core import metrics
+from worker.core.errors import one_line
 from worker.core.settings import ConfigError
 from worker.daemon.attempt import TICK_S, Attempt
 from worker.daemon.context import LaneContext
@@ -159,7 +159,7 @@ class Lane(threading.Thread):
 
     def _refused(self, error: DBAPIError) -> None:
         """The database is there and the claim does not work, say because a right is missing: said once."""
-        if self._refusal != (reason := database.reason(error.orig)):
+        if self._refusal != (reason := one_line(error)):
             self._refusal = reason
             log.error("claim_refused", reason=reason)
         self.draining.wait(self.context.settings.poll_s)

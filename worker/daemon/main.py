@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database
 from worker.core import metrics
+from worker.core.errors import one_line
 from worker.core.finding import Level
 from worker.core.settings import ConfigError, Settings
 from worker.daemon import health, systemd
@@ -190,9 +191,9 @@ def _wait_for_database(engine: Engine, monitor: DatabaseMonitor, stop: Stop) -> 
         try:
             database.check_schema(engine)
         except DBAPIError as error:
-            systemd.notify(STATUS=f"waiting for the database: {database.reason(error.orig)}")
+            systemd.notify(STATUS=f"waiting for the database: {one_line(error)}")
             if not is_connection_lost(error.orig):
-                log.error("database_unusable", reason=database.reason(error.orig))  # noqa: TRY400 - it names itself
+                log.error("database_unusable", reason=one_line(error))  # noqa: TRY400 - it names itself
                 stop.draining.wait(UNUSABLE_S)
             while not (stop.draining.is_set() or monitor.wait(0.2)):
                 pass

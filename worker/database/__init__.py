@@ -11,7 +11,6 @@ from worker.database.connection import (
     parse,
     probe,
     queries,
-    reason,
     url,
 )
 
@@ -26,6 +25,5 @@ __all__ = [
     "parse",
     "probe",
     "queries",
-    "reason",
     "url",
 ]

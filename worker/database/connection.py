@@ -98,11 +98,6 @@ def probe(target: URL) -> None:
         raise psycopg.errors.ReadOnlySqlTransaction("the server is read-only")
 
 
-def reason(error: BaseException | None) -> str:
-    """What the database or the driver says, on one line."""
-    return " ".join(str(error).split())
-
-
 def listen(settings: Settings) -> psycopg.Connection[Any]:
     """A connection of its own for LISTEN."""
     secret = settings.listen_database_url

@@ -1,6 +1,5 @@
 """Knows if the database can be used: logs each change once, tells all threads, and probes from one thread."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +11,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 
-from worker import database
 from worker.core import threads
+from worker.core.errors import one_line
+from worker.core.threads import jitter
 
 PROBE_S = 1.5  # between the starts of two probes; the one before may still hang in its connection's time-out
 REFUSED_S = (
@@ -73,7 +73,7 @@ class DatabaseMonitor:
                 # No thread can be started, so nobody would ever report a recovery; the next error tries again.
                 self._available.set()
                 return
-            log.warning("database_lost", reason=database.reason(error))
+            log.warning("database_lost", reason=one_line(error))
 
     def _watch(self) -> None:
         try:
@@ -89,10 +89,10 @@ class DatabaseMonitor:
         while not self.available:
             with suppress(RuntimeError):  # no thread can be started just now
                 threads.start_thread(self._try)
-            if self._available.wait(PROBE_S * random.uniform(0.6, 1)):  # noqa: S311 - jitter
+            if self._available.wait(PROBE_S * jitter(0.6, 1)):
                 return
             if self._refused:
-                self._available.wait(wait * random.uniform(0.6, 1))  # noqa: S311 - jitter
+                self._available.wait(wait * jitter(0.6, 1))
                 wait = min(REFUSED_S[1], wait * 2)
 
     def _try(self) -> None:
@@ -101,7 +101,7 @@ class DatabaseMonitor:
         except psycopg.Error as error:
             with self._lock:
                 if is_auth_refused(error) and not self._refused:
-                    log.error("database_auth_failed", reason=database.reason(error))  # noqa: TRY400 - it names itself
+                    log.error("database_auth_failed", reason=one_line(error))  # noqa: TRY400 - it names itself
                 self._refused = is_auth_refused(error)
             return
         with self._lock:

@@ -1,6 +1,5 @@
 """What every daemon does for the queue as a whole: wakes lanes for jobs that are due, rescues, prunes."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +10,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from worker.core import metrics
+from worker.core.errors import one_line
 from worker.core.settings import Settings
+from worker.core.threads import jitter
 from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.wakeup import Listener, Wakeup
@@ -49,7 +50,7 @@ class Upkeep(threading.Thread):
         self.monitor = monitor
         self.wake_sender = wake_sender
         self._poll = FIRST_POLL_S
-        self._prune_at = time.monotonic() + PRUNE_EVERY_S * random.random()  # noqa: S311 - not all daemons at once
+        self._prune_at = time.monotonic() + jitter(0, PRUNE_EVERY_S)
         self._reason = ""
 
     def run(self) -> None:
@@ -70,7 +71,7 @@ class Upkeep(threading.Thread):
                 self.prune()
         except SQLAlchemyError as error:
             # An outage speaks for itself. What else there is, say a right that is missing, is said once.
-            if self.monitor.available and self._reason != (reason := str(error)):
+            if self.monitor.available and self._reason != (reason := one_line(error)):
                 self._reason = reason
                 log.exception("upkeep_failed")
             return FIRST_POLL_S
@@ -84,13 +85,13 @@ class Upkeep(threading.Thread):
             self._poll = FIRST_POLL_S if seen.due else self._poll * 1.3
             most = self._poll = min(self._poll, self.settings.poll_s)
         # A lease taken right after this look must not run out long before the next.
-        most = min(most, self.settings.lease_s) * random.uniform(0.8, 1)  # noqa: S311 - jitter
+        most = min(most, self.settings.lease_s) * jitter(0.8, 1)
         if seen.expired:
             return min(most, FIRST_POLL_S)
         if seen.seconds is None:
             return most
         # A little late, so that what should be due is, and not all daemons at once.
-        return min(most, max(0.0, seen.seconds) + random.uniform(0.02, 0.3))  # noqa: S311 - jitter
+        return min(most, max(0.0, seen.seconds) + jitter(0.02, 0.3))
 
     def _rescue(self) -> None:
         rescued = queue.rescue(self.engine)
@@ -124,4 +125,4 @@ class Upkeep(threading.Thread):
         if any(gone.values()):
             log.info("pruned", **gone)
         full = any(count == BATCH for count in gone.values())
-        self._prune_at = time.monotonic() + (0 if full else PRUNE_EVERY_S * random.uniform(0.8, 1))  # noqa: S311 - jitter
+        self._prune_at = time.monotonic() + (0 if full else PRUNE_EVERY_S * jitter(0.8, 1))

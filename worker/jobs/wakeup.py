@@ -1,6 +1,5 @@
 """Wakes lanes when a job is inserted: by LISTEN where it works; where it does not, `worker.jobs.upkeep` polls more often."""
 
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from worker import database
+from worker.core.errors import one_line
 from worker.core.settings import Settings
+from worker.core.threads import jitter
 from worker.database.monitor import REFUSED_S, DatabaseMonitor, is_auth_refused
 from worker.jobs import queue
 
@@ -112,10 +113,10 @@ class Listener(threading.Thread):
                             # What was inserted while nobody listened.
                             self.on_insert()
                             self.on_event()
-                        self._hear(connection, ECHO_EVERY_S * random.uniform(0.8, 1))  # noqa: S311 - jitter
+                        self._hear(connection, ECHO_EVERY_S * jitter(0.8, 1))
                     reason = "notifications do not arrive, as behind a transaction pooler"
             except (psycopg.Error, SQLAlchemyError) as error:
-                reason = database.reason(error)
+                reason = one_line(error)
                 if isinstance(error, psycopg.Error) and is_auth_refused(error):
                     wait = max(wait, REFUSED_S[0])
             self._is(alive=False, reason=reason)
@@ -123,7 +124,7 @@ class Listener(threading.Thread):
             with suppress(SQLAlchemyError):
                 queue.notify(self.engine, self._echo)
             if self.monitor.available:
-                time.sleep(wait * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                time.sleep(wait * jitter(0.5, 1))
                 wait = min(RETRY_S[1], wait * 2)
             else:
                 self.monitor.wait(RETRY_S[1])

@@ -2,9 +2,6 @@
 
 import asyncio
 import ssl
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import httpcore
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
-from worker.core.errors import JobError
+from worker.core.errors import JobError, is_retryable_status, parse_retry_after
 from worker.pipeline import address
 from worker.pipeline.address import Policy, Resolve
 
@@ -51,7 +48,7 @@ def download(
     connect_s: float = CONNECT_S,
     read_s: float = READ_S,
     pause_s: float = PAUSE_S,
-    retry_after_s: float = RETRY_AFTER_S,
+    longest_retry_after_s: float = RETRY_AFTER_S,
 ) -> int:
     """Write the photo behind a URL to a file; the number of its bytes. The file appears only when all is there.
 
@@ -64,7 +61,7 @@ def download(
     def pause(state: RetryCallState) -> float:
         error = state.outcome and state.outcome.exception()
         asked = error.after if isinstance(error, _Unanswered) else 0.0
-        return max(pause_s * 2.0 ** (state.attempt_number - 1), min(asked, retry_after_s))
+        return max(pause_s * 2.0 ** (state.attempt_number - 1), min(asked, longest_retry_after_s))
 
     async def tries() -> bytearray:
         # One deadline around all of it: name look-up, handshakes, headers and pauses can be drawn out as well as
@@ -144,21 +141,12 @@ def _check_status(status: int, headers: httpx.Headers) -> None:
         return
     if status in (401, 402, 403, 407, 451):
         raise JobError("photo_forbidden")
-    if status in (408, 425, 429) or status >= 500:
+    if is_retryable_status(status):
         raise _Unanswered(
-            f"The photo's server answered with the error {status}.", after=_retry_after(headers)
+            f"The photo's server answered with the error {status}.",
+            after=parse_retry_after(headers.get("retry-after")) or 0.0,
         )
     raise JobError("photo_not_found")
-
-
-def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds; the header holds a number or a date."""
-    value = headers.get("retry-after", "")
-    with suppress(ValueError):
-        return max(0.0, float(value))
-    with suppress(ValueError, TypeError):  # TypeError: a date without a zone
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    return 0.0
 
 
 async def _body(response: httpcore.Response, headers: httpx.Headers, most_bytes: int) -> bytearray:

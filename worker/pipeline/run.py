@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from worker.core.errors import JobError
+from worker.core.stages import Stage, Step
 from worker.engines.presets import PRESETS
 from worker.engines.surface import Engine
 from worker.mesh.usdz import write_usdz
@@ -51,7 +52,7 @@ def run(
     engine: Engine,
     cutter: Cutter,
     report: dict[str, Any],
-    on_progress: Callable[[int, str], None],
+    on_progress: Callable[[Stage], None],
 ) -> None:
     """Makes the model. `report` is filled as the work goes on, so that it tells of a failed job too.
 
@@ -67,10 +68,10 @@ def run(
     report |= made_by
     seconds: dict[str, float] = report.setdefault("seconds", {})
 
-    on_progress(10, "downloading")
-    with timed(seconds, "download"):
+    on_progress(Stage.DOWNLOADING)
+    with timed(seconds, Step.DOWNLOAD):
         photos = _download(request)
-    with timed(seconds, "cutout"):
+    with timed(seconds, Step.CUTOUT):
         photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
     # The best first; of equals the one that the backend named first.
     usable = [photo.scored for photo in photos if photo.scored]
@@ -80,10 +81,10 @@ def run(
         raise _no_photo_left(photos)
     views = [scored.view for scored in usable]
     Image.fromarray(views[0]).save(request.folder / "cutout.png", optimize=True)
-    on_progress(40, "framed")
+    on_progress(Stage.FRAMED)
 
-    on_progress(50, "generating")
-    with timed(seconds, "generate"):
+    on_progress(Stage.GENERATING)
+    with timed(seconds, Step.GENERATE):
         surface = engine.reconstruct(views, preset)
     report["surface"] = dict(surface.report)
     provenance = {
@@ -92,7 +93,7 @@ def run(
         "input_sha256": [_sha256(photo.file) for photo in photos if photo.scored],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with timed(seconds, "finish"):
+    with timed(seconds, Step.FINISH):
         model = finish(
             surface,
             preset,
@@ -102,17 +103,17 @@ def run(
             dimensions=request.dimensions,
         )
     report["model"] = model.report
-    with timed(seconds, "poster"):
+    with timed(seconds, Step.POSTER):
         shown = scene(model)
         poster(shown, request.folder / "poster.png")
     if request.turntable:
-        with timed(seconds, "turntable"):
+        with timed(seconds, Step.TURNTABLE):
             turntable(shown, request.folder / "turntable.webp")
     if request.usdz:
-        with timed(seconds, "usdz"):
+        with timed(seconds, Step.USDZ):
             _write_usdz(model, request.folder / "model.usdz")
     if model.source_view:
-        with timed(seconds, "quality"):
+        with timed(seconds, Step.QUALITY):
             report["quality"] = assess(model, model.source_view, shown, usable[0].score)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
@@ -123,7 +124,7 @@ def run(
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (
         20 if sys.platform == "darwin" else 10
     )
-    on_progress(80, "written")
+    on_progress(Stage.WRITTEN)
 
 
 def _write_usdz(model: Model, path: Path) -> None:

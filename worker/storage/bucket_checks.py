@@ -8,10 +8,12 @@ import httpx
 from storage3.exceptions import StorageApiError
 from storage3.types import BaseBucket
 
+from worker.core.errors import is_retryable_status
 from worker.core.finding import Finding, advice, fail
 from worker.core.settings import ConfigError
 from worker.storage import CONTENT_TYPES, StoreUnreachable
 
+LOCKED = 423  # another upload to the same path runs just now
 LARGEST_MODEL = 10_000_000  # bytes; what the preset `quality` stays below
 
 
@@ -23,7 +25,7 @@ def status(error: StorageApiError) -> int:
 def is_retryable(error: BaseException) -> bool:
     """The server's own answers are final but for overload and its own faults; a broken connection never is."""
     if isinstance(error, StorageApiError):
-        return status(error) in {408, 423, 429} or status(error) >= 500
+        return is_retryable_status(status(error)) or status(error) == LOCKED
     return isinstance(error, httpx.RequestError)
 
 

@@ -1,15 +1,14 @@
-"""What follows an attempt that the backend did not answer with 2xx: when the next one is made, or that none is."""
+"""Decides what follows an attempt without a 2xx answer: when the next one is made, or that the event is dead."""
 
-import random
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
-GONE = 410  # the backend wants no more of this
-PASSING = {408, 425, 429}  # of the 4xx those that say: later
+from worker.core.errors import is_retryable_status
+from worker.core.threads import jitter
 
-ATTEMPTS = 28  # with the waits below about a day
-ATTEMPTS_AT_PROGRESS = 13  # not quite two hours, for the job's end waits behind it
+GONE = 410  # the backend wants no more of this event
+
+ATTEMPTS = 28  # about a day with the waits below
+ATTEMPTS_AT_PROGRESS = 13  # almost two hours, since the job's end waits behind it
 REFUSALS = 5
 
 LONGEST_WAIT_S = 7200.0
@@ -18,7 +17,7 @@ LONGEST_RETRY_AFTER_S = 3600.0
 
 @dataclass(frozen=True)
 class Retry:
-    """`wait_s` is None for an event that is dead."""
+    """When to send an event again. `wait_s` is None if it is dead; `refusals` counts its 3xx and 4xx answers so far."""
 
     wait_s: float | None
     refusals: int
@@ -27,30 +26,20 @@ class Retry:
 def next_attempt(
     status: int | None, retry_after_s: float | None, *, attempts: int, refusals: int, terminal: bool
 ) -> Retry:
-    """`status` is None where there was no answer; `attempts` counts this one, `refusals` the 4xx before it."""
-    refused = status is not None and 300 <= status < 500 and status not in PASSING
+    """Decide after a failed attempt.
+
+    status: of the answer; None if there was none.
+    retry_after_s: what the answer's Retry-After asks for; respected up to an hour.
+    attempts: made so far, this one included.
+    refusals: before this attempt.
+    terminal: the event is a job's end and not mere progress.
+    """
+    refused = status is not None and 300 <= status < 500 and not is_retryable_status(status)
     refusals += refused
     allowed = ATTEMPTS if terminal else ATTEMPTS_AT_PROGRESS
     if status == GONE or refusals >= REFUSALS or attempts >= allowed:
         return Retry(None, refusals)
-    # A deploy may answer 404 for some minutes: a job's end is tried again after 15 s, 1 min, 4 min, 16 min.
-    at_an_end = refused and terminal
-    wait = 15 * 4.0 ** (refusals - 1) if at_an_end else min(LONGEST_WAIT_S, 2.0**attempts)
-    jittered = wait * random.uniform(0.5, 1)  # noqa: S311 - jitter
-    return Retry(max(retry_after_s or 0.0, jittered), refusals)
-
-
-def seconds(retry_after: str | None) -> float | None:
-    """Of a Retry-After that is a number or a date, an hour at most; None for what is neither."""
-    if retry_after is None:
-        return None
-    try:
-        wait = float(retry_after) if retry_after.strip().isdigit() else _until(retry_after)
-    except ValueError:
-        return None
-    return min(LONGEST_RETRY_AFTER_S, max(0.0, wait))
-
-
-def _until(date: str) -> float:
-    moment = parsedate_to_datetime(date)
-    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    # A backend may answer 404 for some minutes during a deploy: a job's end is sent again after 15 s, 1, 4 and 16 min.
+    refused_end = refused and terminal
+    wait = 15 * 4.0 ** (refusals - 1) if refused_end else min(LONGEST_WAIT_S, 2.0**attempts)
+    return Retry(max(min(LONGEST_RETRY_AFTER_S, retry_after_s or 0.0), wait * jitter(0.5, 1)), refusals)

@@ -1,7 +1,6 @@
 """Delivers the outbox to the backend: in order within a job, as often as it takes, and never in a job's way."""
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,9 +12,11 @@ import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker import __version__, database
+from worker import __version__
 from worker.core import metrics
+from worker.core.errors import one_line, parse_retry_after
 from worker.core.settings import ConfigError, Settings
+from worker.core.threads import jitter
 from worker.database.monitor import is_connection_lost
 from worker.webhooks import outbox, retries, signature
 from worker.webhooks.outbox import Event
@@ -104,7 +105,7 @@ class Sender(threading.Thread):
                 task.add_done_callback(sending.discard)
                 task.add_done_callback(lambda _: self._wake.set())  # the job's next event is free to go
         except SQLAlchemyError:
-            return AWAY_S * random.uniform(0.5, 1)  # noqa: S311 - jitter
+            return AWAY_S * jitter(0.5, 1)
         return IDLE_S
 
     async def _send(self, client: httpx.AsyncClient, event: Event) -> None:
@@ -135,7 +136,7 @@ class Sender(threading.Thread):
                 received += len(chunk)
                 if received > ANSWER_LIMIT:
                     break
-            return answer.status_code, retries.seconds(answer.headers.get("retry-after"))
+            return answer.status_code, parse_retry_after(answer.headers.get("retry-after"))
 
     async def _settle(
         self, event: Event, problem: str | None, status: int | None, retry_after_s: float | None
@@ -174,7 +175,7 @@ class Sender(threading.Thread):
             except SQLAlchemyError as error:
                 if not self._paused and not is_connection_lost(cause := getattr(error, "orig", error)):
                     self._paused = True
-                    log.warning("webhooks_paused", reason=database.reason(cause))
+                    log.warning("webhooks_paused", reason=one_line(cause))
                 raise
             if self._paused:
                 self._paused = False

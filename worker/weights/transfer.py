@@ -17,6 +17,7 @@ from pathlib import Path
 
 import httpx
 
+from worker.core.errors import is_retryable_status
 from worker.weights.errors import FetchFailed, SourceRefused, SourceUnreachable, WrongContent
 
 CHUNK = 1 << 20
@@ -24,7 +25,6 @@ MOST_BYTES = 2 << 30  # the largest known file has 1.7e9; an endless answer must
 TIMEOUT_S = 30  # without a connection, or without a byte
 TRIES = 3  # in a row that bring nothing; one that brings something starts the count anew
 PAUSE_S = 1.0  # before the second try; doubled before each further one
-BUSY = {408, 425, 429}  # with every 5xx, what a server says that may do it later
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and, where it is known, the bytes in all."""
@@ -214,7 +214,7 @@ def _try(url: str, part: Path, expected: Expected, progress: Progress | None) ->
 def _beginning(url: str, response: httpx.Response, asked: int, part: Path) -> tuple[int, int | None]:
     """From which byte on the answer is, and how many the file has in all."""
     status = response.status_code
-    if status in BUSY or status >= 500:
+    if is_retryable_status(status):
         raise _Interrupted(f"it answered {status}")
     if status == 416 and asked:  # "range not satisfiable": not the file that was begun
         part.unlink(missing_ok=True)

@@ -15,13 +15,14 @@ from rich.table import Table
 from sqlalchemy.engine import Engine
 
 from worker import database
+from worker.core import stages
 from worker.core.settings import ConfigError
 from worker.jobs import queue
 from worker.local import samples
 from worker.local.demo.page import Photo, Result, write_page
 from worker.local.postgres import remove_server
 from worker.local.stack import Stack, ensure_weights, start_daemon, start_stack
-from worker.ops.terminal import formats, tables
+from worker.ops.terminal import tables
 from worker.storage import paths
 
 SHOP = "demo.myshopify.com"
@@ -205,7 +206,7 @@ def _collect(
         poster=kept(".png"),
         glb=kept(".glb"),
         seconds=(row["completed_at"] - row["started_at"]).total_seconds(),
-        stages=formats.in_turn(told.get("seconds", {})),
+        stages=stages.in_order(told.get("seconds", {})),
         glb_bytes=model.get("glb_bytes"),
         triangles=model.get("triangles"),
         watertight=model.get("watertight"),

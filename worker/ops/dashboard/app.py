@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from worker import database
+from worker.core.errors import first_line
 from worker.core.settings import ConfigError, Settings
 from worker.ops.dashboard import access, pages
 from worker.ops.terminal import formats
@@ -174,9 +175,9 @@ def _explain(engine: Engine, error: Exception) -> tuple[str, str]:
             pass
         return (
             "The database refuses",
-            f"The role in DATABASE_URL may not read the queue: {str(error.orig).splitlines()[0]}.",
+            f"The role in DATABASE_URL may not read the queue: {first_line(error)}.",
         )
-    return "The database has failed", str(error.__cause__ or error).splitlines()[0]
+    return "The database has failed", first_line(error)
 
 
 def _renderer() -> Callable[..., Response]:

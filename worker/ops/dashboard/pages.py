@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker import database
+from worker.core import stages
 from worker.jobs import queue
-from worker.ops.terminal import formats
 
 QUERIES = database.queries("worker.ops.dashboard")
 
@@ -137,7 +137,7 @@ def _quality(told: Row) -> Row | None:
 
 
 def _seconds(told: Row) -> dict[str, float]:
-    return formats.in_turn(
+    return stages.in_order(
         {step: took for step, value in told.items() if (took := _number(value)) is not None and took >= 0}
     )
 

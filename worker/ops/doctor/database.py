@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from worker import database
+from worker.core.errors import one_line
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
 from worker.jobs import queue
@@ -155,7 +156,7 @@ def listen(settings: Settings) -> Iterator[Finding]:
                 notice.channel == channel for notice in connection.notifies(timeout=HEAR_S, stop_after=1)
             )
     except psycopg.Error as error:
-        yield advice("listen", f"notifications cannot be listened for: {' '.join(str(error).split())}", fix)
+        yield advice("listen", f"notifications cannot be listened for: {one_line(error)}", fix)
         return
     if heard:
         yield ok("listen", "notifications arrive")
@@ -181,7 +182,7 @@ def clock(settings: Settings) -> Iterator[Finding]:
 
 
 def database_says(error: DBAPIError) -> str:
-    return " ".join(str(error.orig).split())
+    return one_line(error)
 
 
 def _explained(error: DBAPIError, target: URL) -> Finding:

@@ -1,16 +1,5 @@
 """Numbers and times as people say them: in the demo's page, on the dashboard and on a terminal."""
 
-from collections.abc import Mapping
-
-STEPS = ("download", "cutout", "generate", "finish", "poster", "turntable", "usdz", "quality", "upload")
-"""What an attempt's seconds are told by, one after the other."""
-
-
-def in_turn(seconds: Mapping[str, float]) -> dict[str, float]:
-    """By step, in the order of STEPS, which jsonb does not keep; a step that is not among them comes last."""
-    place = {step: at for at, step in enumerate(STEPS)}
-    return dict(sorted(seconds.items(), key=lambda item: place.get(item[0], len(STEPS))))
-
 
 def file_size(count: int) -> str:
     """1,000 bytes a kB, as shops and browsers count."""

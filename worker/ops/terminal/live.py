@@ -11,6 +11,7 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
+from worker.core.errors import one_line
 from worker.jobs import queue
 from worker.ops.terminal import tables
 
@@ -63,7 +64,7 @@ def _patiently(look: Callable[[], list[Any]], live: Live, shown: Sequence[Render
         try:
             return look()
         except (OperationalError, InterfaceError) as error:
-            reason = " ".join(str(error.orig).split())[:120]
+            reason = one_line(error)[:120]
             line = Text(f"The database cannot be reached; trying again. {reason}", style="yellow")
             live.update(Group(*shown, line), refresh=True)
             time.sleep(QUEUE_PAUSE_S)

@@ -1,0 +1,53 @@
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import psycopg
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from worker.core.errors import first_line, is_retryable_status, one_line, parse_retry_after
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        (" 7 ", 7),
+        ("86400", 86_400),
+        ("-5", None),
+        ("1.5", None),
+        ("nan", None),
+        ("soon", None),
+        ("", None),
+        ("Mon, 99 Foo 2026 99:99:99 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00", 0),
+        (None, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date_or_nothing(header: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(header) == seconds
+
+
+def test_retry_after_as_a_date_counts_from_now() -> None:
+    found = parse_retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))
+    assert found is not None
+    assert 85 < found <= 90
+
+
+def test_a_status_that_may_change_by_itself_is_retryable() -> None:
+    assert [status for status in range(200, 600) if is_retryable_status(status)] == [
+        408,
+        425,
+        429,
+        *range(500, 600),
+    ]
+
+
+def test_an_error_is_told_on_one_line_without_the_statement() -> None:
+    driver = psycopg.OperationalError("connection failed:\n\tIs the server running?\n")
+    error = OperationalError("SELECT secret", {}, driver)
+    assert one_line(error) == one_line(driver) == "connection failed: Is the server running?"
+    assert first_line(error) == "connection failed:"
+    assert first_line(ValueError()) == ""
