@@ -1,3 +1,7 @@
+"""`python -m worker` is the same as `worker`."""
+
+import sys
+
 from worker.cli.main import main
 
-main()
+sys.exit(main())

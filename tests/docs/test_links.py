@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from worker.cli import main as cli
+from worker.cli.app import app
 from worker.core import settings
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
     commands = {
         name: {option for parameter in command.params for option in parameter.opts}
         | set(getattr(command, "commands", {}))
-        for name, command in get_command(cli.app).commands.items()  # type: ignore[attr-defined]
+        for name, command in get_command(app).commands.items()  # type: ignore[attr-defined]
     }
     lines = re.findall(r"(?:^|[\s/])worker ([a-z]+)\b([^`\n#]*)", "\n".join(code(page)), re.MULTILINE)
     assert [name for name, _ in lines if name not in commands] == []

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from typer.testing import CliRunner, Result
 
 from worker.cli import jobs, preflight
-from worker.cli import main as cli
+from worker.cli.app import app
 from worker.core import errors, settings
 from worker.core.finding import Level
 from worker.core.settings import ConfigError
@@ -33,7 +33,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, database_url: str, tmp_path: Any) ->
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("WORKER_STORAGE_DIR", str(tmp_path / "store"))
     monkeypatch.setattr(jobs, "console", Console(stderr=True, width=120, color_system=None))
-    return lambda *arguments: CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    return lambda *arguments: CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def run(sql: psycopg.Connection, engine: Engine, *, until: str = "") -> Any:

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.engine import Engine
 from typer.testing import CliRunner, Result
 
-from worker.cli.main import app
+from worker.cli.app import app
 from worker.jobs import queue
 from worker.webhooks import outbox
 from worker.webhooks.outbox import Event

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from worker import tsr, weights
-from worker.cli import main as cli
+from worker.cli.app import execute
 from worker.weights import (
     FetchFailed,
     NotOfficial,
@@ -230,10 +230,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setattr(triposr, "FILES", FILES)
 
     def run(*words: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["worker", "weights", *words])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        return int(caught.value.code or 0)
+        return execute(["weights", *words])
 
     return run
 

@@ -1,131 +1,44 @@
-"""The command line. Every command prints for people; with `--json` one document on stdout and nothing else there."""
+"""The console script's entry. It imports nothing heavy, so that Ctrl-C is handled from the first moment on."""
 
 import os
 import signal
-from pathlib import Path
-from typing import Annotated, Literal
+import sys
 
-import typer
-from sqlalchemy.exc import DBAPIError, OperationalError
-
-from worker import __version__, database
-from worker.cli import jobs, webhooks, weights
-from worker.cli.output import AsJson, console, die, print_json
-from worker.core import settings
-from worker.core.settings import ConfigError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Turns product photos into 3D models for Shopify shops, one row of public.jobs at a time.",
-)
-
-Folder = Annotated[Path, typer.Option(help="Where it keeps its data.")]
-Port = Annotated[int, typer.Option(help="The port for files and webhooks; 0 takes a free one.")]
-EngineName = Annotated[
-    Literal["relief", "triposr"], typer.Option(help="relief makes previews and needs no weights.")
-]
+INTERRUPTED = 128 + signal.SIGINT
 
 
-def main() -> None:
-    """The console script. Errors that a person can mend are one line."""
-    try:
-        app()
-    except ConfigError as error:
-        die(str(error), os.EX_CONFIG)
-    except OperationalError as error:
-        die(f"The database cannot be reached: {str(error.orig).strip()}", os.EX_TEMPFAIL)
-    except DBAPIError as error:
-        die(str(error.orig).strip(), 1)
+def main() -> int:
+    """Run the command line of this process. Return its exit status.
 
-
-@app.command()
-def run() -> None:
-    """Claims jobs and does them, until SIGTERM. Exit codes: 0 drained, 75 start again, 78 configuration."""
-    from worker.daemon import logs  # noqa: PLC0415 - the other commands have no daemon
-    from worker.daemon import main as daemon  # noqa: PLC0415
-
-    configured = settings.load()
-    logs.configure(configured.log_format, configured.log_level)
-    raise typer.Exit(daemon.run(configured))
-
-
-@app.command()
-def migrate(revision: Annotated[str, typer.Argument(help="Where to go.")] = "head") -> None:
-    """Brings the database's schema up to this version of the worker, as `alembic upgrade head` does."""
-    from worker.database.migrate import upgrade  # noqa: PLC0415 - alembic is of no use to the daemon
-
-    target = database.url(settings.load())
-    upgrade(target, revision)
-    console.print(f"The schema of {target.database} is at {revision}.")
-
-
-app.add_typer(jobs.app)
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Looks for what a deployment gets wrong, and says how to mend it. Run it as the service's user.
-
-    Exit codes: 78 something is wrong, 75 something does not answer, 1 a check has failed itself.
+    While the command's modules load and while Python shuts down, Ctrl-C ends the process at once and in silence.
     """
-    from worker.ops import doctor  # noqa: PLC0415 - what the daemon has no use for
-    from worker.ops.terminal import findings  # noqa: PLC0415
+    _open_missing_streams()
+    obeys = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a background job ignores Ctrl-C
+    try:
+        if obeys:
+            signal.signal(signal.SIGINT, _end_at_once)
+        from worker.cli.app import execute  # noqa: PLC0415 - see above
 
-    found = []
-    for finding in doctor.examine():
-        found.append(finding)
-        if not as_json:
-            console.print(findings.line(finding), soft_wrap=True)
-    code = doctor.exit_status(found)
-    if as_json:
-        checks = [
-            {"check": each.name, "level": each.level.name.lower(), "text": each.text, "fix": each.fix}
-            for each in found
-        ]
-        print_json({"exit_status": code, "checks": checks})
-    raise typer.Exit(code)
-
-
-app.add_typer(weights.app, name="weights")
-app.add_typer(webhooks.app, name="webhooks")
+        if obeys:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return execute(sys.argv[1:])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _end_at_once)
 
 
-@app.command()
-def dev(folder: Folder = Path(".worker"), port: Port = 8765, engine: EngineName = "relief") -> None:
-    """Runs everything on this machine: Postgres, a store, a receiver for webhooks, and the daemon."""
-    from worker.local import stack as dev  # noqa: PLC0415 - what only a laptop needs
-
-    raise typer.Exit(dev.run(folder, engine=engine, port=port, console=console))
+def _end_at_once(_number: int, _frame: object) -> None:
+    os._exit(INTERRUPTED)
 
 
-@app.command()
-def demo(
-    results: Annotated[Path, typer.Option(help="Where the models and the page go.")] = Path("results"),
-    engine: EngineName = "relief",
-) -> None:
-    """Makes 3D models of sample photos through the real daemon, and a page to look at them."""
-    from worker.local import demo  # noqa: PLC0415
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
-    raise typer.Exit(demo.run(results, engine=engine, console=console))
-
-
-@app.command()
-def dashboard(
-    host: Annotated[
-        str, typer.Option(help="Where to listen; anything but localhost needs WORKER_DASHBOARD_TOKEN.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8780,
-) -> None:
-    """Serves a page for people: the queue, its jobs, their models. It only reads."""
-    from worker.ops import dashboard  # noqa: PLC0415 - the daemon serves no pages
-
-    dashboard.run(settings.load(), host=host, port=port, console=console)
-
-
-@app.command()
-def version() -> None:
-    """Prints the version."""
-    typer.echo(__version__)
+def _open_missing_streams() -> None:
+    """Point each standard stream that is closed to /dev/null: the next file opened would take its number."""
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))

@@ -1,7 +1,6 @@
-"""What all commands print with. What people read goes to stderr, so that stdout can be a document for a program."""
+"""How all commands print. Text for people goes to stderr, so that stdout can be one document for a program."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
@@ -14,24 +13,41 @@ from sqlalchemy.engine import Engine
 from worker import database
 from worker.core.settings import Settings
 
-console = Console(stderr=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Let the error end the command; rich's own method would choose the exit status."""
+        raise BrokenPipeError
+
+
+console = _Console(stderr=True)
 
 
 @contextmanager
 def connected(configured: Settings) -> Iterator[Engine]:
+    """Yield an engine on a database whose schema fits this worker. Raises: ConfigError, sqlalchemy's errors."""
     engine = database.connect(database.url(configured))
     try:
+        database.check_schema(engine)
         yield engine
     finally:
         engine.dispose()
 
 
 def print_json(document: Any) -> None:
+    """Print a document on stdout; what JSON does not know, such as a UUID or a date, as a string."""
     print(json.dumps(document, default=str, indent=2))  # noqa: T201 - the document is the output
 
 
+def print_error(reason: str) -> None:
+    """Print one line on stderr, whatever the reason holds."""
+    line = Text.assemble(("error: ", "bold red"), " ".join(reason.split()))
+    console.print(line, soft_wrap=True)
+
+
 def die(reason: str, code: int) -> NoReturn:
-    console.print(Text.assemble(("error: ", "bold red"), reason), soft_wrap=True)
-    sys.exit(code)
+    """End the command with one line on stderr and this exit status."""
+    print_error(reason)
+    raise typer.Exit(code)

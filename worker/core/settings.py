@@ -5,9 +5,10 @@ import os
 import re
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -235,6 +236,18 @@ class Settings(BaseSettings):
         ):
             raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
+
+    def secrets(self) -> list[str]:
+        """Return what must never be printed: the secret settings, the keys in a list of them, and the passwords in URLs."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        found = list(values)
+        for value in values:
+            found += [key.removeprefix("whsec_") for key in value.replace(",", " ").split()]
+            with suppress(ValueError):
+                password = urlsplit(value).password or ""
+                found += [password, unquote(password)]
+        # A shorter one could be a part of any word.
+        return [secret for secret in found if len(secret) > 3]
 
     def all_photo_hosts(self) -> list[str]:
         """`photo_hosts` and the hosts of the worker's own store, where a backend may keep its photos."""

@@ -8,10 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pydantic import SecretStr
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from worker.core import settings
 from worker.core.finding import Finding, Level, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
@@ -85,7 +81,7 @@ def run_checks(checks: Iterable[Check], configured: Settings) -> Iterator[Findin
         run = runs[check.name] = _Run(check)
         run.thread = threading.Thread(target=_perform, args=(run, runs, configured), daemon=True)
         run.thread.start()
-    secrets = _secrets(configured)
+    secrets = configured.secrets()
     for run in runs.values():
         for finding in _wait(run):
             yield finding.redacted(secrets)
@@ -124,18 +120,3 @@ def _wait(run: _Run) -> list[Finding]:
         *run.found,
         unreachable(run.check.name, limit, "Run this again; if it repeats, something hangs there."),
     ]
-
-
-def _secrets(configured: Settings) -> list[str]:
-    """Return what must not be printed: the secret settings, and the passwords in them."""
-    values = [value.get_secret_value() for _, value in configured if isinstance(value, SecretStr)]
-    hidden = values + [
-        key.removeprefix("whsec_") for value in values for key in value.replace(",", " ").split()
-    ]
-    for value in values:
-        try:
-            hidden.append(make_url(value).password or "")
-        except (ArgumentError, ValueError):
-            continue
-    # A shorter one could be a part of any word.
-    return [secret for secret in hidden if len(secret) > 3]

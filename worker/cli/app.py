@@ -1,0 +1,135 @@
+"""The command line. Every command prints for people; with `--json` one document on stdout and nothing else there."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer.main import get_command
+
+from worker import __version__, database
+from worker.cli import errors, jobs, webhooks, weights
+from worker.cli.output import AsJson, console, print_json
+from worker.core import settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turns product photos into 3D models for Shopify shops, one row of public.jobs at a time.",
+)
+
+Folder = Annotated[Path, typer.Option(help="Where it keeps its data.")]
+Port = Annotated[int, typer.Option(help="The port for files and webhooks; 0 takes a free one.")]
+EngineName = Annotated[
+    Literal["relief", "triposr"], typer.Option(help="relief makes previews and needs no weights.")
+]
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command. Return its exit status; a failure is one line on stderr."""
+    try:
+        command = get_command(app)
+        with command.make_context("worker", list(arguments)) as context:
+            command.invoke(context)
+        # Python would flush after the last moment at which an error could be handled.
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001 - nothing is raised past this
+        try:
+            return errors.report(error)
+        except BrokenPipeError as broken:
+            return errors.report(broken)
+    return 0
+
+
+@app.command()
+def run() -> None:
+    """Claims jobs and does them, until SIGTERM. Exit codes: 0 drained, 75 start again, 78 configuration."""
+    from worker.daemon import logs  # noqa: PLC0415 - the other commands have no daemon
+    from worker.daemon import main as daemon  # noqa: PLC0415
+
+    configured = settings.load()
+    logs.configure(configured.log_format, configured.log_level)
+    raise typer.Exit(daemon.run(configured))
+
+
+@app.command()
+def migrate(revision: Annotated[str, typer.Argument(help="Where to go.")] = "head") -> None:
+    """Brings the database's schema up to this version of the worker, as `alembic upgrade head` does."""
+    from worker.database.migrate import upgrade  # noqa: PLC0415 - alembic is of no use to the daemon
+
+    target = database.url(settings.load())
+    upgrade(target, revision)
+    console.print(f"The schema of {target.database} is at {revision}.")
+
+
+app.add_typer(jobs.app)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Looks for what a deployment gets wrong, and says how to mend it. Run it as the service's user.
+
+    Exit codes: 78 something is wrong, 75 something does not answer, 1 a check has failed itself.
+    """
+    from worker.ops import doctor  # noqa: PLC0415 - what the daemon has no use for
+    from worker.ops.terminal import findings  # noqa: PLC0415
+
+    found = []
+    for finding in doctor.examine():
+        found.append(finding)
+        if not as_json:
+            console.print(findings.line(finding), soft_wrap=True)
+    code = doctor.exit_status(found)
+    if as_json:
+        checks = [
+            {"check": each.name, "level": each.level.name.lower(), "text": each.text, "fix": each.fix}
+            for each in found
+        ]
+        print_json({"exit_status": code, "checks": checks})
+    raise typer.Exit(code)
+
+
+app.add_typer(weights.app, name="weights")
+app.add_typer(webhooks.app, name="webhooks")
+
+
+@app.command()
+def dev(folder: Folder = Path(".worker"), port: Port = 8765, engine: EngineName = "relief") -> None:
+    """Runs everything on this machine: Postgres, a store, a receiver for webhooks, and the daemon."""
+    from worker.local import stack as dev  # noqa: PLC0415 - what only a laptop needs
+
+    raise typer.Exit(dev.run(folder, engine=engine, port=port, console=console))
+
+
+@app.command()
+def demo(
+    results: Annotated[Path, typer.Option(help="Where the models and the page go.")] = Path("results"),
+    engine: EngineName = "relief",
+) -> None:
+    """Makes 3D models of sample photos through the real daemon, and a page to look at them."""
+    from worker.local import demo  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
+    raise typer.Exit(demo.run(results, engine=engine, console=console))
+
+
+@app.command()
+def dashboard(
+    host: Annotated[
+        str, typer.Option(help="Where to listen; anything but localhost needs WORKER_DASHBOARD_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8780,
+) -> None:
+    """Serves a page for people: the queue, its jobs, their models. It only reads."""
+    from worker.ops import dashboard  # noqa: PLC0415 - the daemon serves no pages
+
+    dashboard.run(settings.load(), host=host, port=port, console=console)
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    typer.echo(__version__)

@@ -1,0 +1,116 @@
+"""How a command ends when it fails: one line on stderr and an exit status, whatever was raised."""
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+
+import psycopg
+import typer
+from sqlalchemy.exc import DBAPIError
+from typer.exceptions import TyperException
+
+from worker.cli.output import print_error
+from worker.core import settings
+from worker.core.errors import one_line
+from worker.core.settings import ConfigError
+
+USAGE = 2  # as typer and most commands have it
+BROKEN_PIPE = 128 + signal.SIGPIPE
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def report(error: BaseException) -> int:
+    """Print what has ended a command, in one line at most. Return the exit status."""
+    line, status = _outcome(error)
+    if line:
+        print_error(line)
+    return status
+
+
+def _outcome(error: BaseException) -> tuple[str, int]:
+    """Return the line to print, if any, and the exit status."""
+    match error:
+        case typer.Exit(exit_code=int(code)) | SystemExit(code=int(code)):
+            outcome = "", code
+        case KeyboardInterrupt():
+            outcome = "", INTERRUPTED
+        case BrokenPipeError():
+            _drop_output()
+            outcome = "", BROKEN_PIPE
+        case typer.Abort():
+            outcome = "Nothing was done.", 1
+        case EOFError():
+            outcome = "A question was not answered, because stdin has ended. Nothing was done.", 1
+        case TyperException():
+            outcome = _usage(error), USAGE
+        case ConfigError():
+            outcome = str(error), os.EX_CONFIG
+        case DBAPIError():
+            outcome = _database(error)
+        case OSError():
+            where = f": {error.filename}" if error.filename else ""
+            outcome = f"{error.strerror or error}{where}", os.EX_IOERR
+        case _:
+            outcome = _defect(error), os.EX_SOFTWARE
+    return outcome
+
+
+def _usage(error: TyperException) -> str:
+    """Print the command's usage; return what is wrong, or nothing where typer has printed the help."""
+    # What no single option is to blame for needs no "Invalid value" before it.
+    alone = isinstance(error, typer.BadParameter) and error.param is None
+    message = error.message if alone else error.format_message()
+    context = getattr(error, "ctx", None)
+    if not message or context is None:
+        return message
+    print(context.get_usage(), file=sys.stderr)  # noqa: T201 - for people
+    return f"{message.rstrip('.')}. See: {context.command_path} --help"
+
+
+def _database(error: DBAPIError) -> tuple[str, int]:
+    from worker.database import monitor  # noqa: PLC0415 - a command that succeeds has no use for it
+
+    cause = error.orig
+    reason = one_line(cause)
+    if isinstance(cause, psycopg.Error) and monitor.is_auth_refused(cause):
+        return f"The database refuses the login in DATABASE_URL: {reason}. See: worker doctor", os.EX_CONFIG
+    if monitor.is_connection_lost(cause):
+        return f"The database cannot be reached: {reason}", os.EX_TEMPFAIL
+    if isinstance(cause, psycopg.errors.InsufficientPrivilege):
+        return f"The role in DATABASE_URL lacks a right: {reason}. See: worker doctor", os.EX_CONFIG
+    if monitor.is_transient(error):
+        return f"The database is busy; try again: {reason}", os.EX_TEMPFAIL
+    return f"The database refuses: {reason}", 1
+
+
+def _defect(error: BaseException) -> str:
+    """Describe an error that no code has foreseen. Print its traceback only where WORKER_LOG_LEVEL=debug asks for it."""
+    secrets: list[str] = []
+    debug = False
+    with suppress(ConfigError):
+        configured = settings.load()
+        secrets, debug = configured.secrets(), configured.log_level == "debug"
+
+    def redacted(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, "…")
+        return text
+
+    if debug:
+        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201 - for people
+    hint = "" if debug else " Set WORKER_LOG_LEVEL=debug to see the traceback."
+    return redacted(f"This is a defect in the worker: {type(error).__name__}: {error}.") + hint
+
+
+def _drop_output() -> None:
+    """Send what is still buffered for a closed pipe nowhere, or Python complains of it while it shuts down."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(null, stream.fileno())
+        os.close(null)
