@@ -64,11 +64,11 @@ def test_a_lane_goes_on_where_the_watch_over_an_outage_does_not_begin(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
     monitor = DatabaseMonitor(engine, lambda: None)
-    queue.outlook(engine)
+    queue.next_due(engine)
     sql.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     with pytest.raises(DBAPIError):
-        queue.outlook(engine)
+        queue.next_due(engine)
     assert monitor.available, "who tries next finds out"

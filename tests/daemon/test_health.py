@@ -305,9 +305,9 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
         other.heard(nonsense)
     assert parsed(metrics.scrape().decode())["modelworker_queue_jobs", (("state", "due"),)] == 3
     found = queue.gauges(engine, GAUGES)
-    assert {name: found[name] for name in ("due", "postponed", "running", "stuck", "events", "dead")} == {
+    assert {name: found[name] for name in ("due", "scheduled", "running", "stuck", "events", "dead")} == {
         "due": 1,
-        "postponed": 1,
+        "scheduled": 1,
         "running": 0,
         "stuck": 0,
         "events": 0,
@@ -381,7 +381,7 @@ def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(
 ) -> None:
     daemon = start_daemon()
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photos("text.png", b"no photo")])
-    until(lambda: queue.look(engine, [job])[0]["status"] == "failed")
+    until(lambda: queue.get_jobs(engine, [job])[0]["status"] == "failed")
     failed = daemon.wait_for("job_failed")
     assert (failed["job_id"], failed["shop"], failed["attempt"], failed["stage"]) == (
         str(job),

@@ -1,12 +1,15 @@
 """The schema goes up, down and up again, on plain Postgres and on one that looks like Supabase's."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -18,70 +21,192 @@ from worker.local.postgres import Postgres
 ROOT = Path(__file__).parents[2]
 
 
-def alembic(url: str, *arguments: str) -> None:
-    subprocess.run(
+# How a command of sql/ begins that makes a function, and its body.
+FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION ([\w.]+)\(.*?AS \$\$(.*?)\$\$;", re.MULTILINE | re.DOTALL)
+
+
+def alembic(url: str, *arguments: str) -> str:
+    done = subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=ROOT,
         env=os.environ | {"DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        text=True,
         check=True,
     )
+    return done.stdout
+
+
+def config(scripts: Path, url: str = "") -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(scripts))
+    if url:
+        config.attributes["url"] = database.parse(url, "")
+    return config
+
+
+def migrations(folder: Path) -> Path:
+    """A copy to change, as a later version of the worker would bring."""
+    return Path(shutil.copytree(ROOT / "migrations", folder / "migrations"))
+
+
+def catalogue(postgres: Postgres, url: str) -> list[str]:
+    """The whole schema, with owners, rights and comments; sorted, since some of pg_dump's order is that of the making."""
+    dump = subprocess.run(
+        [postgres.binaries / "pg_dump", "--schema-only", url], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    return sorted(line for line in dump.splitlines() if "restrict " not in line)
+
+
+def functions(url: str) -> dict[str, str]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(
+            "SELECT pronamespace::regnamespace || '.' || proname, prosrc FROM pg_proc"
+            " WHERE pronamespace::regnamespace::text IN ('public', 'worker')"
+        ).fetchall()
+    assert len(rows) == len(dict(rows)), "no function has two forms"
+    return dict(rows)
 
 
 def relations(url: str) -> set[str]:
     with psycopg.connect(url) as connection:
         rows = connection.execute(
-            "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname IN ('public', 'worker')"
-            " UNION SELECT n.nspname || '.' || p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace"
-            " WHERE nspname IN ('public', 'worker')"
+            "SELECT n.nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace"
+            " WHERE nspname IN ('public', 'worker') AND relkind IN ('r', 'v', 'S')"
+            " UNION SELECT n.nspname || '.' || typname FROM pg_type JOIN pg_namespace n ON n.oid = typnamespace"
+            " WHERE nspname IN ('public', 'worker') AND typtype = 'e'"
         )
-        return {row[0] for row in rows}
+        return {row[0] for row in rows} | set(functions(url))
 
 
-def test_up_down_and_up_again_with_alembic(empty_database: str) -> None:
+def insert_jobs(sql: psycopg.Connection) -> None:
+    """Jobs in all states, with their events and attempts."""
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 4) n"
+    )
+    sql.execute("SELECT worker.claim_job('w', 'h', 30, NULL) FROM generate_series(1, 3)")
+    sql.execute("SELECT worker.complete_job(id, lease_token, 'x', '{}') FROM jobs WHERE product_id = '1'")
+    sql.execute(
+        "SELECT worker.fail_job(id, lease_token, 'no_object', 'No.', false, '{}') FROM jobs WHERE product_id = '2'"
+    )
+    found = sql.execute("SELECT product_id, status::text FROM jobs ORDER BY product_id").fetchall()
+    assert found == [("1", "completed"), ("2", "failed"), ("3", "processing"), ("4", "pending")]
+
+
+def test_up_down_and_up_again_with_alembic(postgres: Postgres, empty_database: str) -> None:
     alembic(empty_database, "upgrade", "head")
-    first = relations(empty_database)
+    first = catalogue(postgres, empty_database)
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        insert_jobs(connection)
     alembic(empty_database, "downgrade", "base")
     assert relations(empty_database) == {"worker.alembic_version"}
     alembic(empty_database, "upgrade", "head")
-    assert relations(empty_database) == first
-    assert {"public.jobs", "worker.outbox", "public.retry_job", "public.cancel_job"} <= first
-    assert {"worker.attempts", "worker.claim_job"} <= first
-
-
-def test_up_down_and_up_again_with_jobs_in_the_table(empty_database: str) -> None:
-    """From before the rule that two jobs of one product never run at once, with two that do."""
-    target = database.parse(empty_database, "")
-    migrate.upgrade(target, "0003")
-    functions = (
-        "SELECT proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'worker'::regnamespace"
-    )
+    assert catalogue(postgres, empty_database) == first
     with psycopg.connect(empty_database, autocommit=True) as connection:
-        before: dict[str, str] = dict(connection.execute(functions).fetchall())
-        connection.execute("""
-            INSERT INTO jobs (shop, product_id, image_urls, status, progress, attempts, started_at, lease_token,
-                lease_expires_at, claimed_by, completed_at, model_url)
-            SELECT 'a', product, '{http://a/b}', status::job_status, progress, 1, now(),
-                CASE status WHEN 'processing' THEN gen_random_uuid() END,
-                CASE status WHEN 'processing' THEN now() END, CASE status WHEN 'processing' THEN 'w' END,
-                CASE status WHEN 'completed' THEN now() END, CASE status WHEN 'completed' THEN 'x' END
-            FROM (VALUES ('1', 'processing', 40), ('gid://shopify/Product/1', 'processing', 10),
-                         ('2', 'processing', 5), ('3', 'pending', 0), ('4', 'completed', 100))
-                AS jobs (product, status, progress)""")
-        for _ in range(2):
-            migrate.upgrade(target)
-            rows = connection.execute(
-                "SELECT product_id, status::text, attempts, queued_at = created_at FROM jobs"
-                " WHERE completed_at IS NULL ORDER BY created_at"
-            )
-            assert rows.fetchall() == [
-                ("1", "processing", 1, True),
-                ("gid://shopify/Product/1", "pending", 0, True),
-                ("2", "processing", 1, True),
-                ("3", "pending", 1, True),
-            ]
-            connection.execute("SELECT count(*) FROM job_status")
-            alembic(empty_database, "downgrade", "0003")
-            assert dict(connection.execute(functions).fetchall()) == before
+        insert_jobs(connection)
+
+
+def test_a_second_upgrade_changes_nothing(
+    postgres: Postgres, sql: psycopg.Connection, database_url: str
+) -> None:
+    insert_jobs(sql)
+    tables = (b"jobs", b"worker.outbox", b"worker.attempts")
+    rows = [sql.execute(b"SELECT * FROM " + table).fetchall() for table in tables]
+    first = catalogue(postgres, database_url)
+    alembic(database_url, "upgrade", "head")
+    assert catalogue(postgres, database_url) == first
+    assert [sql.execute(b"SELECT * FROM " + table).fetchall() for table in tables] == rows
+
+
+def test_every_function_stands_whole_in_one_file(database_url: str) -> None:
+    made = [
+        found
+        for file in (ROOT / "migrations" / "sql").iterdir()
+        for found in FUNCTION.findall(file.read_text())
+    ]
+    # storage_path belongs to the tables, because indexes hold its results.
+    real = {name: text for name, text in functions(database_url).items() if name != "worker.storage_path"}
+    assert len(made) == len(dict(made)) == len(real)
+    assert dict(made) == real
+
+
+def test_an_edited_function_is_applied_by_the_next_upgrade_though_no_revision_is_new(
+    database_url: str, tmp_path: Path
+) -> None:
+    before = functions(database_url)
+    edited = migrations(tmp_path)
+    file = edited / "sql" / "jobs.sql"
+    file.write_text(file.read_text().replace("'job %: % not changed", "'job % keeps 100 %% of :%"))
+    alembic(database_url, "current")
+    assert functions(database_url) == before
+    command.upgrade(config(edited, database_url), "head")
+    changed = {name: text for name, text in functions(database_url).items() if before[name] != text}
+    assert list(changed) == ["worker.guard_job"]
+    assert "'job % keeps 100 %% of :%" in changed["worker.guard_job"]
+    migrate.upgrade(database.parse(database_url, ""))
+    assert functions(database_url) == before
+
+
+def test_back_from_a_later_revision(
+    postgres: Postgres, sql: psycopg.Connection, database_url: str, tmp_path: Path
+) -> None:
+    """Its functions go before its columns do, and an upgrade with this version's own files ends where it began."""
+    insert_jobs(sql)
+    first, rows = catalogue(postgres, database_url), sql.execute("SELECT * FROM jobs").fetchall()
+    later = migrations(tmp_path)
+    (later / "versions" / "9999_later.py").write_text(f"""
+from alembic import op
+revision, down_revision = "9999", "{database.SCHEMA}"
+def upgrade():
+    op.execute("ALTER TABLE public.jobs ADD COLUMN hue text")
+def downgrade():
+    op.execute("ALTER TABLE public.jobs DROP COLUMN hue")
+""")
+    with (later / "sql" / "jobs.sql").open("a") as file:
+        file.write("""
+CREATE FUNCTION worker.paint(job public.jobs) RETURNS SETOF public.jobs LANGUAGE sql BEGIN ATOMIC
+    UPDATE public.jobs SET hue = 'red' RETURNING *;
+END;
+CREATE TRIGGER paint AFTER UPDATE OF hue ON public.jobs FOR EACH ROW EXECUTE FUNCTION worker.wake();
+""")
+    command.upgrade(config(later, database_url), "+1")
+    assert "worker.paint" in functions(database_url)
+    command.downgrade(config(later, database_url), "-1")
+    assert list(functions(database_url)) == ["worker.storage_path"]
+    migrate.upgrade(database.parse(database_url, ""))
+    assert catalogue(postgres, database_url) == first
+    assert sql.execute("SELECT * FROM jobs").fetchall() == rows
+
+
+def test_what_alembic_prints_makes_the_same_schema(
+    postgres: Postgres, empty_database: str, database_url: str
+) -> None:
+    upgrade = alembic("", "upgrade", "head", "--sql")
+    downgrade = alembic("", "downgrade", f"{database.SCHEMA}:base", "--sql")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(upgrade.encode())
+        assert catalogue(postgres, empty_database) == catalogue(postgres, database_url)
+        version = connection.execute("SELECT version_num FROM worker.alembic_version").fetchall()
+        assert version == [(database.SCHEMA,)]
+        insert_jobs(connection)
+        connection.execute(downgrade.encode())
+        assert relations(empty_database) == {"worker.alembic_version"}
+        assert connection.execute("SELECT * FROM worker.alembic_version").fetchall() == []
+
+
+def test_an_upgrade_leaves_the_owner_s_own_grants(sql: psycopg.Connection, database_url: str) -> None:
+    sql.execute("CREATE ROLE reader")
+    try:
+        sql.execute("GRANT SELECT ON job_status TO reader; GRANT EXECUTE ON FUNCTION cancel_job TO reader")
+        sql.execute("REVOKE SELECT ON queue_health FROM worker")
+        migrate.upgrade(database.parse(database_url, ""))
+        assert sql.execute(
+            "SELECT has_table_privilege('reader', 'job_status', 'SELECT'),"
+            " has_function_privilege('reader', 'cancel_job(uuid)', 'EXECUTE'),"
+            " has_table_privilege('worker', 'queue_health', 'SELECT')"
+        ).fetchone() == (True, True, True)
+    finally:
+        sql.execute("DROP OWNED BY reader; DROP ROLE reader")
 
 
 def test_a_backup_can_be_restored(
@@ -104,41 +229,85 @@ def test_a_backup_can_be_restored(
             restored.execute("UPDATE jobs SET quality = 'ultra'")
 
 
-def test_worker_migrate_does_the_same(empty_database: str, database_url: str) -> None:
+def test_worker_migrate_does_the_same(postgres: Postgres, empty_database: str, database_url: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "worker", "migrate"],
         env=os.environ | {"DATABASE_URL": empty_database},
         cwd="/",
         check=True,
     )
-    assert relations(empty_database) == relations(database_url)
+    assert catalogue(postgres, empty_database) == catalogue(postgres, database_url)
 
 
 def test_the_code_expects_the_newest_revision() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(ROOT / "migrations"))
-    assert ScriptDirectory.from_config(config).get_heads() == [database.SCHEMA]
+    script = ScriptDirectory.from_config(config(ROOT / "migrations"))
+    assert script.get_heads() == [database.SCHEMA]
+    assert script.get_bases() == [database.FIRST_SCHEMA]
 
 
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        ("0001", "older.*worker migrate"),
-        ("9999", "newer.*downgrade"),
+        ("0101", r"\(0101\) is older.*worker migrate"),
+        ("9999", "newer.*downgrade 0102"),
+        ("0006", "before the first release.*worker migrate"),
         (None, "no jobs table.*worker migrate"),
     ],
 )
 def test_a_schema_that_does_not_fit_is_named_with_the_command(
-    empty_database: str, found: str | None, says: str
+    sql: psycopg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, found: str | None, says: str
 ) -> None:
+    monkeypatch.setattr("worker.database.connection.SCHEMA", "0102")
+    sql.execute("DELETE FROM worker.alembic_version")
     if found:
-        migrate.upgrade(database.parse(empty_database, ""))
-        with psycopg.connect(empty_database) as connection:
-            connection.execute("UPDATE worker.alembic_version SET version_num = %s", [found])
-    engine = database.connect(database.parse(empty_database, ""))
+        sql.execute("INSERT INTO worker.alembic_version VALUES (%s)", [found])
+    engine = database.connect(database.parse(database_url, ""))
     with pytest.raises(ConfigError, match=says):
         database.check_schema(engine)
     engine.dispose()
+
+
+def test_an_empty_database_is_named_with_the_command(empty_database: str) -> None:
+    engine = database.connect(database.parse(empty_database, ""))
+    with pytest.raises(ConfigError, match=r"no jobs table.*worker migrate"):
+        database.check_schema(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("arguments", [["worker", "migrate"], ["alembic", "upgrade", "head"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [("0001", "before the first release"), ("0006", "before the first release"), ("9999", "'9999'")],
+)
+def test_a_database_that_cannot_be_migrated_ends_the_command_in_one_line(
+    sql: psycopg.Connection, database_url: str, arguments: list[str], found: str, says: str
+) -> None:
+    sql.execute("UPDATE worker.alembic_version SET version_num = %s", [found])
+    before = relations(database_url)
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    (line,) = done.stdout.splitlines()
+    assert says in line
+    assert relations(database_url) == before
+
+
+def test_what_the_line_says_makes_room_for_the_schema(
+    postgres: Postgres, sql: psycopg.Connection, database_url: str
+) -> None:
+    insert_jobs(sql)
+    first = catalogue(postgres, database_url)
+    sql.execute(database.DROP_OLD_SCHEMA.encode())
+    assert relations(database_url) == set()
+    migrate.upgrade(database.parse(database_url, ""))
+    assert catalogue(postgres, database_url) == first
 
 
 def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, empty_database: str) -> None:
@@ -189,6 +358,7 @@ def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, 
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     admin.execute("SELECT cancel_job(gen_random_uuid())")
             admin.execute("RESET ROLE")
+        alembic(url, "upgrade", "head")
         alembic(url, "downgrade", "base")
         alembic(url, "upgrade", "head")
     finally:

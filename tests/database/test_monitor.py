@@ -53,7 +53,7 @@ def test_many_threads_lose_the_database_with_one_line_and_get_it_back_with_one(
     def work() -> None:
         while not done.is_set():
             try:
-                queue.outlook(engine)
+                queue.next_due(engine)
                 connected.add(threading.get_ident())
             except DBAPIError:
                 watched.wait(0.1)
@@ -107,7 +107,7 @@ def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.Mo
     seen = DatabaseMonitor(wrong, probe)
     with capture_logs() as logs:
         with pytest.raises(DBAPIError):
-            queue.outlook(wrong)
+            queue.next_due(wrong)
         until(lambda: tries)
         time.sleep(1)
     assert "password authentication failed" in logs[0]["reason"]
@@ -123,9 +123,9 @@ def test_a_statement_that_is_never_answered_is_given_up(
     with sql.transaction():
         sql.execute("LOCK TABLE jobs")
         with pytest.raises(DBAPIError, match="no answer within"):
-            queue.outlook(engine)
+            queue.next_due(engine)
     assert watched.wait(10)
-    assert not queue.outlook(engine).due
+    assert not queue.next_due(engine).due
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
 ) -> None:
     ended: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", ended.append)
-    queue.outlook(engine)
+    queue.next_due(engine)
     down.set()
     terminate(sql)
     with capture_logs() as logs:
         with monkeypatch.context() as scarce:
             scarce.setattr(monitor, "jitter", None)  # as memory is: what it wants is not to be had
             with pytest.raises(DBAPIError):
-                queue.outlook(engine)
+                queue.next_due(engine)
             until(lambda: ended)
         assert watched.wait(10), "who tries next finds out"
     assert _reached(engine)
@@ -194,7 +194,7 @@ def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
 
 def _reached(engine: Engine) -> bool:
     try:
-        queue.outlook(engine)
+        queue.next_due(engine)
     except DBAPIError:
         return False
     return True

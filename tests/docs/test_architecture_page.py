@@ -135,8 +135,8 @@ def pruned(how: str) -> Scene:
 
 ENDS = ("completed", "failed", "cancelled")
 IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
-    "ask_to_cancel": lambda s: queue.ask_to_cancel(s.engine, s.ids()[0]),
-    "ask_all_to_cancel": lambda s: queue.ask_all_to_cancel(s.engine, s.ids()),
+    "request_cancel": lambda s: queue.request_cancel(s.engine, s.ids()[0]),
+    "request_cancel_all": lambda s: queue.request_cancel_all(s.engine, s.ids()),
     "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
     "delete": lambda s: queue.delete(s.engine, s.ids()),
 }
@@ -176,7 +176,8 @@ def test_the_diagram_has_the_edges_that_the_statements_make_and_no_others(
 
 def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     writes = re.compile(
-        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|(claim|complete|cancel|retry)_job\("
+        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue)_jobs?\("
+        r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry)_job\("
     )
     writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement.text)}
     assert writing == {name for name, _ in SCENES}

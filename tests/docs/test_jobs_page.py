@@ -56,7 +56,7 @@ def test_the_page_has_every_column_with_its_type_and_default(sql: psycopg.Connec
 def test_the_page_has_every_rule(sql: psycopg.Connection) -> None:
     found = sql.execute(
         "SELECT (regexp_matches(prosrc, $$THEN '(\\w+)'$$, 'g'))[1] FROM pg_proc"
-        " WHERE oid = 'worker.keeps_the_rules'::regproc"
+        " WHERE oid = 'worker.check_job_rules'::regproc"
         " UNION SELECT indexrelid::regclass::text FROM pg_index"
         " WHERE indrelid = 'public.jobs'::regclass AND indisunique AND indexrelid::regclass::text LIKE 'dedupe%'"
     ).fetchall()

@@ -28,7 +28,7 @@ def test_sixteen_claimers_do_two_thousand_jobs_once_each(engine: Engine, sql: ps
             job = queue.claim(engine, worker="w", lease_s=300)
             if job is None:
                 # What waits may wait for a job on the same path to end.
-                if not queue.outlook(engine).due:
+                if not queue.next_due(engine).due:
                     return
                 continue
             files = (job.shop, job.product_id)

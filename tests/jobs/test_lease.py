@@ -35,14 +35,14 @@ def test_a_lease_that_was_taken_away_is_noticed(engine: Engine, sql: psycopg.Con
 def test_a_wish_to_cancel_is_noticed(engine: Engine) -> None:
     job = claim(engine)
     with Lease(engine, job, 0.3) as lease:
-        queue.ask_to_cancel(engine, job.id)
+        queue.request_cancel(engine, job.id)
         until(lambda: lease.cancelled)
 
 
 def test_a_wish_to_cancel_that_somebody_tells_of_is_noticed_at_once(engine: Engine) -> None:
     job = claim(engine)
     with Lease(engine, job, 300) as lease:
-        queue.ask_to_cancel(engine, job.id)
+        queue.request_cancel(engine, job.id)
         lease.renew_now()
         until(lambda: lease.cancelled, 5)
 
@@ -50,7 +50,7 @@ def test_a_wish_to_cancel_that_somebody_tells_of_is_noticed_at_once(engine: Engi
 def test_a_wish_to_cancel_is_noticed_in_seconds_where_nobody_tells(engine: Engine) -> None:
     job = claim(engine)
     with Lease(engine, job, 300, cancel_push_works=lambda: False) as lease:
-        queue.ask_to_cancel(engine, job.id)
+        queue.request_cancel(engine, job.id)
         until(lambda: lease.cancelled, 5)
 
 

@@ -174,9 +174,9 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
-    def ask_to_cancel(self, data: st.DataObject) -> None:
+    def request_cancel(self, data: st.DataObject) -> None:
         job = data.draw(st.sampled_from(self.jobs))
-        assert queue.ask_to_cancel(self.engine, job) == (self.before[job]["completed_at"] is None)
+        assert queue.request_cancel(self.engine, job) == (self.before[job]["completed_at"] is None)
 
     @precondition(lambda self: any(self._any(end) for end in ENDED))
     @rule(data=st.data())

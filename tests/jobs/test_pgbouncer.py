@@ -36,6 +36,6 @@ def test_a_listener_that_hears_nothing_says_so_and_does_not_stop_the_work(
 ) -> None:
     daemon = start_daemon(DATABASE_URL=pooled_url)
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["http://127.0.0.1:9/x.png"])
-    until(lambda: queue.look(engine, [job])[0]["attempts"] == 1)
+    until(lambda: queue.get_jobs(engine, [job])[0]["attempts"] == 1)
     assert daemon.wait_for("not_listening", 60)
     assert daemon.stop() == 0

@@ -204,7 +204,7 @@ def test_what_cannot_succeed_fails_at_once(engine: Engine, sql: psycopg.Connecti
     )
 
 
-def test_given_back_costs_no_attempt(engine: Engine, sql: psycopg.Connection) -> None:
+def test_released_costs_no_attempt(engine: Engine, sql: psycopg.Connection) -> None:
     enqueue(engine)
     queue.release(engine, claim(engine))
     assert row(sql, "status::text, attempts, progress, claimed_by") == ("pending", 0, 0, None)
@@ -241,7 +241,7 @@ def test_the_first_job_that_a_child_dies_of_is_tried_again_at_once_and_then_late
 def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: psycopg.Connection) -> None:
     job = enqueue(engine)
     claim(engine)
-    queue.ask_to_cancel(engine, job)
+    queue.request_cancel(engine, job)
     shift(sql, "lease_expires_at", "-31 s")
     assert [found["status"] for found in queue.rescue(engine)] == ["cancelled"]
 
@@ -253,14 +253,14 @@ def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: 
         lambda engine, job: queue.fail(engine, job, JobError("worker_lost"), report={}),
         queue.release,
     ],
-    ids=["postponed", "child died", "given back"],
+    ids=["postponed", "child died", "released"],
 )
 def test_a_job_that_should_stop_does_not_wait_for_another_try(
     engine: Engine, sql: psycopg.Connection, give_up: Callable[[Engine, Job], object]
 ) -> None:
     enqueue(engine)
     job = claim(engine)
-    queue.ask_to_cancel(engine, job.id)
+    queue.request_cancel(engine, job.id)
     give_up(engine, job)
     assert row(sql, "status::text, error_code, completed_at IS NULL") == ("cancelled", None, False)
     assert sql.execute("SELECT outcome FROM worker.attempts").fetchone() == ("cancelled",)
@@ -321,7 +321,7 @@ def test_an_older_job_never_overwrites_a_newer_one_s_file(engine: Engine) -> Non
     job = claim(engine)
     assert job.id == newer
     queue.complete(engine, job, model_url="x", report={})
-    found = queue.look(engine, [older, other])
+    found = queue.get_jobs(engine, [older, other])
     assert [row["status"] for row in found] == ["cancelled", "pending"]
     assert (found[0]["error_code"], found[0]["error_message"]) == (
         "superseded",
@@ -415,7 +415,7 @@ def test_every_attempt_leaves_a_line(engine: Engine, sql: psycopg.Connection) ->
         "SELECT attempt, worker, outcome, error_code, seconds, ended_at >= started_at, host <> ''"
         " FROM worker.attempts ORDER BY started_at"
     ).fetchall() == [
-        (1, "one", "given back", None, None, True, True),
+        (1, "one", "released", None, None, True, True),
         (1, "two", "lost", "worker_lost", None, True, True),
         (2, "w", "failed", "photo_unreachable", {"download": 2.5}, True, True),
         (3, "w", "completed", None, {"download": 1}, True, True),
@@ -435,27 +435,27 @@ def test_an_app_s_own_trigger_on_the_table_may_name_its_tables_without_a_schema(
     enqueue(engine, priority=1)
     queue.complete(engine, claim(engine), model_url="x", report={})
     queue.retry(engine, older)
-    queue.ask_to_cancel(engine, older)
+    queue.request_cancel(engine, older)
     seen = [status for (status,) in sql.execute("SELECT status FROM seen")]
     # A cancelled row's status is set by the guard, which UPDATE OF does not see.
     assert sorted(seen) == ["cancelled", "completed", "pending", "processing"]
 
 
-def test_the_outlook_says_when_to_look_again(engine: Engine, sql: psycopg.Connection) -> None:
-    assert queue.outlook(engine) == queue.Outlook(due=False, expired=False, seconds=None)
+def test_next_due_says_when_to_look_again(engine: Engine, sql: psycopg.Connection) -> None:
+    assert queue.next_due(engine) == queue.NextDue(due=False, expired=False, seconds=None)
     enqueue(engine)
-    assert queue.outlook(engine).due
+    assert queue.next_due(engine).due
     sql.execute("UPDATE jobs SET run_after = now() + interval '60 s'")
-    seconds = queue.outlook(engine).seconds
+    seconds = queue.next_due(engine).seconds
     assert seconds
     assert 50 < seconds <= 60
     sql.execute("UPDATE jobs SET run_after = now()")
     claim(engine)
-    seconds = queue.outlook(engine).seconds
+    seconds = queue.next_due(engine).seconds
     assert seconds
     assert 20 < seconds <= 30
     shift(sql, "lease_expires_at", "-31 s")
-    assert queue.outlook(engine).expired
+    assert queue.next_due(engine).expired
 
 
 def test_what_ended_long_ago_is_pruned_in_batches(engine: Engine, sql: psycopg.Connection) -> None:

@@ -185,10 +185,10 @@ def test_a_cancel_ends_a_waiting_job_at_once_and_marks_a_running_one(
     assert job
     assert job.id == running
     assert queue.renew(engine, job, lease_s=30) is False
-    assert queue.ask_to_cancel(engine, running) is True
+    assert queue.request_cancel(engine, running) is True
     assert queue.renew(engine, job, lease_s=30) is True
     queue.cancel(engine, job)
-    assert queue.ask_to_cancel(engine, running) is False
+    assert queue.request_cancel(engine, running) is False
 
 
 def test_only_retry_goes_back(sql: psycopg.Connection, engine: Engine) -> None:

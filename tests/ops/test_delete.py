@@ -124,7 +124,7 @@ def test_files_that_cannot_be_removed_keep_their_rows(engine: Engine, bucket: Bu
     with pytest.raises(JobError, match="there again"):
         delete.delete(engine, store, "a/1", "a")
     store.storage.session.close()
-    assert [row["product_id"] for row in queue.of_shop(engine, "a")] == ["1"]
+    assert [row["product_id"] for row in queue.list_shop_jobs(engine, "a")] == ["1"]
 
 
 def worker_delete(

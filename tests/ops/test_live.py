@@ -183,7 +183,7 @@ def test_every_way_to_fail_comes_with_advice_for_the_operator(
 ) -> None:
     assert set(preflight.ADVICE) == set(errors.ERRORS)
     job = run(sql, engine, until="failed")
-    (row,) = queue.look(engine, [job])
+    (row,) = queue.get_jobs(engine, [job])
     said = tables.verdict(row, preflight.outcome(row), preflight.advice(row)).plain
     assert errors.ERRORS["no_object"].message in said
     assert "--sample vase.png" in said
@@ -192,7 +192,7 @@ def test_every_way_to_fail_comes_with_advice_for_the_operator(
 
 
 def test_a_completed_test_job_tells_what_it_made(engine: Engine, sql: psycopg.Connection) -> None:
-    (row,) = queue.look(engine, [run(sql, engine, until="completed")])
+    (row,) = queue.get_jobs(engine, [run(sql, engine, until="completed")])
     said = tables.verdict(row, preflight.outcome(row), preflight.advice(row)).plain
     for part in ("https://s/m.glb", "quality 71 of 100", "Blurred."):
         assert part in said

@@ -37,11 +37,11 @@ def test_a_daemon_in_production_asks_no_host_that_it_was_not_allowed_and_tells_n
         "https://cdn.shopify.com:8443/mug.png?token=planted": "photo_url_refused",
     }
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=list(refused))
-    row = until(lambda: next(r for r in queue.look(engine, [job])), what="the row")
-    until(lambda: queue.look(engine, [job])[0]["completed_at"], what="the job to end")
+    row = until(lambda: next(r for r in queue.get_jobs(engine, [job])), what="the row")
+    until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"], what="the job to end")
     assert daemon.stop() == 0
 
-    row = queue.look(engine, [job])[0]
+    row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["error_code"], row["attempts"]) == ("failed", "photo_url_refused", 1)
     told = row["metadata"]["worker"]["photos"]
     assert [photo["error_code"] for photo in told] == list(refused.values())
@@ -83,9 +83,9 @@ def test_a_full_disk_stops_the_claiming_until_there_is_room(
     assert said["free_mb"] < said["needed_mb"]
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/photo.jpg"])
     sql.execute("UPDATE jobs SET priority = 1")  # and nothing else happens to the row
-    assert queue.look(engine, [job])[0]["status"] == "pending"
+    assert queue.get_jobs(engine, [job])[0]["status"] == "pending"
     (memory_disk / "ballast").unlink()
     daemon.wait_for("disk_recovered")
-    until(lambda: queue.look(engine, [job])[0]["completed_at"])
+    until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
     assert len(daemon.events("no_space")) == len(daemon.events("disk_recovered")) == 1
     assert daemon.events("job_claimed")[0]["timestamp"] > daemon.events("disk_recovered")[0]["timestamp"]

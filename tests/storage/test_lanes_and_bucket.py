@@ -252,7 +252,7 @@ def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_faili
     sql.execute("DROP TRIGGER a_hold ON jobs")
     sql.execute("SELECT pg_advisory_unlock(7)")
     assert bucket.uploads(".glb").count("a/1.glb") == 1
-    assert queue.look(engine, [job])[0]["status"] == "processing"
+    assert queue.get_jobs(engine, [job])[0]["status"] == "processing"
     # What the dead worker left, so that it shows whether the next one replaces it.
     bucket.bucket.objects["a/1.glb"].content = b"an older model"
 
@@ -275,10 +275,10 @@ def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_faili
 
     def all_ended() -> bool:
         sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
-        return all(row["completed_at"] for row in queue.look(engine, jobs))
+        return all(row["completed_at"] for row in queue.get_jobs(engine, jobs))
 
     until(all_ended, 90, "all jobs to end")
-    for stem, row in zip(("a/1", "a/1/4"), queue.look(engine, jobs), strict=True):
+    for stem, row in zip(("a/1", "a/1/4"), queue.get_jobs(engine, jobs), strict=True):
         model = bucket.bucket.objects[f"{stem}.glb"]
         digest = hashlib.sha256(model.content).hexdigest()
         assert row["status"] == "completed", row
@@ -291,12 +291,12 @@ def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_faili
             f"{stem}.png",
             f"{stem}.cutout.png",
         }
-    assert queue.look(engine, [job])[0]["attempts"] == 2
+    assert queue.get_jobs(engine, [job])[0]["attempts"] == 2
     assert second.stop() == 0
     assert second.events("storage_retry")
 
     # The key, and the tokens of addresses, are in no log and in no file.
-    token = queue.look(engine, [job])[0]["model_url"].partition("token=")[2][:40]
+    token = queue.get_jobs(engine, [job])[0]["model_url"].partition("token=")[2][:40]
     log = first.log.read_text() + second.log.read_text()
     for secret in ("planted", token, "token="):
         assert secret not in log

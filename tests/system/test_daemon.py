@@ -63,7 +63,7 @@ def test_a_row_becomes_a_model(
         metadata={"order": 7, "dimensions": {"height": 11, "unit": "cm"}},
     )
     settled(sql, 120)
-    row = queue.look(engine, [job])[0]
+    row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["progress"], row["stage"], row["attempts"]) == (
         "completed",
         100,
@@ -209,7 +209,7 @@ def test_a_bad_photo_fails_at_once_with_a_code_and_a_sentence(
         jobs[name] = queue.enqueue(engine, shop="a", product_id=name, image_urls=[url])
     settled(sql)
     for name, (_, code) in BAD_PHOTOS.items():
-        row = queue.look(engine, [jobs[name]])[0]
+        row = queue.get_jobs(engine, [jobs[name]])[0]
         assert (row["status"], row["error_code"], row["attempts"]) == ("failed", code, 1), name
         assert row["error_message"].endswith((".", "…")), name
         assert row["metadata"]["worker"]["photos"][0]["error_code"] == code
@@ -222,8 +222,8 @@ def test_an_unreachable_photo_is_tried_again_later(
 ) -> None:
     start_daemon()
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["http://127.0.0.1:9/photo.jpg"])
-    until(lambda: queue.look(engine, [job])[0]["error_code"])
-    row = queue.look(engine, [job])[0]
+    until(lambda: queue.get_jobs(engine, [job])[0]["error_code"])
+    row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["error_code"], row["progress"]) == ("pending", "photo_unreachable", 0)
     assert sql.execute("SELECT run_after > now() FROM jobs").fetchone() == (True,)
 
@@ -234,12 +234,12 @@ def test_a_killed_child_costs_an_attempt_and_the_next_one_does_the_job(
     daemon = start_daemon()
     first = daemon.events("child_ready")[0]["pid"]
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url], quality="fast")
-    until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
+    until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
     os.kill(first, signal.SIGKILL)
     assert until(lambda: [e for e in daemon.events("child_ready") if e["pid"] != first])
     held.photos.set()
-    until(lambda: queue.look(engine, [job])[0]["status"] == "completed")
-    assert queue.look(engine, [job])[0]["attempts"] == 2
+    until(lambda: queue.get_jobs(engine, [job])[0]["status"] == "completed")
+    assert queue.get_jobs(engine, [job])[0]["attempts"] == 2
     history = sql.execute("SELECT error_code FROM worker.attempts ORDER BY started_at").fetchall()
     assert history == [("worker_lost",), (None,)]
     until(lambda: not daemon.leftovers())
@@ -263,8 +263,8 @@ def test_a_killed_daemon_s_job_is_done_by_the_next_and_its_files_are_swept(
     )
     assert first.leftovers()
     second = start_daemon(WORKER_POLL_S="0.5")
-    until(lambda: queue.look(engine, [job])[0]["status"] == "completed")
-    assert queue.look(engine, [job])[0]["attempts"] == 2
+    until(lambda: queue.get_jobs(engine, [job])[0]["status"] == "completed")
+    assert queue.get_jobs(engine, [job])[0]["attempts"] == 2
     until(lambda: not second.leftovers())
 
 
@@ -276,12 +276,12 @@ def test_sigterm_finishes_what_runs_and_claims_no_more(
         queue.enqueue(engine, shop="a", product_id=str(n), image_urls=[held.url], quality="fast")
         for n in range(2)
     ]
-    until(lambda: queue.look(engine, jobs)[0]["progress"] >= 10)
+    until(lambda: queue.get_jobs(engine, jobs)[0]["progress"] >= 10)
     daemon.process.send_signal(signal.SIGTERM)
     until(lambda: "claiming no more" in daemon.log.read_text())
     held.photos.set()
     assert daemon.process.wait(60) == 0
-    assert [row["status"] for row in queue.look(engine, jobs)] == ["completed", "pending"]
+    assert [row["status"] for row in queue.get_jobs(engine, jobs)] == ["completed", "pending"]
     assert not daemon.temp.exists() or not any(daemon.temp.iterdir())
 
 
@@ -290,11 +290,11 @@ def test_a_second_sigterm_gives_the_job_back(
 ) -> None:
     daemon = start_daemon()
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
-    until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
+    until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
     daemon.process.send_signal(signal.SIGTERM)
     until(lambda: "claiming no more" in daemon.log.read_text())
     assert daemon.stop() == 0
-    row = queue.look(engine, [job])[0]
+    row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["attempts"], row["progress"]) == ("pending", 0, 0)
 
 
@@ -303,9 +303,9 @@ def test_a_cancelled_job_stops_while_it_runs(
 ) -> None:
     daemon = start_daemon(WORKER_LEASE_S="3")
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
-    until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
-    queue.ask_to_cancel(engine, job)
-    until(lambda: queue.look(engine, [job])[0]["status"] == "cancelled")
+    until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
+    queue.request_cancel(engine, job)
+    until(lambda: queue.get_jobs(engine, [job])[0]["status"] == "cancelled")
     until(lambda: not daemon.leftovers())
 
 
@@ -314,8 +314,8 @@ def test_the_soft_limit_ends_a_job_and_spares_the_child(
 ) -> None:
     daemon = start_daemon(WORKER_SOFT_LIMIT_S="0.3")
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
-    until(lambda: queue.look(engine, [job])[0]["status"] == "failed")
-    assert queue.look(engine, [job])[0]["error_code"] == "timed_out"
+    until(lambda: queue.get_jobs(engine, [job])[0]["status"] == "failed")
+    assert queue.get_jobs(engine, [job])[0]["error_code"] == "timed_out"
     assert len(daemon.events("child_ready")) == 1
 
 
@@ -326,8 +326,8 @@ def test_the_hard_limit_kills_a_child_that_does_not_listen(
     child = daemon.events("child_ready")[0]["pid"]
     os.kill(child, signal.SIGSTOP)
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photos("mug.png", mug)])
-    until(lambda: queue.look(engine, [job])[0]["status"] == "failed")
-    assert queue.look(engine, [job])[0]["error_code"] == "timed_out"
+    until(lambda: queue.get_jobs(engine, [job])[0]["status"] == "failed")
+    assert queue.get_jobs(engine, [job])[0]["error_code"] == "timed_out"
     until(lambda: len(daemon.events("child_ready")) == 2)
 
 
@@ -336,7 +336,7 @@ def test_a_deleted_row_ends_the_work_quietly(
 ) -> None:
     daemon = start_daemon(WORKER_LEASE_S="3")
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
-    until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
+    until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
     sql.execute("DELETE FROM jobs")
     daemon.wait_for("lease_lost")
     assert not daemon.events("lane_error")
@@ -375,7 +375,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line_that_names_it(
     assert says in last
 
 
-@pytest.mark.parametrize(("version", "says"), [("0001", "older"), ("9999", "newer")])
+@pytest.mark.parametrize(("version", "says"), [("0006", "before the first release"), ("9999", "newer")])
 def test_a_schema_of_another_version_ends_the_start(
     start_daemon: StartDaemon, sql: psycopg.Connection, version: str, says: str
 ) -> None:

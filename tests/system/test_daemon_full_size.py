@@ -97,8 +97,8 @@ def test_a_full_size_checkpoint_makes_a_model_on_two_cores(
     )
     for product in ("cold", "warm"):
         job = queue.enqueue(engine, shop="a", product_id=product, image_urls=[photos("mug.png", mug)])
-        until(lambda job=job: queue.look(engine, [job])[0]["completed_at"], 900)  # type: ignore[misc]
-        row = queue.look(engine, [job])[0]
+        until(lambda job=job: queue.get_jobs(engine, [job])[0]["completed_at"], 900)  # type: ignore[misc]
+        row = queue.get_jobs(engine, [job])[0]
         assert row["status"] == "completed", row["error_message"]
         told = row["metadata"]["worker"]
         print(product, told["seconds"], told["surface"], told["model"]["seconds"])  # noqa: T201 - run with -s to read it

@@ -37,8 +37,8 @@ def test_rows_become_models_in_one_child_that_does_not_grow(
     resident = []
     for n in range(3):
         job = queue.enqueue(engine, shop="a", product_id=str(n), image_urls=[url], quality="fast")
-        until(lambda job=job: queue.look(engine, [job])[0]["completed_at"], 120)  # type: ignore[misc]
-        row = queue.look(engine, [job])[0]
+        until(lambda job=job: queue.get_jobs(engine, [job])[0]["completed_at"], 120)  # type: ignore[misc]
+        row = queue.get_jobs(engine, [job])[0]
         assert row["status"] == "completed", row["error_message"]
         child = daemon.events("child_ready")[0]["pid"]
         # Of its own; pages of libraries and weights come and go as the machine likes.

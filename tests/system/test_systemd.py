@@ -153,7 +153,7 @@ def test_systemd_is_told_of_a_whole_life(
     os.kill(child, signal.SIGCONT)
     held.photos.set()
     assert daemon.process.wait(60) == 0
-    assert queue.look(engine, [job])[0]["status"] == "completed"
+    assert queue.get_jobs(engine, [job])[0]["status"] == "completed"
     assert file_manager.said("READY") == ["1"]
     assert file_manager.said("STOPPING") == ["1"]
 

@@ -162,10 +162,10 @@ def test_start_waits_for_ready_and_stop_drains_a_job(
     until(lambda: machine.show("StatusText") == "cpu: idle")
 
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photos("mug.png", mug)])
-    until(lambda: queue.look(engine, [job])[0]["progress"] >= 10)
+    until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
     stopped = machine.run("stop", "worker")
     assert stopped.returncode == 0
-    row = queue.look(engine, [job])[0]
+    row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["attempts"]) == ("completed", 1), row
     assert (machine.show("ActiveState"), machine.show("Result")) == ("inactive", "success")
     assert '"reason": "drained"' in machine.log()

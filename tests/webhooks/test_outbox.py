@@ -52,7 +52,7 @@ def test_progress_that_nobody_began_to_send_is_one_event_and_the_end_is_another(
 def test_what_was_taken_once_keeps_its_bytes(engine: Engine, sql: psycopg.Connection) -> None:
     job = start_job(engine)
     first = take(engine)
-    outbox.postpone(engine, first, wait_s=0, refusals=0, reason="down")
+    outbox.retry_later(engine, first, wait_s=0, refusals=0, reason="down")
     queue.report(engine, job, progress=10, stage="x", lease_s=30)
     queue.report(engine, job, progress=40, stage="x", lease_s=30)
     again = take(engine)
@@ -95,8 +95,8 @@ def test_a_token_that_is_not_the_event_s_any_more_settles_nothing(
     owner = take(engine)
     assert owner.id == frozen.id
     outbox.delivered(engine, frozen)
-    outbox.bury(engine, frozen, refusals=5, reason="no")
-    outbox.postpone(engine, frozen, wait_s=0, refusals=1, reason="later")
+    outbox.dead_letter(engine, frozen, refusals=5, reason="no")
+    outbox.retry_later(engine, frozen, wait_s=0, refusals=1, reason="later")
     row = sql.execute("SELECT sending_token, delivered_at, dead_at, last_error FROM worker.outbox").fetchone()
     assert row == (owner.token, None, None, None)
     outbox.delivered(engine, owner)
@@ -114,7 +114,7 @@ def test_due_in_is_that_of_the_first_event_of_its_job(engine: Engine) -> None:
     due = outbox.due_in(engine)
     assert due is not None
     assert 10 < due <= 30
-    outbox.postpone(engine, event, wait_s=500, refusals=0, reason="down")
+    outbox.retry_later(engine, event, wait_s=500, refusals=0, reason="down")
     due = outbox.due_in(engine)
     assert due is not None
     assert 400 < due <= 500
@@ -134,7 +134,7 @@ def test_what_others_write_wakes_the_senders_and_what_a_daemon_writes_does_not(
 
 def bury(engine: Engine) -> UUID:
     event = take(engine)
-    outbox.bury(engine, event, refusals=5, reason="the backend answered 404")
+    outbox.dead_letter(engine, event, refusals=5, reason="the backend answered 404")
     return event.id
 
 
@@ -189,7 +189,7 @@ def test_replayed_progress_keeps_its_bytes_beside_newer_progress(
 ) -> None:
     job = start_job(engine)
     event = take(engine)
-    outbox.bury(engine, event, refusals=5, reason="no")
+    outbox.dead_letter(engine, event, refusals=5, reason="no")
     queue.report(engine, job, progress=40, stage="x", lease_s=30)
     assert outbox.replay(engine, [event.id]) == {event.id}
     queue.report(engine, job, progress=50, stage="x", lease_s=30)

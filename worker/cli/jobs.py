@@ -126,7 +126,7 @@ def watch(
 @app.command()
 def cancel(ids: Ids, as_json: AsJson = False) -> None:
     """Ends waiting jobs at once and asks running ones to stop."""
-    _for_each(ids, queue.ask_to_cancel, "cancelled", "has ended already or does not exist", as_json=as_json)
+    _for_each(ids, queue.request_cancel, "cancelled", "has ended already or does not exist", as_json=as_json)
 
 
 @app.command()

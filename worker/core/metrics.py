@@ -62,7 +62,7 @@ LISTENING = Gauge("modelworker_listening", "Whether notifications arrive; pollin
 
 QUEUE_JOBS = Gauge(
     "modelworker_queue_jobs",
-    "Of the whole queue: due, postponed, running, stuck (its lease ran out and nobody took it).",
+    "Of the whole queue: due, scheduled (run_after lies ahead), running, stuck (its lease ran out and nobody took it).",
     ["state"],
 )
 QUEUE_OLDEST = Gauge(
@@ -157,7 +157,7 @@ class QueueGauges:
         def figure(name: str) -> float:
             return float(found.get(name, math.nan))
 
-        for state in ("due", "postponed", "running", "stuck"):
+        for state in ("due", "scheduled", "running", "stuck"):
             QUEUE_JOBS.labels(state).set(figure(state))
         QUEUE_OLDEST.set(figure("oldest"))
         OUTBOX.labels("waiting").set(figure("events") if self._backend else 0)

@@ -3,6 +3,8 @@
 from worker.database.connection import (
     ANSWER_S,
     CONNECT_ARGS,
+    DROP_OLD_SCHEMA,
+    FIRST_SCHEMA,
     SCHEMA,
     Connection,
     check_schema,
@@ -11,12 +13,15 @@ from worker.database.connection import (
     parse,
     probe,
     queries,
+    revision,
     url,
 )
 
 __all__ = [
     "ANSWER_S",
     "CONNECT_ARGS",
+    "DROP_OLD_SCHEMA",
+    "FIRST_SCHEMA",
     "SCHEMA",
     "Connection",
     "check_schema",
@@ -25,5 +30,6 @@ __all__ = [
     "parse",
     "probe",
     "queries",
+    "revision",
     "url",
 ]

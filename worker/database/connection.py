@@ -14,7 +14,14 @@ from sqlalchemy.exc import ArgumentError
 from worker.core.settings import ConfigError, Settings
 
 # The revision of migrations/ that this code was written for; a test holds it against alembic's head.
-SCHEMA = "0006"
+SCHEMA = "0101"
+
+# The first released revision. Those before it, 0001 to 0006, were squashed into it and can no longer be migrated.
+FIRST_SCHEMA = "0101"
+DROP_OLD_SCHEMA = (
+    "DROP SCHEMA worker CASCADE; DROP TABLE public.jobs CASCADE; DROP TYPE IF EXISTS public.job_state, public.job_status; "
+    "DROP FUNCTION public.cancel_job, public.retry_job;"
+)
 
 # Prepared statements break behind a transaction pooler. TCP gives up on a silent peer in well under a lease.
 CONNECT_ARGS: dict[str, Any] = {
@@ -110,15 +117,31 @@ def _direct(target: URL) -> psycopg.Connection[Any]:
     return Connection.connect(dsn, autocommit=True, **CONNECT_ARGS)
 
 
+def revision(connection: sa.Connection) -> str | None:
+    """The revision that the database is at; None for one without tables.
+
+    Raises: ConfigError with what to do, for a revision of before the first release.
+    """
+    if connection.scalar(sa.text("SELECT to_regclass('worker.alembic_version')")) is None:
+        return None
+    found: str | None = connection.scalar(sa.text("SELECT version_num FROM worker.alembic_version"))
+    if found is not None and found < FIRST_SCHEMA:
+        raise ConfigError(
+            f"The database's schema ({found}) is from before the first release and cannot be migrated. Delete it with all "
+            f"its jobs, as its owner: {DROP_OLD_SCHEMA} Then run: worker migrate"
+        )
+    return found
+
+
 def check_schema(engine: Engine) -> None:
     """Raises: ConfigError with the command to run, where the database's schema is not the one of this code."""
     with engine.connect() as connection:
-        if connection.scalar(sa.text("SELECT to_regclass('worker.alembic_version')")) is None:
-            raise ConfigError("The database has no jobs table yet. Run: worker migrate")
-        found = connection.scalar(sa.text("SELECT version_num FROM worker.alembic_version"))
+        found = revision(connection)
     if found == SCHEMA:
         return
-    if found is None or (found.isdigit() and found < SCHEMA):
+    if found is None:
+        raise ConfigError("The database has no jobs table yet. Run: worker migrate")
+    if found.isdigit() and found < SCHEMA:
         raise ConfigError(
             f"The database's schema ({found}) is older than this worker's ({SCHEMA}). Run: worker migrate"
         )

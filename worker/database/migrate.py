@@ -5,15 +5,21 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.engine import URL
+
+from worker.core.settings import ConfigError
 
 
 def upgrade(database: URL, revision: str = "head") -> None:
-    """Raises: sqlalchemy's errors."""
+    """Raises: ConfigError where there is no way from the database's revision to this one; sqlalchemy's errors."""
     config = Config()
     config.set_main_option("script_location", str(_scripts()))
     config.attributes["url"] = database
-    command.upgrade(config, revision)
+    try:
+        command.upgrade(config, revision)
+    except CommandError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _scripts() -> Path:

@@ -1,32 +1,19 @@
--- The rules of the queue: every statement that the worker runs on public.jobs. Each is one transaction. How a claim
--- chooses is in worker.claim_job(), and what completes a job in worker.complete_job() (migrations/versions/0004_queue.py).
---
--- A statement that moves a row forward shows worker.guard_job() a key (migrations/versions/0001_jobs.py): the lease's
--- token, or 'queue' where no lease is held. The key is set before the first row is touched: in the WHERE that finds the
--- row, or in a CTE that the UPDATE reads. The database's clock alone decides.
+-- Every statement that the worker runs on public.jobs. Each is one transaction. What moves a job that a worker holds is a
+-- function of migrations/sql/claim.sql, which shows the row's guard its key (migrations/sql/jobs.sql): these are called
+-- here. The database's clock alone decides.
 
 -- name: claim
--- Take the next job. Highest priority first; within it the shops take turns, from the one after the shop that was
--- served last; within a shop what has been due longest. A job whose files a running job may write, and a shop at its
--- limit, are passed over. The attempt is counted here, not at the end, so that a job that kills its worker runs out of
--- attempts; and it leaves its line, which worker.end_attempt() closes.
+-- Take the next job.
 SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, metadata, attempts, max_attempts
 FROM worker.claim_job(:worker, :host, :lease_s, :shop_limit);
 
 -- name: renew
--- Keep a job for another lease, and learn whether somebody wants it stopped. No row: the lease is lost.
-UPDATE public.jobs
-SET lease_expires_at = now() + make_interval(secs => :lease_s)
-WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
-RETURNING cancel_requested_at IS NOT NULL AS cancelled;
+-- Keep a job for another lease, and learn whether a cancel was requested. No row: the lease is lost.
+SELECT cancelled FROM worker.renew_lease(:id, CAST(:token AS uuid), :lease_s) AS cancelled;
 
 -- name: report
--- Say how far a job is, which renews its lease too. Progress never falls. No row: the lease is lost.
-UPDATE public.jobs
-SET progress = greatest(progress, :progress), stage = :stage,
-    lease_expires_at = now() + make_interval(secs => :lease_s)
-WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
-RETURNING cancel_requested_at IS NOT NULL AS cancelled;
+-- Write how far a job is, which renews its lease too. No row: the lease is lost.
+SELECT cancelled FROM worker.report_progress(:id, CAST(:token AS uuid), :progress, :stage, :lease_s) AS cancelled;
 
 -- name: complete
 -- Settle a job whose model is stored, and end the older ones for the same files. No row: the lease is lost.
@@ -34,81 +21,23 @@ SELECT true AS completed
 WHERE worker.complete_job(:id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb));
 
 -- name: fail
--- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. A job that would
--- be tried again is cancelled instead if that is wanted. The wait is 15 s doubled with each attempt, at most 10 min, half
--- of it at random; none after the first death of a child, as after that of a daemon. No row: the lease is lost.
-WITH key AS MATERIALIZED (
-    SELECT set_config('worker.lease', CAST(:token AS text), true)
-), held AS (
-    SELECT id, CASE WHEN NOT CAST(:retryable AS boolean) OR attempts >= max_attempts THEN 'failed'
-                    WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-                    ELSE 'pending' END::public.job_state AS verdict
-    FROM public.jobs WHERE id = :id AND lease_token = CAST(:token AS uuid) FOR UPDATE
-)
-UPDATE public.jobs AS job
-SET status = verdict,
-    progress = CASE verdict WHEN 'pending' THEN 0 ELSE job.progress END,
-    stage = CASE verdict WHEN 'pending' THEN NULL ELSE job.stage END,
-    run_after = CASE WHEN verdict = 'pending' AND NOT (CAST(:code AS text) = 'worker_lost' AND job.attempts = 1)
-        THEN now() + make_interval(secs => least(600, 15 * 2.0 ^ (job.attempts - 1)) * (0.5 + random() / 2))
-        ELSE job.run_after END,
-    completed_at = CASE verdict WHEN 'pending' THEN NULL ELSE now() END,
-    error_code = CASE verdict WHEN 'cancelled' THEN NULL ELSE :code END,
-    error_message = CASE verdict WHEN 'cancelled' THEN NULL ELSE :message END,
-    metadata = job.metadata || jsonb_build_object('worker', CAST(:report AS jsonb)),
-    lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-FROM key, held
-WHERE job.id = held.id
-RETURNING job.status, job.run_after;
+-- Settle an attempt that failed: once more later, or for good. No row: the lease is lost.
+SELECT status, run_after
+FROM worker.fail_job(:id, CAST(:token AS uuid), :code, :message, :retryable, CAST(:report AS jsonb));
 
 -- name: cancel
--- Settle a running job that somebody wanted stopped. No row: the lease is lost.
-UPDATE public.jobs
-SET status = 'cancelled', completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
-RETURNING status;
+-- Settle a running job whose cancel was requested. No row: the lease is lost.
+SELECT status FROM worker.stop_job(:id, CAST(:token AS uuid));
 
 -- name: release
--- Give a job back untouched, at no cost of an attempt, when the daemon stops before it is done; cancelled if that is
--- wanted. No row: the lease is lost.
-UPDATE public.jobs
-SET status = CASE WHEN cancel_requested_at IS NULL THEN 'pending' ELSE 'cancelled' END::public.job_state,
-    completed_at = CASE WHEN cancel_requested_at IS NOT NULL THEN now() END,
-    progress = 0, stage = NULL, attempts = attempts - 1,
-    lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-WHERE id = :id AND lease_token = CAST(:token AS uuid) AND set_config('worker.lease', CAST(:token AS text), true) <> ''
-RETURNING status;
+-- Put a job back without using up an attempt. No row: the lease is lost.
+SELECT status FROM worker.release_job(:id, CAST(:token AS uuid));
 
 -- name: rescue
--- Take jobs from workers that were not heard of for a lease: back to pending, the first time at once and then with
--- the wait of a failed attempt; cancelled if that was wanted; failed when their attempts are used up.
-WITH key AS MATERIALIZED (
-    SELECT set_config('worker.lease', 'queue', true)
-), lost AS (
-    SELECT id,
-        CASE WHEN cancel_requested_at IS NOT NULL THEN 'cancelled'
-             WHEN attempts < max_attempts THEN 'pending'
-             ELSE 'failed' END::public.job_state AS verdict
-    FROM public.jobs
-    WHERE status = 'processing' AND lease_expires_at < now()
-    FOR UPDATE SKIP LOCKED
-)
-UPDATE public.jobs AS job
-SET status = verdict,
-    progress = CASE verdict WHEN 'pending' THEN 0 ELSE job.progress END,
-    stage = CASE verdict WHEN 'pending' THEN NULL ELSE job.stage END,
-    run_after = CASE WHEN verdict = 'pending' AND job.attempts > 1
-        THEN now() + make_interval(secs => least(600, 15 * 2.0 ^ (job.attempts - 1)) * (0.5 + random() / 2))
-        ELSE job.run_after END,
-    completed_at = CASE verdict WHEN 'pending' THEN NULL ELSE now() END,
-    error_code = CASE verdict WHEN 'cancelled' THEN NULL ELSE 'worker_lost' END,
-    error_message = CASE verdict WHEN 'cancelled' THEN NULL ELSE :message END,
-    lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-FROM key, lost
-WHERE job.id = lost.id
-RETURNING job.id, job.shop, job.status, job.attempts;
+-- Take jobs from workers that were not heard of for a lease.
+SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
--- name: outlook
+-- name: next_due
 -- Is there something to do, for a lane or for the rescue, and if not, in how many seconds at the earliest?
 SELECT due, expired,
     CAST(extract(epoch FROM least(
@@ -129,7 +58,7 @@ SELECT pg_notify(:channel, '');
 WITH figures AS MATERIALIZED (
     SELECT json_build_object(
         'due', count(*) FILTER (WHERE status = 'pending' AND run_after <= now()),
-        'postponed', count(*) FILTER (WHERE status = 'pending' AND run_after > now()),
+        'scheduled', count(*) FILTER (WHERE status = 'pending' AND run_after > now()),
         'running', count(*) FILTER (WHERE status = 'processing'),
         'stuck', count(*) FILTER (WHERE status = 'processing' AND lease_expires_at < now() - interval '5 s'),
         'oldest', coalesce(extract(epoch FROM now() - min(greatest(queued_at, run_after))
@@ -177,7 +106,7 @@ DELETE FROM worker.outbox WHERE seq IN (
     ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED)
 RETURNING id;
 
--- name: prune_unasked
+-- name: prune_unsendable
 -- Delete webhooks that nobody was there to send.
 DELETE FROM worker.outbox WHERE seq IN (
     SELECT seq FROM worker.outbox
@@ -222,7 +151,7 @@ FROM (
 ) AS latest
 WHERE status = 'failed' GROUP BY error_code ORDER BY jobs DESC, error_code;
 
--- name: place
+-- name: queue_position
 -- Where a waiting job stands in the queue, and about how long it will take until its turn.
 SELECT position, CAST(extract(epoch FROM estimated_wait) AS double precision) AS estimated_wait_s
 FROM public.job_status WHERE id = :id;
@@ -237,14 +166,14 @@ SELECT id FROM (
     (SELECT id, 3, completed_at FROM public.jobs WHERE completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT :limit)
 ) AS listed ORDER BY part, place;
 
--- name: look
+-- name: get_jobs
 -- These jobs as they are now, in the order in which they are named.
 SELECT id, shop, product_id, variant_id, quality, status::text AS status, progress, stage, attempts, max_attempts,
     model_url, error_code, error_message, claimed_by, created_at, started_at, completed_at, run_after, image_urls, metadata
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY place;
 
--- name: ask_to_cancel
+-- name: request_cancel
 -- Ends a waiting job at once and asks a running one to stop.
 SELECT public.cancel_job(:id);
 
@@ -252,11 +181,11 @@ SELECT public.cancel_job(:id);
 -- Runs a job that has ended once more.
 SELECT public.retry_job(:id);
 
--- name: of_shop
+-- name: list_shop_jobs
 -- All jobs of a shop, and who has those that run: for the deletion of a product, or of the shop.
 SELECT id, shop, product_id, variant_id, claimed_by FROM public.jobs WHERE shop = :shop;
 
--- name: ask_all_to_cancel
+-- name: request_cancel_all
 -- Ends those of these jobs that wait and asks those that run to stop; the guard does the rest.
 UPDATE public.jobs SET cancel_requested_at = now()
 WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NULL AND cancel_requested_at IS NULL;

@@ -38,7 +38,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class NextDue:
     """What there is to do: for a lane, for the rescue, or else in so many seconds."""
 
     due: bool
@@ -96,8 +96,8 @@ def rescue(engine: Engine) -> list[Row]:
     return _all(engine, "rescue", message=ERRORS["worker_lost"].message)
 
 
-def outlook(engine: Engine) -> Outlook:
-    return Outlook(**_all(engine, "outlook")[0])
+def next_due(engine: Engine) -> NextDue:
+    return NextDue(**_all(engine, "next_due")[0])
 
 
 def notify(engine: Engine, channel: str) -> None:
@@ -110,9 +110,9 @@ def gauges(engine: Engine, channel: str) -> Row:
 
 
 def prune(
-    engine: Engine, what: Literal["jobs", "attempts", "events", "unasked"], *, days: int, batch: int
+    engine: Engine, what: Literal["jobs", "attempts", "events", "unsendable"], *, days: int, batch: int
 ) -> int:
-    """How many of those that ended more than `days` ago are gone now, `batch` at the most; of `unasked`, events that
+    """How many of those that ended more than `days` ago are gone now, `batch` at the most; of `unsendable`, events that
     nobody was there to send.
     """
     return len(_all(engine, f"prune_{what}", days=days, batch=batch))
@@ -149,20 +149,20 @@ def enqueue(
     return UUID(str(row["id"]))
 
 
-def ask_to_cancel(engine: Engine, job_id: UUID) -> bool:
+def request_cancel(engine: Engine, job_id: UUID) -> bool:
     """Whether there was an unfinished job to cancel."""
     with engine.connect() as connection:
-        return bool(connection.scalar(QUERIES["ask_to_cancel"], {"id": job_id}))
+        return bool(connection.scalar(QUERIES["request_cancel"], {"id": job_id}))
 
 
-def of_shop(engine: Engine, shop: str) -> list[Row]:
-    return _all(engine, "of_shop", shop=shop)
+def list_shop_jobs(engine: Engine, shop: str) -> list[Row]:
+    return _all(engine, "list_shop_jobs", shop=shop)
 
 
-def ask_all_to_cancel(engine: Engine, ids: Sequence[UUID]) -> None:
+def request_cancel_all(engine: Engine, ids: Sequence[UUID]) -> None:
     """Ends those that wait and asks those that run to stop."""
     with engine.connect() as connection:
-        connection.execute(QUERIES["ask_all_to_cancel"], {"ids": list(ids)})
+        connection.execute(QUERIES["request_cancel_all"], {"ids": list(ids)})
 
 
 def delete(engine: Engine, ids: Sequence[UUID]) -> int:
@@ -195,19 +195,19 @@ def failures(engine: Engine) -> list[Row]:
     return _all(engine, "failures")
 
 
-def place(engine: Engine, job_id: UUID) -> Row | None:
+def queue_position(engine: Engine, job_id: UUID) -> Row | None:
     """A waiting job's `position` and `estimated_wait_s`, each None where it is not known."""
-    return _one(engine, "place", id=job_id)
+    return _one(engine, "queue_position", id=job_id)
 
 
 def recent(engine: Engine, limit: int = 10) -> list[Row]:
     """All running jobs, then up to `limit` waiting ones in their order, then up to `limit` that ended last."""
-    return look(engine, [row["id"] for row in _all(engine, "recent", limit=limit)])
+    return get_jobs(engine, [row["id"] for row in _all(engine, "recent", limit=limit)])
 
 
-def look(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
+def get_jobs(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
     """These jobs as they are now, in this order."""
-    return _all(engine, "look", ids=list(ids))
+    return _all(engine, "get_jobs", ids=list(ids))
 
 
 def _all(engine: Engine, query: str, **parameters: Any) -> list[Row]:

@@ -22,7 +22,7 @@ FIRST_POLL_S = 1.0  # … and where they do not, as long as there was something 
 AFTER_OUTAGE_S = 5.0  # whoever has finished a job meanwhile writes it first, though its lease has run out
 PRUNE_EVERY_S = 900.0
 BATCH = 200
-UNASKED_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
+UNSENDABLE_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class Upkeep(threading.Thread):
     def run_once(self) -> float:
         """In how many seconds to look again."""
         try:
-            seen = queue.outlook(self.engine)
+            seen = queue.next_due(self.engine)
             if seen.expired and time.monotonic() - self.monitor.recovered_at > AFTER_OUTAGE_S:
                 self._rescue()
             # In any case: somebody else's transaction may keep a lost job from us for as long as it is open.
@@ -77,7 +77,7 @@ class Upkeep(threading.Thread):
             return FIRST_POLL_S
         return self._pause(seen)
 
-    def _pause(self, seen: queue.Outlook) -> float:
+    def _pause(self, seen: queue.NextDue) -> float:
         if self.listener.alive:
             most = LISTENING_S
             self._poll = FIRST_POLL_S
@@ -110,9 +110,9 @@ class Upkeep(threading.Thread):
 
     def prune(self) -> None:
         """A batch of each; the next one soon if there was more."""
-        plan: dict[Literal["jobs", "attempts", "events", "unasked"], int | None] = {
+        plan: dict[Literal["jobs", "attempts", "events", "unsendable"], int | None] = {
             # First, since a job is kept for as long as there is an event of it to send.
-            "unasked": None if self.settings.backend_url else UNASKED_DAYS,
+            "unsendable": None if self.settings.backend_url else UNSENDABLE_DAYS,
             "jobs": self.settings.keep_jobs_days,
             "attempts": self.settings.keep_history_days,
             "events": self.settings.keep_history_days,

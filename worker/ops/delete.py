@@ -35,7 +35,7 @@ def delete(engine: Engine, store: Store, stem: str, shop: str, wait_s: float = W
     """
     jobs = _jobs(engine, stem, shop)
     ids = [job["id"] for job in jobs]
-    queue.ask_all_to_cancel(engine, ids)
+    queue.request_cancel_all(engine, ids)
     deadline = time.monotonic() + wait_s
     while running := [
         job for job in _jobs(engine, stem, shop) if job["id"] in set(ids) and job["claimed_by"]
@@ -59,6 +59,6 @@ def _jobs(engine: Engine, stem: str, shop: str) -> list[queue.Row]:
     """By the very path under which their files lie, so that a gid and a plain id are one product."""
     return [
         job
-        for job in queue.of_shop(engine, shop)
+        for job in queue.list_shop_jobs(engine, shop)
         if f"{paths.stem(job['shop'], job['product_id'], job['variant_id'])}/".startswith(f"{stem}/")
     ]

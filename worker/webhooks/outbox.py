@@ -45,12 +45,12 @@ def delivered(engine: Engine, event: Event) -> None:
     _settle(engine, "delivered", event)
 
 
-def postpone(engine: Engine, event: Event, *, wait_s: float, refusals: int, reason: str) -> None:
-    _settle(engine, "postpone", event, wait_s=wait_s, refusals=refusals, reason=reason)
+def retry_later(engine: Engine, event: Event, *, wait_s: float, refusals: int, reason: str) -> None:
+    _settle(engine, "retry_later", event, wait_s=wait_s, refusals=refusals, reason=reason)
 
 
-def bury(engine: Engine, event: Event, *, refusals: int, reason: str) -> None:
-    _settle(engine, "bury", event, refusals=refusals, reason=reason)
+def dead_letter(engine: Engine, event: Event, *, refusals: int, reason: str) -> None:
+    _settle(engine, "dead_letter", event, refusals=refusals, reason=reason)
 
 
 def counts(engine: Engine) -> Row:

@@ -1,5 +1,5 @@
--- The outbox: every statement that is run on it. Events are written by worker.tell_backend()
--- (migrations/versions/0002_outbox.py) in the transaction that changes the job.
+-- The outbox: every statement that is run on it. Events are written by worker.write_event()
+-- (migrations/sql/outbox.sql) in the transaction that changes the job.
 --
 -- An event's bytes may be replaced by later progress until it is taken for the first time; from then on they stay, and
 -- so does its id. What follows a take carries its token, and has no effect once another sender has taken the event.
@@ -43,14 +43,14 @@ UPDATE worker.outbox
 SET delivered_at = now(), sending_until = NULL, sending_token = NULL, last_error = NULL
 WHERE id = :id AND sending_token = :token;
 
--- name: postpone
+-- name: retry_later
 -- Not this time.
 UPDATE worker.outbox
 SET next_attempt_at = now() + make_interval(secs => :wait_s), sending_until = NULL, sending_token = NULL,
     refusals = :refusals, last_error = :reason
 WHERE id = :id AND sending_token = :token;
 
--- name: bury
+-- name: dead_letter
 -- Never: the backend will not take it. It is kept for people, and no longer holds up the events after it.
 UPDATE worker.outbox
 SET dead_at = now(), sending_until = NULL, sending_token = NULL, refusals = :refusals, last_error = :reason

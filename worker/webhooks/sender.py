@@ -155,12 +155,14 @@ class Sender(threading.Thread):
             terminal=event.terminal,
         )
         if (wait_s := retry.wait_s) is None:
-            await self._ask(lambda: outbox.bury(self.engine, event, refusals=retry.refusals, reason=problem))
+            await self._ask(
+                lambda: outbox.dead_letter(self.engine, event, refusals=retry.refusals, reason=problem)
+            )
             metrics.WEBHOOKS.labels("dead").inc()
             bound.error("webhook_dead", reason=problem)
         else:
             await self._ask(
-                lambda: outbox.postpone(
+                lambda: outbox.retry_later(
                     self.engine, event, wait_s=wait_s, refusals=retry.refusals, reason=problem
                 )
             )

@@ -310,7 +310,7 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
         job = connection.scalar(sa.text("SELECT id FROM public.jobs WHERE status = 'pending' LIMIT 1"))
     some |= {"shop": "shop-7.myshopify.com", "first": UUID("abcdef" + "0" * 26), "last": UUID("abcdef" + "f" * 26),
              "ids": [job], "id": job}  # fmt: skip
-    glance = {name: queue.QUERIES[name] for name in ("health", "workers", "failures", "place")}
+    glance = {name: queue.QUERIES[name] for name in ("health", "workers", "failures", "queue_position")}
     for name, statement in (pages.QUERIES | glance).items():
         needed = {key: some[key] for key in statement.compile().params}
         with crowded.connect() as connection:

@@ -122,7 +122,7 @@ def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -
             end = time.monotonic() + LIMIT_S
             with Live(Table(), console=console, auto_refresh=False) as live:
                 while True:
-                    rows = queue.look(db, ids)
+                    rows = queue.get_jobs(db, ids)
                     live.update(tables.jobs_table(rows), refresh=True)
                     if all(row["completed_at"] for row in rows):
                         return rows

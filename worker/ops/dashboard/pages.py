@@ -97,7 +97,7 @@ def job(engine: Engine, job_id: UUID) -> Row | None:
         "job": card[0],
         "row": found["row"] | {"metadata": found["metadata"]},
         "cut": found["cut"],
-        "place": queue.place(engine, job_id) if card[0]["status"] == "pending" else None,
+        "place": queue.queue_position(engine, job_id) if card[0]["status"] == "pending" else None,
         "attempts": _rows(engine, "attempts", id=job_id),
         "photos": _photos(found["row"]["image_urls"], told.get("photos")),
         "told": {name: _text(told, name) for name in TOLD},

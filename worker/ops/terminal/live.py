@@ -22,7 +22,7 @@ IDLE_S = 10  # that a job waits before it is asked whether a worker runs
 
 def jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[queue.Row]:
     """Shows these until all have ended; the rows as they are then."""
-    rows = queue.look(engine, ids)
+    rows = queue.get_jobs(engine, ids)
     if all(row["completed_at"] for row in rows):
         console.print(tables.jobs_table(rows))
         return rows
@@ -36,7 +36,7 @@ def jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[queue.Ro
             if all(row["completed_at"] for row in rows):
                 return rows
             time.sleep(PAUSE_S)
-            rows = _patiently(lambda: queue.look(engine, ids), live, shown)
+            rows = _patiently(lambda: queue.get_jobs(engine, ids), live, shown)
 
 
 def everything(engine: Engine, console: Console, limit: int) -> None:
@@ -76,7 +76,7 @@ def _idle(engine: Engine, rows: Sequence[queue.Row]) -> Text | None:
     if not due or len(due) < len([row for row in rows if row["completed_at"] is None]):
         return None
     try:
-        place = queue.place(engine, due[0]["id"])
+        place = queue.queue_position(engine, due[0]["id"])
         busy = queue.health(engine)["running"]
     except DBAPIError:  # the next look says so
         return None

@@ -1,0 +1,53 @@
+-- Who may see and do what: the daemon's role, and Supabase's roles where they exist. Row-level security is on for all
+-- tables. Every upgrade applies this file (migrations/env.py): what it grants and revokes holds again afterwards, and the
+-- owner's grants to other roles stay.
+
+REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job FROM PUBLIC;
+
+DO $$
+DECLARE
+    found text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'worker') THEN
+        RETURN;
+    END IF;
+    GRANT USAGE ON SCHEMA worker TO worker;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts TO worker;
+    GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health TO worker;
+    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job TO worker;
+    -- Made only where they are missing: to make a policy anew would lock its table against readers too.
+    FOR found IN
+        SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts']) AS wanted
+        WHERE NOT EXISTS (
+            SELECT FROM pg_policy WHERE polrelid = wanted::regclass AND polname = 'worker_sees_all')
+    LOOP
+        EXECUTE format('CREATE POLICY worker_sees_all ON %s TO worker USING (true) WITH CHECK (true)', found);
+    END LOOP;
+    IF NOT EXISTS (
+        SELECT FROM pg_policy WHERE polrelid = 'worker.alembic_version'::regclass AND polname = 'worker_sees_all') THEN
+        CREATE POLICY worker_sees_all ON worker.alembic_version FOR SELECT TO worker USING (true);
+    END IF;
+END $$;
+
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') THEN
+        RETURN;
+    END IF;
+    REVOKE ALL ON public.job_status, public.queue_health FROM service_role;
+    GRANT SELECT ON public.job_status, public.queue_health TO service_role;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs TO service_role;
+    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job TO service_role;
+END $$;
+
+-- Supabase grants all on new tables, views and functions to these two. They may read in the table what a policy of the app
+-- shows them, and write nothing.
+DO $$
+DECLARE
+    found name;
+BEGIN
+    FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+        EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health FROM %I', found);
+        EXECUTE format('GRANT SELECT ON public.jobs TO %I', found);
+        EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job FROM %I', found);
+    END LOOP;
+END $$;

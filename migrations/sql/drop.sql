@@ -1,0 +1,17 @@
+-- Drop all that the other files make, with the triggers and the constraint that call it, so that the tables can go back to
+-- an earlier revision: migrations/env.py. The schema `worker` is ours alone; what is in `public` is named here.
+
+DROP VIEW IF EXISTS public.job_status, public.queue_health;
+DROP FUNCTION IF EXISTS public.cancel_job, public.retry_job;
+
+-- storage_path() belongs to the tables, because indexes hold its results: migrations/versions/0101_queue.py.
+DO $$
+DECLARE
+    found regprocedure;
+BEGIN
+    FOR found IN
+        SELECT oid FROM pg_proc WHERE pronamespace = 'worker'::regnamespace AND proname <> 'storage_path'
+    LOOP
+        EXECUTE format('DROP FUNCTION %s CASCADE', found);
+    END LOOP;
+END $$;

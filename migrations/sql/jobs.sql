@@ -1,0 +1,220 @@
+-- A row of public.jobs: the rules that it keeps, who may change what, and who is notified. What a worker does with a job
+-- is in claim.sql. Every upgrade applies this file: migrations/env.py.
+
+-- The rules of a row. A broken one raises the same error as a CHECK of its name.
+--
+-- One function in place of one CHECK a rule, because Postgres reads each CHECK anew for every statement: seventeen of them
+-- were a sixth of the cost of a claim and a settlement, and this one is a tenth of that.
+CREATE OR REPLACE FUNCTION worker.check_job_rules(job public.jobs) RETURNS boolean
+LANGUAGE plpgsql STABLE SET search_path = '' AS $$
+DECLARE
+    broken text;
+BEGIN
+    -- Columns that only the backend writes. The queue's statements, which show their key, leave them as they are.
+    IF coalesce(current_setting('worker.lease', true), '') = '' THEN
+        broken := CASE
+            WHEN btrim(job.shop) = '' OR length(job.shop) > 255 THEN 'shop_is_1_to_255_characters'
+            WHEN btrim(job.product_id) = '' OR length(job.product_id) > 255 THEN 'product_id_is_1_to_255_characters'
+            WHEN btrim(job.variant_id) = '' OR length(job.variant_id) > 255 THEN 'variant_id_is_1_to_255_characters'
+            WHEN btrim(job.dedupe_key) = '' OR length(job.dedupe_key) > 255 THEN 'dedupe_key_is_1_to_255_characters'
+            WHEN cardinality(job.image_urls) NOT BETWEEN 1 AND 16 THEN 'image_urls_are_1_to_16'
+            WHEN array_to_string(job.image_urls, E'\n', '')
+                 !~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$' THEN 'image_urls_are_http_or_https'
+            WHEN job.quality NOT IN ('fast', 'balanced', 'quality') THEN 'quality_is_fast_balanced_or_quality'
+            WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
+        END;
+    END IF;
+    broken := coalesce(broken, CASE
+        -- Python's dates have no infinity, so a list of jobs could not show one.
+        WHEN job.run_after NOT BETWEEN '1970-01-01 00:00+00' AND '9999-01-01 00:00+00'
+            THEN 'run_after_is_before_the_year_9999'
+        WHEN jsonb_typeof(job.metadata) <> 'object' THEN 'metadata_is_an_object'
+        WHEN job.progress NOT BETWEEN 0 AND 100 THEN 'progress_is_0_to_100'
+        WHEN job.attempts NOT BETWEEN 0 AND job.max_attempts THEN 'attempts_are_0_to_max_attempts'
+        WHEN job.status = 'pending' AND (job.progress <> 0 OR job.stage IS NOT NULL) THEN 'pending_has_no_progress'
+        WHEN num_nonnulls(job.lease_token, job.lease_expires_at, job.claimed_by)
+             <> CASE job.status WHEN 'processing' THEN 3 ELSE 0 END
+             OR job.status = 'processing' AND job.started_at IS NULL
+            THEN 'processing_has_a_lease_and_nothing_else_has'
+        WHEN (job.status IN ('completed', 'failed', 'cancelled')) <> (job.completed_at IS NOT NULL)
+            THEN 'ended_has_completed_at_and_nothing_else_has'
+        WHEN (job.status = 'completed') <> (job.progress = 100)
+             OR job.status = 'completed' AND job.model_url IS NULL THEN 'completed_has_model_url_and_100'
+        WHEN job.status = 'failed' AND num_nulls(job.error_code, job.error_message) > 0
+            THEN 'failed_has_error_code_and_message'
+    END);
+    IF broken IS NOT NULL THEN
+        RAISE check_violation USING SCHEMA = 'public', TABLE = 'jobs', CONSTRAINT = broken,
+            MESSAGE = format('new row for relation "jobs" violates check constraint "%s"', broken);
+    END IF;
+    RETURN true;
+END $$;
+
+-- The constraint calls the function, so it is made after it. Only once: to add it reads the whole table, and a new rule
+-- need not hold for the rows of before.
+DO $$ BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_constraint WHERE conrelid = 'public.jobs'::regclass AND conname = 'jobs_keep_the_rules') THEN
+        ALTER TABLE public.jobs ADD CONSTRAINT jobs_keep_the_rules CHECK (worker.check_job_rules(jobs));
+        COMMENT ON CONSTRAINT jobs_keep_the_rules ON public.jobs IS
+            'All rules of a row, each by the name that an error gives: \sf worker.check_job_rules';
+    END IF;
+END $$;
+
+-- Complete a new row.
+CREATE OR REPLACE FUNCTION worker.receive_job() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    IF NEW.image_urls IS NULL AND jsonb_typeof(NEW.metadata -> 'image_urls') = 'array' THEN
+        NEW.image_urls := ARRAY(SELECT jsonb_array_elements_text(NEW.metadata -> 'image_urls'));
+    END IF;
+    -- clock_timestamp, not now: rows of one transaction keep the order in which they came.
+    NEW.created_at := clock_timestamp();
+    NEW.queued_at := NEW.created_at;
+    NEW.updated_at := NEW.created_at;
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE TRIGGER receive_job BEFORE INSERT ON public.jobs
+FOR EACH ROW EXECUTE FUNCTION worker.receive_job();
+
+-- Let only the worker that holds the lease move a row forward, and the queue's own functions.
+--
+-- They show a key, valid for one transaction: the setting `worker.lease` holds the row's lease token, or the word 'queue'
+-- where a function's WHERE is the rule (claim, rescue, retry). Each sets it in its first line. Everybody else's update is
+-- reduced to what is theirs, with a warning: an error would only make a backend's webhook handler fail and the webhook
+-- come again. This stops mistakes, such as a late handler that writes an old status back; it is no protection against a
+-- role that is allowed to do harm.
+CREATE OR REPLACE FUNCTION worker.guard_job() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+    guarded text[] := ARRAY[
+        'id', 'status', 'progress', 'stage', 'attempts', 'model_url', 'error_code', 'error_message', 'lease_token',
+        'lease_expires_at', 'claimed_by', 'created_at', 'started_at', 'completed_at', 'queued_at'];
+    before jsonb;
+    wanted jsonb;
+    refused text;
+BEGIN
+    IF current_setting('worker.lease', true) IN ('queue', OLD.lease_token::text) THEN
+        NEW.updated_at := clock_timestamp();
+        RETURN NEW;
+    END IF;
+
+    -- These say where a job's files lie: another job must not come to run there beside it.
+    IF OLD.status = 'processing' THEN
+        guarded := guarded || ARRAY['shop', 'product_id', 'variant_id'];
+    END IF;
+    before := to_jsonb(OLD);
+    wanted := to_jsonb(NEW);
+    SELECT string_agg(name, ', ' ORDER BY name) INTO refused
+        FROM unnest(guarded) AS name WHERE before -> name IS DISTINCT FROM wanted -> name;
+    IF refused IS NOT NULL THEN
+        RAISE WARNING 'job %: % not changed, because only the worker that holds the lease may do so', OLD.id, refused
+            USING HINT = 'To run a finished job again: SELECT retry_job(id). To stop one: SELECT cancel_job(id).';
+        NEW := jsonb_populate_record(NEW, (
+            SELECT jsonb_object_agg(key, value) FROM jsonb_each(before) WHERE key = ANY (guarded)));
+    END IF;
+
+    -- The backend's keys are merged, ours are kept.
+    NEW.metadata := CASE WHEN jsonb_typeof(NEW.metadata) = 'object'
+        THEN OLD.metadata || (NEW.metadata - 'worker') ELSE OLD.metadata END;
+
+    IF NEW.cancel_requested_at IS DISTINCT FROM OLD.cancel_requested_at THEN
+        NEW.cancel_requested_at := CASE
+            WHEN OLD.completed_at IS NOT NULL THEN OLD.cancel_requested_at
+            WHEN NEW.cancel_requested_at IS NOT NULL THEN clock_timestamp() END;
+        IF OLD.status = 'pending' AND NEW.cancel_requested_at IS NOT NULL THEN
+            NEW.status := 'cancelled';
+            NEW.completed_at := NEW.cancel_requested_at;
+        END IF;
+    END IF;
+
+    NEW.updated_at := OLD.updated_at;
+    IF NEW IS DISTINCT FROM OLD THEN
+        NEW.updated_at := clock_timestamp();
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE TRIGGER guard_job BEFORE UPDATE ON public.jobs
+FOR EACH ROW EXECUTE FUNCTION worker.guard_job();
+
+-- Wake waiting lanes, once a statement, however many rows it inserts.
+CREATE OR REPLACE FUNCTION worker.wake() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    PERFORM pg_notify('worker_jobs', '');
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER wake_on_insert AFTER INSERT ON public.jobs
+FOR EACH STATEMENT EXECUTE FUNCTION worker.wake();
+
+-- Notify whoever runs the job that it should stop.
+CREATE OR REPLACE FUNCTION worker.notify_cancel() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+BEGIN
+    PERFORM pg_notify('worker_cancel', NEW.id::text);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER notify_cancel AFTER UPDATE OF cancel_requested_at ON public.jobs
+FOR EACH ROW WHEN (OLD.cancel_requested_at IS NULL AND NEW.cancel_requested_at IS NOT NULL)
+EXECUTE FUNCTION worker.notify_cancel();
+
+-- Delete what belongs to deleted jobs, once a statement, as foreign keys would for each row. SECURITY DEFINER: whoever may
+-- delete a job needs no right on these tables.
+CREATE OR REPLACE FUNCTION worker.forget_jobs() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        TRUNCATE worker.outbox, worker.attempts;
+    ELSE
+        DELETE FROM worker.outbox WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
+        DELETE FROM worker.attempts WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER forget_jobs AFTER DELETE ON public.jobs REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT EXECUTE FUNCTION worker.forget_jobs();
+
+CREATE OR REPLACE TRIGGER forget_all_jobs AFTER TRUNCATE ON public.jobs
+FOR EACH STATEMENT EXECUTE FUNCTION worker.forget_jobs();
+
+-- The functions for backends set no search_path: it would hold for the app's own triggers on the table too, which may name
+-- their tables without a schema. All names in them have theirs.
+
+CREATE OR REPLACE FUNCTION public.cancel_job(job_id uuid) RETURNS boolean
+LANGUAGE sql AS $$
+    WITH asked AS (
+        UPDATE public.jobs SET cancel_requested_at = now()
+        WHERE id = job_id AND status IN ('pending', 'processing') RETURNING 1)
+    SELECT EXISTS (SELECT FROM asked)
+$$;
+
+COMMENT ON FUNCTION public.cancel_job IS 'Ends a job that has not ended; false where there is none.';
+
+-- The key is set by set_config and not by a SET clause of the function: that would need a superuser, which Supabase's
+-- `postgres` is not. The caller's transaction goes on after this, so the key is put back.
+CREATE OR REPLACE FUNCTION public.retry_job(job_id uuid) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    key text := coalesce(current_setting('worker.lease', true), '');
+    again boolean;
+BEGIN
+    PERFORM set_config('worker.lease', 'queue', true);
+    UPDATE public.jobs
+    SET status = 'pending', progress = 0, stage = NULL, attempts = 0, run_after = now(), model_url = NULL,
+        error_code = NULL, error_message = NULL, cancel_requested_at = NULL, completed_at = NULL,
+        queued_at = clock_timestamp()
+    WHERE id = job_id AND completed_at IS NOT NULL;
+    again := FOUND;
+    PERFORM set_config('worker.lease', key, true);
+    IF again THEN
+        PERFORM pg_notify('worker_jobs', '');
+    END IF;
+    RETURN again;
+END $$;
+
+COMMENT ON FUNCTION public.retry_job IS 'Runs a job that has ended once more; false where there is none.';
