@@ -1,8 +1,10 @@
 # Everything is set up on the first call and again when its inputs change; a machine needs Python ≥ 3.11 and nothing else.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-ENGINE ?= relief
+# A read-only checkout works too: make demo VENV=/elsewhere/venv RESULTS=/elsewhere/results
+PYTHON  ?= python3
+VENV    ?= .venv
+RESULTS ?= results
+ENGINE  ?= relief
+BIN     := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help install weights demo test test-long check format clean
@@ -14,17 +16,20 @@ install: $(VENV)/installed ## Install the pinned versions and the test tools int
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	@echo "Installing the pinned versions; torch alone is a few hundred MB …"
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
-	@touch $@
+	@set -e; mkdir -p $(VENV); exec 9> $(VENV)/.lock; \
+	if command -v flock > /dev/null && ! flock --nonblock 9; then echo "Waiting for another installation …"; flock 9; fi; \
+	if [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ]; then exit 0; fi; \
+	$(PYTHON) -m venv $(VENV); \
+	echo "Installing the pinned versions into $(VENV); torch alone is a few hundred MB …"; \
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock; \
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+	touch $@
 
 weights: install ## Fetch the small background model that the demo and the tests use
 	@$(BIN)/worker weights fetch u2netp
 
 demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
-	@$(BIN)/worker demo --engine $(ENGINE)
+	@$(BIN)/worker demo --engine $(ENGINE) --results "$(RESULTS)"
 
 test: weights ## Run the tests, three at a time, since many wait for a process or a clock
 	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
@@ -42,4 +47,4 @@ format: install ## Put the code into its form
 	$(BIN)/ruff format
 
 clean: ## Remove what the above made
-	rm -rf $(VENV) .worker results .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .worker results .mypy_cache .pytest_cache .ruff_cache .hypothesis

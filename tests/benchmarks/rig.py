@@ -23,7 +23,8 @@ from worker.database import migrate
 from worker.local import samples
 from worker.local.postgres import Postgres, remove_server, start_server
 from worker.local.server import DevServer, serve_folder
-from worker.local.stack import BACKGROUND_MODEL, defer_signals
+from worker.local.stack import defer_signals
+from worker.local.weights import BACKGROUND_MODEL
 
 TRICKLE_S = 25  # what a slow photo takes; the worker's own limit is 30 s
 

@@ -1,16 +1,14 @@
 """The command line. Every command prints for people; with `--json` one document on stdout and nothing else there."""
 
-import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from typer.main import get_command
 
 from worker import __version__, database
-from worker.cli import errors, jobs, webhooks, weights
+from worker.cli import errors, jobs, local, webhooks, weights
 from worker.cli.output import AsJson, console, print_json
 from worker.core import settings
 
@@ -20,12 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turns product photos into 3D models for Shopify shops, one row of public.jobs at a time.",
 )
-
-Folder = Annotated[Path, typer.Option(help="Where it keeps its data.")]
-Port = Annotated[int, typer.Option(help="The port for files and webhooks; 0 takes a free one.")]
-EngineName = Annotated[
-    Literal["relief", "triposr"], typer.Option(help="relief makes previews and needs no weights.")
-]
 
 
 def execute(arguments: Sequence[str]) -> int:
@@ -96,24 +88,7 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(webhooks.app, name="webhooks")
 
 
-@app.command()
-def dev(folder: Folder = Path(".worker"), port: Port = 8765, engine: EngineName = "relief") -> None:
-    """Runs everything on this machine: Postgres, a store, a receiver for webhooks, and the daemon."""
-    from worker.local import stack as dev  # noqa: PLC0415 - what only a laptop needs
-
-    raise typer.Exit(dev.run(folder, engine=engine, port=port, console=console))
-
-
-@app.command()
-def demo(
-    results: Annotated[Path, typer.Option(help="Where the models and the page go.")] = Path("results"),
-    engine: EngineName = "relief",
-) -> None:
-    """Makes 3D models of sample photos through the real daemon, and a page to look at them."""
-    from worker.local import demo  # noqa: PLC0415
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is ended
-    raise typer.Exit(demo.run(results, engine=engine, console=console))
+app.add_typer(local.app)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What stands in for the bucket's public address and for the backend on a laptop: files out, webhooks in."""
+"""A laptop's stand-in for the bucket's public URL and for the backend: files out, webhooks in."""
 
 import json
 import threading
@@ -10,30 +10,39 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from worker.core.settings import ConfigError
 from worker.webhooks.sender import PATH
 
 LARGEST_WEBHOOK = 1024 * 1024  # bytes
 
 
 class DevServer(ThreadingHTTPServer):
-    """Serves a folder, takes webhooks at the backend's address, and shows them at GET /webhooks."""
+    """Serves a folder, takes webhooks at the backend's path, and shows them at GET /webhooks."""
 
     daemon_threads = True
 
     def __init__(
         self, folder: Path, journal: Path, port: int, on_webhook: Callable[[dict[str, Any]], None]
     ) -> None:
-        super().__init__(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+        """Listen on loopback. Raises: ConfigError if the port cannot be had."""
+        try:
+            super().__init__(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+        except OSError as error:
+            raise ConfigError(
+                f"Files and webhooks cannot be served at 127.0.0.1:{port}: {error.strerror}. Choose another port; 0 takes a free one."
+            ) from None
         self.journal = journal
         self.on_webhook = on_webhook
         self.writing = threading.Lock()
 
     @property
     def url(self) -> str:
+        """The server's own URL, without a slash at its end."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def record(self, event: dict[str, Any]) -> None:
-        with self.writing, self.journal.open("a") as file:
+        """Append a webhook to the journal and pass it on."""
+        with self.writing, self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         self.on_webhook(event)
 
@@ -42,7 +51,10 @@ class DevServer(ThreadingHTTPServer):
 def serve_folder(
     folder: Path, journal: Path, port: int = 0, on_webhook: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> Iterator[DevServer]:
-    """A running server on loopback. `journal` gets a JSON line for every webhook, and `on_webhook` is called with it."""
+    """Run the server on loopback. `journal` gets a JSON line for every webhook, and `on_webhook` is called with it.
+
+    Raises: ConfigError if the port cannot be had.
+    """
     server = DevServer(folder, journal, port, on_webhook)
     thread = threading.Thread(target=server.serve_forever, name="devserver", daemon=True)
     thread.start()
@@ -63,7 +75,7 @@ class _Handler(SimpleHTTPRequestHandler):
             super().do_GET()
             return
         journal = self.server.journal
-        lines = journal.read_text().splitlines() if journal.exists() else []
+        lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
         body = ("[" + ",\n".join(lines) + "]\n").encode()
         self.send_response(HTTPStatus.OK)
         self.send_header("content-type", "application/json")
@@ -91,4 +103,4 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Silent: the daemon's own log tells what happens."""
+        """Log nothing: the daemon's own log tells what happens."""

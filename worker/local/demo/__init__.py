@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,8 +20,10 @@ from worker.core.settings import ConfigError
 from worker.jobs import queue
 from worker.local import samples
 from worker.local.demo.page import Photo, Result, write_page
+from worker.local.folder import own_folder
 from worker.local.postgres import remove_server
-from worker.local.stack import Stack, ensure_weights, start_daemon, start_stack
+from worker.local.stack import Stack, interrupt_on_signals, start_daemon, start_stack
+from worker.local.weights import ensure_weights
 from worker.ops.terminal import tables
 from worker.storage import paths
 
@@ -43,25 +45,29 @@ class Sample:
 
 
 def run(results: Path, *, engine: str, console: Console) -> int:
-    """0 if every job ended as it should and the backend was told so, else 1. Raises: ConfigError."""
-    ensure_weights(console, engine)
-    results.mkdir(parents=True, exist_ok=True)
-    chosen = _samples()
-    events: list[dict[str, Any]] = []
-    # Nothing of the demo stays but its results.
-    with tempfile.TemporaryDirectory(prefix="worker-demo-") as folder:
-        try:
-            with start_stack(Path(folder), engine=engine, on_webhook=events.append) as stack:
-                rows = _work(stack, chosen, results / "daemon.log", console)
-                _wait_for_webhooks(rows, events)
-                shown = [
-                    _collect(sample, row, stack.files, results, events)
-                    for sample, row in zip(chosen, rows, strict=True)
-                ]
-        finally:
-            remove_server(Path(folder) / "postgres")
-    page = results / "index.html"
-    write_page(shown, page)
+    """Make the models and the page. Return 0 if every job ended as it should and its webhook came, else 1.
+
+    Raises: ConfigError, also if another demo writes into `results`; KeyboardInterrupt for a signal.
+    """
+    interrupt_on_signals()
+    with own_folder(results, "worker demo"):
+        ensure_weights(console, engine)
+        chosen = _samples()
+        events: list[dict[str, Any]] = []
+        # Nothing of the demo stays but its results.
+        with tempfile.TemporaryDirectory(prefix="worker-demo-") as folder:
+            try:
+                with start_stack(Path(folder), engine=engine, on_webhook=events.append) as stack:
+                    rows = _work(stack, chosen, results / "daemon.log", console)
+                    _wait_for_webhooks(rows, events)
+                    shown = [
+                        _collect(sample, row, stack.files, results, events)
+                        for sample, row in zip(chosen, rows, strict=True)
+                    ]
+            finally:
+                remove_server(Path(folder) / "postgres")
+        page = results / "index.html"
+        write_page(shown, page)
     wrong = [
         problem
         for sample, row in zip(chosen, rows, strict=True)
@@ -115,9 +121,12 @@ def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -
     """The rows of the samples once all have ended. Raises: ConfigError where the daemon ends before."""
     db = database.connect(database.parse(stack.environment["DATABASE_URL"], "DATABASE_URL"))
     try:
-        # The page turns each model itself.
-        still = replace(stack, environment={**stack.environment, "WORKER_TURNTABLE": "false"})
-        with log.open("wb") as output, start_daemon(still, stdout=output, stderr=output) as process:
+        environment = {
+            **stack.environment,
+            "WORKER_TURNTABLE": "false",  # the page turns each model itself
+            "WORKER_GRACE_S": "0",  # a job that Ctrl-C interrupts is of no use to anybody
+        }
+        with log.open("wb") as output, start_daemon(environment, stdout=output, stderr=output) as process:
             ids = [_enqueue(db, stack, sample) for sample in chosen]
             end = time.monotonic() + LIMIT_S
             with Live(Table(), console=console, auto_refresh=False) as live:
@@ -127,7 +136,7 @@ def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -
                     if all(row["completed_at"] for row in rows):
                         return rows
                     if process.poll() is not None:
-                        said = log.read_text().strip().splitlines()
+                        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                         raise ConfigError(
                             said[-1].removeprefix("error: ") if said else f"The daemon ended; see {log}."
                         )
