@@ -1,5 +1,6 @@
-"""docs/architecture.md: its state machine is the one that the statements make, and what it names is there."""
+"""docs/architecture.md: its rooms are those of the code, and its state machine is the one that the statements make."""
 
+import ast
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -188,11 +189,61 @@ def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     assert named == writing
 
 
-def test_the_files_that_the_page_names_are_there() -> None:
-    named = re.findall(r"`((?:worker|tests|migrations)/[\w./]+)`", PAGE)
-    assert len(named) > 30
-    assert [name for name in named if not (ROOT / name).exists()] == []
-
-
 def _code(text: str) -> list[str]:
     return re.findall(r"`(\w+)`", text)
+
+
+def rooms_of_the_page() -> dict[str, set[str]]:
+    """Each room and the rooms that it imports, from the top down."""
+    section = PAGE.partition("\n## Rooms\n")[2].partition("\n## ")[0]
+    rows = (line.split("|") for line in section.splitlines() if line.startswith("| `"))
+    return {_code(row[1])[0]: set(_code(row[3])) for row in rows}
+
+
+def rooms_of_the_code() -> dict[str, set[str]]:
+    """Each folder of worker/ and the folders that its modules import, also inside functions."""
+    worker = ROOT / "worker"
+    return {
+        folder.name: {
+            name.split(".")[1] for file in folder.rglob("*.py") for name in imports(file) if "." in name
+        }
+        - {folder.name}
+        for folder in worker.iterdir()
+        if (folder / "__init__.py").exists()
+    }
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules of the worker that a file imports, as `worker.room…`; `worker` alone for the package's own names."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "worker":
+            names = [f"worker.{each.name}" for each in node.names if each.name != "__version__"]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] == "worker")
+
+
+def test_the_page_has_every_room_with_its_imports() -> None:
+    assert rooms_of_the_page() == rooms_of_the_code()
+
+
+def test_a_room_imports_only_rooms_below_it() -> None:
+    order = list(rooms_of_the_page())
+    upward = [
+        (room, other)
+        for room, others in rooms_of_the_code().items()
+        for other in others
+        if order.index(other) <= order.index(room)
+    ]
+    assert upward == []
+
+
+def test_there_are_few_rooms_and_arrows_and_no_module_beside_them() -> None:
+    rooms = rooms_of_the_code()
+    assert len(rooms) <= 18
+    assert sum(map(len, rooms.values())) <= 70
+    assert {file.name for file in (ROOT / "worker").glob("*.py")} == {"__init__.py", "__main__.py"}

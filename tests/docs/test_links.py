@@ -1,4 +1,4 @@
-"""README and docs/: every link leads somewhere, every setting that is named exists, every command is one."""
+"""The pages: every link has a target, and every setting, command and file that a page names exists."""
 
 import re
 from functools import cache
@@ -11,17 +11,17 @@ from worker.cli.app import app
 from worker.core import settings
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def prose(page: Path) -> str:
-    """Without the blocks of code, in which there are no links."""
+    """The page without its blocks of code, which have no links."""
     return re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 @cache
 def anchors(page: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub makes from the headings."""
     found: set[str] = set()
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         name = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(
@@ -47,7 +47,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"\b(?:WORKER|SUPABASE|WEBHOOK|BACKEND|DATABASE)_[A-Z_]+\b", page.read_text()))
-    assert named - set(settings.variables()) == set()
+    of_commands = {
+        parameter.envvar
+        for command in get_command(app).commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+    }
+    assert named - set(settings.variables()) - of_commands == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -65,11 +70,17 @@ def test_every_command_that_a_page_names_exists(page: Path) -> None:
         assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) - commands[name] - {"--help"} == set(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`((?:worker|tests|migrations|docs|systemd)/[\w./-]+)`", prose(page))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def code(page: Path) -> list[str]:
-    """What a page shows as to be typed: `…` in the text, and the blocks for a shell, without their comments."""
+    """The commands of a page: code spans in the text, and the lines of shell blocks without their comments."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
     lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    # In a container it is the image's or the service's name that comes first.
+    # With docker, the name of the image or service comes first.
     lines = [re.sub(r"^docker .* worker (?=worker )", "", line) for line in lines]
     spans = re.findall(r"`(worker [^`\n]+)`", prose(page))
     return [*spans, *(line for line in lines if not line.startswith("docker"))]
