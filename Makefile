@@ -7,7 +7,7 @@ ENGINE  ?= relief
 BIN     := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights demo test test-long check format clean
+.PHONY: help install weights demo test test-unit test-integration test-system test-long check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,21 @@ weights: install ## Fetch the small background model that the demo and the tests
 demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
 	@$(BIN)/worker demo --engine $(ENGINE) --results "$(RESULTS)"
 
-test: weights ## Run the tests, three at a time, since many wait for a process or a clock
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+# Three at a time on two cores, since many tests wait for a process. One by one and in the order of tests/conftest.py: the long ones
+# first, those of a group in one process, since they share what they start.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+
+test: weights ## Run all tests but the long ones
+	$(PYTEST)
+
+test-unit: weights ## Run the tests that need no database and no other process: half a minute
+	$(PYTEST) -m "unit and not long"
+
+test-integration: weights ## Run the tests with Postgres, but no daemon
+	$(PYTEST) -m "integration and not long"
+
+test-system: weights ## Run the tests of whole processes: daemons, the demo, systemd
+	$(PYTEST) -m "system and not long"
 
 test-long: weights ## Run the tests that take minutes each, one after the other
 	$(BIN)/python -m pytest -m long

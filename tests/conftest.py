@@ -36,8 +36,34 @@ from worker.local.server import DevServer, serve_folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NUMBERS = itertools.count()
-CHILD = Path(__file__).parent / "child"
+TESTS = Path(__file__).parent
+CHILD = TESTS / "child"
 WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))
+
+KINDS = ("system", "integration", "unit")
+"""What a test needs, from the most to the least; `make test-unit` and the like choose by it."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its kind, and run those first that wait for processes: the short ones fill what time is left."""
+    for item in items:
+        item.add_marker(kind(item))
+    items.sort(key=lambda item: KINDS.index(kind(item)))
+
+
+def kind(item: pytest.Item) -> str:
+    """A test that starts a daemon or lies in tests/system is a system test, one with a database an integration test.
+
+    A module may say otherwise with `pytestmark`.
+    """
+    said = next((name for name in KINDS if item.get_closest_marker(name)), None)
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if said:
+        return said
+    if "system" in item.path.relative_to(TESTS).parts or "start_daemon" in fixtures:
+        return "system"
+    return "integration" if fixtures & {"postgres", "u2netp"} else "unit"
 
 
 @pytest.fixture(scope="session")
