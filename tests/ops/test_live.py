@@ -67,7 +67,7 @@ def test_status_shows_who_works_what_waits_and_what_fails(
     empty = worker("status")
     assert empty.exit_code == 0
     assert "0 waiting" in empty.stderr
-    assert "none heard of within the hour" in empty.stderr
+    assert "no worker active in the last hour" in empty.stderr
     run(sql, engine, until="failed")
     run(sql, engine)
     queue.enqueue(engine, shop="b.myshopify.com", product_id="8", image_urls=["https://a/b"])
@@ -133,7 +133,7 @@ def test_the_queue_is_watched_through_an_outage(
     monkeypatch.setattr(time, "sleep", pause)
     screen = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        live.everything(engine, Console(file=screen, force_terminal=True, width=120), 10)
+        live.watch_queue(engine, Console(file=screen, force_terminal=True, width=120), 10)
     shown = screen.getvalue()
     assert shown.count("The database cannot be reached") == 1
     assert shown.rindex("gpu-1:7") > shown.index("The database cannot be reached")

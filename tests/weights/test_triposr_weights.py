@@ -242,7 +242,7 @@ def test_the_commands_from_missing_to_verified(
     assert "worker weights fetch triposr" in capsys.readouterr().err
     assert command("fetch", "triposr", "--from", str(TINY)) == 0
     assert command("verify", "triposr") == 0
-    assert "triposr: as it should be" in capsys.readouterr().err
+    assert "triposr: verified" in capsys.readouterr().err
     assert command("path") == 0
     assert capsys.readouterr().out.splitlines() == [
         str(tmp_path / "weights/models/u2netp/u2netp.onnx"),

@@ -16,29 +16,29 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Turns product photos into 3D models for Shopify shops, one row of public.jobs at a time.",
+    help="Turn product photos into 3D models for Shopify shops, one row of public.jobs at a time.",
 )
 
 
 def execute(arguments: Sequence[str]) -> int:
-    """Run one command. Return its exit status; a failure is one line on stderr."""
-    try:
-        command = get_command(app)
-        with command.make_context("worker", list(arguments)) as context:
-            command.invoke(context)
-        # Python would flush after the last moment at which an error could be handled.
-        sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001 - nothing is raised past this
-        try:
-            return errors.report(error)
-        except BrokenPipeError as broken:
-            return errors.report(broken)
-    return 0
+    """Run one command. Return its exit status; a failure is one line on stderr, and nothing is raised."""
+    status = errors.guard(lambda: _invoke(arguments))
+    # Python itself would flush when no error can be handled any more.
+    return errors.guard(sys.stdout.flush) or status
+
+
+def _invoke(arguments: Sequence[str]) -> None:
+    command = get_command(app)
+    with command.make_context("worker", list(arguments)) as context:
+        command.invoke(context)
 
 
 @app.command()
 def run() -> None:
-    """Claims jobs and does them, until SIGTERM. Exit codes: 0 drained, 75 start again, 78 configuration."""
+    """Claim and run jobs until SIGTERM.
+
+    Exit status 0 means drained, 75 start it again, 78 a setting is wrong.
+    """
     from worker.daemon import logs  # noqa: PLC0415 - the other commands have no daemon
     from worker.daemon import main as daemon  # noqa: PLC0415
 
@@ -48,13 +48,13 @@ def run() -> None:
 
 
 @app.command()
-def migrate(revision: Annotated[str, typer.Argument(help="Where to go.")] = "head") -> None:
-    """Brings the database's schema up to this version of the worker, as `alembic upgrade head` does."""
+def migrate(revision: Annotated[str, typer.Argument(help="The revision to go to.")] = "head") -> None:
+    """Upgrade the database's schema to this version of the worker, as `alembic upgrade head` does."""
     from worker.database.migrate import upgrade  # noqa: PLC0415 - alembic is of no use to the daemon
 
     target = database.url(settings.load())
     upgrade(target, revision)
-    console.print(f"The schema of {target.database} is at {revision}.")
+    console.print(f"The schema of {target.database} is at {revision}.", soft_wrap=True, highlight=False)
 
 
 app.add_typer(jobs.app)
@@ -62,11 +62,12 @@ app.add_typer(jobs.app)
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Looks for what a deployment gets wrong, and says how to mend it. Run it as the service's user.
+    """Check this host, the database, the store and the backend, and say how to fix what is wrong.
 
-    Exit codes: 78 something is wrong, 75 something does not answer, 1 a check has failed itself.
+    Run it as the service's user. Exit status 78 means that something is wrong, 75 that something does not answer, 1 that a
+    check itself failed.
     """
-    from worker.ops import doctor  # noqa: PLC0415 - what the daemon has no use for
+    from worker.ops import doctor  # noqa: PLC0415 - its checks bring many libraries
     from worker.ops.terminal import findings  # noqa: PLC0415
 
     found = []
@@ -94,11 +95,11 @@ app.add_typer(local.app)
 @app.command()
 def dashboard(
     host: Annotated[
-        str, typer.Option(help="Where to listen; anything but localhost needs WORKER_DASHBOARD_TOKEN.")
+        str, typer.Option(help="The address to listen on; any but localhost needs WORKER_DASHBOARD_TOKEN.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.")] = 8780,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8780,
 ) -> None:
-    """Serves a page for people: the queue, its jobs, their models. It only reads."""
+    """Serve a read-only web page that shows the queue, its jobs and their models."""
     from worker.ops import dashboard  # noqa: PLC0415 - the daemon serves no pages
 
     dashboard.run(settings.load(), host=host, port=port, console=console)
@@ -106,5 +107,5 @@ def dashboard(
 
 @app.command()
 def version() -> None:
-    """Prints the version."""
+    """Print the version."""
     typer.echo(__version__)

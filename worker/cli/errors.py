@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
@@ -21,8 +22,19 @@ BROKEN_PIPE = 128 + signal.SIGPIPE
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def report(error: BaseException) -> int:
-    """Print what has ended a command, in one line at most. Return the exit status."""
+def guard(command: Callable[[], object]) -> int:
+    """Run a command. Return 0, or the exit status of what it raised, which is printed in one line at most."""
+    try:
+        command()
+    except BaseException as error:  # noqa: BLE001 - nothing passes, or Python prints a traceback
+        try:
+            return _report(error)
+        except BrokenPipeError as broken:
+            return _report(broken)
+    return 0
+
+
+def _report(error: BaseException) -> int:
     line, status = _outcome(error)
     if line:
         print_error(line)

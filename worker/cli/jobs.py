@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 
@@ -11,85 +10,68 @@ from rich.prompt import Confirm
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from worker import database
-from worker.cli import preflight
 from worker.cli.output import AsJson, connected, console, die, print_json
 from worker.core import settings
 from worker.core.errors import JobError, first_line
-from worker.core.settings import ConfigError
+from worker.core.settings import ConfigError, Settings
 from worker.jobs import queue
-from worker.ops import doctor
 from worker.ops.terminal import findings, live, tables
 
 app = typer.Typer()
-Ids = Annotated[list[UUID], typer.Argument(help="Ids of jobs.")]
+
+Ids = Annotated[list[UUID], typer.Argument(help="Job ids.")]
+Limit = Annotated[int, typer.Option(min=0, help="How many waiting and how many ended jobs to show.")]
+DAY_S = 86_400
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S}
 
 
 @app.command()
 def enqueue(
     photos: Annotated[
-        list[str] | None, typer.Argument(help="Addresses, or files where the store can serve them.")
+        list[str] | None, typer.Argument(help="Photo URLs, or files if the store can serve them.")
     ] = None,
     sample: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A bundled photo instead, such as vase.png.")
+        str | None, typer.Option(metavar="NAME", help="Use a bundled photo instead, such as vase.png.")
     ] = None,
     shop: Annotated[str, typer.Option(help="The shop's domain.")] = "demo.myshopify.com",
     product: Annotated[
-        str | None, typer.Option(help="The product's id or gid; a new one without it.")
+        str | None, typer.Option(help="The product's id or gid. Default: a new random id.")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant's id or gid.")] = None,
     quality: Annotated[str, typer.Option(help="fast, balanced or quality.")] = "balanced",
-    priority: Annotated[int, typer.Option(help="Higher comes first.")] = 0,
+    priority: Annotated[int, typer.Option(min=-32768, max=32767, help="Higher runs first.")] = 0,
     watch: Annotated[
         bool,
-        typer.Option("--watch", help="Look first at what the job needs, then stay until it has ended."),
+        typer.Option("--watch", help="Check first what the job needs, then show its progress until it ends."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Inserts a job, as a backend does. With --watch exit code 0 means completed, 1 another end."""
+    """Insert a job, as a backend does. With --watch, exit status 0 means completed and 1 any other end."""
     if bool(photos) is bool(sample):
-        raise typer.BadParameter("Name photos, or a --sample.")
+        raise typer.BadParameter("Give photos or --sample, not both.")
     configured = settings.load()
     with connected(configured) as engine:
+        urls = _prepare_photos(photos or [], sample, configured, verbose=watch)
+        job = _insert(
+            engine,
+            shop=shop,
+            product_id=product or f"test-{uuid4().hex[:8]}",
+            variant_id=variant,
+            image_urls=urls,
+            quality=quality,
+            priority=priority,
+        )
         if watch:
-            database.check_schema(engine)
-            for finding in doctor.run_checks(doctor.BEFORE_A_JOB, configured):
-                console.print(findings.line(finding), soft_wrap=True)
-        names = [preflight.sample(sample)] if sample else photos or []
-        addresses = [preflight.address(photo, configured) for photo in names]
-        if watch:
-            for photo in addresses:
-                console.print(findings.line(preflight.check_photo(photo, configured)), soft_wrap=True)
-        try:
-            job = queue.enqueue(
-                engine,
-                shop=shop,
-                product_id=product or f"test-{uuid4().hex[:8]}",
-                variant_id=variant,
-                image_urls=addresses,
-                quality=quality,
-                priority=priority,
-            )
-        except IntegrityError as error:
-            raise ConfigError(f"The database refuses this job: {first_line(error)}") from None
-        if watch:
-            rows = live.jobs(engine, [job], console)
-            for row in rows:
-                console.print(
-                    tables.verdict(row, preflight.outcome(row), preflight.advice(row)), soft_wrap=True
-                )
-            _print_ended(rows, as_json=as_json)
+            _show_until_ended(engine, job, as_json=as_json)
     if as_json:
         print_json({"id": str(job)})
     else:
-        console.print(f"Job {job} is queued.")
+        console.print(f"Job {job} is queued.", soft_wrap=True)
 
 
 @app.command()
-def status(
-    as_json: AsJson = False, limit: Annotated[int, typer.Option(help="Of waiting and of ended jobs.")] = 10
-) -> None:
-    """The queue at a glance: what waits and runs, who works, what has failed."""
+def status(as_json: AsJson = False, limit: Limit = 10) -> None:
+    """Show what waits and runs, which workers are active, and what failed."""
     with connected(settings.load()) as engine:
         if as_json:
             print_json(
@@ -101,112 +83,156 @@ def status(
                 }
             )
         else:
-            for part in live.glance(engine, limit):
+            for part in live.status(engine, limit):
                 console.print(part)
 
 
 @app.command()
 def watch(
-    ids: Annotated[
-        list[UUID] | None, typer.Argument(help="Ids of jobs; the whole queue, until Ctrl-C, without.")
-    ] = None,
+    ids: Annotated[list[UUID] | None, typer.Argument(help="Job ids. Default: the whole queue.")] = None,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(help="Of waiting and of ended jobs, for the whole queue.")] = 10,
+    limit: Limit = 10,
 ) -> None:
-    """Shows jobs live until they have ended, or the queue. Exit code: 1 if one has not ended as completed."""
+    """Show jobs live until they have ended, or the whole queue until Ctrl-C.
+
+    Exit status 1 means that a job ended in another way than completed.
+    """
     if as_json and not ids:
-        raise typer.BadParameter("--json goes with ids of jobs.")
+        raise typer.BadParameter("--json needs job ids.")
     with connected(settings.load()) as engine:
         if ids:
-            _print_ended(live.jobs(engine, ids, console), as_json=as_json)
-        with suppress(KeyboardInterrupt):
-            live.everything(engine, console, limit)
+            _exit_by_outcome(live.watch_jobs(engine, ids, console), as_json=as_json)
+        live.watch_queue(engine, console, limit)
 
 
 @app.command()
 def cancel(ids: Ids, as_json: AsJson = False) -> None:
-    """Ends waiting jobs at once and asks running ones to stop."""
-    _for_each(ids, queue.request_cancel, "cancelled", "has ended already or does not exist", as_json=as_json)
+    """Cancel waiting jobs and ask running ones to stop. Exit status 1 means that one had ended or does not exist."""
+    with connected(settings.load()) as engine:
+        _for_each(
+            ids,
+            lambda job: queue.request_cancel(engine, job),
+            "cancelled",
+            "has already ended or does not exist",
+            as_json=as_json,
+        )
 
 
 @app.command()
 def retry(
-    ids: Annotated[list[UUID] | None, typer.Argument(help="Ids of jobs.")] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All that failed, instead of ids.")] = False,
-    since: Annotated[str, typer.Option(help="How long ago at the most: 90s, 30m, 2h, 7d.")] = "1h",
+    ids: Annotated[list[UUID] | None, typer.Argument(help="Job ids.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Retry all jobs that failed recently, instead of ids.")
+    ] = False,
+    since: Annotated[
+        str, typer.Option(help="How far back --failed goes, such as 90s, 30m, 2h or 7d.")
+    ] = "1h",
     as_json: AsJson = False,
 ) -> None:
-    """Runs jobs that have ended once more."""
+    """Queue jobs again that have ended. Exit status 1 means that one could not be queued."""
     if bool(ids) is failed:
-        raise typer.BadParameter("Name jobs, or say --failed.")
-    if failed:
-        engine = database.connect(database.url(settings.load()))
-        ids = queue.failed_since(engine, _seconds(since))
-        engine.dispose()
-    _for_each(
-        ids or [], _retry, "queued again", "has not ended, does not exist, or waits already", as_json=as_json
-    )
+        raise typer.BadParameter("Give job ids or --failed, not both.")
+    seconds = _seconds(since)
+    with connected(settings.load()) as engine:
+        _for_each(
+            ids or queue.failed_since(engine, seconds),
+            lambda job: _retry(engine, job),
+            "queued again",
+            "has not ended, is queued already, or does not exist",
+            as_json=as_json,
+        )
 
 
 @app.command()
 def delete(
     shop: Annotated[str, typer.Option(help="The shop's domain.")],
     product: Annotated[
-        str | None, typer.Argument(help="The product's id or gid; everything of the shop without it.")
+        str | None, typer.Argument(help="The product's id or gid. Default: the whole shop.")
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="The variant's id or gid, to delete it alone.")] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant's id or gid, to delete only it.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deletes the files and rows of a product, a variant or a whole shop, for good. Exit code: 75 try again later."""
-    from worker.ops import delete  # noqa: PLC0415
+    """Delete the files and rows of a product, a variant or a whole shop for good. Exit status 75 means: try again later."""
+    from worker.ops import delete  # noqa: PLC0415 - the store's libraries are for few commands
     from worker.storage import open_store, paths  # noqa: PLC0415
 
     # An empty id, such as an unset variable of a shell leaves, must not mean everything.
     if not shop.strip() or "" in {product, variant} or (variant and not product):
-        raise typer.BadParameter("Name a shop, a product of it, or a variant of a product.")
+        raise typer.BadParameter("Give a shop, a product of it, or a variant of a product.")
     if as_json and not yes:
-        raise typer.BadParameter("--json goes with --yes.")
+        raise typer.BadParameter("--json needs --yes.")
     configured = settings.load()
-    engine = database.connect(database.url(configured))
-    store = open_store(configured)
     stem = paths.stem(shop, product, variant)
-    try:
-        if not yes:
-            jobs, files = delete.find(engine, store, stem, shop)
-            console.print(f"{stem}: files {len(files)}, rows {len(jobs)}", soft_wrap=True, highlight=False)
-            if not Confirm.ask("Delete them for good?", console=console, default=False):
-                raise typer.Abort
-        removed = delete.delete(engine, store, stem, shop)
-    except delete.StillRunning as error:
-        die(str(error), os.EX_TEMPFAIL)
-    except JobError as error:
-        die(f"The storage has failed: {error}", os.EX_TEMPFAIL if error.retryable else 1)
+    with connected(configured) as engine:
+        store = open_store(configured)
+        try:
+            if not yes:
+                jobs, files = delete.find(engine, store, stem, shop)
+                _confirm(f"{stem}: files {len(files)}, rows {len(jobs)}")
+            removed = delete.delete(engine, store, stem, shop)
+        except delete.StillRunning as error:
+            die(str(error), os.EX_TEMPFAIL)
+        except JobError as error:
+            die(f"The store failed: {error}", os.EX_TEMPFAIL if error.retryable else 1)
     if as_json:
         print_json({"path": stem, "jobs": removed.jobs, "files": removed.files})
     else:
-        console.print(
-            f"{stem}: deleted, files {removed.files}, rows {removed.jobs}", soft_wrap=True, highlight=False
-        )
+        said = f"{stem}: deleted files {removed.files}, rows {removed.jobs}"
+        console.print(said, soft_wrap=True, highlight=False)
 
 
-def _print_ended(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> NoReturn:
-    """Exit code 0 if all jobs have ended as completed, else 1."""
+def _prepare_photos(
+    photos: Sequence[str], sample: str | None, configured: Settings, *, verbose: bool
+) -> list[str]:
+    """Return the photos' URLs; files are uploaded first. `verbose` checks and prints what the job needs."""
+    from worker.cli import preflight  # noqa: PLC0415 - brings the store's libraries
+    from worker.ops import doctor  # noqa: PLC0415
+
+    names = [preflight.sample(sample)] if sample else photos
+    if not verbose:
+        return [preflight.photo_url(name, configured) for name in names]
+    for finding in doctor.run_checks(doctor.BEFORE_A_JOB, configured):
+        console.print(findings.line(finding), soft_wrap=True)
+    urls = [preflight.photo_url(name, configured) for name in names]
+    for url in urls:
+        console.print(findings.line(preflight.check_photo(url, configured)), soft_wrap=True)
+    return urls
+
+
+def _insert(engine: Engine, **columns: Any) -> UUID:
+    try:
+        return queue.enqueue(engine, **columns)
+    except IntegrityError as error:
+        raise ConfigError(f"The database refuses this job: {first_line(error)}") from None
+
+
+def _show_until_ended(engine: Engine, job: UUID, *, as_json: bool) -> NoReturn:
+    from worker.cli import preflight  # noqa: PLC0415 - see above
+
+    rows = live.watch_jobs(engine, [job], console)
+    for row in rows:
+        verdict = tables.verdict(row, preflight.outcome(row), preflight.advice(row))
+        console.print(verdict, soft_wrap=True)
+    _exit_by_outcome(rows, as_json=as_json)
+
+
+def _exit_by_outcome(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> NoReturn:
+    """Exit with 0 if all jobs completed, else with 1."""
     if as_json:
         print_json(jobs)
     raise typer.Exit(0 if jobs and all(job["status"] == "completed" for job in jobs) else 1)
 
 
 def _for_each(
-    ids: list[UUID], act: Callable[[Engine, UUID], bool], done: str, not_done: str, *, as_json: bool
-) -> None:
-    engine = database.connect(database.url(settings.load()))
-    outcome = {str(job): act(engine, job) for job in ids}
+    ids: Sequence[UUID], act: Callable[[UUID], bool], done: str, not_done: str, *, as_json: bool
+) -> NoReturn:
+    outcome = {str(job): act(job) for job in ids}
     if as_json:
         print_json(outcome)
     else:
         for job, was_done in outcome.items():
-            console.print(f"{job} {done if was_done else not_done}")
+            console.print(f"{job} {done if was_done else not_done}", soft_wrap=True)
     raise typer.Exit(0 if all(outcome.values()) else 1)
 
 
@@ -214,14 +240,25 @@ def _retry(engine: Engine, job: UUID) -> bool:
     try:
         return queue.retry(engine, job)
     except IntegrityError:
-        # Another one with its dedupe_key has not ended.
+        # Another job with its dedupe_key has not ended.
         return False
 
 
+def _confirm(what: str) -> None:
+    """Ask on the terminal. Raises: typer.Exit if the answer is no or nobody answers."""
+    console.print(what, soft_wrap=True, highlight=False)
+    try:
+        agreed = Confirm.ask("Delete them for good?", console=console, default=False)
+    except EOFError:
+        die("Nobody answered on stdin. Use --yes to delete without being asked.", 1)
+    if not agreed:
+        console.print("Nothing was deleted.")
+        raise typer.Exit(1)
+
+
 def _seconds(duration: str) -> float:
-    """`2h` → 7200."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    """Return the seconds of a duration such as `2h`."""
     number, unit = duration[:-1], duration[-1:]
-    if unit not in units or not number.isdigit():
+    if unit not in UNITS_S or not number.isdecimal() or int(number) * UNITS_S[unit] > 36_500 * DAY_S:
         raise typer.BadParameter(f"{duration} is not a duration such as 90s, 30m, 2h or 7d.")
-    return float(int(number) * units[unit])
+    return float(int(number) * UNITS_S[unit])

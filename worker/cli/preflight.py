@@ -1,8 +1,10 @@
-"""`worker enqueue --watch`: what is looked at before a test job is queued, and what to look at when it fails."""
+"""`worker enqueue`: prepare a job's photos, and say what to do about a job that failed."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from worker.cli.output import die
 from worker.core.errors import JobError
 from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
@@ -17,38 +19,36 @@ TYPES = {
     ".avif": "image/avif",
 }
 
-_PHOTO = "Open the address in a private window of a browser: the worker sees what it shows there."
-_OTHER_PHOTO = "Is the worker itself well? Try one that works: worker enqueue --watch --sample vase.png"
+_PHOTO = "Open the URL in a private window of a browser: the worker gets what you see there."
+_OTHER_PHOTO = "Try a photo that is known to work: worker enqueue --watch --sample vase.png"
 _LOG = "The daemon's log has the reason: journalctl -u worker | grep {id}"
-_STORE = (
-    "Try the store out once more, with the fix where one is needed: worker enqueue --watch --sample vase.png"
-)
+_STORE = "Test the store: worker doctor"
 
 # For the operator: what a merchant may read is in errors.py. `{id}` is the job's.
 ADVICE = {
-    "photo_url_refused": "Give an address that begins with https:// and holds no password. For this host's own: WORKER_PHOTO_LOOPBACK=true",
-    "photo_host_refused": "Allow its host in WORKER_PHOTO_HOSTS of the worker, restart it, then: worker retry {id}",
+    "photo_url_refused": "Give a URL that begins with https:// and holds no password. For this host's own: WORKER_PHOTO_LOOPBACK=true",
+    "photo_host_refused": "Allow its host in the worker's WORKER_PHOTO_HOSTS, restart the worker, then: worker retry {id}",
     "photo_not_found": f"{_PHOTO} Then: worker retry {{id}}",
     "photo_forbidden": f"{_PHOTO} Then: worker retry {{id}}",
-    "photo_unreachable": "From the worker's host: curl -sSI ADDRESS. Its log tells why: journalctl -u worker | grep {id}",
+    "photo_unreachable": f"Try it from the worker's host: curl -sSI URL. {_LOG}",
     "photo_too_large": _OTHER_PHOTO,
     "photo_too_many_pixels": _OTHER_PHOTO,
     "photo_too_small": _OTHER_PHOTO,
-    "photo_not_an_image": f"{_PHOTO} A page that asks to log in is no photo.",
+    "photo_not_an_image": f"{_PHOTO} A login page is not a photo.",
     "photo_too_complex": _OTHER_PHOTO,
     "photo_broken": _OTHER_PHOTO,
     "no_object": _OTHER_PHOTO,
     "no_surface": _OTHER_PHOTO,
-    "out_of_memory": f"Is something else on the GPU? nvidia-smi. {_LOG}",
-    "no_space": "Make room where WORKER_TEMP_DIR and WORKER_STORAGE_DIR lie (df -h), then: worker retry {id}",
-    "timed_out": f"WORKER_SOFT_LIMIT_S is the limit; a CPU may need more, or --quality fast. {_LOG}",
+    "out_of_memory": f"See what else uses the GPU: nvidia-smi. {_LOG}",
+    "no_space": "Free space on the disks of WORKER_TEMP_DIR and WORKER_STORAGE_DIR (df -h), then: worker retry {id}",
+    "timed_out": f"Raise WORKER_SOFT_LIMIT_S, or use --quality fast; a CPU may need more time. {_LOG}",
     "internal_error": _LOG,
-    "worker_lost": "The daemon or its host died: journalctl -u worker -e; dmesg | grep -i oom",
+    "worker_lost": "The daemon or its host stopped: journalctl -u worker -e; dmesg | grep -i oom",
     "superseded": "A newer job for the same product ended first: worker status",
     "storage_unavailable": _STORE,
     "storage_denied": f"SUPABASE_SERVICE_ROLE_KEY must be the service key. {_STORE}",
     "storage_too_large": "Raise the bucket's limit on file size, then: worker retry {id}",
-    "storage_refused": f"Must the bucket allow more types? See docs/storage.md. {_LOG}",
+    "storage_refused": f"The bucket may not allow the file's type: docs/storage.md. {_LOG}",
 }
 
 
@@ -67,32 +67,29 @@ def check_photo(url: str, settings: Settings) -> Finding:
     return ok("photo", redact_url(url))
 
 
-def address(photo: str, settings: Settings) -> str:
-    """A file goes to the store, under its content's hash, and from there by its address to the worker.
-
-    Raises: ConfigError.
-    """
+def photo_url(photo: str, settings: Settings) -> str:
+    """Return a photo's URL. A file is uploaded to the store first, under its content's hash. Raises: ConfigError."""
     if "://" in photo:
         return photo
     file = Path(photo)
     if not file.is_file():
-        raise ConfigError(f"{photo} is neither an address nor a file.")
+        raise ConfigError(f"{photo} is neither a URL nor a file.")
     ending = file.suffix.lower()
     try:
-        stored = open_store(settings).put(
-            f"uploads/{version(sha256(file))}{ending}", file, TYPES.get(ending, "application/octet-stream")
-        )
+        path = f"uploads/{version(sha256(file))}{ending}"
+        url = open_store(settings).put(path, file, TYPES.get(ending, "application/octet-stream"))
     except JobError as error:
-        raise ConfigError(f"The store does not take {file.name}: {error.message}") from None
-    if not stored.startswith("http"):
+        status = os.EX_TEMPFAIL if error.retryable else os.EX_CONFIG
+        die(f"The store does not take {file.name}: {error.message} See: worker doctor", status)
+    if not url.startswith("http"):
         raise ConfigError(
             f"{photo} is a file, and nothing serves the store. Run `worker dev`, or set WORKER_STORAGE_URL."
         )
-    return stored
+    return url
 
 
 def sample(name: str) -> str:
-    """The path of a bundled photo, by its name with or without the ending. Raises: ConfigError."""
+    """Return the path of a bundled photo, named with or without the ending. Raises: ConfigError."""
     from worker.local import samples  # noqa: PLC0415 - brings the image libraries
 
     found = [known for known in samples.SAMPLES if name in {known, Path(known).stem}]
@@ -102,7 +99,7 @@ def sample(name: str) -> str:
 
 
 def advice(job: queue.Row) -> str | None:
-    """Where to look next, for a job that failed or waits after a failure."""
+    """Say what the operator can do about a job that failed or that waits after a failure."""
     code = job["error_code"]
     if code is None:
         return None
@@ -110,11 +107,11 @@ def advice(job: queue.Row) -> str | None:
 
 
 def outcome(job: queue.Row) -> Sequence[str]:
-    """What came of a completed job, a line each."""
-    told = job["metadata"].get("worker", {})
-    model, quality = told.get("model", {}), told.get("quality", {})
+    """Describe what a completed job made, a line each."""
     if job["status"] != "completed":
         return []
+    report = job["metadata"].get("worker", {})
+    model, quality = report.get("model", {}), report.get("quality", {})
     lines = [job["model_url"]]
     if "triangles" in model:
         lines.append(f"{model['triangles']:,} triangles, {model.get('glb_bytes', 0) / 1e6:.1f} MB")

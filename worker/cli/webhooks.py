@@ -1,28 +1,26 @@
-"""`worker webhooks`: what the backend would not take."""
+"""`worker webhooks`: the events that the backend refused."""
 
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from worker import database
-from worker.cli.output import AsJson, console, print_json
+from worker.cli.output import AsJson, connected, console, print_json
 from worker.core import settings
 from worker.ops.terminal import tables
 from worker.webhooks import outbox
 
-app = typer.Typer(no_args_is_help=True, help="What the backend was told, or would not take.")
+app = typer.Typer(no_args_is_help=True, help="List and resend webhooks that the backend refused.")
 
 
 @app.command("list")
 def list_webhooks(
-    limit: Annotated[int, typer.Option(help="Of dead events, the latest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="How many dead events to show, the latest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The dead events, which the backend would not take, and how many wait."""
-    engine = database.connect(database.url(settings.load()))
-    counts, events = outbox.counts(engine), outbox.dead(engine, limit)
-    engine.dispose()
+    """List dead events, which are no longer sent, and count the waiting ones."""
+    with connected(settings.load()) as engine:
+        counts, events = outbox.counts(engine), outbox.dead(engine, limit)
     if as_json:
         print_json({**counts, "events": events})
         return
@@ -35,21 +33,23 @@ def list_webhooks(
 @app.command("replay")
 def replay_webhooks(
     ids: Annotated[list[UUID] | None, typer.Argument(help="Ids of dead events.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All dead events.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Resend all dead events.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sends dead events after all, unless the backend has had a later one of the job. Exit code: 1 if one is not sent."""
+    """Resend dead events, except those that a later event of the same job has superseded.
+
+    Exit status 1 means that one of the ids is not resent.
+    """
     if every == bool(ids):
-        raise typer.BadParameter("Name dead events, or say --all.")
-    engine = database.connect(database.url(settings.load()))
-    sent = outbox.replay(engine, ids or None)
-    engine.dispose()
+        raise typer.BadParameter("Give ids of dead events or --all, not both.")
+    with connected(settings.load()) as engine:
+        sent = outbox.replay(engine, ids or None)
     outcome = {str(event): event in sent for event in ids or sent}
     if as_json:
         print_json(outcome)
     else:
         for event, was_sent in outcome.items():
-            console.print(f"{event} {'is sent again' if was_sent else 'is not dead, or was overtaken'}")
+            console.print(f"{event} {'is sent again' if was_sent else 'is not dead, or was superseded'}")
         if every:
             console.print(f"{len(sent)} dead events are sent again.")
     raise typer.Exit(0 if all(outcome.values()) else 1)

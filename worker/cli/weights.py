@@ -1,19 +1,18 @@
-"""`worker weights`: the models on disk."""
+"""`worker weights`: the models on this disk."""
 
 import os
 from typing import Annotated, Any
 
 import typer
 
-from worker import weights
 from worker.cli.output import AsJson, console, die, print_json
 from worker.core import settings
 from worker.core.settings import ConfigError
-from worker.daemon import systemd
 
-app = typer.Typer(no_args_is_help=True, help="The models that the worker needs on disk.")
+app = typer.Typer(no_args_is_help=True, help="Fetch and verify the models on this disk.")
 WeightNames = Annotated[
-    list[str] | None, typer.Argument(help="triposr, or a background model; what is configured without.")
+    list[str] | None,
+    typer.Argument(help="triposr, or the name of a background model. Default: the configured models."),
 ]
 
 
@@ -25,40 +24,47 @@ def fetch_weights(
         typer.Option(
             "--from",
             metavar="URL|FOLDER",
-            help="A mirror's address, or a folder, with the published files of the one model that is named.",
+            help="Fetch the one named model from this mirror or folder instead of its publisher.",
         ),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="TripoSR in half precision, in half the space.")
+        bool, typer.Option("--half", help="Store TripoSR in half precision, which halves its size.")
     ] = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep TripoSR's published file beside what it is converted to.")
+        bool, typer.Option("--keep", help="Keep TripoSR's published file after its conversion.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetches models, once, and goes on where it was interrupted. Exit codes: 75 try again later, 78 it cannot work."""
-    from worker.ops.terminal import progress as bar  # noqa: PLC0415 - the daemon draws no bars
+    """Fetch models that are missing, and resume where a fetch was interrupted.
+
+    Exit status 75 means: try again later; 78: it cannot work like this.
+    """
+    from worker import weights  # noqa: PLC0415 - brings an HTTP client
+    from worker.daemon import systemd  # noqa: PLC0415 - a unit may run this before the daemon
+    from worker.ops.terminal import progress  # noqa: PLC0415
 
     configured = settings.load()
     if source and len(names or []) != 1:
-        raise typer.BadParameter("--from goes with the name of one model.")
+        raise typer.BadParameter("--from needs the name of one model.")
     paths = {}
     for name in names or weights.needed(configured.engine, configured.background_model):
         try:
-            with bar.shown(console, name) as progress:
+            with progress.download_bar(console, name) as on_progress:
                 paths[name] = weights.fetch(
                     configured.weights_dir,
                     name,
                     source=source,
                     half=half,
                     keep=keep,
-                    progress=systemd.extending(name, progress),
+                    progress=systemd.extending(name, on_progress),
                     say=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
                 )
         except weights.SourceUnreachable as error:
             die(str(error), os.EX_TEMPFAIL)
         except (weights.FetchFailed, weights.WeightsMissing) as error:
             raise ConfigError(str(error)) from None
+        except OSError as error:
+            raise ConfigError(f"WORKER_WEIGHTS_DIR cannot be used: {error}.") from None
         if not as_json:
             console.print(f"{name}: {paths[name]}", soft_wrap=True, highlight=False)
     if as_json:
@@ -67,14 +73,16 @@ def fetch_weights(
 
 @app.command("verify")
 def verify_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
-    """Says whether models are there and whole. Exit code: 78 if one is not."""
+    """Check that models are present and unchanged. Exit status 78 means that one is not."""
+    from worker import weights  # noqa: PLC0415 - see above
+
     configured = settings.load()
     report: dict[str, dict[str, Any]] = {}
     for name in names or weights.needed(configured.engine, configured.background_model):
         try:
             path = weights.verify(configured.weights_dir, name)
         except weights.WeightsMissing as error:
-            # Another checkpoint than the official one can be used, and is told all the same.
+            # A checkpoint that is not the official one can be used, and is reported all the same.
             usable = isinstance(error, weights.NotOfficial)
             report[name] = {"verified": False, "usable": usable, "problem": str(error)}
         else:
@@ -84,14 +92,16 @@ def verify_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
         print_json(report)
         raise typer.Exit(os.EX_CONFIG if problems else 0)
     for name in (name for name, result in report.items() if result["verified"]):
-        console.print(f"{name}: as it should be")
+        console.print(f"{name}: verified")
     if problems:
         raise ConfigError(" ".join(problems))
 
 
 @app.command("path")
 def path_of_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
-    """Prints where models belong, whether they are there or not."""
+    """Print where models belong, present or not."""
+    from worker import weights  # noqa: PLC0415 - see above
+
     configured = settings.load()
     names = names or weights.needed(configured.engine, configured.background_model)
     try:

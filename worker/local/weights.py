@@ -21,7 +21,7 @@ def ensure_weights(console: Console, engine: str) -> None:
         except weights.WeightsMissing:
             console.print(f"Fetching the model {name}, once …")
             try:
-                with progress.shown(console, name) as on_progress:
+                with progress.download_bar(console, name) as on_progress:
                     weights.fetch(folder, name, progress=on_progress)
             except (weights.FetchFailed, OSError) as error:
                 raise ConfigError(f"The model {name} cannot be fetched into {folder}: {error}") from None

@@ -1,15 +1,15 @@
-"""Numbers and times as people say them: in the demo's page, on the dashboard and on a terminal."""
+"""Numbers, times and ids as people read them: on a terminal, on the dashboard and on the demo's page."""
 
 
 def file_size(count: int) -> str:
-    """1,000 bytes a kB, as shops and browsers count."""
+    """Format bytes: `999 B`, `12 kB`, `3.4 MB`. A kB has 1,000 bytes, as shops and browsers count."""
     if count < 1000:
         return f"{count} B"
     return f"{count / 1000:.0f} kB" if count < 999_500 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """`2.4 s`, `1 min 5 s`, `2 h 10 min`, `3 d 4 h`: two units at the most."""
+    """Format seconds with two units at most: `2.4 s`, `1 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     if seconds < 59.95:
         return f"{max(seconds, 0):.1f} s"
     whole = round(seconds)
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """One unit, for what changes while it is looked at: `12 s`, `5 min`, `3 h`, `4 d`."""
+    """Format seconds with one unit, for values that change while people watch: `12 s`, `5 min`, `3 h`, `4 d`."""
     for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= unit:
             return f"{seconds // unit:.0f} {name}"
@@ -29,5 +29,5 @@ def about(seconds: float) -> str:
 
 
 def last_part(identifier: str) -> str:
-    """`gid://shopify/Product/123` is 123 to people."""
+    """Return the part of an id that people know: `gid://shopify/Product/123` → `123`."""
     return identifier.rstrip("/").rpartition("/")[2] or identifier

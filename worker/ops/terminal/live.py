@@ -1,4 +1,4 @@
-"""Jobs and the queue on a terminal, as they move."""
+"""Jobs and the queue on a terminal, refreshed as they change."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ from worker.core.errors import one_line
 from worker.jobs import queue
 from worker.ops.terminal import tables
 
-PAUSE_S = 0.3  # between two looks at the rows
-QUEUE_PAUSE_S = 1.0  # between two at the whole queue, which cost more
-IDLE_S = 10  # that a job waits before it is asked whether a worker runs
+PAUSE_S = 0.3  # between two queries for single jobs
+QUEUE_PAUSE_S = 1.0  # between two queries for the whole queue, which cost more
+IDLE_S = 10  # how long a job waits before the hint that no worker takes it
 
 
-def jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[queue.Row]:
-    """Shows these until all have ended; the rows as they are then."""
+def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[queue.Row]:
+    """Show jobs until all have ended. Return their rows as they are then."""
     rows = queue.get_jobs(engine, ids)
     if all(row["completed_at"] for row in rows):
         console.print(tables.jobs_table(rows))
@@ -29,61 +29,63 @@ def jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[queue.Ro
     began = time.monotonic()
     with _live(console) as live:
         while True:
-            shown: list[RenderableType] = [tables.jobs_table(rows)]
-            if time.monotonic() - began > IDLE_S and (hint := _idle(engine, rows)):
-                shown.append(hint)
-            live.update(Group(*shown), refresh=True)
+            screen: list[RenderableType] = [tables.jobs_table(rows)]
+            if time.monotonic() - began > IDLE_S and (hint := _idle_hint(engine, rows)):
+                screen.append(hint)
+            live.update(Group(*screen), refresh=True)
             if all(row["completed_at"] for row in rows):
                 return rows
             time.sleep(PAUSE_S)
-            rows = _patiently(lambda: queue.get_jobs(engine, ids), live, shown)
+            rows = _until_answered(lambda: queue.get_jobs(engine, ids), live, screen)
 
 
-def everything(engine: Engine, console: Console, limit: int) -> None:
-    """Shows the queue until Ctrl-C."""
-    shown: list[RenderableType] = list(glance(engine, limit))
+def watch_queue(engine: Engine, console: Console, limit: int) -> None:
+    """Show the queue until Ctrl-C."""
+    screen = status(engine, limit)
     with _live(console) as live:
         while True:
-            live.update(Group(*shown), refresh=True)
+            live.update(Group(*screen), refresh=True)
             time.sleep(QUEUE_PAUSE_S)
-            shown = _patiently(lambda: list(glance(engine, limit)), live, shown)
+            screen = _until_answered(lambda: status(engine, limit), live, screen)
 
 
-def glance(engine: Engine, limit: int) -> Sequence[RenderableType]:
-    """The queue's figures, who works, what fails, and its jobs: what `worker status` prints."""
+def status(engine: Engine, limit: int) -> list[RenderableType]:
+    """Return what `worker status` prints: the queue's figures, active workers, failures, and jobs."""
     rows = queue.recent(engine, limit)
-    shown: list[RenderableType] = [
-        tables.glance(queue.health(engine), queue.workers(engine), queue.failures(engine))
-    ]
-    return [*shown, Text(""), tables.jobs_table(rows)] if rows else shown
+    summary = tables.queue_summary(queue.health(engine), queue.workers(engine), queue.failures(engine))
+    return [summary, Text(""), tables.jobs_table(rows)] if rows else [summary]
 
 
-def _patiently(look: Callable[[], list[Any]], live: Live, shown: Sequence[RenderableType]) -> list[Any]:
-    """Looks again until the database answers; what was seen last stays, with a line below it."""
+def _until_answered(
+    query: Callable[[], list[Any]], live: Live, screen: Sequence[RenderableType]
+) -> list[Any]:
+    """Repeat a query until the database answers; meanwhile the last screen stays, with a line below it."""
     while True:
         try:
-            return look()
+            return query()
         except (OperationalError, InterfaceError) as error:
             reason = one_line(error)[:120]
             line = Text(f"The database cannot be reached; trying again. {reason}", style="yellow")
-            live.update(Group(*shown, line), refresh=True)
+            live.update(Group(*screen, line), refresh=True)
             time.sleep(QUEUE_PAUSE_S)
 
 
-def _idle(engine: Engine, rows: Sequence[queue.Row]) -> Text | None:
-    """Where jobs are due and nobody takes them."""
+def _idle_hint(engine: Engine, rows: Sequence[queue.Row]) -> Text | None:
+    """Return a hint if none of the jobs that have not ended has been taken by a worker."""
     due = [row for row in rows if row["status"] == "pending" and row["error_code"] is None]
     if not due or len(due) < len([row for row in rows if row["completed_at"] is None]):
         return None
     try:
-        place = queue.queue_position(engine, due[0]["id"])
+        position = queue.queue_position(engine, due[0]["id"])
         busy = queue.health(engine)["running"]
-    except DBAPIError:  # the next look says so
+    except DBAPIError:  # the next query reports it
         return None
     if not busy:
-        return Text("No worker has taken it. Does one run? systemctl status worker", style="yellow")
-    wait = f", about {place['estimated_wait_s']:.0f} s" if place and place["estimated_wait_s"] else ""
-    return Text(f"Number {place['position']} in the queue{wait}." if place else "", style="dim")
+        return Text("No worker has taken it yet. See: systemctl status worker", style="yellow")
+    if not position or position["position"] is None:
+        return None
+    wait = f", about {position['estimated_wait_s']:.0f} s" if position["estimated_wait_s"] else ""
+    return Text(f"Number {position['position']} in the queue{wait}.", style="dim")
 
 
 def _live(console: Console) -> Live:

@@ -1,4 +1,4 @@
-"""A download on a terminal."""
+"""The progress of a download on a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from worker.weights import transfer
 
 
 @contextmanager
-def shown(console: Console, name: str) -> Iterator[transfer.Progress]:
-    """What to call as the bytes come; gone from the terminal in the end, and never seen where there is none."""
+def download_bar(console: Console, name: str) -> Iterator[transfer.Progress]:
+    """Yield a function to call with the bytes done and in all. The bar goes at the end; without a terminal there is none."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
