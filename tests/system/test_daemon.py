@@ -358,7 +358,7 @@ def test_a_deleted_row_ends_the_work_quietly(
         ({"WORKER_LEASE_S": "soon"}, "WORKER_LEASE_S: "),
         ({"WORKER_HARD_LIMIT_S": "1"}, "WORKER_HARD_LIMIT_S must not be less"),
         ({"WEBHOOK_SECRET": "not base64!"}, "WEBHOOK_SECRET is not base64"),
-        ({"WORKER_ENGINE": "cube"}, "WORKER_ENGINE: Input should be 'triposr' or 'relief'"),
+        ({"WORKER_ENGINE": "cube"}, "WORKER_ENGINE: there is no engine 'cube'. Use one of: triposr, relief."),
         ({"WORKER_STORAGE_DIR": "/dev/null/store"}, "WORKER_STORAGE_DIR cannot be used"),
         ({"WORKER_TEMP_DIR": "/dev/null/tmp"}, "WORKER_TEMP_DIR cannot be used"),
         ({"WORKER_WEIGHTS_DIR": "/nowhere"}, "worker weights fetch u2netp"),

@@ -1,16 +1,28 @@
 """`worker dev` and `worker demo`: everything on this machine."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from worker import engines
 from worker.cli.output import console
 
 app = typer.Typer()
 
+
+def _known_engine(name: str) -> str:
+    if name not in engines.ENGINES:
+        raise typer.BadParameter(f"'{name}' is not one of {', '.join(map(repr, engines.ENGINES))}.")
+    return name
+
+
 EngineName = Annotated[
-    Literal["relief", "triposr"], typer.Option(help="relief makes previews and needs no weights.")
+    str,
+    typer.Option(
+        callback=_known_engine,
+        help=f"One of {', '.join(engines.ENGINES)}; {engines.WITHOUT_WEIGHTS} makes previews and needs no weights.",
+    ),
 ]
 
 
@@ -25,7 +37,7 @@ def dev(
     dashboard_port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port of the dashboard; 0 takes a free one.")
     ] = 0,
-    engine: EngineName = "relief",
+    engine: EngineName = engines.WITHOUT_WEIGHTS,
 ) -> None:
     """Run everything on this machine: Postgres, a store, a receiver for webhooks, the dashboard and the daemon.
 
@@ -42,7 +54,7 @@ def dev(
 @app.command()
 def demo(
     results: Annotated[Path, typer.Option(help="The folder for the models and the page.")] = Path("results"),
-    engine: EngineName = "relief",
+    engine: EngineName = engines.WITHOUT_WEIGHTS,
 ) -> None:
     """Make 3D models of sample photos through the real daemon, and a page to look at them.
 

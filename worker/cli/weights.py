@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from worker import engines
 from worker.cli.output import AsJson, console, die, print_json
 from worker.core import settings
 from worker.core.settings import ConfigError
@@ -47,7 +48,7 @@ def fetch_weights(
     if source and len(names or []) != 1:
         raise typer.BadParameter("--from needs the name of one model.")
     paths = {}
-    for name in names or weights.needed(configured.engine, configured.background_model):
+    for name in names or engines.weights_needed(configured.engine, configured.background_model):
         try:
             with progress.download_bar(console, name) as on_progress:
                 paths[name] = weights.fetch(
@@ -78,7 +79,7 @@ def verify_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
 
     configured = settings.load()
     report: dict[str, dict[str, Any]] = {}
-    for name in names or weights.needed(configured.engine, configured.background_model):
+    for name in names or engines.weights_needed(configured.engine, configured.background_model):
         try:
             path = weights.verify(configured.weights_dir, name)
         except weights.WeightsMissing as error:
@@ -103,7 +104,7 @@ def path_of_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
     from worker import weights  # noqa: PLC0415 - see above
 
     configured = settings.load()
-    names = names or weights.needed(configured.engine, configured.background_model)
+    names = names or engines.weights_needed(configured.engine, configured.background_model)
     try:
         paths = {name: weights.path(configured.weights_dir, name) for name in names}
     except weights.WeightsMissing as error:

@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+Device = Literal["auto", "cuda", "mps", "cpu"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+
 
 class ConfigError(Exception):
     """A setting is missing, malformed or in conflict with another. The message is one line that names it and the fix."""
@@ -108,14 +111,14 @@ class Settings(BaseSettings):
     )
 
     # The work
-    engine: Literal["triposr", "relief"] = Field(
+    engine: str = Field(
         "triposr", description="The engine that makes the shape: `triposr`, or `relief` for previews."
     )
-    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+    device: Device = Field(
         "auto",
         description="The device for TripoSR: `cuda`, `mps` or `cpu`. `auto` uses the first of them that is available.",
     )
-    precision: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+    precision: Precision = Field(
         "auto",
         description="The precision of TripoSR's transformers. `auto` is float16 on CUDA and float32 elsewhere. "
         "bfloat16 is faster on CPUs that support it and has an error of about 1 % in the scene code.",

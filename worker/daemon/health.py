@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from worker import weights
+from worker import engines, weights
 from worker.core import metrics
 from worker.core.finding import Level
 from worker.core.metrics import QueueGauges
@@ -125,7 +125,7 @@ class Health:
         try:
             places = [
                 weights.path(self.settings.weights_dir, name)
-                for name in weights.needed(self.settings.engine, self.settings.background_model)
+                for name in engines.weights_needed(self.settings.engine, self.settings.background_model)
             ]
         except weights.WeightsMissing as error:
             return str(error)

@@ -14,7 +14,7 @@ import tenacity
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
-from worker import __version__, database
+from worker import __version__, database, engines
 from worker.core import metrics
 from worker.core.errors import one_line
 from worker.core.finding import Level
@@ -39,6 +39,7 @@ log = structlog.get_logger()
 
 def run(settings: Settings) -> int:
     """Works until a signal says otherwise; the exit code. Raises: ConfigError before anything was claimed."""
+    engines.find(settings.engine)
     disable_core_dumps_and_ptrace()
     faulthandler.enable()  # the watchdog ends us by SIGABRT, and the journal then has where each thread was
     stop = Stop()

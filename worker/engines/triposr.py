@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from worker import tsr
 from worker.core.errors import JobError
-from worker.engines import Device, DeviceLost, EngineUnavailable, Precision
+from worker.core.settings import Device, Precision
+from worker.engines import DeviceLost, EngineUnavailable
 from worker.engines.presets import Preset
 from worker.engines.surface import SourceView, Surface, View
 from worker.mesh.camera import Camera
@@ -26,6 +27,11 @@ Points = NDArray[np.float32]
 
 CAMERA = Camera(side=2 * 1.9 * math.tan(math.radians(20)), distance=1.9)
 """The reference's own, 1.9 in front of the middle and 40 degrees wide: it takes the photo for that camera's view."""
+
+
+def load(weights_dir: Path, device: Device, precision: Precision) -> "TripoSR":
+    """Load TripoSR from its folder below `weights_dir`. Raises: EngineUnavailable."""
+    return TripoSR(weights_dir / "triposr", device, precision)
 
 
 class TripoSR:
@@ -58,18 +64,21 @@ class TripoSR:
         }
 
     def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
-        """The first view is used: the network takes one.
+        """Make the surface of the first view that shows a product. The network takes one photo; the others are not used.
 
         Raises: JobError `no_surface`, `out_of_memory`; DeviceLost.
         """
+        view = next((view for view in views if (view[..., 3] > 127).any()), None)
+        if view is None:
+            raise JobError("no_surface")
         with _device_errors():
             try:
-                return self._reconstruct(views[0], preset)
+                return self._reconstruct(view, preset)
             except torch.OutOfMemoryError:
                 chunk = GPU_CHUNK // 2
-            # Only outside of the handler is the traceback gone, which held on to the tensors.
+            # Outside of the handler, because its traceback still holds the tensors.
             torch.cuda.empty_cache()
-            return self._reconstruct(views[0], preset, chunk)
+            return self._reconstruct(view, preset, chunk)
 
     def _reconstruct(self, view: View, preset: Preset, chunk: int | None = None) -> Surface:
         began = time.perf_counter()

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from worker import weights
+from worker import engines, weights
 from worker.core import settings
 from worker.core.settings import ConfigError
 from worker.ops.terminal import progress
@@ -13,7 +13,7 @@ BACKGROUND_MODEL = "u2netp"  # small, permissively licensed, and in the package 
 def ensure_weights(console: Console, engine: str) -> None:
     """Fetch what is missing of the engine's and the small background model's weights. Raises: ConfigError."""
     folder = settings.load().weights_dir
-    for name in weights.needed(engine, BACKGROUND_MODEL):
+    for name in engines.weights_needed(engine, BACKGROUND_MODEL):
         try:
             weights.verify(folder, name)
         except weights.NotOfficial as error:

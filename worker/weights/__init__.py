@@ -26,15 +26,9 @@ __all__ = [
     "WeightsMissing",
     "WrongContent",
     "fetch",
-    "needed",
     "path",
     "verify",
 ]
-
-
-def needed(engine: str, background_model: str) -> list[str]:
-    """The names of the models that a worker so configured needs."""
-    return [background_model, *([triposr.NAME] if engine == triposr.NAME else [])]
 
 
 def path(folder: Path, name: str) -> Path:

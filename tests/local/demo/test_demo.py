@@ -68,4 +68,4 @@ def test_an_engine_that_is_not_there_is_no_success(tmp_path: Path, u2netp: Path)
         check=False,
     )
     assert run.returncode == 2
-    assert "'cube' is not one of 'relief'" in run.stderr
+    assert "'cube' is not one of 'triposr'" in run.stderr

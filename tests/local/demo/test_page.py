@@ -133,7 +133,7 @@ def test_a_failed_job_says_why(tmp_path: Path) -> None:
 
 
 def test_previews_are_called_previews(tmp_path: Path) -> None:
-    notice = "They are not reconstructions by TripoSR"
+    notice = "<b>These are previews.</b> They were made by <b>relief</b>"
     assert notice in write(tmp_path, job())
     assert notice not in write(tmp_path, job(engine="triposr"))
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from sqlalchemy.engine import Engine
 
-from worker import database
+from worker import database, engines
 from worker.core import stages
 from worker.core.settings import ConfigError
 from worker.jobs import queue
@@ -236,8 +236,8 @@ def _summarise(console: Console, shown: Sequence[Result], wrong: Sequence[str], 
         if not wrong
         else "\n[bold red]Not as it should be:[/bold red] " + "; ".join(wrong)
     )
-    if any(result.engine == "relief" for result in done):
+    for name in sorted({result.engine for result in done if result.engine in engines.PREVIEWS}):
         console.print(
-            "Made by [bold]relief[/bold], the preview engine: the front is the photo, the rest is inferred from its outline."
+            f"Made by [bold]{name}[/bold], a preview engine: the front is the photo, the rest is inferred from its outline."
         )
     console.print(f"Look at them: {page.resolve().as_uri()}", soft_wrap=True)

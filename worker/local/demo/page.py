@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from worker import engines
 from worker.ops import dashboard
 from worker.ops.terminal.formats import duration, file_size
 
@@ -99,6 +100,7 @@ def write_page(results: Sequence[Result], target: Path) -> None:
     page = environment.get_template("page.html.j2").render(
         results=results,
         done=[result for result in results if result.status == "completed"],
+        previews=engines.PREVIEWS,
         viewer=viewer,
         # The page's policy names this one script by its hash: whatever else slipped in, it would not run.
         viewer_hash=base64.b64encode(hashlib.sha256(viewer.encode()).digest()).decode(),

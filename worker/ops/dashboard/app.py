@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from worker import database
+from worker import database, engines
 from worker.core.errors import first_line
 from worker.core.settings import ConfigError, Settings
 from worker.ops.dashboard import access, pages
@@ -194,6 +194,7 @@ def _renderer() -> Callable[..., Response]:
     environment.globals |= {
         "asset": lambda name: f"/static/{name}?v={versions[name]}",
         "link": _link,
+        "previews": engines.PREVIEWS,
     }
     environment.filters |= {
         "about": formats.about,

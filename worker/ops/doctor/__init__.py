@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from worker import engines
 from worker.core import settings
 from worker.core.finding import Finding, Level, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
@@ -65,6 +66,7 @@ def examine(checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
     """Load the settings, run the checks, and yield the findings in the order of `checks`. None of them holds a secret."""
     try:
         configured = settings.load()
+        engines.find(configured.engine)
     except ConfigError as error:
         yield Finding(
             Level.FAIL, "settings", str(error), "Correct it and run this again: all checks depend on it."

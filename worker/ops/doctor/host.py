@@ -14,15 +14,12 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from worker import engines
 from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
 
 PACKAGE = "shop-model-worker"
 ROOMY_MB = 5000  # of a disk: weights, the files of a few jobs, and a core dump to spare
-MEMORY_GB = {
-    "triposr": 6.0,
-    "relief": 2.0,
-}  # of the host, for each lane: model, cut-out model, mesh and a photo
 ASK_S = 15
 
 
@@ -65,7 +62,7 @@ def memory(settings: Settings) -> Iterator[Finding]:
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
-    needed = MEMORY_GB.get(settings.engine, 2.0)
+    needed = engines.find(settings.engine).ram_gb
     said = f"{total / 1e9:.1f} GB"
     if total / 1e9 < needed:
         yield advice(
@@ -132,10 +129,10 @@ def gpu(settings: Settings) -> Iterator[Finding]:
                 said,
                 "Install NVIDIA's driver (nvidia-smi must list the GPU), or set WORKER_DEVICE=cpu.",
             )
-        elif settings.engine == "triposr" and settings.device == "auto":
+        elif "cuda" in engines.find(settings.engine).devices and settings.device == "auto":
             yield advice(
                 "gpu",
-                f"{said}; TripoSR on a CPU takes half a minute and more for a model",
+                f"{said}; {settings.engine} on a CPU takes half a minute and more for a model",
                 "Install NVIDIA's driver, or set WORKER_DEVICE=cpu to say that it is meant so.",
             )
         else:

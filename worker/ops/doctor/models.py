@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from worker import engines
 from worker import weights as on_disk
 from worker.compute.process import inherited
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
@@ -28,7 +29,7 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpu
 
 
 def weights(settings: Settings) -> Iterator[Finding]:
-    for name in on_disk.needed(settings.engine, settings.background_model):
+    for name in engines.weights_needed(settings.engine, settings.background_model):
         try:
             path = on_disk.verify(settings.weights_dir, name)
         except on_disk.NotOfficial as error:
@@ -40,7 +41,8 @@ def weights(settings: Settings) -> Iterator[Finding]:
 
 
 def torch(settings: Settings) -> Iterator[Finding]:
-    if settings.engine != "triposr":
+    spec = engines.find(settings.engine)
+    if spec.devices == ("cpu",):
         yield ok("torch", f"not used by the engine {settings.engine}")
         return
     devices = "" if settings.device == "cpu" else settings.cuda_visible_devices
@@ -71,10 +73,15 @@ def torch(settings: Settings) -> Iterator[Finding]:
         return
     found = json.loads(answer.stdout)
     for gpu in found["gpus"]:
-        yield ok(
-            "torch",
-            f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free",
-        )
+        said = f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free"
+        if gpu["total_gb"] < spec.vram_gb:
+            yield advice(
+                "torch",
+                f"{said}; {settings.engine} needs about {spec.vram_gb:g} GB",
+                "Name another GPU in CUDA_VISIBLE_DEVICES, or set WORKER_DEVICE=cpu.",
+            )
+        else:
+            yield ok("torch", said)
     if found["gpus"]:
         return
     if settings.device == "cuda" or devices or (settings.device == "mps" and not found["mps"]):
