@@ -1,14 +1,14 @@
-# docker build -t worker .                                                   for NVIDIA GPUs; the host needs the driver only
-# docker build -t worker:cpu --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .    a third of the size
+# For NVIDIA GPUs (the host needs only the driver):   docker build -t worker .
+# For CPUs, a third of the size:   docker build -t worker:cpu --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .
 
 FROM python:3.11.14-slim-bookworm AS build
 ARG TORCH_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-# With its pip, by which `worker weights fetch` gets one of the background models.
+# The virtual environment keeps its pip: `worker weights fetch` uses it to get one of the background models.
 RUN python -m venv /opt/worker
 WORKDIR /src
 COPY pyproject.toml requirements.lock README.md LICENSE ./
-# The dependencies in a layer of their own, by way of an empty package: they change seldom and weigh most.
+# Install the dependencies in a separate layer, with an empty package: they rarely change and are the largest part.
 RUN mkdir -p worker migrations && touch worker/__init__.py \
     && /opt/worker/bin/pip install --constraint requirements.lock \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} .
@@ -27,12 +27,12 @@ ENV PATH=/opt/worker/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 WORKDIR /var/lib/worker
-# The weights: fetched once, by `docker run … worker weights fetch`, and kept.
+# Keeps the weights that `docker run … worker weights fetch` fetches once.
 VOLUME /var/lib/worker
-# The daemon finishes what runs within WORKER_GRACE_S (120): docker stop --time 180.
+# Running jobs can finish within WORKER_GRACE_S (120), so stop with: docker stop --time 180
 STOPSIGNAL SIGTERM
-# The daemon touches this file every few seconds, as long as no lane is frozen. That it waits for its database is no
-# health; what a start may take besides is loading the model.
+# The daemon touches this file every few seconds while no lane is frozen, but not while it waits for its database at the
+# start. The start period covers loading the model.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10m --retries=3 \
     CMD ["sh", "-c", "find \"${WORKER_TEMP_DIR:-/tmp/shop-model-worker}\" -maxdepth 2 -name .lock -mmin -2 | grep -q ."]
 ENTRYPOINT ["worker"]
