@@ -31,9 +31,8 @@ weights: install ## Fetch the small background model that the demo and the tests
 demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
 	@$(BIN)/worker demo --engine $(ENGINE) --results "$(RESULTS)"
 
-# Three at a time on two cores, since many tests wait for a process. One by one and in the order of tests/conftest.py: the long ones
-# first, those of a group in one process, since they share what they start.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+# Three files at a time on two cores, since many tests wait for a process; in the order of tests/conftest.py, whose first take longest.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: weights ## Run all tests but the long ones
 	$(PYTEST)

@@ -16,8 +16,6 @@ from conftest import until
 
 from worker.local.postgres import remove_server
 
-pytestmark = pytest.mark.xdist_group("dev")  # what its tests share takes a while to start
-
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[dict[str, str]]:

@@ -19,8 +19,6 @@ from conftest import NUMBERS, Daemon, launch, new_database, until
 from worker.local.postgres import Postgres
 from worker.local.server import DevServer, serve_folder
 
-pytestmark = pytest.mark.xdist_group("fleet")  # what its tests share takes a while to start
-
 LEASE_S = 6  # a busy machine must not cost the lease
 HARD_LIMIT_S = 45  # many times what a job takes here, however busy the machine
 STAGES = {"downloading": 10, "generating": 50, "uploading": 85, "settling": 95}

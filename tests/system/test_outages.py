@@ -22,8 +22,6 @@ from worker import database
 from worker.database import migrate
 from worker.local.postgres import remove_server, start_server
 
-pytestmark = pytest.mark.xdist_group("outages")  # what its tests share takes a while to start
-
 AWAY_S = 2
 RESUMED_S = 20  # what a slow machine may need; `worker bench queue` tells how long it takes
 

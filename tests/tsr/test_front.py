@@ -20,7 +20,7 @@ from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
 
 SCENE = Path(__file__).parent.parent / "data" / "tsr-fitted"
-SIZE = 160
+SIZE = 96
 
 
 def fitted() -> Field:
@@ -37,7 +37,7 @@ def reference_picture(field: Field) -> NDArray[np.float32]:
     rays = np.stack([-np.ones_like(u), slope * u, -slope * v], axis=-1).astype(np.float32)
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
     origins = np.broadcast_to(np.array([1.9, 0, 0], np.float32), rays.shape).copy()
-    return np.asarray(volume_render(field, origins, rays, samples=96).numpy(), np.float32)
+    return np.asarray(volume_render(field, origins, rays, samples=64).numpy(), np.float32)
 
 
 def boxed(
