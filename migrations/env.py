@@ -3,12 +3,13 @@
 Tables, types, indexes, roles and data change in revisions (versions/), which never change once they are released.
 Functions, triggers, views and grants stand whole in sql/, which says what is true now. A command that ends at the newest
 revision, above all `alembic upgrade head`, applies these files after the revisions, even if no revision was new: an edited
-function needs none of its own. CREATE OR REPLACE removes nothing: what the files no longer make, or make with other
+function needs none of its own. But daemons compare revisions alone, so an edit that the Python code relies on comes with a
+revision, be it an empty one. CREATE OR REPLACE removes nothing: what the files no longer make, or make with other
 arguments or columns, a revision drops.
 
 The files fit the newest tables only. So a command that goes to any other revision, above all `alembic downgrade`, first
 drops all that they make (sql/drop.sql). The worker of the earlier revision applies its own files with its own
-`worker migrate`, and its daemons start only after that. For the same reason a revision calls no function of sql/.
+`worker migrate`, and its daemons start only after that. A revision calls no function of sql/, which may not be there.
 """
 
 from pathlib import Path

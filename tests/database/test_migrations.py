@@ -173,6 +173,10 @@ CREATE TRIGGER paint AFTER UPDATE OF hue ON public.jobs FOR EACH ROW EXECUTE FUN
     assert "worker.paint" in functions(database_url)
     command.downgrade(config(later, database_url), "-1")
     assert list(functions(database_url)) == ["worker.storage_path"]
+    engine = database.connect(database.parse(database_url, ""))
+    with pytest.raises(ConfigError, match=r"without functions\..*worker migrate"):
+        database.check_schema(engine)
+    engine.dispose()
     migrate.upgrade(database.parse(database_url, ""))
     assert catalogue(postgres, database_url) == first
     assert sql.execute("SELECT * FROM jobs").fetchall() == rows

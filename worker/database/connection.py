@@ -137,8 +137,13 @@ def check_schema(engine: Engine) -> None:
     """Raises: ConfigError with the command to run, where the database's schema is not the one of this code."""
     with engine.connect() as connection:
         found = revision(connection)
-    if found == SCHEMA:
+        complete = connection.scalar(sa.text("SELECT to_regproc('worker.claim_job')")) is not None
+    if found == SCHEMA and complete:
         return
+    if found == SCHEMA:
+        raise ConfigError(
+            "The database came back from a later schema, without functions. Run: worker migrate"
+        )
     if found is None:
         raise ConfigError("The database has no jobs table yet. Run: worker migrate")
     if found.isdigit() and found < SCHEMA:
@@ -147,7 +152,7 @@ def check_schema(engine: Engine) -> None:
         )
     raise ConfigError(
         f"The database's schema ({found}) is newer than this worker's ({SCHEMA}). Update this worker, "
-        f"or take the schema back; with the newer worker run: alembic downgrade {SCHEMA}"
+        f"or take the schema back: with the newer worker alembic downgrade {SCHEMA}, then with this one worker migrate"
     )
 
 
