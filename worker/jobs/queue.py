@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class NextDue:
-    """What there is to do: for a lane, for the rescue, or else in so many seconds."""
+    """What there is to do now: for a lane (`due`), for the rescue (`expired`); and the `seconds` until the next of it."""
 
     due: bool
     expired: bool
@@ -97,6 +97,7 @@ def rescue(engine: Engine) -> list[Row]:
 
 
 def next_due(engine: Engine) -> NextDue:
+    """Find out what there is to do now, or else when."""
     return NextDue(**_all(engine, "next_due")[0])
 
 
@@ -150,17 +151,18 @@ def enqueue(
 
 
 def request_cancel(engine: Engine, job_id: UUID) -> bool:
-    """Whether there was an unfinished job to cancel."""
+    """End a waiting job, or ask a running one to stop. False where there is no unfinished job."""
     with engine.connect() as connection:
         return bool(connection.scalar(QUERIES["request_cancel"], {"id": job_id}))
 
 
 def list_shop_jobs(engine: Engine, shop: str) -> list[Row]:
+    """List all jobs of a shop, each with who runs it."""
     return _all(engine, "list_shop_jobs", shop=shop)
 
 
 def request_cancel_all(engine: Engine, ids: Sequence[UUID]) -> None:
-    """Ends those that wait and asks those that run to stop."""
+    """End those that wait and ask those that run to stop."""
     with engine.connect() as connection:
         connection.execute(QUERIES["request_cancel_all"], {"ids": list(ids)})
 
@@ -196,7 +198,7 @@ def failures(engine: Engine) -> list[Row]:
 
 
 def queue_position(engine: Engine, job_id: UUID) -> Row | None:
-    """A waiting job's `position` and `estimated_wait_s`, each None where it is not known."""
+    """Get a waiting job's `position` and `estimated_wait_s`, each None where it is not known."""
     return _one(engine, "queue_position", id=job_id)
 
 
@@ -206,7 +208,7 @@ def recent(engine: Engine, limit: int = 10) -> list[Row]:
 
 
 def get_jobs(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
-    """These jobs as they are now, in this order."""
+    """Get these jobs as they are now, in this order."""
     return _all(engine, "get_jobs", ids=list(ids))
 
 

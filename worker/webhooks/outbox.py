@@ -46,10 +46,12 @@ def delivered(engine: Engine, event: Event) -> None:
 
 
 def retry_later(engine: Engine, event: Event, *, wait_s: float, refusals: int, reason: str) -> None:
+    """Put an event back, to be sent again after `wait_s` seconds."""
     _settle(engine, "retry_later", event, wait_s=wait_s, refusals=refusals, reason=reason)
 
 
 def dead_letter(engine: Engine, event: Event, *, refusals: int, reason: str) -> None:
+    """Give an event up. It is kept, and later events of its job are sent."""
     _settle(engine, "dead_letter", event, refusals=refusals, reason=reason)
 
 
