@@ -21,12 +21,13 @@ from worker.engines.presets import PRESETS
 from worker.engines.surface import Engine, View
 from worker.local import samples
 from worker.mesh.camera import Camera
+from worker.mesh.render import Scene
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
-from worker.pipeline.preview import poster, scene
+from worker.pipeline.preview import poster
 from worker.pipeline.quality import assess
 
 HEAD = "photo            preset    triangles  GLB kB poster kB    IoU    ΔE score dB without dB with     s"
@@ -34,7 +35,7 @@ HEAD = "photo            preset    triangles  GLB kB poster kB    IoU    ΔE sco
 
 def psnr(model: Model, camera: Camera, view: View) -> float:
     """The peak signal-to-noise ratio in dB between the model, seen by `camera`, and the photo."""
-    seen = scene(model).render_unlit(camera, len(view))
+    seen = Scene(model.mesh).render_unlit(camera, len(view))
     both = (seen[..., 3] > 250) & (view[..., 3] > 250)
     off = (seen[..., :3][both].astype(float) - view[..., :3][both]) / 255
     return float(-10 * np.log10((off**2).mean()))
@@ -51,7 +52,7 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
             surface = engine.reconstruct([view], preset)
             model = finish(surface, preset, folder, extras={})
             seconds = time.perf_counter() - began
-            drawn = scene(model)
+            drawn = Scene(model.mesh)
             poster(drawn, folder / "poster.png")
             glb_kb, poster_kb = (
                 (folder / file).stat().st_size / 1000 for file in ("model.glb", "poster.png")
@@ -61,7 +62,7 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
         quality = assess(model, model.source_view, drawn, score_photo(cutout, view))
         without, laid_over = (psnr(made, model.source_view.camera, view) for made in (plain, model))
         print(
-            f"{photo.name:16} {preset.name:9} {len(model.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"
+            f"{photo.name:16} {preset.name:9} {len(model.mesh.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"
             f" {quality['silhouette_iou']:6.3f} {quality['delta_e']:5.1f} {quality['score']:5}"
             f" {without:10.1f} {laid_over:7.1f} {seconds:5.1f}"
         )

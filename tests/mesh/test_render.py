@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from worker.mesh.mipmaps import LINEAR, MipMaps, srgb
 from worker.mesh.render import Scene, Viewpoint
 from worker.mesh.shading import ambient_occlusion, lighting
+from worker.mesh.textured import TexturedMesh
 
 RED, GREEN, BLUE, YELLOW, CYAN, WHITE = (
     (220, 20, 20), (20, 220, 20), (20, 20, 220), (220, 220, 20), (20, 220, 220), (230, 230, 230),
@@ -20,7 +22,14 @@ def scene(mesh: trimesh.Trimesh, texture: NDArray[np.uint8], uv: NDArray[np.floa
     if uv is None:
         uv = np.full((len(positions), 2), 0.5, np.float32)
     return Scene(
-        positions, np.asarray(mesh.vertex_normals, np.float32), uv, np.asarray(mesh.faces, np.int32), texture
+        TexturedMesh(
+            positions=positions,
+            normals=np.asarray(mesh.vertex_normals, np.float32),
+            uv=uv,
+            faces=np.asarray(mesh.faces, np.int32),
+            texture=texture,
+            watertight=True,
+        )
     )
 
 
@@ -82,7 +91,7 @@ def test_every_look_of_a_camera_for_all_holds_the_whole_mesh(box: Scene) -> None
     viewpoints = [Viewpoint(azimuth=azimuth, elevation=14) for azimuth in range(0, 360, 30)]
     camera = box.camera(viewpoints)
     for viewpoint in viewpoints:
-        at, _ = camera.project(box.positions @ viewpoint.rotation.T)
+        at, _ = camera.project(box.mesh.positions @ viewpoint.rotation.T)
         assert at.min() > 0.03
         assert at.max() < 0.97
 
@@ -144,12 +153,16 @@ def test_a_fine_pattern_seen_from_afar_is_its_mean_light_and_no_moire() -> None:
 
 
 def test_the_inside_of_an_open_mesh_is_seen_only_when_asked_for() -> None:
-    sheet = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
-    away = np.tile(np.array([0, 0, 1], np.float32), (3, 1))
-    faces, texture = np.array([[0, 1, 2]], np.int32), np.full((4, 4, 3), 200, np.uint8)
-    uv = np.zeros((3, 2), np.float32)
-    assert shown(Scene(sheet, away, uv, faces, texture), 180, 0, size=32).max() == 0
-    both = shown(Scene(sheet, away, uv, faces, texture, double_sided=True), 180, 0, size=32)
+    sheet = TexturedMesh(
+        positions=np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32),
+        normals=np.tile(np.array([0, 0, 1], np.float32), (3, 1)),
+        uv=np.zeros((3, 2), np.float32),
+        faces=np.array([[0, 1, 2]], np.int32),
+        texture=np.full((4, 4, 3), 200, np.uint8),
+        watertight=False,
+    )
+    assert shown(Scene(replace(sheet, watertight=True)), 180, 0, size=32).max() == 0
+    both = shown(Scene(sheet), 180, 0, size=32)
     assert both[..., 3].max() == 255
     assert both[both[..., 3] == 255][:, :3].min() > 150, "lit from the camera's side"
 

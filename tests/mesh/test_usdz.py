@@ -9,6 +9,7 @@ import pytest
 import trimesh
 from PIL import Image
 
+from worker.mesh.textured import TexturedMesh
 from worker.mesh.usdz import write_usdz
 
 pxr: Any = pytest.importorskip("pxr", reason="the extra `usdz` is not installed")
@@ -23,15 +24,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texture = np.zeros((64, 64, 3), np.uint8)
     texture[:32, :, 0], texture[32:, :, 2] = 255, 255
     path = tmp_path_factory.mktemp("usdz") / "model.usdz"
-    write_usdz(
-        path,
+    textured = TexturedMesh(
         positions=np.asarray(mesh.vertices, np.float32),
         normals=np.asarray(mesh.vertex_normals, np.float32),
         uv=uv.astype(np.float32),
         faces=np.asarray(mesh.faces, np.int32),
         texture=texture,
-        double_sided=False,
+        watertight=True,
     )
+    write_usdz(path, textured)
     return path
 
 

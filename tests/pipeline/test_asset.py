@@ -132,10 +132,10 @@ def delta_e(one: Floats, other: Floats) -> Floats:
 
 def on_the_surface(model: Model, count: int) -> tuple[Floats, Floats]:
     """Points spread evenly over the mesh, and their texture coordinates."""
-    mesh = trimesh.Trimesh(model.positions, model.faces, process=False)
+    mesh = trimesh.Trimesh(model.mesh.positions, model.mesh.faces, process=False)
     points, face = trimesh.sample.sample_surface(mesh, count, seed=0)
     weight = trimesh.triangles.points_to_barycentric(mesh.triangles[face], points)  # type: ignore[no-untyped-call]
-    return points, np.einsum("ij,ijk->ik", weight, model.uv[model.faces[face]])
+    return points, np.einsum("ij,ijk->ik", weight, model.mesh.uv[model.mesh.faces[face]])
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "relief"])
@@ -172,8 +172,8 @@ def test_each_preset_keeps_its_promises(models: dict[str, Finished], name: str) 
 def test_the_surface_is_the_true_one(models: dict[str, Finished]) -> None:
     done = models["balanced"]
     points, _ = on_the_surface(done.model, 20_000)
-    extent = np.ptp(done.world(done.model.positions), axis=0).max()
-    for where in (points, done.model.positions):
+    extent = np.ptp(done.world(done.model.mesh.positions), axis=0).max()
+    for where in (points, done.model.mesh.positions):
         off = np.abs(distance(done.world(where))) / extent
         assert off.mean() < 0.002
         assert off.max() < 0.01
@@ -191,17 +191,17 @@ def test_the_texture_has_the_true_colours(models: dict[str, Finished]) -> None:
 def test_no_seam_shows_in_a_smaller_texture(models: dict[str, Finished], name: str) -> None:
     """On both sides of every cut the same colour, down to a quarter of the texture's size; at an eighth almost."""
     model = models[name].model
-    _, place = np.unique(model.positions, axis=0, return_inverse=True)
-    start, end = model.faces.ravel(), np.roll(model.faces, -1, axis=1).ravel()
+    _, place = np.unique(model.mesh.positions, axis=0, return_inverse=True)
+    start, end = model.mesh.faces.ravel(), np.roll(model.mesh.faces, -1, axis=1).ravel()
     order = np.lexsort((np.maximum(place[start], place[end]), np.minimum(place[start], place[end])))
     one, other = order[::2], order[1::2]
     assert np.array_equal(place[start[one]], place[end[other]]), "each edge has two faces"
     # A sliver without any area is not drawn; its place in the texture is a point.
-    a, b, c = (model.uv[model.faces[:, i]] for i in range(3))
+    a, b, c = (model.mesh.uv[model.mesh.faces[:, i]] for i in range(3))
     drawn = np.abs(np.linalg.det(np.stack([b - a, c - a], axis=1))) > 1e-9
     cut = (start[one] != end[other]) & drawn[one // 3] & drawn[other // 3]
     assert cut.any()
-    middle = [(model.uv[start[side[cut]]] + model.uv[end[side[cut]]]) / 2 for side in (one, other)]
+    middle = [(model.mesh.uv[start[side[cut]]] + model.mesh.uv[end[side[cut]]]) / 2 for side in (one, other)]
     texture = models[name].texture()
     for level in range(4):
         off = delta_e(lookup(texture, middle[0]), lookup(texture, middle[1]))
@@ -215,14 +215,14 @@ def test_no_seam_shows_in_a_smaller_texture(models: dict[str, Finished], name: s
 def seen_from_the_front(model: Model, texture: Floats) -> Floats:
     """(512, 512, 3) what the photo's camera sees of the model, unlit; NaN beside it."""
     assert model.source_view is not None
-    flat, near = model.source_view.camera.project(model.positions)
+    flat, near = model.source_view.camera.project(model.mesh.positions)
     buffer = np.full(512 * 512, -np.inf, np.float32)
     uv = np.full((512 * 512, 2), np.nan)
-    for batch in rasterize(flat[model.faces] * np.float32(512), 512, 512):
-        nearness = np.einsum("ij,ij->i", batch.weight, near[model.faces[batch.face]])
+    for batch in rasterize(flat[model.mesh.faces] * np.float32(512), 512, 512):
+        nearness = np.einsum("ij,ij->i", batch.weight, near[model.mesh.faces[batch.face]])
         np.maximum.at(buffer, batch.pixel, nearness)
         front = nearness == buffer[batch.pixel]
-        corners = model.uv[model.faces[batch.face[front]]]
+        corners = model.mesh.uv[model.mesh.faces[batch.face[front]]]
         uv[batch.pixel[front]] = np.einsum("ij,ijk->ik", batch.weight[front], corners)
     picture = np.full((512 * 512, 3), np.nan)
     seen = np.isfinite(uv[:, 0])

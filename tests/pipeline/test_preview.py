@@ -9,9 +9,10 @@ from PIL import Image
 from worker.engines.presets import Preset
 from worker.engines.surface import Surface
 from worker.mesh.render import Scene
+from worker.mesh.textured import TexturedMesh
 from worker.pipeline import preview
 from worker.pipeline.finish import finish
-from worker.pipeline.preview import FRAMES, poster, scene, turntable
+from worker.pipeline.preview import FRAMES, poster, turntable
 
 ORANGE, BLUE = np.array([[0.9, 0.5, 0.1], [0.1, 0.2, 0.9]], np.float32)
 
@@ -27,9 +28,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image.Image, Image.
     )
     folder = tmp_path_factory.mktemp("preview")
     model = finish(surface, Preset(name="small", grid=64, triangles=3000, texture=256), folder, extras={})
-    shown = scene(model)
-    poster(shown, folder / "poster.png")
-    turntable(shown, folder / "turntable.webp")
+    scene = Scene(model.mesh)
+    poster(scene, folder / "poster.png")
+    turntable(scene, folder / "turntable.webp")
     return Image.open(folder / "poster.png"), Image.open(folder / "turntable.webp")
 
 
@@ -99,7 +100,15 @@ def test_a_turntable_is_below_its_limit_whatever_it_shows(
     normals = np.asarray(ball.vertices, np.float32)
     uv = ((normals[:, :2] + 1) / 2).astype(np.float32)
     standing = normals + np.array([0, 1, 0], np.float32)
-    turntable(Scene(standing, normals, uv, np.asarray(ball.faces, np.int32), noise), tmp_path / "noise.webp")
+    mesh = TexturedMesh(
+        positions=standing,
+        normals=normals,
+        uv=uv,
+        faces=np.asarray(ball.faces, np.int32),
+        texture=noise,
+        watertight=True,
+    )
+    turntable(Scene(mesh), tmp_path / "noise.webp")
     assert 0 < (tmp_path / "noise.webp").stat().st_size < limit
     with Image.open(tmp_path / "noise.webp") as animation:
         assert getattr(animation, "n_frames", 0) == 4

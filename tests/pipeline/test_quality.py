@@ -12,7 +12,6 @@ from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
 from worker.engines.surface import View
 from worker.mesh.render import Scene
-from worker.pipeline import preview
 from worker.pipeline.choose import PhotoScore, score_photo
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
@@ -50,7 +49,7 @@ def judged(image: Image.Image, folder: Path) -> tuple[dict[str, Any], Model, Sce
     view = frame(rgba)
     folder.mkdir(exist_ok=True)
     model = finish(Relief().reconstruct([view], SMALL), SMALL, folder, extras={})
-    scene, worth = preview.scene(model), score_photo(rgba, view)
+    scene, worth = Scene(model.mesh), score_photo(rgba, view)
     assert model.source_view
     return assess(model, model.source_view, scene, worth), model, scene, worth
 
@@ -68,7 +67,7 @@ def test_a_good_photo_makes_a_good_score_and_no_warning(
     assert report["silhouette_iou"] > 0.97
     assert report["delta_e"] < 3
     assert report["warnings"] == []
-    assert (report["triangles"], report["watertight"]) == (len(model.faces), True)
+    assert (report["triangles"], report["watertight"]) == (len(model.mesh.faces), True)
     assert 0.2 < report["texture_use"] < 1
     assert json.loads(json.dumps(report)) == report
 
@@ -101,9 +100,9 @@ def test_a_model_that_does_not_look_like_its_photo_scores_low(
     report, model, scene, worth = good
     assert model.source_view
     if what == "blurred texture":
-        texture = np.asarray(Image.fromarray(model.texture).filter(ImageFilter.GaussianBlur(14)))
-        soft = replace(model, texture=texture)
-        told = assess(soft, model.source_view, preview.scene(soft), worth)
+        texture = np.asarray(Image.fromarray(model.mesh.texture).filter(ImageFilter.GaussianBlur(14)))
+        soft = replace(model, mesh=replace(model.mesh, texture=texture))
+        told = assess(soft, model.source_view, Scene(soft.mesh), worth)
     else:
         front = replace(model.source_view, view=np.ascontiguousarray(other(model.source_view.view, what)))
         told = assess(model, front, scene, worth)
@@ -135,9 +134,12 @@ def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, 
     assert model.source_view
     thin = replace(
         model,
-        positions=model.positions * np.array([1, 1, 0.1], np.float32),
-        report=model.report | {"components_dropped": 12, "warnings": ["The dimensions make no sense."]},
-        watertight=False,
+        mesh=replace(
+            model.mesh,
+            positions=model.mesh.positions * np.array([1, 1, 0.1], np.float32),
+            watertight=False,
+        ),
+        report={**model.report, "components_dropped": 12, "warnings": ["The dimensions make no sense."]},
     )
     told = assess(thin, model.source_view, scene, worth)
     assert told["warnings"] == [

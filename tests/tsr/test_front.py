@@ -15,6 +15,7 @@ from test_network import render as volume_render
 from worker.engines.presets import PRESETS
 from worker.engines.triposr import surface_of
 from worker.mesh.render import Scene, Viewpoint
+from worker.mesh.textured import TexturedMesh
 from worker.pipeline.finish import finish
 from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
@@ -66,11 +67,14 @@ def test_front_is_front_and_nothing_is_mirrored(tmp_path: Path) -> None:
     mesh: Any = trimesh.load_mesh(tmp_path / "model.glb", process=False)
     u, v = np.asarray(mesh.visual.uv, np.float32).T
     scene = Scene(
-        np.asarray(mesh.vertices, np.float32),
-        np.asarray(mesh.vertex_normals, np.float32),
-        np.stack([u, 1 - v], axis=1),
-        np.asarray(mesh.faces, np.int32),
-        np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")),
+        TexturedMesh(
+            positions=np.asarray(mesh.vertices, np.float32),
+            normals=np.asarray(mesh.vertex_normals, np.float32),
+            uv=np.stack([u, 1 - v], axis=1),
+            faces=np.asarray(mesh.faces, np.int32),
+            texture=np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")),
+            watertight=True,
+        )
     )
 
     def differences(azimuth: float, *, mirrored: bool = False) -> tuple[float, float]:

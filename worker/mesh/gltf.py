@@ -1,4 +1,4 @@
-"""A textured mesh → a binary glTF 2.0 file without any extension, which every reader accepts."""
+"""A textured mesh → a binary glTF 2.0 file, with core features only, which every reader accepts."""
 
 import io
 import json
@@ -8,49 +8,43 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from worker.mesh.textured import TexturedMesh
+
 GENERATOR = "shop-model-worker"
-FLOAT, USHORT, UINT = 5126, 5123, 5125
-VERTICES, INDICES = 34962, 34963  # bufferView targets
+FLOAT, USHORT, UINT = 5126, 5123, 5125  # component types of accessors, as OpenGL numbers them
+VERTICES, INDICES = 34962, 34963  # the targets of buffer views
 
 
 def write_glb(
     path: Path,
+    mesh: TexturedMesh,
     *,
-    positions: NDArray[np.float32],
-    normals: NDArray[np.float32],
-    uv: NDArray[np.float32],
-    faces: NDArray[np.int32],
-    texture: NDArray[np.uint8],
-    double_sided: bool,
     name: str,
     extras: Mapping[str, Any],
     jpeg_quality: int = 90,
 ) -> None:
-    """One mesh of one primitive with one opaque material.
+    """Write one mesh of one primitive with one opaque material.
 
     Args:
-        path: of the file, written over.
-        positions: (V, 3) metres, y up, the front towards +z.
-        normals: (V, 3) unit vectors.
-        uv: (V, 2), v downwards.
-        faces: (F, 3), counter-clockwise from outside.
-        texture: (S, S, 3) sRGB, S a power of two.
-        double_sided: whether the inside can be seen.
+        path: of the file; an existing one is overwritten.
+        mesh: what to write. Its inside is drawn too unless it is watertight.
         name: of node, mesh and material.
         extras: JSON-able, goes to `asset.extras`.
-        jpeg_quality: of the texture, 1 to 95; colours are kept at full resolution, or islands would bleed into each other.
+        jpeg_quality: of the texture, 1 to 95. Colours keep their full resolution, so that islands do not bleed into each
+            other.
+
+    Raises: ValueError if `extras` are not JSON, OSError.
     """
     picture = io.BytesIO()
-    Image.fromarray(texture).save(picture, "JPEG", quality=jpeg_quality, subsampling=0)
-    small = len(positions) < 0xFFFF  # the greatest value of a type is not allowed as an index
-    indices = np.ascontiguousarray(faces, "<u2" if small else "<u4")
+    Image.fromarray(mesh.texture).save(picture, "JPEG", quality=jpeg_quality, subsampling=0)
+    small = len(mesh.positions) < 0xFFFF  # the greatest value of a type is not allowed as an index
+    indices = np.ascontiguousarray(mesh.faces, "<u2" if small else "<u4")
     chunks = [
-        (np.ascontiguousarray(positions, "<f4").tobytes(), VERTICES),
-        (np.ascontiguousarray(normals, "<f4").tobytes(), VERTICES),
-        (np.ascontiguousarray(uv, "<f4").tobytes(), VERTICES),
+        (np.ascontiguousarray(mesh.positions, "<f4").tobytes(), VERTICES),
+        (np.ascontiguousarray(mesh.normals, "<f4").tobytes(), VERTICES),
+        (np.ascontiguousarray(mesh.uv, "<f4").tobytes(), VERTICES),
         (indices.tobytes(), INDICES),
         (picture.getvalue(), None),
     ]
@@ -66,8 +60,8 @@ def write_glb(
     def accessor(view: int, kind: str, component: int, count: int, **bounds: list[float]) -> dict[str, Any]:
         return {"bufferView": view, "componentType": component, "count": count, "type": kind, **bounds}
 
-    count = len(positions)
-    low, high = positions.min(axis=0).tolist(), positions.max(axis=0).tolist()
+    count = len(mesh.positions)
+    low, high = mesh.positions.min(axis=0).tolist(), mesh.positions.max(axis=0).tolist()
     document = {
         "asset": {"version": "2.0", "generator": GENERATOR, "extras": dict(extras)},
         "scene": 0,
@@ -89,7 +83,7 @@ def write_glb(
                     "metallicFactor": 0.0,
                     "roughnessFactor": 0.85,
                 },
-                "doubleSided": double_sided,
+                "doubleSided": mesh.double_sided,
             }
         ],
         "textures": [{"source": 0, "sampler": 0}],
@@ -99,7 +93,7 @@ def write_glb(
             accessor(0, "VEC3", FLOAT, count, min=low, max=high),
             accessor(1, "VEC3", FLOAT, count),
             accessor(2, "VEC2", FLOAT, count),
-            accessor(3, "SCALAR", USHORT if small else UINT, faces.size),
+            accessor(3, "SCALAR", USHORT if small else UINT, mesh.faces.size),
         ],
         "bufferViews": views,
         "buffers": [{"byteLength": len(binary)}],

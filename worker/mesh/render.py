@@ -12,6 +12,7 @@ from worker.mesh.camera import Camera
 from worker.mesh.mipmaps import MipMaps, srgb
 from worker.mesh.rasterize import Covered, rasterize
 from worker.mesh.shading import ambient_occlusion, lighting
+from worker.mesh.textured import TexturedMesh
 
 FIELD_OF_VIEW = 20.0  # degrees: the long lens of a product photo
 FILL = 0.92  # of the picture's side, taken by the product and the heart of its shadow
@@ -45,41 +46,23 @@ class Seen(NamedTuple):
 
 
 class Scene:
-    """A mesh that is to be drawn, with what all its pictures share.
+    """A mesh that is to be drawn, with what all its pictures share: the light that reaches it, and smaller textures."""
 
-    Args:
-        positions: (V, 3), y up, the front towards +z, standing on y = 0.
-        normals: (V, 3) unit vectors.
-        uv: (V, 2) in 0..1, v downwards.
-        faces: (F, 3), counter-clockwise from outside.
-        texture: (H, W, 3) sRGB.
-        double_sided: whether faces are drawn that are seen from inside.
-    """
-
-    def __init__(
-        self,
-        positions: Floats,
-        normals: Floats,
-        uv: Floats,
-        faces: NDArray[np.int32],
-        texture: NDArray[np.uint8],
-        *,
-        double_sided: bool = False,
-    ) -> None:
-        self.positions, self.normals, self.uv, self.faces = positions, normals, uv, faces
-        self.double_sided = double_sided
-        self.ambient_occlusion, self.floor = ambient_occlusion(positions, normals, faces)
-        self.texture = MipMaps(texture)
-        self.texels_of_face = np.abs(_area(uv[faces])) * self.texture.texels
+    def __init__(self, mesh: TexturedMesh) -> None:
+        """Take a mesh that stands on y = 0, in any unit."""
+        self.mesh = mesh
+        self.ambient_occlusion, self.floor = ambient_occlusion(mesh.positions, mesh.normals, mesh.faces)
+        self.texture = MipMaps(mesh.texture)
+        self.texels_of_face = np.abs(_area(mesh.uv[mesh.faces])) * self.texture.texels
 
     def camera(self, viewpoints: Sequence[Viewpoint]) -> Camera:
         """In the axes of each viewpoint: holds the mesh and its shadow, whole, in the middle and as large as all viewpoints allow."""
-        low, high = self.positions.min(axis=0), self.positions.max(axis=0)
+        low, high = self.mesh.positions.min(axis=0), self.mesh.positions.max(axis=0)
         reach = 0.04 * float((high - low).max())
         (x0, _, z0), (x1, _, z1) = low - reach, high + reach
         spread = np.array([[x, 0, z] for x in (x0, x1) for z in (z0, z1)], np.float32)
         spread = 0.85 * spread + 0.15 * spread.mean(axis=0)  # it is round
-        points = np.concatenate([self.positions, spread])
+        points = np.concatenate([self.mesh.positions, spread])
         turned = np.stack([points @ viewpoint.rotation.T for viewpoint in viewpoints])
         middle = (turned.min(axis=(0, 1)) + turned.max(axis=(0, 1))) / 2
         side = float(np.ptp(turned, axis=(0, 1))[:2].max())
@@ -103,17 +86,17 @@ class Scene:
     def render(self, viewpoint: Viewpoint, camera: Camera, size: int, samples: int) -> NDArray[np.uint8]:
         """(size, size, 4) sRGB, straight alpha: the lit mesh and its shadow, with samples² samples a pixel."""
         turn = viewpoint.rotation
-        turned = self.positions @ turn.T
+        turned = self.mesh.positions @ turn.T
         wide = size * samples
         flat, near = camera.project(turned)
         flat *= np.float32(wide)
-        seen = visible(flat, near, self.faces, camera, wide, double_sided=self.double_sided)
-        corners = np.concatenate([self.uv, self.normals @ turn.T, self.ambient_occlusion[:, None]], axis=1)[
-            self.faces
-        ]
+        seen = visible(flat, near, self.mesh.faces, camera, wide, double_sided=self.mesh.double_sided)
+        corners = np.concatenate(
+            [self.mesh.uv, self.mesh.normals @ turn.T, self.ambient_occlusion[:, None]], axis=1
+        )[self.mesh.faces]
         found = mix(corners[seen.face], seen.weight)  # (K, 6)
-        if self.double_sided:  # a wall that is seen from inside is lit on that side
-            found[_area(flat[self.faces])[seen.face] > 0, 2:5] *= -1
+        if self.mesh.double_sided:  # a wall that is seen from inside is lit on that side
+            found[_area(flat[self.mesh.faces])[seen.face] > 0, 2:5] *= -1
 
         albedo = self.texture.sample(found[:, :2], self._level(flat)[seen.face])
         every = np.zeros((wide * wide, 8), np.float32)
@@ -131,10 +114,10 @@ class Scene:
 
     def render_unlit(self, camera: Camera, size: int) -> NDArray[np.uint8]:
         """(size, size, 4) sRGB, alpha 0 or 255: the texture as it is, without light, from where `camera` stands."""
-        flat, near = camera.project(self.positions)
+        flat, near = camera.project(self.mesh.positions)
         flat *= np.float32(size)
-        seen = visible(flat, near, self.faces, camera, size, double_sided=self.double_sided)
-        uv = mix(self.uv[self.faces[seen.face]], seen.weight)
+        seen = visible(flat, near, self.mesh.faces, camera, size, double_sided=self.mesh.double_sided)
+        uv = mix(self.mesh.uv[self.mesh.faces[seen.face]], seen.weight)
         light = self.texture.sample(uv, self._level(flat)[seen.face])
         picture = np.zeros((size * size, 4), np.uint8)
         picture[seen.at, :3] = srgb(light) * 255 + 0.5
@@ -143,7 +126,7 @@ class Scene:
 
     def _level(self, flat: Floats) -> NDArray[np.int32]:
         """(F,) which size of the texture has about one texel for every sample of the face."""
-        seen = np.abs(_area(flat[self.faces]))
+        seen = np.abs(_area(flat[self.mesh.faces]))
         ratio = np.maximum(self.texels_of_face, 1e-6) / np.maximum(seen, 1e-6)
         return np.asarray(np.clip(np.rint(np.log2(ratio) / 2), 0, 30), np.int32)
 

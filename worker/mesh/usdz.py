@@ -5,38 +5,25 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from worker.mesh.textured import TexturedMesh
 
-def write_usdz(
-    path: Path,
-    *,
-    positions: NDArray[np.float32],
-    normals: NDArray[np.float32],
-    uv: NDArray[np.float32],
-    faces: NDArray[np.int32],
-    texture: NDArray[np.uint8],
-    double_sided: bool,
-) -> None:
-    """One mesh with one UsdPreviewSurface; the same as `write_glb` writes.
+
+def write_usdz(path: Path, mesh: TexturedMesh) -> None:
+    """Write one mesh with one UsdPreviewSurface, the same that `write_glb` writes.
 
     Args:
-        path: of the package, written over.
-        positions: (V, 3) metres, y up, the front towards +z.
-        normals: (V, 3) unit vectors.
-        uv: (V, 2), v downwards.
-        faces: (F, 3), counter-clockwise from outside.
-        texture: (S, S, 3) sRGB.
-        double_sided: whether the inside can be seen.
+        path: of the package; an existing one is overwritten. Its folder takes the intermediate files.
+        mesh: what to write. Its inside is drawn too unless it is watertight.
 
-    Raises: ImportError without usd-core.
+    Raises: ImportError if usd-core is not installed, OSError.
     """
     from pxr import Gf, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt  # noqa: PLC0415 - an optional extra, 150 MB
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         picture = io.BytesIO()
-        Image.fromarray(texture).save(picture, "JPEG", quality=90, optimize=True)
+        Image.fromarray(mesh.texture).save(picture, "JPEG", quality=90, optimize=True)
         (Path(folder) / "texture.jpg").write_bytes(picture.getvalue())
         layer = Path(folder) / "model.usdc"
         stage = Usd.Stage.CreateNew(str(layer))
@@ -45,17 +32,23 @@ def write_usdz(
         root = UsdGeom.Xform.Define(stage, "/model")
         stage.SetDefaultPrim(root.GetPrim())
 
-        mesh = UsdGeom.Mesh.Define(stage, "/model/mesh")
-        mesh.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(positions, np.float32)))
-        mesh.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(faces), 3, np.int32)))
-        mesh.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(np.ascontiguousarray(faces, np.int32).ravel()))
-        mesh.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(normals, np.float32)))
-        mesh.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
-        mesh.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
-        mesh.CreateDoubleSidedAttr(double_sided)
-        mesh.CreateExtentAttr([Gf.Vec3f(*map(float, bound(positions, axis=0))) for bound in (np.min, np.max)])
-        up = np.ascontiguousarray(np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1), np.float32)  # v upwards
-        UsdGeom.PrimvarsAPI(mesh).CreatePrimvar(
+        prim = UsdGeom.Mesh.Define(stage, "/model/mesh")
+        prim.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.positions, np.float32)))
+        prim.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, np.int32)))
+        prim.CreateFaceVertexIndicesAttr(
+            Vt.IntArray.FromNumpy(np.ascontiguousarray(mesh.faces, np.int32).ravel())
+        )
+        prim.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(np.ascontiguousarray(mesh.normals, np.float32)))
+        prim.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
+        prim.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
+        prim.CreateDoubleSidedAttr(mesh.double_sided)
+        prim.CreateExtentAttr(
+            [Gf.Vec3f(*map(float, bound(mesh.positions, axis=0))) for bound in (np.min, np.max)]
+        )
+        up = np.ascontiguousarray(
+            np.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], axis=1), np.float32
+        )  # v upwards
+        UsdGeom.PrimvarsAPI(prim).CreatePrimvar(
             "st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex
         ).Set(Vt.Vec2fArray.FromNumpy(up))
 
@@ -82,7 +75,7 @@ def write_usdz(
         material.CreateSurfaceOutput().ConnectToSource(
             surface.CreateOutput("surface", Sdf.ValueTypeNames.Token)
         )
-        UsdShade.MaterialBindingAPI.Apply(mesh.GetPrim()).Bind(material)
+        UsdShade.MaterialBindingAPI.Apply(prim.GetPrim()).Bind(material)
         stage.GetRootLayer().Save()
 
         draft = Path(folder) / "model.usdz"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +18,67 @@ from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
 from worker.mesh.project import LEAST_OVERLAP, fit, project
 from worker.mesh.simplify import simplify
-from worker.mesh.texture import bake, dilate, texels
-from worker.mesh.unwrap import unwrap
-from worker.pipeline.scale import scale
+from worker.mesh.texture import Texels, bake, dilate, texels
+from worker.mesh.textured import TexturedMesh
+from worker.mesh.unwrap import Unwrapped, unwrap
+from worker.pipeline.scale import Scale, scale
 from worker.pipeline.timing import timed
+from worker.pipeline.verify import verify_glb
 
-JPEG_QUALITIES = (90, 80, 65, 50)  # the first with which the file keeps to the preset's size
+Vertices = NDArray[np.float32]  # (V, 3)
+Faces = NDArray[np.int32]  # (F, 3)
+
+JPEG_QUALITIES = (
+    90,
+    80,
+    65,
+    50,
+)  # tried in turn until the file keeps to the preset's size; the last one stands
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What the GLB holds, in metres, and what is known of it."""
+    """What the GLB holds, and what is known of it."""
 
-    positions: NDArray[np.float32]  # (V, 3) y up, the front towards +z, the middle of the base at the origin
-    normals: NDArray[np.float32]  # (V, 3) unit vectors
-    uv: NDArray[np.float32]  # (V, 2) in 0..1, v downwards
-    faces: NDArray[np.int32]  # (F, 3), counter-clockwise from outside
-    texture: NDArray[np.uint8]  # (S, S, 3) sRGB
-    watertight: bool
-    source_view: SourceView | None  # the photo that was used, and its camera in these coordinates
+    mesh: TexturedMesh
+    source_view: SourceView | None  # the photo that was used, and its camera in the mesh's coordinates
     base: NDArray[np.float64]  # (3,) where the origin is in the surface's own coordinates
     metres: float  # of one unit of the surface
-    report: dict[str, Any]
+    report: Mapping[str, Any]
+
+
+class _Shape(NamedTuple):
+    """The simplified surface, cut into islands, in the surface's own coordinates."""
+
+    vertices: Vertices
+    faces: Faces
+    dropped: int  # components that were no part of the product
+    layout: Unwrapped
+    normals: Vertices  # (N, 3) of the layout's vertices
+
+    @property
+    def points(self) -> Vertices:
+        """(N, 3) of the layout's vertices."""
+        return self.vertices[self.layout.source]
+
+
+class _Paint(NamedTuple):
+    """Colours of the texels, and what the photo gave to them."""
+
+    on: Texels
+    colors: NDArray[np.float32]  # (K, 3) sRGB in 0..1, NaN where unknown
+    source_view: SourceView | None  # with its camera where it fits best
+    overlap: float | None  # of the two outlines, intersection over union; None if there is no photo
+    photo_used: float  # part of the texels that show the photo
+    warnings: list[str]
+
+
+class _Standing(NamedTuple):
+    """The mesh in metres, on its feet."""
+
+    mesh: TexturedMesh
+    base: NDArray[np.float64]  # (3,) where the origin is in the surface's own coordinates
+    scale: Scale
 
 
 def finish(
@@ -51,135 +90,150 @@ def finish(
     extras: Mapping[str, Any],
     dimensions: Any = None,
 ) -> Model:
-    """Writes `folder/model.glb`: a closed mesh with one texture, standing on the origin, its front towards +z.
+    """Write `folder/model.glb`: a closed mesh with one texture, standing on the origin, its front towards +z.
+
+    The file is read back by another program and compared with the report before this returns.
 
     Args:
         surface: what the engine made.
         preset: how many triangles and texels, and how large the file may be.
-        folder: is there.
-        name: of the mesh in the file; what is not in [a-z0-9_-] becomes a hyphen.
-        extras: JSON-able, for `asset.extras`, which also tell where the scale comes from and that a machine made this.
-        dimensions: `metadata.dimensions` as the backend wrote it; what makes no sense costs a warning, never the job.
+        folder: an existing folder.
+        name: of the mesh in the file; characters other than a-z, 0-9 and _ become hyphens.
+        extras: JSON-able, for `asset.extras`. The source of the scale and a mark that a machine made this are added.
+        dimensions: `metadata.dimensions` as the backend wrote it. Values that make no sense cause a warning.
 
     Returns:
         The model, with a JSON-able report: triangles, vertices, texture_px, texture_used (part of the texels on the
         mesh), glb_bytes, glb_sha256, watertight, size_m (width, height, depth), scale_source, components_dropped,
-        photo_overlap (intersection over union of the mesh's outline and the photo's, None without a photo),
+        photo_overlap (intersection over union of the mesh's outline and the photo's, None if there is no photo),
         photo_used (part of the mesh's texels that show the photo), warnings (sentences), seconds by step.
 
-    Raises: JobError `no_surface`.
+    Raises: JobError `no_surface`, or `internal_error` if the file is not what the report claims.
     """
     seconds: dict[str, float] = {}
-    warnings: list[str] = []
+    path = folder / "model.glb"
+    shape = _shape(surface, preset, seconds)
+    paint = _paint(surface, shape, preset.texture, seconds)
+    with timed(seconds, "write"):
+        standing = _stand_up(shape, dilate(paint.on, paint.colors, preset.texture), dimensions)
+        marks = {**extras, "scale_source": standing.scale.source, "generated_by_ai": True}
+        _write(standing.mesh, path, preset.file_bytes, name, marks)
+    data = path.read_bytes()
+    report = _report(shape, paint, standing, data) | {"seconds": seconds}
+    with timed(seconds, "verify"):
+        verify_glb(data, report)
+    source = paint.source_view
+    metres = standing.scale.metres
+    return Model(
+        mesh=standing.mesh,
+        source_view=source and replace(source, camera=source.camera.moved(standing.base, metres)),
+        base=standing.base,
+        metres=metres,
+        report=report,
+    )
+
+
+def _shape(surface: Surface, preset: Preset, seconds: dict[str, float]) -> _Shape:
+    """Close, clean, simplify and unwrap the surface. Raises: JobError `no_surface`."""
+    vertices, faces = surface.vertices, surface.faces
     with timed(seconds, "clean"):
-        vertices, faces, dropped = _clean(surface)
+        _check(vertices, faces)
+        if not is_watertight(faces):
+            vertices, faces = fill_holes(*remove_unused(*weld(vertices, faces)))
+        vertices, faces, dropped = drop_floaters(vertices, faces)
     with timed(seconds, "simplify"):
         vertices, faces = simplify(vertices, faces, preset.triangles)
     _check(vertices, faces)
     with timed(seconds, "unwrap"):
-        source, corners, uv = unwrap(vertices, faces, preset.texture)
-    points, directions = vertices[source], normals(vertices, faces)[source]
-    with timed(seconds, "bake"):
-        on = texels(corners, uv, preset.texture)
-        colors = bake(points, corners, uv, on, surface.color, preset.texture)
-        if not np.isfinite(colors).all():
-            warnings.append(
-                "The engine knows no colour for some of the surface: its surroundings' were taken."
-            )
-    front, overlap, used = surface.source_view, None, 0.0
-    if front:
-        with timed(seconds, "project"):
-            camera, overlap = fit(vertices, faces, front.view, front.camera)
-            if overlap >= LEAST_OVERLAP:
-                front = replace(front, camera=camera)
-                photo, share = project(
-                    vertices,
-                    faces,
-                    on.on(points, corners),
-                    on.on(directions, corners),
-                    front.view,
-                    camera,
-                )
-                share[~np.isfinite(colors).all(axis=1) & (share > 0)] = 1
-                colors = np.where(share[:, None] > 0, colors + share[:, None] * (photo - colors), colors)
-                used = float((share > 0.5).mean()) if len(share) else 0.0
-            else:
-                warnings.append("The model's outline is not the photo's: the photo was not laid over it.")
-    with timed(seconds, "write"):
-        texture = dilate(on, colors, preset.texture)
-        low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
-        base = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
-        metres, scale_source, of_scale = scale(high - low, dimensions)
-        positions = np.asarray((points - base) * metres, np.float32)
-        # By position, as a reader sees it: the vertices along the seams of the texture stand twice in the file.
-        watertight = is_watertight(weld(positions, corners)[1])
-        if not watertight:
-            warnings.append("The mesh is not closed.")
-        model = Model(
-            positions=positions,
-            normals=directions,
-            uv=uv,
-            faces=corners,
-            texture=texture,
-            watertight=watertight,
-            source_view=front and SourceView(view=front.view, camera=front.camera.moved(base, metres)),
-            base=base,
-            metres=metres,
-            report={},
-        )
-        made = {**extras, "scale_source": scale_source, "generated_by_ai": True}
-        path = folder / "model.glb"
-        _write(model, path, preset, name, made)
-    data = path.read_bytes()
-    model.report.update(
-        triangles=len(corners),
-        vertices=len(source),
-        texture_px=preset.texture,
-        texture_used=round(len(on.texel) / preset.texture**2, 3),
-        glb_bytes=len(data),
-        glb_sha256=hashlib.sha256(data).hexdigest(),
-        watertight=watertight,
-        size_m=[round(float(side), 4) for side in np.ptp(positions, axis=0)],
-        scale_source=scale_source,
-        components_dropped=dropped,
-        photo_overlap=overlap if overlap is None else round(overlap, 3),
-        photo_used=round(used, 3),
-        warnings=warnings + of_scale,
-        seconds=seconds,
-    )
-    return model
+        layout = unwrap(vertices, faces, preset.texture)
+    return _Shape(vertices, faces, dropped, layout, normals(vertices, faces)[layout.source])
 
 
-def _clean(surface: Surface) -> tuple[NDArray[np.float32], NDArray[np.int32], int]:
-    """Closed and without crumbs, and how many were dropped. Raises: JobError `no_surface`."""
-    vertices, faces = surface.vertices, surface.faces
-    _check(vertices, faces)
-    if not is_watertight(faces):
-        vertices, faces = fill_holes(*remove_unused(*weld(vertices, faces)))
-    vertices, faces, dropped = drop_floaters(vertices, faces)
-    return vertices, faces, dropped
-
-
-def _check(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> None:
-    """Raises: JobError `no_surface` for what no solid can be made of."""
+def _check(vertices: Vertices, faces: Faces) -> None:
+    """Raise JobError `no_surface` if no solid can be made of this."""
     # A tetrahedron has four faces.
     if len(faces) < 4 or not np.isfinite(vertices).all() or not np.ptp(vertices, axis=0).max() > 0:
         raise JobError("no_surface")
 
 
-def _write(model: Model, path: Path, preset: Preset, name: str, extras: Mapping[str, Any]) -> None:
+def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]) -> _Paint:
+    """Ask the engine for the colours of all texels, and lay the photo over them where there is one."""
+    corners, uv = shape.layout.faces, shape.layout.uv
+    with timed(seconds, "bake"):
+        on = texels(corners, uv, size)
+        colors = bake(shape.points, corners, uv, on, surface.color, size)
+    warnings = []
+    if not np.isfinite(colors).all():
+        warnings.append("The engine knows no colour for some of the surface: its surroundings' were taken.")
+    if surface.source_view is None:
+        return _Paint(on, colors, None, None, 0.0, warnings)
+    with timed(seconds, "project"):
+        return _lay_photo(surface.source_view, shape, _Paint(on, colors, None, None, 0.0, warnings))
+
+
+def _lay_photo(source: SourceView, shape: _Shape, paint: _Paint) -> _Paint:
+    """Lay the photo over the texels that its camera saw, if the two outlines agree."""
+    camera, overlap = fit(shape.vertices, shape.faces, source.view, source.camera)
+    if overlap < LEAST_OVERLAP:
+        warning = "The model's outline is not the photo's: the photo was not laid over it."
+        return paint._replace(source_view=source, overlap=overlap, warnings=[*paint.warnings, warning])
+    points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
+    photo, share = project(shape.vertices, shape.faces, points, directions, source.view, camera)
+    # Where the engine knows no colour, a little of the photo is better than none.
+    share[~np.isfinite(paint.colors).all(axis=1) & (share > 0)] = 1
+    mixed = paint.colors + share[:, None] * (photo - paint.colors)
+    return paint._replace(
+        colors=np.where(share[:, None] > 0, mixed, paint.colors),
+        source_view=replace(source, camera=camera),
+        overlap=overlap,
+        photo_used=float((share > 0.5).mean()) if len(share) else 0.0,
+    )
+
+
+def _stand_up(shape: _Shape, texture: NDArray[np.uint8], dimensions: Any) -> _Standing:
+    """Scale the mesh to metres and move the middle of its base to the origin."""
+    points, corners = shape.points, shape.layout.faces
+    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    base = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
+    size = scale(high - low, dimensions)
+    positions = np.asarray((points - base) * size.metres, np.float32)
+    mesh = TexturedMesh(
+        positions=positions,
+        normals=shape.normals,
+        uv=shape.layout.uv,
+        faces=corners,
+        texture=texture,
+        # By position, as a reader sees it: the vertices along the seams of the texture stand twice in the file.
+        watertight=is_watertight(weld(positions, corners)[1]),
+    )
+    return _Standing(mesh, base, size)
+
+
+def _write(mesh: TexturedMesh, path: Path, most_bytes: int, name: str, extras: Mapping[str, Any]) -> None:
+    """Write the GLB with the best texture that keeps it below `most_bytes`, or the worst one if none does."""
+    name = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "model"
     for quality in JPEG_QUALITIES:
-        write_glb(
-            path,
-            positions=model.positions,
-            normals=model.normals,
-            uv=model.uv,
-            faces=model.faces,
-            texture=model.texture,
-            double_sided=not model.watertight,
-            name=re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "model",
-            extras=extras,
-            jpeg_quality=quality,
-        )
-        if path.stat().st_size <= preset.file_bytes:
+        write_glb(path, mesh, name=name, extras=extras, jpeg_quality=quality)
+        if path.stat().st_size <= most_bytes:
             return
+
+
+def _report(shape: _Shape, paint: _Paint, standing: _Standing, data: bytes) -> dict[str, Any]:
+    """All but the seconds of what `finish` documents; `data` is the written file."""
+    mesh, overlap = standing.mesh, paint.overlap
+    not_closed = [] if mesh.watertight else ["The mesh is not closed."]
+    return {
+        "triangles": len(mesh.faces),
+        "vertices": len(mesh.positions),
+        "texture_px": len(mesh.texture),
+        "texture_used": round(len(paint.on.texel) / len(mesh.texture) ** 2, 3),
+        "glb_bytes": len(data),
+        "glb_sha256": hashlib.sha256(data).hexdigest(),
+        "watertight": mesh.watertight,
+        "size_m": [round(float(side), 4) for side in np.ptp(mesh.positions, axis=0)],
+        "scale_source": standing.scale.source,
+        "components_dropped": shape.dropped,
+        "photo_overlap": overlap if overlap is None else round(overlap, 3),
+        "photo_used": round(paint.photo_used, 3),
+        "warnings": [*paint.warnings, *not_closed, *standing.scale.warnings],
+    }

@@ -6,7 +6,6 @@ from pathlib import Path
 from PIL import Image
 
 from worker.mesh.render import Scene, Viewpoint
-from worker.pipeline.finish import Model
 
 SIZE = 512
 AZIMUTH, ELEVATION = 24.0, 14.0  # degrees: enough to show that it is solid, with the front still well in view
@@ -16,17 +15,6 @@ FRAME_MS = 100
 MOST_BYTES = 300_000
 # Pixels a side and WebP's quality, tried in turn until the file is small enough; the last is for noise.
 TRIES = ((384, 80), (384, 60), (384, 36), (256, 36), (160, 20), (96, 5))
-
-
-def scene(model: Model) -> Scene:
-    return Scene(
-        model.positions,
-        model.normals,
-        model.uv,
-        model.faces,
-        model.texture,
-        double_sided=not model.watertight,
-    )
 
 
 def poster(scene: Scene, target: Path) -> None:

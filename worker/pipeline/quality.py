@@ -62,14 +62,14 @@ def assess(model: Model, front: SourceView, scene: Scene, photo_score: PhotoScor
     seen = compare(scene.render_unlit(camera, len(view)), view)
     photo = PhotoQuality(photo_score.size, blur(view), whole=photo_score.whole == 1)
     return {
-        "score": score(seen, photo, watertight=model.watertight),
+        "score": score(seen, photo, watertight=model.mesh.watertight),
         "silhouette_iou": round(seen.overlap, 4),
         "delta_e": round(seen.difference, 2),
         "detail": round(seen.detail, 3),
         "photo_px": round(photo.side * len(view)),
         "photo_blur": round(photo.blur, 3),
-        "triangles": len(model.faces),
-        "watertight": model.watertight,
+        "triangles": len(model.mesh.faces),
+        "watertight": model.mesh.watertight,
         "components_dropped": model.report["components_dropped"],
         "texture_use": model.report["texture_used"],
         "warnings": [*model.report["warnings"], *_warnings(model, seen, photo)],
@@ -137,7 +137,7 @@ def _rise(value: float, between: tuple[float, float]) -> float:
 
 
 def _warnings(model: Model, seen: Similarity, photo: PhotoQuality) -> list[str]:
-    width, height, depth = np.ptp(model.positions, axis=0).tolist()
+    width, height, depth = np.ptp(model.mesh.positions, axis=0).tolist()
     dropped = model.report["components_dropped"]
     said = (
         (not photo.whole, "The product touches the photo's edge: what lies beyond is missing."),

@@ -20,16 +20,17 @@ from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
 from worker.engines.presets import PRESETS
 from worker.engines.surface import Engine
+from worker.mesh.render import Scene
 from worker.mesh.usdz import write_usdz
 from worker.pipeline.address import Policy
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.download import download
-from worker.pipeline.finish import Model, finish
+from worker.pipeline.finish import finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import Photo, ScoredView
-from worker.pipeline.preview import poster, scene, turntable
+from worker.pipeline.preview import poster, turntable
 from worker.pipeline.quality import assess
 from worker.pipeline.timing import timed
 
@@ -104,17 +105,17 @@ def run(
         )
     report["model"] = model.report
     with timed(seconds, Step.POSTER):
-        shown = scene(model)
-        poster(shown, request.folder / "poster.png")
+        scene = Scene(model.mesh)
+        poster(scene, request.folder / "poster.png")
     if request.turntable:
         with timed(seconds, Step.TURNTABLE):
-            turntable(shown, request.folder / "turntable.webp")
+            turntable(scene, request.folder / "turntable.webp")
     if request.usdz:
         with timed(seconds, Step.USDZ):
-            _write_usdz(model, request.folder / "model.usdz")
+            write_usdz(request.folder / "model.usdz", model.mesh)
     if model.source_view:
         with timed(seconds, Step.QUALITY):
-            report["quality"] = assess(model, model.source_view, shown, usable[0].score)
+            report["quality"] = assess(model, model.source_view, scene, usable[0].score)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
@@ -125,18 +126,6 @@ def run(
         20 if sys.platform == "darwin" else 10
     )
     on_progress(Stage.WRITTEN)
-
-
-def _write_usdz(model: Model, path: Path) -> None:
-    write_usdz(
-        path,
-        positions=model.positions,
-        normals=model.normals,
-        uv=model.uv,
-        faces=model.faces,
-        texture=model.texture,
-        double_sided=not model.watertight,
-    )
 
 
 def _download(request: Request) -> list[Photo]:
