@@ -16,8 +16,8 @@ from PIL import Image
 from worker.core.errors import JobError
 from worker.engines.presets import Preset
 from worker.engines.surface import Surface
+from worker.mesh.gltf import write_glb
 from worker.mesh.textured import TexturedMesh
-from worker.pipeline import finish as finishing
 from worker.pipeline.finish import finish
 from worker.pipeline.verify import verify_glb
 
@@ -48,11 +48,11 @@ def taken_apart(data: bytes) -> tuple[Document, bytearray]:
     return json.loads(data[20 : 20 + length]), bytearray(data[28 + length :])
 
 
-def put_together(document: Document, binary: bytes) -> bytes:
+def put_together(document: Document, binary: bytearray) -> bytes:
     """A GLB whose lengths are right, whatever it holds."""
     text = json.dumps(document).encode()
     text += b" " * (-len(text) % 4)
-    binary += bytes(-len(binary) % 4)
+    binary = binary + bytes(-len(binary) % 4)
     return (
         struct.pack("<4sII", b"glTF", 2, 28 + len(text) + len(binary))
         + struct.pack("<I4s", len(text), b"JSON")
@@ -202,13 +202,11 @@ def test_each_claim_of_the_report_counts(
 
 
 def test_no_broken_file_leaves_the_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = finishing.write_glb
-
     def broken(path: Path, mesh: TexturedMesh, **options: Any) -> None:
-        write(path, mesh, **options)
+        write_glb(path, mesh, **options)
         path.write_bytes(path.read_bytes()[:-100])
 
-    monkeypatch.setattr(finishing, "write_glb", broken)
+    monkeypatch.setattr("worker.pipeline.finish.write_glb", broken)
     with pytest.raises(JobError) as error:
         finish(ball(), SMALL, tmp_path, extras={})
     assert error.value.code == "internal_error"
