@@ -31,7 +31,7 @@ def drawn() -> set[tuple[Edge, str]]:
 
 @pytest.fixture
 def moves(sql: psycopg.Connection) -> Iterator[Callable[[], set[Edge]]]:
-    """Notes what moves in the table; what moved since the last look."""
+    """Record the transitions of all rows. The function returns those since its last call, and forgets them."""
     sql.execute("CREATE TABLE move (before text, after text)")
     sql.execute("""
         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -44,16 +44,16 @@ def moves(sql: psycopg.Connection) -> Iterator[Callable[[], set[Edge]]]:
         " FOR EACH ROW WHEN (OLD.status <> NEW.status) EXECUTE FUNCTION note()"
     )
 
-    def look() -> set[Edge]:
+    def taken() -> set[Edge]:
         found = sql.execute("DELETE FROM move RETURNING before, after").fetchall()
         return {(before or OUTSIDE, after or OUTSIDE) for before, after in found}
 
-    yield look
+    yield taken
     sql.execute("DROP FUNCTION note CASCADE")
 
 
 class Stage:
-    """Sets a job's scene, and runs the statement that a case is about as the code runs it."""
+    """Brings a job into a state, by the functions that the worker itself calls."""
 
     def __init__(self, engine: Engine, sql: psycopg.Connection) -> None:
         self.engine = engine
@@ -99,11 +99,11 @@ class Stage:
 
 
 Scene = Callable[[Stage], Callable[[], object]]
-"""Prepares, and gives what runs the statement."""
+"""Prepares a job, and returns the function that runs the statement."""
 
 
 def held(act: Callable[[Engine, Job], object], prepare: Callable[[Stage], Job] = Stage.running) -> Scene:
-    """A statement of the worker that has the job."""
+    """A statement of the worker that holds the job's lease."""
     return lambda stage: partial(act, stage.engine, prepare(stage))
 
 
@@ -116,7 +116,7 @@ def loose(act: Callable[[Stage], object], prepare: Callable[[Stage], object] = l
 
 
 def newer(stage: Stage) -> Job:
-    """Runs; an older one for the same files waits."""
+    """A running job, while an older one for the same files waits."""
     stage.waiting()
     stage.sql.execute("UPDATE jobs SET run_after = now() + interval '1 h'")
     return stage.running()

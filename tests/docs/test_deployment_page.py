@@ -1,4 +1,4 @@
-"""docs/deployment.md: the settings it has people write down are ones that work together."""
+"""docs/deployment.md: the settings in its worker.env work together."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""docs/jobs.md: its columns and rules are the database's, its SQL prints what it says, its programs wait for a job's end."""
+"""docs/jobs.md: its columns and rules are the database's, its SQL prints its outputs, its programs wait for a job's end."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def section(title: str) -> str:
 
 
 def first_cells(text: str) -> list[list[str]]:
-    """Of tables whose first cell is code: the cells, without the marks."""
+    """The cells of all table rows whose first cell is code, without backticks."""
     rows = (line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `"))
     return [[cell.strip("` ") for cell in row] for row in rows]
 
@@ -84,7 +84,7 @@ BEFORE: dict[str, Callable[[Engine], None]] = {"The queue for people": one_runs_
 
 
 def plain(text: str) -> list[str]:
-    """Without what differs from run to run: ids, durations, and the widths of columns that hold them."""
+    """Replace what differs from run to run: ids, durations, and the widths of their columns."""
     text = re.sub(r"\d\d:\d\d:\d\d(\.\d+)?", "DURATION", text)
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
     lines = (re.sub(r"-+", "-", re.sub(r" +", " ", line)).strip() for line in text.splitlines())
