@@ -5,7 +5,14 @@ import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from worker.core.errors import first_line, is_retryable_status, one_line, parse_retry_after
+from worker.core.errors import (
+    first_line,
+    is_retryable_status,
+    one_line,
+    parse_retry_after,
+    redact_text,
+    redact_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +58,23 @@ def test_an_error_is_told_on_one_line_without_the_statement() -> None:
     assert one_line(error) == one_line(driver) == "connection failed: Is the server running?"
     assert first_line(error) == "connection failed:"
     assert first_line(ValueError()) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://cdn.shopify.com/a.jpg?token=SECRET", "https://cdn.shopify.com/a.jpg"),
+        ("https://cdn.shopify.com/a.jpg#SECRET?", "https://cdn.shopify.com/a.jpg"),
+        ("https://me:SECRET@a.example/logo@2x.png", "https://a.example/logo@2x.png"),
+        ("https://cdn.shopify.com:443/logo@2x.png", "https://cdn.shopify.com:443/logo@2x.png"),
+        ("https://[2606:4700::1]/logo@2x.png", "https://[2606:4700::1]/logo@2x.png"),
+        ("https://me:SEC@RET@a.example/", "https://a.example/"),
+        ("https://me:SEC/RET@a.example/", "https://a.example/"),
+        ("https://me:SECRET\\@a.example/", "https://a.example/"),
+        ("photo.jpg?SECRET", "photo.jpg"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_secret(url: str, expected: str) -> None:
+    assert redact_url(url) == expected
+    if "://" in url:
+        assert redact_text(f"error at '{url}', line 1?") == f"error at '{expected}', line 1?"

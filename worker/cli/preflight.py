@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worker.cli.output import die
-from worker.core.errors import JobError
+from worker.core.errors import JobError, redact_url
 from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
 from worker.jobs import queue
-from worker.storage import open_store, sha256, version
+from worker.storage import open_store, version
 
 TYPES = {
     ".jpg": "image/jpeg",
@@ -54,7 +54,7 @@ ADVICE = {
 
 def check_photo(url: str, settings: Settings) -> Finding:
     """Say whether a worker with these settings takes a photo from this URL."""
-    from worker.pipeline.address import Policy, redact_url, validate_url  # noqa: PLC0415 - brings the image libraries
+    from worker.pipeline.address import Policy, validate_url  # noqa: PLC0415 - brings the image libraries
 
     policy = Policy(
         hosts=tuple(settings.all_photo_hosts()), http=settings.photo_http, loopback=settings.photo_loopback
@@ -69,6 +69,8 @@ def check_photo(url: str, settings: Settings) -> Finding:
 
 def photo_url(photo: str, settings: Settings) -> str:
     """Return a photo's URL. A file is uploaded to the store first, under its content's hash. Raises: ConfigError."""
+    from worker.weights.transfer import file_digest  # noqa: PLC0415 - brings an HTTP client
+
     if "://" in photo:
         return photo
     file = Path(photo)
@@ -76,7 +78,7 @@ def photo_url(photo: str, settings: Settings) -> str:
         raise ConfigError(f"{photo} is neither a URL nor a file.")
     ending = file.suffix.lower()
     try:
-        path = f"uploads/{version(sha256(file))}{ending}"
+        path = f"uploads/{version(file_digest(file))}{ending}"
         url = open_store(settings).put(path, file, TYPES.get(ending, "application/octet-stream"))
     except JobError as error:
         status = os.EX_TEMPFAIL if error.retryable else os.EX_CONFIG

@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any, TextIO
 
 from worker import engines
-from worker.core.errors import JobError
+from worker.core.errors import JobError, redact_text
 from worker.engines.surface import Engine
 from worker.pipeline import run as pipeline
-from worker.pipeline.address import Policy, redact_text
+from worker.pipeline.address import Policy
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
 from worker.weights import WeightsMissing
 

@@ -1,5 +1,6 @@
-"""Every way in which a job can fail, and what the errors of others mean: their text, and if a retry can help."""
+"""Every way in which a job can fail, and what the errors of others mean: their text, without secrets, and if a retry can help."""
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
@@ -104,3 +105,18 @@ def parse_retry_after(header: str | None) -> float | None:
         return None
     zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (zoned - datetime.now(UTC)).total_seconds())
+
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*:[/\\]{2}[^\s'\"<>]*", re.IGNORECASE)
+# User and password. In a malformed URL all before the last @, unless a plain host comes first and the @ is in the path.
+_USERINFO = re.compile(r"(?<=[/\\]{2})([^/]*@|(?!([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?(/|$)).*@)", re.IGNORECASE)
+
+
+def redact_url(url: str) -> str:
+    """Return a URL, well-formed or not, without what may be secret: user, password, query and fragment."""
+    return _USERINFO.sub("", re.split(r"[?#]", url, maxsplit=1)[0])
+
+
+def redact_text(text: str) -> str:
+    """Return a text with each URL in it redacted."""
+    return _URL.sub(lambda found: redact_url(found[0]), text)

@@ -1,6 +1,5 @@
 """TripoSR: one framed photo → the surface that the network sees in it."""
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from worker.engines.surface import SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
 from worker.tsr.field import GPU_CHUNK
+from worker.weights.transfer import file_digest
 
 Points = NDArray[np.float32]
 
@@ -60,7 +60,7 @@ class TripoSR:
         self.details: Mapping[str, Any] = {
             "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
             "precision": precision,
-            "weights_sha256": _sha256(tsr.weights_file(folder)),
+            "weights_sha256": file_digest(tsr.weights_file(folder)),
         }
 
     def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
@@ -129,11 +129,6 @@ def _pick(device: Device) -> str:
             f"WORKER_DEVICE is {device}, and torch {torch.__version__} sees no such device."
         )
     return device
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -68,9 +68,6 @@ _DENIED_6 = [
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 # What some resolvers read as a number though it is not written like an address: 2130706433, 0x7f.1, 127.1.
 _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
-_IN_TEXT = re.compile(r"[a-z][a-z0-9+.-]*:[/\\]{2}[^\s'\"<>]*", re.IGNORECASE)
-# Before the host; in a malformed address all before the last @, unless a plain host comes first and the @ is the path's.
-_USERINFO = re.compile(r"(?<=[/\\]{2})([^/]*@|(?!([\w.-]+|\[[0-9a-f:.]+\])(:\d*)?(/|$)).*@)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +111,6 @@ def is_public(address: str) -> bool:
     if isinstance(ip, ipaddress.IPv4Address):
         return not any(ip in network for network in _DENIED_4)
     return ip.scope_id is None and ip in _GLOBAL_6 and not any(ip in network for network in _DENIED_6)
-
-
-def redact_url(url: str) -> str:
-    """An address, well-formed or not, without what may be a secret: user, password, query and fragment."""
-    return _USERINFO.sub("", re.split(r"[?#]", url, maxsplit=1)[0])
-
-
-def redact_text(text: str) -> str:
-    """A text with the addresses in it as `redact_url`."""
-    return _IN_TEXT.sub(lambda found: redact_url(found[0]), text)
 
 
 def resolve(host: str) -> list[str]:

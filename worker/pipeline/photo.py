@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worker.core.errors import JobError
+from worker.core.errors import JobError, redact_url
 from worker.engines.surface import View
-from worker.pipeline.address import redact_url
 from worker.pipeline.choose import PhotoScore
 
 

@@ -4,7 +4,6 @@ The folder ends up with `model.glb`, `poster.png`, `cutout.png`, and, where they
 `turntable.webp` and `model.usdz`. Nothing here knows of rows, buckets or backends.
 """
 
-import hashlib
 import resource
 import sys
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, turntable
 from worker.pipeline.quality import assess
 from worker.pipeline.timing import timed
+from worker.weights.transfer import file_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def run(
     provenance = {
         "job_id": request.job_id,
         **made_by,
-        "input_sha256": [_sha256(photo.file) for photo in photos if photo.scored],
+        "input_sha256": [file_digest(photo.file) for photo in photos if photo.scored],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with timed(seconds, Step.FINISH):
@@ -154,11 +154,6 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     except JobError as error:
         return replace(photo, error=error)
     return replace(photo, scored=ScoredView(view, score_photo(cutout, view)))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:

@@ -1,6 +1,5 @@
 """Where the finished files go: a Supabase bucket or a local folder, with the same paths in both."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -72,11 +71,6 @@ def open_store(settings: Settings) -> Store:
             timeout_s=settings.storage_timeout_s,
         )
     raise ConfigError("No place for the models: set SUPABASE_URL, or WORKER_STORAGE_DIR for a local folder.")
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def version(digest: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from worker.core.errors import JobError
 from worker.core.finding import Finding, fail
-from worker.storage import StoreUnreachable, sha256, version
+from worker.storage import StoreUnreachable, version
+from worker.weights.transfer import file_digest
 
 _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
@@ -31,7 +32,7 @@ class LocalStore:
         check()
         with _job_errors():
             _replace(self.folder / path, file)
-        return f"{self.url}/{path}?v={version(sha256(file))}"
+        return f"{self.url}/{path}?v={version(file_digest(file))}"
 
     def find(self, stem: str) -> list[str]:
         top = self.folder / stem

@@ -10,14 +10,14 @@ _SHOP = _ID | {"."}
 
 def stem(shop: str, product_id: str | None = None, variant_id: str | None = None) -> str:
     """The path of the product's or the variant's files without their ending; of a shop alone, its folder."""
-    ids = [_segment(_last(gid), _ID) for gid in (product_id, variant_id) if gid]
+    ids = [_segment(last_part(gid), _ID) for gid in (product_id, variant_id) if gid]
     # A leading dot would hide the folder or, doubled, climb out of it.
     first = "=2E" + _segment(shop[1:], _SHOP) if shop.startswith(".") else _segment(shop, _SHOP)
     return "/".join([first, *ids])
 
 
-def _last(gid: str) -> str:
-    """`gid://shopify/Product/123` → `123`."""
+def last_part(gid: str) -> str:
+    """Return the part of an id that people know: `gid://shopify/Product/123` → `123`; a plain id as it is."""
     return gid.rpartition("/")[2] or gid if gid.startswith("gid://") else gid
 
 

@@ -17,7 +17,8 @@ from supabase.client import SupabaseException
 from worker.core.errors import JobError
 from worker.core.finding import Finding, Level
 from worker.core.settings import ConfigError
-from worker.storage import CONTENT_TYPES, bucket_checks, sha256, version
+from worker.storage import CONTENT_TYPES, bucket_checks, version
+from worker.weights.transfer import file_digest
 
 TRIES = 6
 PATIENCE_S = 180  # after so long no other try begins
@@ -73,7 +74,7 @@ class SupabaseStore:
         self._probe = f"worker-check/{uuid4()}.glb"
 
     def put(self, path: str, file: Path, content_type: str, check: Check = _nothing) -> str:
-        size, digest = file.stat().st_size, sha256(file)
+        size, digest = file.stat().st_size, file_digest(file)
         if self._too_large(size):
             raise JobError("storage_too_large")
         options: dict[str, Any] = {

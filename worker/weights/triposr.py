@@ -5,13 +5,13 @@ from. Or, unconverted, `config.yaml` and `model.ckpt`. The daemon can use other 
 only `verify` insists on the official one, and `fetch` never overwrites another one that can be used.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.core.errors import redact_url
 from worker.weights import transfer
 from worker.weights.errors import (
     FetchFailed,
@@ -171,7 +171,7 @@ def _ready(folder: Path, files: Sequence[File], *, half: bool) -> Path | None:
     if not converted.is_file():
         return home / CKPT
     known = _provenance(home)["conversions"]
-    return converted if half and known[_sha256(converted)] != "float16" else home
+    return converted if half and known[_digest(converted)] != "float16" else home
 
 
 def _obtain(
@@ -189,7 +189,7 @@ def _obtain(
     if "://" in source:
         _require_space(home, wanted, files, half=half)
         if say:
-            say(f"Fetching {transfer.redact_url(source)}.")
+            say(f"Fetching {redact_url(source)}.")
         _from_web(home, source.rstrip("/"), wanted, progress)
         return home / CKPT
     in_place = not keep and any(file.name == CKPT for file in wanted)
@@ -213,9 +213,7 @@ def _require_space(home: Path, wanted: Sequence[File], files: Sequence[File], *,
 
 def _from_web(home: Path, base: str, wanted: Sequence[File], progress: Progress | None) -> None:
     if not base.startswith(("http://", "https://")):
-        raise FetchFailed(
-            f"{transfer.redact_url(base)} is neither a folder nor an address that begins with https://."
-        )
+        raise FetchFailed(f"{redact_url(base)} is neither a folder nor an address that begins with https://.")
     for file in wanted:
         try:
             transfer.download(
@@ -264,7 +262,7 @@ def _convert(origin: Path, home: Path, files: Sequence[File], *, half: bool) -> 
     try:
         convert(origin, new, torch.float16 if half else torch.float32)
         # Recorded first: whatever is killed in between, what lies there is on record.
-        _record(home, files, _sha256(new), "float16" if half else "float32")
+        _record(home, files, _digest(new), "float16" if half else "float32")
         new.replace(home / SAFETENSORS)
     except CheckpointError as error:
         raise FetchFailed(f"The checkpoint is the expected one and cannot be converted: {error}") from None
@@ -295,7 +293,7 @@ def _unproved(home: Path, files: Sequence[File]) -> str:
         return f"{file} was not converted here (no {PROVENANCE} beside it)"
     if record["source"] != _digests(files):
         return f"{file} was converted from another checkpoint ({record['source'].get(CKPT, 'unknown')})"
-    found = _sha256(file)
+    found = _digest(file)
     if found not in record["conversions"]:
         return f"{file} has the sha256 {found.removeprefix('sha256:')}, which no conversion on record gave"
     return ""
@@ -320,13 +318,13 @@ def _provenance(home: Path) -> dict[str, Any]:
         return {"source": {}, "conversions": {}}
 
 
+def _digest(file: Path) -> str:
+    """Return the file's checksum as `provenance.json` has it: algorithm:hex."""
+    return f"sha256:{transfer.file_digest(file)}"
+
+
 def _digests(files: Sequence[File]) -> dict[str, str]:
     return {file.name: file.digest for file in files}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
 
 
 def _unusable(home: Path) -> str:

@@ -27,6 +27,7 @@ from worker.core.errors import first_line
 from worker.core.settings import ConfigError, Settings
 from worker.ops.dashboard import access, pages
 from worker.ops.terminal import formats
+from worker.storage.paths import last_part
 
 FOLDER = Path(__file__).parent
 STATIC = {
@@ -200,7 +201,7 @@ def _renderer() -> Callable[..., Response]:
         "about": formats.about,
         "duration": formats.duration,
         "file_size": formats.file_size,
-        "last_part": formats.last_part,
+        "last_part": last_part,
         "web_address": access.web_address,
         "since": lambda then, now: max(0.0, (now - then).total_seconds()),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),

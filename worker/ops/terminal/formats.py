@@ -26,8 +26,3 @@ def about(seconds: float) -> str:
         if seconds >= unit:
             return f"{seconds // unit:.0f} {name}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def last_part(identifier: str) -> str:
-    """Return the part of an id that people know: `gid://shopify/Product/123` → `123`."""
-    return identifier.rstrip("/").rpartition("/")[2] or identifier

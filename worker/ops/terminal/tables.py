@@ -8,7 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from worker.ops.terminal.formats import about, duration, last_part
+from worker.ops.terminal.formats import about, duration
+from worker.storage.paths import last_part
 
 COLORS = {
     "pending": "dim",
