@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from worker import database
 from worker.core import settings
 from worker.core.settings import ConfigError
+from worker.storage import open_store
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,3 +75,41 @@ def test_hosts_of_photos_that_would_match_nothing_are_an_error(
     monkeypatch.setenv("WORKER_PHOTO_HOSTS", value)
     with pytest.raises(ConfigError, match="WORKER_PHOTO_HOSTS: "):
         settings.load()
+
+
+STARTS = {"DATABASE_URL": "postgresql://u@h/d", "WORKER_STORAGE_DIR": "/tmp"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL must begin with postgresql://"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL is not an address"),
+        ({"WORKER_STORAGE_DIR": ""}, "No place for the models: set SUPABASE_URL"),
+        (
+            {"WORKER_STORAGE_DIR": "", "SUPABASE_URL": "https://a.supabase.co"},
+            "SUPABASE_SERVICE_ROLE_KEY is not set",
+        ),
+        ({"SUPABASE_URL": "https://a.supabase.co"}, "not both"),
+        ({"WORKER_LEASE_S": "soon"}, "WORKER_LEASE_S: "),
+        ({"WORKER_HARD_LIMIT_S": "1"}, "WORKER_HARD_LIMIT_S must not be less"),
+        ({"WORKER_STORAGE_DIR": "/dev/null/store"}, "WORKER_STORAGE_DIR cannot be used"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_setting_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str
+) -> None:
+    """`tests/system/test_daemon.py` shows what a start makes of the error."""
+    for name, value in (STARTS | environment).items():
+        monkeypatch.setenv(name, value)
+
+    def begin() -> None:
+        loaded = settings.load()
+        open_store(loaded)
+        database.url(loaded)
+
+    with pytest.raises(ConfigError) as error:
+        begin()
+    assert says in str(error.value)
