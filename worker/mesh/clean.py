@@ -1,21 +1,31 @@
-"""Takes from a mesh what is no part of the product."""
+"""Repair a mesh, and take from it what is no part of the product.
+
+trimesh finds the connected parts and the edges of holes: for the fitted test scene, 183,000 faces, in 8 and 23 ms of CPU
+time, where numpy's `isin` took 220 ms for the edges. The rest is ours, for these reasons:
+
+- `is_watertight` takes 13 ms; `trimesh.graph.is_watertight` takes 43 ms.
+- `drop_floaters` takes 57 ms for the extent, area and volume of all parts together; `Trimesh.split`, which makes a mesh of
+  each part first, takes 214 ms, and four times as long as ours for noise of thousands of parts.
+- `fill_holes` closes a hole of any size; trimesh's closes those of three or four edges.
+- `weld` merges bit-equal positions only; trimesh's merges within a tolerance, which joins sheets that nearly touch.
+"""
 
 import numpy as np
+import trimesh
 from numpy.typing import NDArray
-from scipy import sparse
 
-Vertices = NDArray[np.float32]
-Faces = NDArray[np.int32]
+Vertices = NDArray[np.float32]  # (V, 3), any unit
+Faces = NDArray[np.int32]  # (F, 3) indices of vertices, counter-clockwise seen from outside
 
 
 CRUMB = (0.1, 0.02, 0.01)
-"""Parts of the biggest component's longest side, area and volume: what is smaller in all three is none of the product's."""
+"""What is smaller than these parts of the largest component's longest side, area and volume, in all three, is dropped."""
 
 
 def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, int]:
-    """Without crumbs (`CRUMB`) and inner shells. A strap or rod is small by area and volume, but long: it stays.
+    """Drop crumbs (`CRUMB`) and inner shells. A strap or rod is small by area and volume, but long: it stays.
 
-    A closed part that is turned inside out is the wall of a hollow: never seen, and it would cost triangles.
+    An inner shell is a closed part that is turned inside out, the wall of a hollow. Nobody sees it, and it costs triangles.
 
     Returns:
         Vertices and faces of what stays, and the number of parts dropped.
@@ -32,6 +42,7 @@ def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, in
     np.maximum.at(high, part[used], vertices[used])
     extent = (high - low).max(axis=1)  # -inf for a vertex that no face uses
 
+    # Six times the volume, by the divergence theorem, and twice the area.
     part_of_face = part[faces[:, 0]]
     a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
     volume = np.bincount(part_of_face, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
@@ -48,18 +59,19 @@ def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, in
 
 
 def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
-    """A fan of faces over every hole, from the middle of its rim; what is closed comes back as it is.
+    """Close every hole with a fan of faces from the middle of its rim. A closed mesh comes back as it is.
 
-    What hangs together by an edge of more than two faces is left as it is: there is no telling inside from outside.
+    Edges of more than two faces are left as they are: nothing tells inside from outside there.
+
+    Returns:
+        The vertices with one more for each hole, and the faces with one more for each edge of a rim.
     """
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
-    size = len(vertices)
-    there, back = edges[:, 0] * size + edges[:, 1], edges[:, 1] * size + edges[:, 0]
-    rim = edges[~np.isin(there, back)]
+    edges = _edges(faces)
+    rim = edges[np.sort(trimesh.grouping.group_rows(np.sort(edges, axis=1), require_count=1))]
     if not len(rim):
         return vertices, faces
-    graph = sparse.coo_matrix((np.ones(len(rim), np.int8), (rim[:, 0], rim[:, 1])), shape=(size, size))
-    _, label = sparse.csgraph.connected_components(graph, directed=False)
+    size = len(vertices)
+    label = trimesh.graph.connected_component_labels(rim, node_count=size)
     _, hole = np.unique(label[rim[:, 0]], return_inverse=True)
     count = np.bincount(hole)
     middle = np.stack([np.bincount(hole, vertices[rim[:, 0], axis]) / count for axis in range(3)], axis=1)
@@ -71,23 +83,22 @@ def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
 
 
 def parts(vertices: Vertices, faces: Faces) -> tuple[int, NDArray[np.int32]]:
-    """The number of connected parts, and each vertex's part; a vertex that no face uses is a part too."""
-    start, end = faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel()
-    graph = sparse.coo_matrix(
-        (np.ones(len(start), np.int8), (start, end)), shape=(len(vertices), len(vertices))
+    """Count the connected parts, and number them: (V,) each vertex's part. A vertex that no face uses is a part too."""
+    # Two edges of a face connect its three corners.
+    part = trimesh.graph.connected_component_labels(
+        faces[:, [0, 1, 1, 2]].reshape(-1, 2), node_count=len(vertices)
     )
-    count, part = sparse.csgraph.connected_components(graph, directed=False)
-    return count, part
+    return int(part.max(initial=-1)) + 1, part
 
 
 def weld(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
-    """Makes one vertex of all that lie at bit-equal positions."""
+    """Merge the vertices that lie at bit-equal positions."""
     _, first, same = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
     return vertices[first], same.ravel().astype(np.int32)[faces]
 
 
 def remove_unused(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
-    """Without the vertices that no face uses and the faces that use one twice."""
+    """Remove the faces that use a vertex twice, and the vertices that no face uses."""
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
     used = np.zeros(len(vertices), bool)
@@ -96,11 +107,16 @@ def remove_unused(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
 
 
 def is_watertight(faces: Faces) -> bool:
-    """Whether every edge joins exactly two faces that agree on which side is outside."""
+    """True if every edge joins exactly two faces that agree which side is outside."""
     if not len(faces):
         return False
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
+    edges = _edges(faces)
     size = int(faces.max()) + 1
     there = np.sort(edges[:, 0] * size + edges[:, 1])
     back = np.sort(edges[:, 1] * size + edges[:, 0])
     return bool((there[1:] != there[:-1]).all() and (there == back).all())
+
+
+def _edges(faces: Faces) -> NDArray[np.int64]:
+    """(3 F, 2) the directed edges of all faces."""
+    return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
