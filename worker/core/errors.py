@@ -15,16 +15,12 @@ class ErrorKind(NamedTuple):
 
 ERRORS: dict[str, ErrorKind] = {
     # The photos
-    "photo_url_refused": ErrorKind(
-        False, "The photo's address is not a web address that can be used. It must begin with https://."
-    ),
+    "photo_url_refused": ErrorKind(False, "The photo's URL cannot be used. It must begin with https://."),
     "photo_host_refused": ErrorKind(
-        False, "The photo lies on a server that photos are not taken from. Upload it to the shop."
+        False, "The photo is on a server that is not allowed. Upload it to the shop."
     ),
-    "photo_not_found": ErrorKind(False, "The photo is no longer at its address. Upload it again."),
-    "photo_forbidden": ErrorKind(
-        False, "The photo's address does not let us read it. Make the photo public."
-    ),
+    "photo_not_found": ErrorKind(False, "There is no photo at this URL any more. Upload it again."),
+    "photo_forbidden": ErrorKind(False, "The photo's server does not let us read it. Make the photo public."),
     "photo_unreachable": ErrorKind(
         True, "The photo's server could not be reached or did not answer in time."
     ),
@@ -33,7 +29,7 @@ ERRORS: dict[str, ErrorKind] = {
     "photo_too_small": ErrorKind(False, "The photo is too small. Use one of at least 64 by 64 pixels."),
     "photo_not_an_image": ErrorKind(False, "The file is not a photo. Use JPEG, PNG, WebP or AVIF."),
     "photo_too_complex": ErrorKind(
-        False, "The photo takes too much time or memory to open. Save it anew as an ordinary JPEG or PNG."
+        False, "The photo takes too much time or memory to open. Save it again as an ordinary JPEG or PNG."
     ),
     "photo_broken": ErrorKind(False, "The photo's file is damaged or incomplete. Upload it again."),
     "no_object": ErrorKind(
@@ -55,9 +51,9 @@ ERRORS: dict[str, ErrorKind] = {
     ),
     # Retryable, because the operator can repair it, and no job should be lost to a changed key.
     "storage_denied": ErrorKind(
-        True, "The storage did not let the finished model in. The shop's developer must look at it."
+        True, "The worker has no access to the storage. The shop's developer must look at it."
     ),
-    "storage_too_large": ErrorKind(False, "The finished model is larger than the storage takes."),
+    "storage_too_large": ErrorKind(False, "The finished model is larger than the storage allows."),
     "storage_refused": ErrorKind(
         False, "The storage refused the finished model. The shop's developer must look at it."
     ),

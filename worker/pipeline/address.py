@@ -1,7 +1,7 @@
-"""Which addresses a photo may come from: hosts by name, and what their names lead to by number.
+"""Where a photo may come from. Photo URLs are untrusted input, and fetching one must not reach a private network.
 
-A photo's address is a stranger's wish that our network fetch something. It is judged twice: as it is written
-(`validate_url`), and when a connection is made (`PinnedNetwork`), which goes to the very numbers that were judged.
+A URL is checked twice: as it is written (`validate_url`), and when a connection is made (`PinnedNetwork`), which resolves
+the host once, checks every IP address, and connects to exactly these addresses.
 """
 
 import asyncio
@@ -19,13 +19,14 @@ import httpx
 
 from worker.core.errors import JobError
 
-Resolve = Callable[[str], list[str]]  # a host's name → its addresses; raises OSError
+Resolve = Callable[[str], list[str]]
+"""A host's name → its IP addresses. Raises: OSError."""
 
 PORTS = (80, 443)
-MOST_ADDRESSES = 4  # of one name, tried in turn
+MOST_ADDRESSES = 4  # of one host, tried in turn
 
-# What is nobody's public server, from IANA's registries of special-purpose addresses, and Azure's platform address,
-# which looks like a public one.
+# Networks without public servers, from IANA's registries of special-purpose addresses, and Azure's platform address, which
+# looks like a public one.
 _DENIED_4 = [
     ipaddress.IPv4Network(network)
     for network in (
@@ -50,8 +51,7 @@ _DENIED_4 = [
         "240.0.0.0/4",  # reserved, broadcast
     )
 ]
-# Everything else is no public unicast: loopback, mapped and compatible IPv4, NAT64, ULA, link-local, site-local,
-# multicast.
+# All others are not public unicast: loopback, mapped and compatible IPv4, NAT64, ULA, link-local, site-local, multicast.
 _GLOBAL_6 = ipaddress.IPv6Network("2000::/3")
 _DENIED_6 = [
     ipaddress.IPv6Network(network)
@@ -66,47 +66,47 @@ _DENIED_6 = [
 ]
 
 _HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
-# What some resolvers read as a number though it is not written like an address: 2130706433, 0x7f.1, 127.1.
+# Hosts that some resolvers read as an IP address although they are not written like one: 2130706433, 0x7f.1, 127.1.
 _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What the operator allows. Hosts are exact names, `*.example.com` for all below one, or `*` for any."""
+    """What the operator allows. A host is an exact name, `*.example.com` for all names below one, or `*` for any."""
 
     hosts: tuple[str, ...]
     http: bool = False
     loopback: bool = False
-    """`localhost`, 127.0.0.0/8 and [::1] by these names, with http and any port, for development."""
+    """Also allow `localhost`, 127.0.0.0/8 and [::1], written so, with http and any port. For development."""
 
 
 def validate_url(url: str, policy: Policy, base: httpx.URL | None = None) -> httpx.URL:
-    """The address, absolute, if it may be asked for a photo as far as its spelling tells.
+    """Check a URL as it is written, and return it, made absolute with `base`.
 
     Raises: JobError `photo_url_refused`, `photo_host_refused`.
     """
     try:
-        address = httpx.URL(url)
+        parsed = httpx.URL(url)
         if base is not None:
-            address = base.join(address)
-        host = _host(address)
+            parsed = base.join(parsed)
+        host = _host(parsed)
     except (httpx.InvalidURL, ValueError) as error:
         raise JobError("photo_url_refused") from error
-    if address.scheme not in ("http", "https") or address.userinfo:
+    if parsed.scheme not in ("http", "https") or parsed.userinfo:
         raise JobError("photo_url_refused")
     if policy.loopback and _is_loopback(host):
-        return address
-    if address.scheme == "http" and not policy.http:
-        raise JobError("photo_url_refused", "The photo's address must begin with https://.")
-    if address.port not in (None, *PORTS):
-        raise JobError("photo_url_refused", "The photo's address names a port that is not the web's.")
+        return parsed
+    if parsed.scheme == "http" and not policy.http:
+        raise JobError("photo_url_refused", "The photo's URL must begin with https://.")
+    if parsed.port not in (None, *PORTS):
+        raise JobError("photo_url_refused", "The photo's URL names a port other than 80 and 443.")
     if not any(_matches(host, pattern) for pattern in policy.hosts):
         raise JobError("photo_host_refused")
-    return address
+    return parsed
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is that of a server on the public internet."""
+    """True if an IP address belongs to the public internet. Raises: ValueError if it is no IP address."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
         return not any(ip in network for network in _DENIED_4)
@@ -114,13 +114,13 @@ def is_public(address: str) -> bool:
 
 
 def resolve(host: str) -> list[str]:
-    """Raises: OSError."""
+    """Look up a host's IP addresses with the system's resolver. Raises: OSError."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class PinnedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to what a name leads to, if all of that is public. TLS and HTTP go on with the name."""
+    """Connect to the IP addresses of a host if all of them are public. TLS and HTTP still use the host's name."""
 
     def __init__(self, policy: Policy, resolve: Resolve = resolve) -> None:
         self._policy = policy
@@ -135,7 +135,7 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Raises: JobError `photo_host_refused`; httpcore's errors."""
+        """Connect to the first address that answers. Raises: JobError `photo_host_refused`; httpcore's errors."""
         end = time.monotonic() + (timeout or 0.0)
         try:
             async with asyncio.timeout(timeout):
@@ -145,7 +145,7 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError from error
         for tries_left in range(len(addresses), 0, -1):
-            # One that does not answer leaves the others their share of the time.
+            # An address that does not answer must leave time for the others.
             share = max(0.0, end - time.monotonic()) / tries_left if timeout else None
             try:
                 return await self._network.connect_tcp(
@@ -162,13 +162,13 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
             good = [address for address in addresses if _is_loopback(address)]
         else:
             good = [address for address in addresses if is_public(address)]
-        if len(good) < len(addresses):  # a name that leads to both is no mistake
+        if len(good) < len(addresses):  # a host with public and private addresses is an attack, not a mistake
             raise JobError("photo_host_refused")
         return good[:MOST_ADDRESSES]
 
 
 async def _in_thread(resolve: Resolve, host: str) -> list[str]:
-    """The system's look-up cannot be interrupted, and a pool's thread would be waited for at the end."""
+    """Resolve in a daemon thread: the look-up cannot be interrupted, and Python would wait for a pool's thread at its end."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 
@@ -186,21 +186,21 @@ async def _in_thread(resolve: Resolve, host: str) -> list[str]:
             found = resolve(host)
         except (OSError, UnicodeError) as error:
             found = error
-        with suppress(RuntimeError):  # nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, found)
 
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
     return await answer
 
 
-def _host(address: httpx.URL) -> str:
-    """The host in ASCII, without a last dot. Raises: ValueError where it is none, or a number in disguise."""
-    host = address.raw_host.decode("ascii").lower()
+def _host(url: httpx.URL) -> str:
+    """Return the host in ASCII, the last dot removed. Raises: ValueError if it is no host, or an IP address in disguise."""
+    host = url.raw_host.decode("ascii").lower()
     if _is_ip(host):
         return host
     if not _HOST.fullmatch(host) or _NUMBER.fullmatch(host):
         raise ValueError
-    host.encode("idna")  # the socket would refuse an overlong name only later
+    host.encode("idna")  # raises for a name that is too long; the socket would do so only later
     return host.removesuffix(".")
 
 

@@ -1,4 +1,4 @@
-"""A downloaded file → an upright sRGB image, by the decoder's own process (`worker.pipeline.decoder`)."""
+"""A downloaded file → an upright sRGB image. A process of its own decodes it: `worker.pipeline.decoder`."""
 
 import json
 import signal
@@ -13,23 +13,33 @@ from worker.core.errors import JobError
 from worker.pipeline.decoder import claims_to_be_a_photo
 
 WORKING_SIDE = 2048
-"""The longest side of a decoded photo, pixels: four times what a view keeps, and a bound for all later memory."""
+"""The longest side of a decoded photo in pixels: four times that of a view. It bounds the memory of all later steps."""
 CPU_S = 20  # 40 megapixels take 1 s as JPEG and 5 to 9 s as AVIF
-WALL_S = 90.0  # more, since a busy host is not the photo's fault
-MEMORY = 1536 << 20  # bytes of address space; they take 0.2 GB as JPEG, 0.9 GB as WebP
+WALL_S = 90.0  # longer, because the host may be busy
+MEMORY = 1536 << 20  # bytes of address space; 40 megapixels take 0.2 GB as JPEG, 0.9 GB as WebP
 _MOST_BYTES = 4 * WORKING_SIDE**2 + 200  # the pixels and the line before them
 
 
 def decode_in_subprocess(
     file: Path, *, cpu_s: int = CPU_S, wall_s: float = WALL_S, memory: int = MEMORY
 ) -> Image.Image:
-    """The first frame of a photo: RGB, or RGBA where it has transparency; upright, sRGB, at most 2048 pixels long.
+    """Decode the first frame of a photo in a process with limits.
+
+    Returns RGB, or RGBA if the photo has transparency: upright, sRGB, at most 2048 pixels on its longer side.
+
+    Args:
+        file: the downloaded photo.
+        cpu_s: limit of CPU time, seconds.
+        wall_s: limit of time, seconds.
+        memory: limit of address space, bytes.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`,
     `photo_too_complex`, `out_of_memory`.
     """
     if not claims_to_be_a_photo(file):
-        raise JobError("photo_not_an_image")  # a process costs a tenth of a second
+        raise JobError(
+            "photo_not_an_image"
+        )  # checked here because a process takes a tenth of a second to start
     with subprocess.Popen(
         [sys.executable, "-m", "worker.pipeline.decoder", str(file), str(cpu_s), str(memory)],
         stdout=subprocess.PIPE,
@@ -38,7 +48,7 @@ def decode_in_subprocess(
         late.start()
         try:
             assert process.stdout  # noqa: S101 - a pipe
-            # Not more than it may say: a decoder that a photo has taken over could go on for ever.
+            # Read no more than a valid answer has: a decoder that a photo took over could write for ever.
             answer = process.stdout.read(_MOST_BYTES)
             status = process.wait() if len(answer) < _MOST_BYTES else -signal.SIGSEGV
         finally:
@@ -46,17 +56,17 @@ def decode_in_subprocess(
             process.kill()
     if status == -signal.SIGXCPU:
         raise JobError("photo_too_complex")
-    if status == -signal.SIGKILL:  # by the kernel, for want of memory
+    if status == -signal.SIGKILL:  # from the kernel: out of memory
         raise JobError("out_of_memory")
     if status < 0:
         raise JobError("photo_broken")
-    if status > 0:  # the decoder did not get as far as the photo
+    if status > 0:  # the decoder failed before it opened the photo
         raise JobError("internal_error")
     return _image(answer)
 
 
 def _image(answer: bytes) -> Image.Image:
-    """Takes nothing on trust: it may be the photo that answers."""
+    """Parse the decoder's answer and trust nothing in it: the photo may have taken over the decoder. Raises: JobError."""
     line, _, pixels = answer.partition(b"\n")
     try:
         said = json.loads(line)

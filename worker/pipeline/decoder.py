@@ -1,8 +1,8 @@
-"""A downloaded file → an upright sRGB image. The file is hostile until its last pixel is decoded.
+"""A downloaded file → an upright sRGB image. The file is untrusted until its last pixel is decoded.
 
-That happens in a process of its own, with bounds on its memory and time that would not be possible where a GPU is in
-use: a file that crashes a decoder, or keeps it busy for hours, costs a photo, and the process that holds the model goes
-on. `worker.pipeline.decode` starts it.
+This runs in a process of its own, with limits on memory and time that a process with a GPU cannot have. So a file that
+crashes a decoder, or keeps it busy for hours, costs one photo, and the process that holds the model goes on.
+`worker.pipeline.decode` starts it.
 """
 
 import json
@@ -12,7 +12,7 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
-# All four formats by name: for one that it does not know yet Pillow would load every plugin that it has.
+# All four formats by name: Pillow would load all of its plugins to look for one that is not imported.
 from PIL import (
     AvifImagePlugin,
     Image,
@@ -30,7 +30,7 @@ MOST_PIXELS = 40_000_000
 LEAST_SIDE = 64
 WORKING_SIDE = 2048  # see worker.pipeline.decode
 
-# A thread for every core would need more address space than the limit leaves.
+# A thread for each core would need more address space than the limit allows.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 2
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -51,11 +51,11 @@ PROFILE_SPACES = {
 
 
 def main() -> None:
-    """Arguments: the file, seconds of CPU time, bytes of address space. Answers with a line of JSON, then the pixels."""
+    """Decode one file. Arguments: the file, seconds of CPU time, bytes of address space. Print a line of JSON, then the pixels."""
     file, cpu_s, memory = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    if sys.platform == "linux":  # elsewhere the limit of pixels has to do
+    if sys.platform == "linux":  # elsewhere only the number of pixels is limited
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        # The first is SIGXCPU, which tells its reason; a SIGKILL would be the kernel's, out of memory.
+        # SIGXCPU at the first limit, so that the parent can tell it from the kernel's SIGKILL when memory is short.
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     pixels = b""
@@ -71,13 +71,13 @@ def main() -> None:
 
 
 def decode_image(file: Path) -> Image.Image:
-    """The first frame of a photo: RGB, or RGBA where it has transparency; upright, sRGB, at most 2048 pixels long.
+    """Decode the first frame of a photo: RGB, or RGBA if it has transparency; upright, sRGB, at most 2048 pixels long.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`.
     """
     try:
         with warnings.catch_warnings():
-            # Pillow warns of damage that it can live with, and of sizes that are checked here.
+            # Pillow warns of damage that it can handle, and of sizes that are checked here.
             warnings.simplefilter("ignore")
             with Image.open(file, formats=FORMATS) as image:
                 _check_size(*image.size)
@@ -91,12 +91,12 @@ def decode_image(file: Path) -> Image.Image:
         raise JobError("photo_broken" if claims_to_be_a_photo(file) else "photo_not_an_image") from error
     except (JobError, MemoryError):
         raise
-    except Exception as error:  # decoders fail in every way there is
+    except Exception as error:  # a decoder may raise anything
         raise JobError("photo_broken") from error
 
 
 def claims_to_be_a_photo(file: Path) -> bool:
-    """Whether a file begins like one of the formats; an empty one was meant to be a photo."""
+    """True if a file begins like one of the formats, or is empty: that is a broken photo, not a file of another kind."""
     with file.open("rb") as opened:
         head = opened.read(64)
     return (
@@ -131,12 +131,12 @@ def _normal(image: Image.Image) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - damaged metadata is no reason to refuse a good photo
+    except Exception:  # noqa: BLE001 - a photo with damaged metadata can still be good
         return 1
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """RGB, RGBA, L or CMYK, whatever the file had."""
+    """Convert any mode to RGB, RGBA, L or CMYK."""
     if image.mode.startswith(("I", "F")):  # one channel of 16 bits; Pillow's own conversion clips at 255
         return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L")
     if image.has_transparency_data:
@@ -145,7 +145,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB in sRGB. A profile that is damaged or of another colour space is ignored, as browsers do."""
+    """Convert to RGB in sRGB. A profile that is damaged or of another colour space is ignored, as browsers do."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))

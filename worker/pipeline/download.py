@@ -1,4 +1,4 @@
-"""A photo's URL → its bytes in a file, within limits of size and time that no server can stretch."""
+"""A photo's URL → its bytes in a file, within limits of size and time that hold whatever the server does."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ from worker.pipeline import address
 from worker.pipeline.address import Policy, Resolve
 
 MOST_BYTES = 20_000_000
-TOTAL_S = 30.0
+TOTAL_S = 30.0  # for all tries, pauses included
 CONNECT_S = 5.0
 READ_S = 10.0
 REDIRECTS = 3
@@ -26,11 +26,11 @@ HEADERS = [
     (b"Accept-Encoding", b"identity"),
     (b"User-Agent", b"shop-model-worker"),
 ]
-RETRY_AFTER_S = 5.0  # a server may ask for at most this; the job's own retry comes later anyway
+RETRY_AFTER_S = 5.0  # the longest pause that a server may ask for; a longer one is for the job's own retry
 
 
 class _Unanswered(JobError):
-    """A failure that another try may mend, with the pause that the server asked for."""
+    """A failure after which another try may succeed; `after` is the pause in seconds that the server asked for."""
 
     def __init__(self, message: str | None = None, *, after: float = 0.0) -> None:
         super().__init__("photo_unreachable", message)
@@ -50,12 +50,14 @@ def download(
     pause_s: float = PAUSE_S,
     longest_retry_after_s: float = RETRY_AFTER_S,
 ) -> int:
-    """Write the photo behind a URL to a file; the number of its bytes. The file appears only when all is there.
+    """Download the photo of a URL into a file. Return the number of bytes. The file appears only once all bytes are there.
 
-    Three tries at what can mend itself, all of them within `total_s`. Must not be called inside an event loop.
+    Temporary failures are tried three times, all within `total_s` seconds. Do not call this in an event loop.
 
-    Raises: JobError `photo_url_refused`, `photo_host_refused`, `photo_not_found`, `photo_forbidden`,
-    `photo_too_large`, `photo_unreachable`; OSError when the file cannot be written.
+    Raises:
+        JobError: `photo_url_refused`, `photo_host_refused`, `photo_not_found`, `photo_forbidden`, `photo_too_large`,
+            `photo_unreachable`.
+        OSError: the file cannot be written.
     """
 
     def pause(state: RetryCallState) -> float:
@@ -64,8 +66,8 @@ def download(
         return max(pause_s * 2.0 ** (state.attempt_number - 1), min(asked, longest_retry_after_s))
 
     async def tries() -> bytearray:
-        # One deadline around all of it: name look-up, handshakes, headers and pauses can be drawn out as well as
-        # the body, and the other limits hold for a single read.
+        # One deadline for everything: a server can delay the look-up, handshakes, headers and pauses as well as the body,
+        # and the other limits are for a single read.
         timeouts = {"connect": connect_s, "read": read_s, "write": read_s}
         async with asyncio.timeout(total_s), _connections(policy, resolve) as connections:
             async for attempt in AsyncRetrying(
@@ -93,7 +95,7 @@ def download(
 
 
 def _connections(policy: Policy, resolve: Resolve) -> httpcore.AsyncConnectionPool:
-    """Of one download. Below httpx's client, so that nothing knows of proxies, cookies, redirects or logs of addresses."""
+    """Open the pool of one download. It is httpcore's, which has no proxies, cookies or redirects, and logs no URLs."""
     return httpcore.AsyncConnectionPool(
         ssl_context=_certificates(), network_backend=address.PinnedNetwork(policy, resolve)
     )
@@ -101,7 +103,7 @@ def _connections(policy: Policy, resolve: Resolve) -> httpcore.AsyncConnectionPo
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    # Reading all authorities takes longer than a small photo.
+    # Cached, because reading all certificate authorities takes longer than downloading a small photo.
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -112,7 +114,7 @@ async def _fetch(
     timeouts: dict[str, float],
     most_bytes: int,
 ) -> bytearray:
-    """One try, with its redirects. Every address is checked, not only the first."""
+    """Try once, and follow redirects. Each URL is checked, not only the first."""
     target = address.validate_url(url, policy)
     try:
         for _ in range(REDIRECTS + 1):
@@ -133,7 +135,7 @@ async def _fetch(
         raise _Unanswered("The photo's server did not answer in time.") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise _Unanswered from error
-    raise JobError("photo_url_refused", f"The photo's address leads on more than {REDIRECTS} times.")
+    raise JobError("photo_url_refused", f"The photo's URL redirects more than {REDIRECTS} times.")
 
 
 def _check_status(status: int, headers: httpx.Headers) -> None:
@@ -151,8 +153,8 @@ def _check_status(status: int, headers: httpx.Headers) -> None:
 
 async def _body(response: httpcore.Response, headers: httpx.Headers, most_bytes: int) -> bytearray:
     if headers.get("content-encoding", "identity").lower() != "identity":
-        # It was not asked for, and unpacking is how a few bytes become gigabytes.
-        raise JobError("photo_url_refused", "The photo's server sends it compressed, which is not accepted.")
+        # We did not ask for compression, and unpacking could turn a few bytes into gigabytes.
+        raise JobError("photo_url_refused", "The photo's server sends it compressed, which is not allowed.")
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most_bytes:
         raise _too_large(most_bytes)
