@@ -1,30 +1,49 @@
-"""What goes between the daemon and its child, and what a lane is told when one does not read, or memory is short. Whole lives
-of children: tests/test_daemon.py.
+"""The daemon's side of a child: what a lane is told when the child does not read, breaks the protocol, or cannot start. Whole
+lives of children: tests/system/test_daemon.py.
 """
 
-import json
 import os
-import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from worker.compute import process as children
+from worker.compute import process, protocol
 from worker.compute.process import Child, ChildDied
-from worker.core import threads
-from worker.core.settings import Settings
+from worker.compute.protocol import Failed, Progress, Result, Work
+from worker.core.settings import ConfigError, Settings
+
+JOB, OTHER = UUID(int=1), UUID(int=2)
+READY = '{"kind":"ready","engine":"e","engine_version":"1","details":{},"weights":[]}'
+FRAMED = f'{{"kind":"progress","job_id":"{JOB}","stage":40}}'
+DONE = f'{{"kind":"done","job_id":"{JOB}","report":{{}}}}'
+
+
+def work(folder: Path, job_id: UUID = JOB, **changes: Any) -> Work:
+    known: dict[str, Any] = {
+        "name": "mug",
+        "image_urls": ["https://127.0.0.1/a"],
+        "quality": "fast",
+        "dimensions": None,
+        "turntable": False,
+        "usdz": False,
+    }
+    return Work(job_id=job_id, folder=folder, **(known | changes))
 
 
 @pytest.fixture
 def child(u2netp: Path) -> Iterator[Child]:
     settings = {"engine": "relief", "background_model": "u2netp", "weights_dir": u2netp, "device": "cpu"}
     child = Child(Settings().model_copy(update=settings), "cpu")
-    child.start()
+    ready = child.start()
+    assert ready.engine == "relief"
+    assert child.weights == ready.weights
+    assert [path.exists() for path in child.weights] == [True]
     yield child
     child.kill()
 
@@ -32,36 +51,28 @@ def child(u2netp: Path) -> Iterator[Child]:
 def test_a_message_larger_than_a_pipe_arrives_and_a_child_that_does_not_read_holds_nobody_up(
     child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = {
-        "job_id": "1",
-        "name": "mug",
-        "image_urls": ["https://127.0.0.1/" + "a" * 100_000] * 16,
-        "quality": "fast",
-        "folder": str(tmp_path),
-        "dimensions": {"unit": "x" * 1_000_000},
-        "turntable": False,
-        "usdz": False,
-    }
-    child.send(**request)
+    urls = ["https://127.0.0.1/" + "a" * 100_000] * 16
+    large = work(tmp_path, image_urls=urls, dimensions={"unit": "x" * 1_000_000})
+    child.work(large)
     answer = child.receive(30)
-    while answer is not None and "progress" in answer:
+    while isinstance(answer, Progress):
         answer = child.receive(30)
-    assert answer
-    assert "failed" in answer
+    assert isinstance(answer, Failed)
+    assert (answer.job_id, answer.code, answer.traceback) == (JOB, "photo_url_refused", "")
 
-    monkeypatch.setattr(children, "SEND_S", 0.2)
-    monkeypatch.setattr(children, "STOP_S", 0.2)
+    monkeypatch.setattr(process, "SEND_S", 0.2)
+    monkeypatch.setattr(process, "STOP_S", 0.2)
     assert child.pid
     os.kill(child.pid, signal.SIGSTOP)
-    with pytest.raises(ChildDied, match="no longer speaks"):
-        child.send(**request)
+    with pytest.raises(ChildDied, match="no longer answers"):
+        child.work(large)
 
 
 def test_a_child_whose_daemon_was_killed_before_it_began_loads_nothing() -> None:
-    killed = 1  # whoever takes a child over, it is not who started it
+    killed = 1  # the process that takes an orphan over did not start it
     done = subprocess.run(
         [sys.executable, "-m", "worker.compute.main", str(killed)],
-        input=json.dumps({"engine": "relief"}),
+        input='{"kind": "start"}\n',
         capture_output=True,
         text=True,
         check=False,
@@ -70,37 +81,115 @@ def test_a_child_whose_daemon_was_killed_before_it_began_loads_nothing() -> None
     assert done.stderr == "The daemon that started this child is gone.\n"
 
 
-def test_a_child_that_nobody_could_hear_is_not_one_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit on threads is played: root has none."""
-    begin = subprocess.Popen
+def test_a_child_that_was_told_nothing_does_not_count_as_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun: list[int] = []
 
-    def scarce(_target: Callable[[], object]) -> None:
-        raise RuntimeError("can't start new thread")
+    def fail(child: Child, _message: object) -> None:
+        begun.append(child.pid or 0)
+        raise MemoryError
 
-    def popen(*arguments: Any, **named: Any) -> "subprocess.Popen[str]":
-        process = begin(*arguments, **named)
-        begun.append(process.pid)
-        return process
-
-    monkeypatch.setattr(subprocess, "Popen", popen)
-    monkeypatch.setattr(threads, "start_thread", scarce)
+    monkeypatch.setattr(Child, "_send", fail)
     started = Child(Settings(), "cpu")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(MemoryError):
         started.start()
     assert not started.running
     assert not Path(f"/proc/{begun[0]}").exists()
 
 
-def test_a_child_whose_words_find_no_room_has_ended_for_the_lane(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loads(_line: str) -> None:
-        raise MemoryError
+def hijacked(monkeypatch: pytest.MonkeyPatch, folder: Path, *says: str, ends: bool = False) -> Child:
+    """A child that says these lines and then sleeps or ends."""
+    lines = folder / "lines"
+    lines.write_bytes("\n".join((*says, "")).encode("utf-8", "surrogateescape"))
+    code = "import sys, shutil, time; shutil.copyfileobj(open(sys.argv[1], 'rb'), sys.stdout.buffer)"
+    code += "; sys.stdout.flush()" + ("" if ends else "; time.sleep(60)")
+    begin = subprocess.Popen
 
-    messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-    monkeypatch.setattr(json, "loads", loads)
-    with (
-        subprocess.Popen([sys.executable, "-c", "print('{}')"], stdout=subprocess.PIPE, text=True) as process,
-        pytest.raises(MemoryError),
-    ):
-        children._read(process, messages)  # noqa: SLF001 - else it takes a lane
-    assert messages.get_nowait() is None
+    def popen(_arguments: object, **named: Any) -> "subprocess.Popen[bytes]":
+        return begin([sys.executable, "-c", code, str(lines)], **named)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    return Child(Settings(), "cpu")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "garbage",
+        "[]",
+        '{"kind":"shell"}',
+        READY,
+        FRAMED,
+        DONE.replace(str(JOB), str(OTHER)),
+        DONE.replace("{}", '{"a": NaN}'),
+        DONE.replace("{}", '{"seconds": "\\u0000"}'),
+        '{"kind":"unavailable","message":"x"}',
+        f'{{"kind":"failed","job_id":"{JOB}","report":{{}},"code":"planted","message":"x"}}',
+        "\udcff\udcfe",
+    ],
+    ids=lambda line: line[:40].encode("utf-8", "replace").decode(),
+)
+def test_a_hijacked_child_is_one_that_died(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str
+) -> None:
+    child = hijacked(monkeypatch, tmp_path, READY, FRAMED, line)
+    try:
+        child.start()
+        child.work(work(tmp_path))
+        assert isinstance(child.receive(30), Progress)
+        with pytest.raises(ChildDied, match=r"it (sent|reported)"):
+            child.receive(30)
+    finally:
+        child.kill()
+    assert not child.running
+
+
+def test_a_line_that_does_not_end_fills_no_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(protocol, "MAX_LINE", 1 << 20)
+    child = hijacked(monkeypatch, tmp_path, READY, "x" * (2 << 20))
+    try:
+        child.start()
+        child.work(work(tmp_path))
+        with pytest.raises(ChildDied, match="too long"):
+            child.receive(30)
+    finally:
+        child.kill()
+
+
+def test_what_is_left_of_a_job_is_not_taken_for_the_next_one_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = hijacked(monkeypatch, tmp_path, READY, DONE, DONE)
+    try:
+        child.start()
+        child.work(work(tmp_path))
+        assert isinstance(child.receive(30), Result)
+        child.work(work(tmp_path, OTHER))
+        with pytest.raises(ChildDied, match="not of its job"):
+            child.receive(30)
+    finally:
+        child.kill()
+
+
+def test_the_end_of_a_child_is_told_after_all_that_it_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = hijacked(monkeypatch, tmp_path, READY, FRAMED, DONE, ends=True)
+    try:
+        child.start()
+        child.work(work(tmp_path))
+        assert isinstance(child.receive(30), Progress)
+        assert isinstance(child.receive(30), Result)
+        with pytest.raises(ChildDied, match="exit status 0"):
+            child.receive(30)
+    finally:
+        child.kill()
+
+
+def test_a_child_without_its_models_ends_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    child = hijacked(monkeypatch, tmp_path, '{"kind":"unavailable","message":"Fetch them."}')
+    with pytest.raises(ConfigError, match=r"^Fetch them\.$"):
+        child.start()
+    assert not child.running

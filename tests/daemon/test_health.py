@@ -28,8 +28,8 @@ from worker.core import metrics
 from worker.core.errors import ERRORS
 from worker.core.settings import Settings
 from worker.daemon import health
-from worker.daemon.health import Health
 from worker.daemon.lane import Lane
+from worker.daemon.settlement import ENDS
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
@@ -225,14 +225,14 @@ def a_lane(heartbeat: Heartbeat) -> Lane:
 
 def test_a_lane_that_owes_its_heartbeat_makes_the_process_unhealthy() -> None:
     heartbeat = Heartbeat()
-    state = Health(Settings(), lambda: False, lanes=[a_lane(heartbeat)], watchdog_timeout_s=0.05)
+    lanes = [a_lane(heartbeat)]
     heartbeat.beat("job 1, generating", silent_s=60)
-    assert state.alive()[0]
+    assert health.lanes_alive(lanes, 0.05)[0]
     heartbeat.beat("job 1, generating")
-    until(lambda: not state.alive()[0], 5)
-    assert state.alive()[1]["frozen"] == ["0"]
+    until(lambda: not health.lanes_alive(lanes, 0.05)[0], 5)
+    assert health.lanes_alive(lanes, 0.05)[1]["frozen"] == ["0"]
     heartbeat.beat()
-    assert state.alive()[0]
+    assert health.lanes_alive(lanes, 0.05)[0]
 
 
 def test_the_bucket_is_tried_in_the_background_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,13 +242,13 @@ def test_the_bucket_is_tried_in_the_background_and_seldom(monkeypatch: pytest.Mo
         for _ in range(50):
             assert bucket.check() == ""
         assert server.requests == [], "the daemon has looked at its start"
-        monkeypatch.setattr(health, "PROBE_S", (0.0, 0.0))
+        monkeypatch.setattr(health, "CHECK_S", (0.0, 0.0))
         bucket = health.Bucket(store)
         server.fault = lambda _method, _path: html(503)
         until(bucket.check, 5)
         server.fault = lambda _method, _path: None
         until(lambda: not bucket.check(), 5)
-        monkeypatch.setattr(health, "PROBE_S", (300.0, 300.0))
+        monkeypatch.setattr(health, "CHECK_S", (300.0, 300.0))
         time.sleep(0.1)
         store.storage.session.close()
 
@@ -360,14 +360,19 @@ def events() -> Iterator[str]:
                 else:
                     assert (file.name, ast.unparse(name)) in {
                         ("supabase.py", "code"),
-                        ("attempt.py", "what"),
+                        ("attempt.py", "event"),
                     }, file
 
 
 def test_every_event_of_the_log_is_documented_and_no_other() -> None:
     text = OPERATIONS.read_text().partition("## Log events")[2].partition("\n## ")[0]
     told = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
-    logged = set(events()) | BY_CODE | {"child_died", "child_killed", "library"}
+    logged = (
+        set(events())
+        | BY_CODE
+        | {end.event for end in ENDS.values()}
+        | {"child_died", "child_killed", "library"}
+    )
     assert told == logged
 
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import until
 from sqlalchemy.engine import Engine
 
+from worker.core.stages import Stage
 from worker.jobs import queue
 from worker.jobs.lease import Lease
 from worker.jobs.queue import LeaseLost
@@ -59,10 +60,10 @@ def test_reports_are_written_in_order_before_the_lease_is_renewed(
 ) -> None:
     written = []
     with Lease(engine, claim(engine), 30, on_report=lambda: written.append(1)) as lease:
-        for progress in (10, 40, 50):
-            lease.report(progress, f"at {progress}")
+        for stage in (Stage.DOWNLOADING, Stage.FRAMED, Stage.GENERATING):
+            lease.report(stage)
         lease.renew()
-        assert sql.execute("SELECT progress, stage FROM jobs").fetchone() == (50, "at 50")
+        assert sql.execute("SELECT progress, stage FROM jobs").fetchone() == (50, "generating")
     assert len(written) == 3
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
 from worker.compute.process import Child
+from worker.compute.protocol import Done, Progress, Result, Work
 from worker.core import settings
 from worker.daemon.admission import Admission
 from worker.daemon.context import LaneContext, Stop
@@ -48,17 +49,18 @@ class QuickChild(Child):
     running = True
     pid = None
 
-    def start(self, _give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        return {}
+    def __init__(self, configured: settings.Settings, device: str) -> None:
+        super().__init__(configured, device)
+        self.results = queues.SimpleQueue[Result]()
 
-    def send(self, **message: Any) -> None:
+    def work(self, work: Work) -> None:
         for name in ("cutout.png", "poster.png", "model.glb"):
-            (Path(message["folder"]) / name).write_bytes(content(message["name"], name))
-        self._messages.put({"report": {"seconds": {}, "of": message["name"]}})
+            (work.folder / name).write_bytes(content(work.name, name))
+        self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "of": work.name}))
 
-    def receive(self, timeout: float) -> dict[str, Any] | None:
+    def receive(self, timeout: float) -> Progress | Result | None:
         try:
-            return self._messages.get(timeout=timeout)
+            return self.results.get(timeout=timeout)
         except queues.Empty:
             return None
 
@@ -153,13 +155,13 @@ class UnheardChild(QuickChild):
 
     unheard = iter([True])
 
-    def receive(self, timeout: float) -> dict[str, Any] | None:
+    def receive(self, timeout: float) -> Progress | Result | None:
         if next(self.unheard, False):
             raise MemoryError
         return super().receive(timeout)
 
     def kill(self) -> None:
-        self._messages = queues.SimpleQueue()
+        self.results = queues.SimpleQueue[Result]()
 
 
 @pytest.mark.usefixtures("quick")

@@ -172,7 +172,7 @@ def test_sigterm_finishes_what_runs_and_claims_no_more(
     ]
     until(lambda: queue.get_jobs(engine, jobs)[0]["progress"] >= 10)
     daemon.process.send_signal(signal.SIGTERM)
-    until(lambda: "claiming no more" in daemon.log.read_text())
+    until(lambda: "no more jobs are claimed" in daemon.log.read_text())
     held.photos.set()
     assert daemon.process.wait(60) == 0
     assert [row["status"] for row in queue.get_jobs(engine, jobs)] == ["completed", "pending"]
@@ -186,7 +186,7 @@ def test_a_second_sigterm_gives_the_job_back(
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[held.url])
     until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
     daemon.process.send_signal(signal.SIGTERM)
-    until(lambda: "claiming no more" in daemon.log.read_text())
+    until(lambda: "no more jobs are claimed" in daemon.log.read_text())
     assert daemon.stop() == 0
     row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["attempts"], row["progress"]) == ("pending", 0, 0)
@@ -251,7 +251,7 @@ def test_a_schema_of_another_version_ends_the_start(
 def test_a_process_of_the_daemon_s_user_cannot_read_the_daemon_s_secrets() -> None:
     code = """if True:
         import ctypes, os
-        from worker.daemon import main as daemon
+        from worker.compute import linux
         if os.getuid() == 0:  # who may read everything
             os.setgid(65534)
             os.setuid(65534)
@@ -265,7 +265,7 @@ def test_a_process_of_the_daemon_s_user_cannot_read_the_daemon_s_secrets() -> No
                 os._exit(0)
             os.wait()
         read()
-        daemon.disable_core_dumps_and_ptrace()
+        linux.disable_core_dumps_and_ptrace()
         read()
     """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

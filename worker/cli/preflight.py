@@ -8,7 +8,7 @@ from worker.cli.output import die
 from worker.core.errors import JobError, redact_url
 from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
-from worker.jobs import queue
+from worker.database import Row
 from worker.storage import open_store, version
 
 TYPES = {
@@ -100,7 +100,7 @@ def sample(name: str) -> str:
     return str(samples.path(found[0]))
 
 
-def advice(job: queue.Row) -> str | None:
+def advice(job: Row) -> str | None:
     """Say what the operator can do about a job that failed or that waits after a failure."""
     code = job["error_code"]
     if code is None:
@@ -108,7 +108,7 @@ def advice(job: queue.Row) -> str | None:
     return ADVICE.get(code, _LOG).replace("{id}", str(job["id"]))
 
 
-def outcome(job: queue.Row) -> Sequence[str]:
+def outcome(job: Row) -> Sequence[str]:
     """Describe what a completed job made, a line each."""
     if job["status"] != "completed":
         return []

@@ -1,125 +1,175 @@
-"""The child process: it owns the model, does one job after another, and can be killed.
+"""The child process: it owns the models, does one job after another, and can be killed.
 
-It speaks JSON lines with the daemon on its standard input and output. It sees no database, no bucket and no secret,
-so that a photo which takes it over has nothing to find.
+It talks with the daemon in the messages of `worker.compute.protocol` on standard input and output. It sees no database,
+no bucket and no secret, so that a photo which takes it over finds nothing.
 """
 
-import ctypes
 import errno
 import json
 import os
 import signal
 import sys
 import traceback
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
-from worker import engines
+from worker import engines, weights
+from worker.compute import linux, protocol
+from worker.compute.protocol import Done, Failed, FromChild, Progress, Ready, Result, Start, Unavailable, Work
 from worker.core.errors import JobError, redact_text
 from worker.engines.surface import Engine
 from worker.pipeline import run as pipeline
 from worker.pipeline.address import Policy
 from worker.pipeline.cutout import CutoutUnavailable, Cutter
-from worker.weights import WeightsMissing
 
 
-class Stopped(BaseException):
-    """The daemon wants the job stopped. No `except Exception` in the pipeline may swallow it."""
+class StopRequested(BaseException):
+    """The daemon wants the job to stop. No `except Exception` in the pipeline may swallow it."""
 
 
-class _Switch:
-    """SIGUSR1 stops the job that runs; between jobs it means nothing."""
+class _StopSignal:
+    """Raises StopRequested on SIGUSR1 while a job is `interruptible`; at other times the signal does nothing."""
 
     def __init__(self) -> None:
-        self.on = False
+        self._on = False
         signal.signal(signal.SIGUSR1, self._stop)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        try:
+            self._on = True
+            yield
+        finally:
+            self._on = False
+
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self.on:
-            self.on = False
-            raise Stopped
+        if self._on:
+            self._on = False
+            raise StopRequested
+
+
+class _Channel:
+    """Standard output, for the daemon alone: what libraries print goes to standard error."""
+
+    def __init__(self) -> None:
+        self._pipe = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+
+    def send(self, message: FromChild) -> None:
+        """Write a message whole: SIGUSR1 waits until it is out."""
+        left = memoryview(protocol.encode(message))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            while left:
+                left = left[self._pipe.write(left) :]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+
+@dataclass(frozen=True)
+class _Models:
+    engine: Engine
+    cutter: Cutter
+    policy: Policy
 
 
 def main() -> None:
-    _die_with(int(sys.argv[1]))
-    # Libraries print. What they print goes to standard error, and standard output is for the daemon alone.
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
+    """Serve the daemon whose process id is the argument, until it closes standard input."""
+    linux.die_with_parent()
+    if os.getppid() != int(sys.argv[1]):
+        sys.exit("The daemon that started this child is gone.")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a person's Ctrl-C is for the daemon, which tells us
-    switch = _Switch()
-
-    start = json.loads(sys.stdin.readline())
+    channel, stop = _Channel(), _StopSignal()
+    lines = sys.stdin.buffer
+    start = protocol.decode_to_child(lines.readline())
+    if not isinstance(start, Start):
+        sys.exit("The first message is not Start.")
     try:
-        engine = engines.load(
-            start["engine"], Path(start["weights_dir"]), start["device"], start["precision"]
-        )
-        cutter = Cutter(start["background_model"], Path(start["weights_dir"]))
-        policy = Policy(**start["photos"])
-    except (engines.EngineUnavailable, WeightsMissing, CutoutUnavailable) as error:
-        _send(channel, unavailable=str(error))
+        models = _load(start)
+    except (engines.EngineUnavailable, weights.WeightsMissing, CutoutUnavailable) as error:
+        channel.send(Unavailable(message=str(error)))
         return
-    _send(channel, ready={"engine": engine.name, "engine_version": engine.version, **engine.details})
-
-    for line in sys.stdin:
-        message = json.loads(line)
-        request = pipeline.Request(**message | {"folder": Path(message["folder"]), "policy": policy})
-        _send(channel, **_work(request, engine, cutter, channel, switch))
-
-
-def _work(
-    request: pipeline.Request,
-    engine: Engine,
-    cutter: Cutter,
-    channel: TextIO,
-    switch: _Switch,
-) -> dict[str, Any]:
-    report: dict[str, Any] = {}
-    try:
-        switch.on = True
-        pipeline.run(
-            request,
-            engine,
-            cutter,
-            report,
-            lambda stage: _send(channel, progress=stage.value, stage=stage.title),
+    channel.send(
+        Ready(
+            engine=models.engine.name,
+            engine_version=models.engine.version,
+            details=_plain(models.engine.details),
+            weights=[
+                weights.path(start.weights_dir, name)
+                for name in engines.weights_needed(start.engine, start.background_model)
+            ],
         )
-        switch.on = False
-    except Stopped:
-        return {"stopped": True, "report": report}
+    )
+    for line in lines:
+        work = protocol.decode_to_child(line)
+        if not isinstance(work, Work):
+            sys.exit("A message is not Work.")
+        channel.send(_work(work, models, channel, stop))
+
+
+def _load(start: Start) -> _Models:
+    return _Models(
+        engine=engines.load(start.engine, start.weights_dir, start.device, start.precision),
+        cutter=Cutter(start.background_model, start.weights_dir),
+        policy=Policy(hosts=tuple(start.photo_hosts), http=start.photo_http, loopback=start.photo_loopback),
+    )
+
+
+def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> Result:
+    """Make the model. Whatever goes wrong costs this job and no other."""
+    report: dict[str, Any] = {}
+
+    def failed(error: JobError, traceback: str = "") -> Failed:
+        return Failed(
+            job_id=work.job_id,
+            report=_plain(report),
+            code=error.code,
+            message=error.message[: protocol.MAX_TEXT],
+            traceback=traceback[-protocol.MAX_TRACEBACK :],
+        )
+
+    try:
+        with stop.interruptible():
+            pipeline.run(
+                pipeline.Request(
+                    job_id=str(work.job_id),
+                    name=work.name,
+                    image_urls=work.image_urls,
+                    quality=work.quality,
+                    folder=work.folder,
+                    policy=models.policy,
+                    dimensions=work.dimensions,
+                    turntable=work.turntable,
+                    usdz=work.usdz,
+                ),
+                models.engine,
+                models.cutter,
+                report,
+                lambda stage: channel.send(Progress(job_id=work.job_id, stage=stage)),
+            )
+        return Done(job_id=work.job_id, report=_plain(report))
+    except StopRequested:
+        return protocol.Stopped(job_id=work.job_id, report=_plain(report))
     except JobError as error:
-        return _failed(error, report)
+        return failed(error)
     except engines.DeviceLost as error:
         # Every later call would fail too, so the process ends; the daemon makes it a lost worker and starts another.
         sys.exit(f"The device is lost: {error}")
     except MemoryError:
-        return _failed(JobError("out_of_memory"), report)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job and no other
+        return failed(JobError("out_of_memory"))
+    except Exception as error:  # noqa: BLE001 - not foreseen, so the traceback goes to the daemon's log
         full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
         code = "no_space" if full else "internal_error"
-        return _failed(JobError(code), report) | {"traceback": redact_text(traceback.format_exc())}
-    finally:
-        switch.on = False
-    return {"done": True, "report": report}
+        return failed(JobError(code), redact_text(traceback.format_exc()))
 
 
-def _failed(error: JobError, report: dict[str, Any]) -> dict[str, Any]:
-    return {"failed": {"code": error.code, "message": error.message}, "report": report}
-
-
-def _send(channel: TextIO, **message: Any) -> None:
-    channel.write(json.dumps(message) + "\n")
-
-
-def _die_with(daemon: int) -> None:
-    """Linux kills us when the lane that started us is gone, so that nothing keeps the GPU. Elsewhere the end of
-    standard input ends us, between jobs. Raises: SystemExit where the daemon is gone already.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # linux/prctl.h
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != daemon:
-        sys.exit("The daemon that started this child is gone.")
+def _plain(report: Any) -> dict[str, Any]:
+    """Return a report in the types of JSON: lists for tuples, strings for enums, null for a number that is none."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(report)), parse_constant=lambda _: None)
+    return plain
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
-"""The daemon's side of the child process: start it, talk to it, end it."""
+"""The daemon's side of the child process: start it, give it work, read what it says, end it."""
 
-import json
 import os
-import queue
 import select
 import signal
 import subprocess
@@ -10,17 +8,29 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import IO
 
-from worker.core import threads
+from worker.compute import protocol
+from worker.compute.protocol import (
+    FromChild,
+    Progress,
+    ProtocolError,
+    Ready,
+    Result,
+    Start,
+    Unavailable,
+    Work,
+)
 from worker.core.settings import ConfigError, Settings
 
 START_S = 600  # a model's load from a cold disk
-SEND_S = 10  # how long an idle child may take to read what it is to do
-STOP_S = 2  # how long it may take to stop by itself; whoever cancels a job waits for it
+SEND_S = 10  # how long an idle child may take to read its work
+STOP_S = 2  # how long it may take to stop by itself; a person who cancels a job waits for it
 KILL_S = (
     10  # how long the kernel may take to end it: a process that waits for a broken GPU's driver does not end
 )
+CHUNK = 1 << 16  # bytes
 
 # What the child may know of our environment: how to find programs, libraries, the GPU and its own caches.
 _INHERITED = (
@@ -38,79 +48,127 @@ _INHERITED_PREFIXES = ("PYTHON", "OMP_", "MKL_", "NUMBA_", "NVIDIA_", "CUDA_")
 
 
 class ChildDied(Exception):
-    """The child process ended by itself; the message says how."""
+    """The child ended by itself or cannot be understood any more. The message says how; `kill` it."""
 
 
 class Child:
-    """One child process, bound to one device. Not running until `start`."""
+    """One child process, bound to one device. It does not run until `start`. Not for several threads at a time."""
 
     def __init__(self, settings: Settings, device: str) -> None:
         self.settings = settings
         self.device = device
-        self._process: subprocess.Popen[str] | None = None
-        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.weights: list[Path] = []  # files or folders that its models came from
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unread = bytearray()
+        self._work: Work | None = None
+        self._stage = 0
 
     @property
     def running(self) -> bool:
+        """True while there is a process, loaded or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
+        """The process id, which is also its process group's; None if there is no child."""
         return self._process.pid if self._process else None
 
-    def start(self, give_up: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        """What the child says of itself once its model is loaded. Call it from the thread that lives as long as the
-        child may: Linux ends the child with that thread. Raises: ConfigError where the engine cannot be loaded; ChildDied,
-        also once `give_up` is true. After whatever it raises there is no child.
+    def start(self, give_up: Callable[[], bool] = lambda: False) -> Ready:
+        """Start the process and wait until its models are loaded.
+
+        Call it from a thread that lives as long as the child may: Linux ends the child with that thread.
+
+        Raises: ConfigError if the models cannot be loaded; ChildDied, also once `give_up()` is true. There is no child
+        after any exception.
         """
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.compute.main", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,
             env=self._environment(),
             start_new_session=True,  # its process group is killed whole, and a terminal's Ctrl-C does not reach it
         )
-        assert self._process.stdin  # noqa: S101 - a pipe
-        os.set_blocking(self._process.stdin.fileno(), False)
-        self._messages = queue.SimpleQueue()
+        self._unread.clear()
         try:
-            return self._begin(give_up)
+            os.set_blocking(_fd(self._process.stdin), False)
+            return self._load(give_up)
         except BaseException:
-            # One that nobody hears, or that was told nothing, must not pass for one that runs.
+            # A child that was told nothing, or that nobody reads, must not count as one that runs.
             self.kill()
             raise
 
-    def _begin(self, give_up: Callable[[], bool]) -> dict[str, Any]:
-        process, messages = self._process, self._messages
-        assert process  # noqa: S101 - started
-        threads.start_thread(lambda: _read(process, messages))
-        self.send(
-            engine=self.settings.engine,
-            background_model=self.settings.background_model,
-            weights_dir=str(self.settings.weights_dir),
-            device=self.settings.device,
-            precision=self.settings.precision,
-            photos={
-                "hosts": self.settings.all_photo_hosts(),
-                "http": self.settings.photo_http,
-                "loopback": self.settings.photo_loopback,
-            },
+    def _load(self, give_up: Callable[[], bool]) -> Ready:
+        settings = self.settings
+        self._send(
+            Start(
+                engine=settings.engine,
+                background_model=settings.background_model,
+                weights_dir=settings.weights_dir,
+                device=settings.device,
+                precision=settings.precision,
+                photo_hosts=settings.all_photo_hosts(),
+                photo_http=settings.photo_http,
+                photo_loopback=settings.photo_loopback,
+            )
         )
         deadline = time.monotonic() + START_S
-        while (message := self.receive(0.5)) is None:
+        while (message := self._next_message(0.5)) is None:
             if give_up() or time.monotonic() > deadline:
-                raise ChildDied(f"The engine was not ready within {START_S} s.")
-        if "unavailable" in message:
-            raise ConfigError(message["unavailable"])
-        return dict(message["ready"])
+                raise ChildDied(f"the engine was not ready within {START_S} s")
+        match message:
+            case Unavailable():
+                raise ConfigError(message.message)
+            case Ready():
+                self.weights = message.weights
+                return message
+        raise ChildDied("it sent an unexpected message")
 
-    def send(self, **message: Any) -> None:
-        """Raises: ChildDied, also where the child does not read: a pipe takes 64 KiB, and a row may hold more."""
+    def work(self, work: Work) -> None:
+        """Give the idle child a job. Raises: ChildDied, also if it does not read: a pipe takes 64 KiB, a row may hold more."""
+        self._work, self._stage = work, 0
+        self._send(work)
+
+    def receive(self, timeout: float) -> Progress | Result | None:
+        """Return the next message about the job at hand, or None after `timeout` seconds.
+
+        Raises: ChildDied, also for a message that is not this job's or reports a stage that does not rise.
+        """
+        message = self._next_message(timeout)
+        if message is None:
+            return None
+        if isinstance(message, Ready | Unavailable) or not self._work or message.job_id != self._work.job_id:
+            raise ChildDied("it sent a message that is not of its job")
+        if isinstance(message, Progress):
+            if message.stage <= self._stage:
+                raise ChildDied("it reported a stage again")
+            self._stage = message.stage
+        else:
+            self._work = None
+        return message
+
+    def interrupt(self) -> None:
+        """Ask the job to stop. The child answers Stopped, or its result if that was just there."""
+        if self._process and self.running:
+            self._process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """End the child and all processes that it started."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILL_S)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
+        self._process = self._work = None
+
+    def _send(self, message: Start | Work) -> None:
         assert self._process  # noqa: S101 - started
-        assert self._process.stdin  # noqa: S101 - a pipe
-        pipe = self._process.stdin.fileno()
-        left = memoryview(json.dumps(message).encode() + b"\n")
+        pipe = _fd(self._process.stdin)
+        left = memoryview(protocol.encode(message))
         room = select.poll()
         room.register(pipe, select.POLLOUT)
         while left:
@@ -121,50 +179,48 @@ class Child:
             except OSError:
                 raise ChildDied(self._how_it_ended()) from None
 
-    def receive(self, timeout: float) -> dict[str, Any] | None:
-        """The next message, or None after `timeout` seconds without one. Raises: ChildDied."""
-        try:
-            message = self._messages.get(timeout=timeout)
-        except queue.Empty:
+    def _next_message(self, timeout: float) -> FromChild | None:
+        line = self._next_line(timeout)
+        if line is None:
             return None
-        if message is None:
-            self._messages.put(None)  # the end stays the end
-            raise ChildDied(self._how_it_ended())
-        return message
+        try:
+            return protocol.decode_from_child(line)
+        except ProtocolError as error:
+            raise ChildDied(f"it sent an invalid message: {error}") from None
 
-    def interrupt(self) -> None:
-        """Asks the job that runs to stop; it answers `stopped`, or with its result if that was just there."""
-        if self._process and self.running:
-            self._process.send_signal(signal.SIGUSR1)
-
-    def kill(self) -> None:
-        """Ends the child and all that it started."""
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_S)
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe:
-                with suppress(OSError):  # what could not be flushed is of no use to a dead process
-                    pipe.close()
-        self._process = None
+    def _next_line(self, timeout: float) -> bytes | None:
+        assert self._process  # noqa: S101 - started
+        pipe = _fd(self._process.stdout)
+        output = select.poll()
+        output.register(pipe, select.POLLIN)
+        deadline = time.monotonic() + timeout
+        while (end := self._unread.find(b"\n")) < 0:
+            if len(self._unread) >= protocol.MAX_LINE:
+                raise ChildDied("it sent a message that is too long")
+            if not output.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return None
+            chunk = os.read(pipe, CHUNK)
+            if not chunk:
+                raise ChildDied(self._how_it_ended())
+            self._unread += chunk
+        line = bytes(self._unread[: end + 1])
+        del self._unread[: end + 1]
+        return line
 
     def _how_it_ended(self) -> str:
         assert self._process  # noqa: S101 - started
         try:
             code = self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            return "it no longer speaks with us"
+            return "it no longer answers"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
     def _environment(self) -> dict[str, str]:
-        return inherited() | {"CUDA_VISIBLE_DEVICES": "" if self.device == "cpu" else self.device}
+        return child_environment() | {"CUDA_VISIBLE_DEVICES": "" if self.device == "cpu" else self.device}
 
 
-def inherited() -> dict[str, str]:
-    """What of our environment a child may know."""
+def child_environment() -> dict[str, str]:
+    """Return the variables of our environment that a child may see: no secret is among them."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -172,12 +228,6 @@ def inherited() -> dict[str, str]:
     }
 
 
-def _read(process: "subprocess.Popen[str]", messages: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
-    """Moves the child's lines into the queue; what is not JSON is the child's end, for we understand it no more."""
-    assert process.stdout  # noqa: S101 - a pipe
-    try:
-        with suppress(ValueError):
-            for line in process.stdout:
-                messages.put(json.loads(line))
-    finally:
-        messages.put(None)  # also where memory was short: nobody would hear the child any more
+def _fd(pipe: IO[bytes] | None) -> int:
+    assert pipe  # noqa: S101 - Popen was asked for it
+    return pipe.fileno()

@@ -1,4 +1,4 @@
-"""Whether what a job makes could be kept: the store takes files, and the disks have room."""
+"""Decides if jobs may be claimed: only while the store takes files and the disks have room for them."""
 
 import shutil
 import threading
@@ -11,13 +11,13 @@ import structlog
 from worker.core.finding import Level
 from worker.storage import Store, StoreUnreachable
 
-LONGEST_S = 30.0  # between two looks at a store that does not work
+LONGEST_S = 30.0  # between two checks of a store that does not work
 
 log = structlog.get_logger()
 
 
 class Admission:
-    """One for all lanes. While it is shut nothing is claimed: a job that cannot end well only loses an attempt."""
+    """One for all lanes. While it is closed nothing is claimed: a job whose result cannot be stored only loses an attempt."""
 
     def __init__(self, store: Store, folders: Sequence[Path | None], min_free_mb: int) -> None:
         self._store = store
@@ -27,32 +27,29 @@ class Admission:
         self._store_works = True
         self._check_at = 0.0  # time.monotonic()
         self._wait_s = 1.0
-        self._short = False
+        self._disk_full = False
 
     @property
     def is_open(self) -> bool:
-        """As it was found the last time."""
-        return self._store_works and not self._short
+        """What the last check found."""
+        return self._store_works and not self._disk_full
 
     def close(self) -> None:
-        """A job has failed because of the store, so it is looked at before the next one."""
+        """Have the store checked before the next claim: a job has just failed because of it."""
         with self._lock:
             if self._store_works:
                 self._store_works = False
                 self._check_at, self._wait_s = 0.0, 1.0
 
     def check(self) -> bool:
+        """Check the disks, and a closed store when its wait is over. True if a job may be claimed."""
         with self._lock:
-            return (self._store_works or self._works_again()) and self._has_room()
+            return (self._store_works or self._store_recovered()) and self._has_room()
 
-    def _works_again(self) -> bool:
+    def _store_recovered(self) -> bool:
         if time.monotonic() < self._check_at:
             return False
-        try:
-            problems = [str(finding) for finding in self._store.check() if finding.level is Level.FAIL]
-        except StoreUnreachable as error:
-            problems = [str(error)]
-        if problems:
+        if problems := store_problems(self._store):
             log.error("store_unavailable", problems=problems, next_try_s=self._wait_s)
             self._check_at = time.monotonic() + self._wait_s
             self._wait_s = min(LONGEST_S, self._wait_s * 2)
@@ -63,13 +60,21 @@ class Admission:
 
     def _has_room(self) -> bool:
         free_mb = min((_free_mb(folder) for folder in self._folders if folder.exists()), default=0)
-        short = free_mb < self._min_free_mb
-        if short and not self._short:
+        full = free_mb < self._min_free_mb
+        if full and not self._disk_full:
             log.error("no_space", free_mb=free_mb, needed_mb=self._min_free_mb)
-        elif self._short and not short:
+        elif self._disk_full and not full:
             log.info("disk_recovered", free_mb=free_mb)
-        self._short = short
-        return not short
+        self._disk_full = full
+        return not full
+
+
+def store_problems(store: Store) -> list[str]:
+    """Return why the store takes no files now; nothing if it does."""
+    try:
+        return [str(finding) for finding in store.check() if finding.level is Level.FAIL]
+    except StoreUnreachable as error:
+        return [str(error)]
 
 
 def _free_mb(folder: Path) -> int:

@@ -1,7 +1,7 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
 import time
-from collections.abc import Callable
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,16 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from worker.compute.process import STOP_S, Child, ChildDied
+from worker.compute.protocol import Failed, Progress, Result, Stopped, Work
 from worker.core import metrics
 from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
 from worker.core.threads import jitter
+from worker.daemon import settlement
 from worker.daemon.context import LaneContext
+from worker.daemon.settlement import Ending, Outcome
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_transient
-from worker.jobs import queue
 from worker.jobs.lease import Lease
 from worker.jobs.queue import Job, LeaseLost
 from worker.storage import CONTENT_TYPES, paths
@@ -27,22 +29,24 @@ UPLOAD_S = 900.0  # the longest that storing a job's files may take, with all tr
 log = structlog.get_logger()
 
 
-class _Cancelled(Exception):
-    """Somebody wants this job stopped."""
+class ChildFate(Enum):
+    """What an attempt shows about its child."""
+
+    ANSWERED = auto()  # it did the job, or said why not
+    ENDED = auto()  # it died of the job, or had to be killed
+    UNKNOWN = auto()  # the job was stopped first
 
 
-class _Released(Exception):
-    """The daemon stops before the job is done."""
+class Interrupted(Exception):
+    """The job must end now: it is cancelled or released, or its lease is lost."""
 
-
-class _HardLimit(Exception):
-    """The job was asked to stop and did not."""
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.name)
+        self.outcome = outcome
 
 
 class Attempt:
-    """One claimed job: `run` it once. `child_ended` tells afterwards whether the child died of it or had to be killed; None if
-    neither is known, because the job was stopped.
-    """
+    """One claimed job: `run` it once. `child_fate` says afterwards what became of the child."""
 
     def __init__(self, job: Job, child: Child, heartbeat: Heartbeat, context: LaneContext) -> None:
         self.job = job
@@ -50,7 +54,6 @@ class Attempt:
         self.heartbeat = heartbeat
         self.context = context
         self.settings = context.settings
-        self.engine = context.engine
         self.lease = Lease(
             context.engine,
             job,
@@ -59,117 +62,124 @@ class Attempt:
             on_report=context.wake_sender,
         )
         self.report: dict[str, Any] = {}  # for the row; filled as the work goes on
-        self.child_ended: bool | None = None
+        self.child_fate = ChildFate.UNKNOWN
         self._began = time.monotonic()
 
     def run(self) -> None:
-        self.heartbeat.beat(f"job {self.job.id}, claimed")
+        """Do the job and settle it. Raises: sqlalchemy's DBAPIError if the row cannot be written; its lease then expires."""
+        self.heartbeat.beat(f"job {self.job.id}, {Stage.CLAIMED.title}")
         log.info("job_claimed", quality=self.job.quality, photos=len(self.job.image_urls))
         with self.context.scratch.job(str(self.job.id)) as folder, self.lease:
-            try:
-                self._compute(folder)
-                if (quality := self.report.get("quality")) and quality["score"] < self.settings.review_score:
-                    self.report["needs_review"] = True
-                url = self._upload(folder)
-                self._renew_or_wait()
-                if self._settle(
-                    lambda: queue.complete(self.engine, self.job, model_url=url, report=self.report)
-                ):
-                    # Without its query: in a private bucket's address that is a token.
-                    address = url.partition("?")[0]
-                    metrics.ended("completed")
-                    log.info("job_completed", seconds=self._seconds(), model_url=address)
-            except LeaseLost:
-                self._lost()
-            except _Cancelled:
-                if self._settle(lambda: queue.cancel(self.engine, self.job)):
-                    metrics.ended("cancelled")
-                    log.info("job_cancelled", seconds=self._seconds())
-            except _Released:
-                if self._settle(lambda: queue.release(self.engine, self.job)):
-                    metrics.ended("released")
-                    log.info("job_released", seconds=self._seconds())
-            except JobError as error:
-                self._fail(error)
-            except Exception:
-                # Not foreseen, so nobody knows whether the next attempt goes better; it is given one.
-                log.exception("lane_error")
-                self._fail(JobError("internal_error"))
+            ending = self._work(folder)
+            if ending.error and ending.error.code in {"storage_unavailable", "storage_denied"}:
+                self.context.admission.close()
+            self.heartbeat.beat()
+            ended = settlement.settle(self.context.engine, self.job, ending, self._wait_for_database)
+            settlement.record(ended, seconds=self._seconds())
         metrics.made(self.report, self.child.device)
 
-    def _compute(self, folder: Path) -> None:
-        """Has the child make the files. Raises: JobError, and what `_check` raises; the child is ready again then, or ended."""
+    def _work(self, folder: Path) -> Ending:
         try:
-            self.child.send(
-                job_id=str(self.job.id),
-                name=self.job.product_id,
-                image_urls=list(self.job.image_urls),
-                quality=self.job.quality,
-                folder=str(folder),
-                dimensions=self.job.metadata.get("dimensions"),
-                turntable=self.settings.turntable,
-                usdz=self.settings.usdz,
+            self._compute(folder)
+            self._mark_for_review()
+            url = self._upload(folder)
+            self._renew_or_wait()
+            return Ending(outcome=Outcome.COMPLETED, report=self.report, model_url=url)
+        except Interrupted as interrupted:
+            return Ending(outcome=interrupted.outcome, report=self.report)
+        except JobError as error:
+            return Ending(outcome=Outcome.FAILED, report=self.report, error=error)
+        except Exception:
+            # Not foreseen, so nobody knows if the next attempt does better; the job gets one.
+            log.exception("lane_error")
+            return Ending(outcome=Outcome.FAILED, report=self.report, error=JobError("internal_error"))
+
+    def _compute(self, folder: Path) -> None:
+        """Have the child make the files. Raises: JobError, Interrupted. The child is idle then, or ended."""
+        try:
+            self.child.work(
+                Work(
+                    job_id=self.job.id,
+                    name=self.job.product_id,
+                    image_urls=list(self.job.image_urls),
+                    quality=self.job.quality,
+                    folder=folder,
+                    dimensions=self.job.metadata.get("dimensions"),
+                    turntable=self.settings.turntable,
+                    usdz=self.settings.usdz,
+                )
             )
-            answer = self._await_result()
+            result = self._await_result()
         except ChildDied as error:
             self._end_child("child_died", str(error))
             raise JobError("worker_lost") from None
-        except _HardLimit:
-            self._end_child("child_killed", "the hard time limit")
-            raise JobError("timed_out") from None
-        except (LeaseLost, _Cancelled, _Released):
-            self._stop_child()
+        except (JobError, Interrupted):
             raise
         except Exception:
-            # Not foreseen. It may still be at work, and what it says of this job is not for the next one to hear.
+            # Not foreseen. The child may still be at work, and must not be at the next job's start.
             self.child.kill()
             raise
-        self.child_ended = False
-        self.report |= answer["report"]
-        if "traceback" in answer:
-            log.error("child_error", exception=answer["traceback"])
-        if "failed" in answer:
-            raise JobError(**answer["failed"])
-        if "stopped" in answer:
+        self.child_fate = ChildFate.ANSWERED
+        self.report |= result.report
+        if isinstance(result, Failed):
+            if result.traceback:
+                log.error("child_error", exception=result.traceback)
+            raise JobError(result.code, result.message)
+        if isinstance(result, Stopped):
             raise JobError("timed_out")
 
-    def _await_result(self) -> dict[str, Any]:
-        """Passes the child's progress on to the row; the child's last word on the job."""
+    def _await_result(self) -> Result:
+        """Pass the child's progress on to the row until the job's result. Raises: JobError, Interrupted, ChildDied."""
         began = time.monotonic()
         asked_to_stop = False
         while True:
             self.heartbeat.beat()
             message = self.child.receive(TICK_S)
-            if message is not None and "progress" not in message:
+            if isinstance(message, Progress):
+                self._report(message.stage)
+            elif message is not None:
                 return message
-            if message is not None:
-                progress, stage = message["progress"], message["stage"]
-                self.heartbeat.beat(f"job {self.job.id}, {stage}")
-                structlog.contextvars.bind_contextvars(stage=stage)
-                log.info("job_progress", progress=progress, seconds=self._seconds())
-                self.lease.report(progress, stage)
-            self._check()
+            if outcome := self._interruption():
+                self._stop_child()
+                raise Interrupted(outcome)
             elapsed = time.monotonic() - began
             if elapsed > self.settings.hard_limit_s:
-                raise _HardLimit
+                self._end_child("child_killed", "the hard time limit")
+                raise JobError("timed_out")
             if elapsed > self.settings.soft_limit_s and not asked_to_stop:
                 asked_to_stop = True
                 self.child.interrupt()
 
-    def _check(self) -> None:
-        """Raises what should end the job now: LeaseLost, _Cancelled, _Released."""
+    def _report(self, stage: Stage) -> None:
+        self.heartbeat.beat(f"job {self.job.id}, {stage.title}")
+        structlog.contextvars.bind_contextvars(stage=stage.title)
+        log.info("job_progress", progress=stage.value, seconds=self._seconds())
+        self.lease.report(stage)
+
+    def _interruption(self) -> Outcome | None:
         if self.lease.lost:
-            raise LeaseLost
+            return Outcome.LOST
         if self.lease.cancelled:
-            raise _Cancelled
-        if self.context.stop.releasing:
-            raise _Released
+            return Outcome.CANCELLED
+        return Outcome.RELEASED if self.context.stop.releasing else None
+
+    def _check(self) -> None:
+        """Raises: Interrupted if the job must end now."""
+        if outcome := self._interruption():
+            raise Interrupted(outcome)
+
+    def _mark_for_review(self) -> None:
+        # The report is the child's word, so its types are checked.
+        quality = self.report.get("quality")
+        score = quality.get("score") if isinstance(quality, dict) else None
+        if isinstance(score, int | float) and score < self.settings.review_score:
+            self.report["needs_review"] = True
 
     def _upload(self, folder: Path) -> str:
-        """The address of the model. Raises: JobError, LeaseLost, _Cancelled, _Released."""
-        self.heartbeat.beat(f"job {self.job.id}, uploading", silent_s=UPLOAD_S)
-        self.lease.report(Stage.UPLOADING, Stage.UPLOADING.title)
-        structlog.contextvars.bind_contextvars(stage="uploading")
+        """Store the job's files. Returns the model's URL. Raises: JobError, Interrupted."""
+        self.heartbeat.beat(f"job {self.job.id}, {Stage.UPLOADING.title}", silent_s=UPLOAD_S)
+        self.lease.report(Stage.UPLOADING)
+        structlog.contextvars.bind_contextvars(stage=Stage.UPLOADING.title)
         stem = paths.stem(self.job.shop, self.job.product_id, self.job.variant_id)
         began = time.perf_counter()
 
@@ -184,100 +194,60 @@ class Attempt:
             self.report["turntable_url"] = put(".webp", "turntable.webp")
         if self.settings.usdz:
             self.report["usdz_url"] = put(".usdz", "model.usdz")
-        # The model last: who sees the new one finds the new poster beside it.
+        # The model comes last: a reader who sees the new model finds its new poster beside it.
         url = put(".glb", "model.glb")
-        self.report["seconds"][Step.UPLOAD] = round(time.perf_counter() - began, 3)
-        self.lease.report(Stage.UPLOADED, Stage.UPLOADED.title)
+        seconds = self.report.get("seconds")
+        self.report["seconds"] = (seconds if isinstance(seconds, dict) else {}) | {
+            Step.UPLOAD: round(time.perf_counter() - began, 3)
+        }
+        self.lease.report(Stage.UPLOADED)
         return url
 
     def _renew_or_wait(self) -> None:
-        """The lease was renewed just now. What is finished waits for a database that is away, even if the lease runs out
-        meanwhile: nobody else can take the job there either. Raises: LeaseLost, _Cancelled, _Released.
+        """Renew the lease. While the database is away, wait for it, even if the lease expires: no other worker can take the
+        job there either. Raises: Interrupted.
         """
         while True:
             try:
                 self.lease.renew()
+            except LeaseLost:
+                raise Interrupted(Outcome.LOST) from None
             except DBAPIError as error:
                 if not is_transient(error):
                     raise
-                if not self._database_is_back():
-                    raise _Released from None
+                if not self._wait_for_database():
+                    raise Interrupted(Outcome.RELEASED) from None
             else:
                 return self._check()
 
-    def _database_is_back(self) -> bool:
-        """False if we are to stop first."""
+    def _wait_for_database(self) -> bool:
+        """Wait until the database can be used. False if the job must be released first."""
         time.sleep(jitter(0.05, TICK_S))
+        self.heartbeat.beat()
         while not self.context.monitor.wait(TICK_S):
             self.heartbeat.beat()
             if self.context.stop.releasing:
                 return False
         return not self.context.stop.releasing
 
-    def _fail(self, error: JobError) -> None:
-        if error.code in {"storage_unavailable", "storage_denied"}:
-            self.context.admission.close()
-
-        def settle() -> None:
-            row = queue.fail(self.engine, self.job, error, report=self.report)
-            if row["status"] == "pending":
-                metrics.ended("retry_scheduled", error.code)
-                until = row["run_after"].isoformat()
-                log.warning("job_retry_scheduled", code=error.code, seconds=self._seconds(), until=until)
-            elif row["status"] == "cancelled":
-                metrics.ended("cancelled")
-                log.info("job_cancelled", seconds=self._seconds())
-            else:
-                metrics.ended("failed", error.code)
-                log.error("job_failed", code=error.code, seconds=self._seconds(), reason=error.message)
-
-        self._settle(settle)
-
-    def _settle(self, write: Callable[[], None]) -> bool:
-        """Writes a job's end; whether it was written. What cost minutes of a GPU is kept until the database is back."""
-        while True:
-            self.heartbeat.beat()
-            try:
-                write()
-            except LeaseLost:
-                self._lost()
-                return False
-            except DBAPIError as error:
-                if not is_transient(error):
-                    raise
-                if not self._database_is_back():
-                    metrics.ended("lost")
-                    log.warning(
-                        "job_abandoned",
-                        meaning="no database until the end: its lease runs out, another takes it",
-                    )
-                    return False
-            else:
-                return True
-
-    def _lost(self) -> None:
-        metrics.ended("lost")
-        meaning = "another worker has the job, or its row is gone"
-        log.warning("lease_lost", seconds=self._seconds(), meaning=meaning)
-
     def _seconds(self) -> float:
-        """Since the claim."""
+        """Return the seconds since the claim."""
         return round(time.monotonic() - self._began, 1)
 
     def _stop_child(self) -> None:
-        """Ends the child's job: by asking, or else by force."""
+        """End the child's job: ask it to stop, or else kill the child."""
         self.child.interrupt()
         deadline = time.monotonic() + STOP_S
         try:
             while (left := deadline - time.monotonic()) > 0:
                 message = self.child.receive(left)
-                if message is not None and "progress" not in message:
+                if message is not None and not isinstance(message, Progress):
                     return
         except ChildDied as error:
             log.warning("child_died", reason=str(error))
         self.child.kill()
 
-    def _end_child(self, what: str, reason: str) -> None:
-        log.error(what, reason=reason)
+    def _end_child(self, event: str, reason: str) -> None:
+        log.error(event, reason=reason)
         self.child.kill()
-        self.child_ended = True
+        self.child_fate = ChildFate.ENDED

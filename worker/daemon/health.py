@@ -1,6 +1,6 @@
-"""The optional HTTP port: /healthz, /readyz and /metrics, for whoever looks after the daemon.
+"""The optional HTTP port with /healthz, /readyz and /metrics.
 
-An answer comes from what the daemon knows anyway. Only the bucket is tried out, in the background and seldom.
+Answers come from what the daemon knows anyway. Only the store is tried, in the background and seldom.
 """
 
 import json
@@ -14,19 +14,17 @@ from typing import Any
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from worker import engines, weights
 from worker.core import metrics
-from worker.core.finding import Level
 from worker.core.metrics import QueueGauges
-from worker.core.settings import ConfigError, Settings
-from worker.daemon.admission import Admission
+from worker.core.settings import ConfigError
+from worker.daemon.admission import Admission, store_problems
 from worker.daemon.lane import Lane
 from worker.daemon.systemd import watchdog_timeout_s
 from worker.database.monitor import DatabaseMonitor
 from worker.jobs.wakeup import Listener
-from worker.storage import Store, StoreUnreachable
+from worker.storage import Store
 
-PROBE_S = 300.0, 30.0  # between two looks at a bucket that works, and at one that does not
+CHECK_S = 300.0, 30.0  # between two checks of a store that works, and of one that does not
 SLOW_S = 10.0  # what a client may take over its request
 
 Answer = dict[str, Any]
@@ -35,104 +33,105 @@ log = structlog.get_logger()
 
 
 class Bucket:
-    """What is known of the store: tried out in the background, when somebody asks and the last time was long ago."""
+    """What is known of the store. A request for it starts a check in the background if the last one is long ago."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._check_at = time.monotonic() + PROBE_S[0]  # the daemon has just done so
-        self.problem = ""
+        self._check_at = time.monotonic() + CHECK_S[0]  # the daemon checks it at its start
+        self._problem = ""
 
     def check(self) -> str:
-        """The problem of the last look, if there was one."""
+        """Return the problem that the last check found, or an empty string."""
         with self._lock:
             if time.monotonic() > self._check_at:
                 self._check_at = float("inf")
                 threading.Thread(target=self._try, name="bucket-probe", daemon=True).start()
-            return self.problem
+            return self._problem
 
     def _try(self) -> None:
         try:
-            self.problem = " ".join(
-                str(finding) for finding in self._store.check() if finding.level is Level.FAIL
-            )
-        except StoreUnreachable as error:
-            self.problem = str(error)
+            self._problem = " ".join(store_problems(self._store))
         finally:
-            self._check_at = time.monotonic() + PROBE_S[bool(self.problem)]
+            self._check_at = time.monotonic() + CHECK_S[bool(self._problem)]
 
 
 @dataclass
 class Health:
-    """What there is to ask; a daemon that is still starting has none of it yet."""
+    """What the port reports on. `lanes` is empty until the daemon has found its database and its store."""
 
-    settings: Settings
     stopping: Callable[[], bool]
+    monitor: DatabaseMonitor
+    listener: Listener
+    admission: Admission
+    bucket: Bucket
+    gauges: QueueGauges
     lanes: Sequence[Lane] = ()
-    monitor: DatabaseMonitor | None = None
-    listener: Listener | None = None
-    admission: Admission | None = None
-    bucket: Bucket | None = None
-    gauges: QueueGauges | None = None
-    doing: str = "waiting for the database and the store"
     watchdog_timeout_s: float = field(default_factory=watchdog_timeout_s)
 
     def alive(self) -> tuple[bool, Answer]:
-        """Whether the process is worth keeping: no lane is silent for longer than it said."""
-        lanes = {
-            lane.device: {
-                "doing": lane.heartbeat.doing,
-                "silent_s": round(max(0.0, lane.heartbeat.overdue_s()), 1),
-            }
-            for lane in self.lanes
-        }
-        frozen = [lane.device for lane in self.lanes if lane.heartbeat.overdue_s() > self.watchdog_timeout_s]
-        return not frozen, {"alive": not frozen, "frozen": frozen, "lanes": lanes}
+        """Return whether the process is worth keeping, and the lanes: none is silent for longer than it announced."""
+        return lanes_alive(self.lanes, self.watchdog_timeout_s)
 
     def ready(self) -> tuple[bool, Answer]:
-        """Whether a job that is due now would be claimed and done, and if not, why."""
+        """Return whether a due job would be claimed and done now, and for each part "ok" or what it lacks."""
         problems = {
-            "daemon": "it is stopping" if self.stopping() else "" if self.lanes else self.doing,
-            "database": "" if self.monitor and self.monitor.available else "it cannot be used",
-            "bucket": self._of_bucket(),
-            "weights": self._of_weights(),
-        } | {f"child {lane.device}": _of_child(lane) for lane in self.lanes}
+            "daemon": self._daemon_problem(),
+            "database": "" if self.monitor.available else "it cannot be used",
+            "bucket": self._bucket_problem(),
+            "weights": self._weights_problem(),
+        } | {f"child {lane.device}": _child_problem(lane) for lane in self.lanes}
         parts = {name: problem or "ok" for name, problem in problems.items()}
         ready = not any(problems.values())
         return ready, {"ready": ready, "parts": parts}
 
     def scrape(self) -> bytes:
+        """Return all metrics in Prometheus's text format. May ask the database for the figures of the queue."""
         for lane in self.lanes:
             metrics.LANE_SILENT.labels(lane.device).set(max(0.0, lane.heartbeat.overdue_s()))
-            metrics.LANE_READY.labels(lane.device).set(not _of_child(lane))
-        metrics.DATABASE_UP.set(bool(self.monitor and self.monitor.available))
-        metrics.LISTENING.set(bool(self.listener and self.listener.alive))
-        metrics.ACCEPTING_JOBS.set(bool(self.admission and self.admission.is_open))
-        if self.gauges:
+            metrics.LANE_READY.labels(lane.device).set(not _child_problem(lane))
+        metrics.DATABASE_UP.set(self.monitor.available)
+        metrics.LISTENING.set(self.listener.alive)
+        metrics.ACCEPTING_JOBS.set(bool(self.lanes) and self.admission.is_open)
+        if self.lanes:
             self.gauges.refresh()
         return metrics.scrape()
 
-    def _of_bucket(self) -> str:
-        if self.admission is None or self.bucket is None:
-            return "not looked at yet"
+    def _daemon_problem(self) -> str:
+        if self.stopping():
+            return "it is stopping"
+        return "" if self.lanes else "waiting for the database and the store"
+
+    def _bucket_problem(self) -> str:
+        if not self.lanes:
+            return "not checked yet"
         return self.bucket.check() or (
             "" if self.admission.is_open else "it does not work, or a disk is full"
         )
 
-    def _of_weights(self) -> str:
-        if self.lanes and not any(lane.ready.is_set() for lane in self.lanes):
-            return "being loaded"
-        try:
-            places = [
-                weights.path(self.settings.weights_dir, name)
-                for name in engines.weights_needed(self.settings.engine, self.settings.background_model)
-            ]
-        except weights.WeightsMissing as error:
-            return str(error)
-        return "; ".join(f"{place} is gone" for place in places if not place.exists())
+    def _weights_problem(self) -> str:
+        """The children load the weights, and say from where; a later child needs them too."""
+        loaded = [lane for lane in self.lanes if lane.ready.is_set()]
+        if not loaded:
+            return "not loaded yet"
+        paths = {path for lane in loaded for path in lane.child.weights}
+        return "; ".join(f"{path} is gone" for path in sorted(paths) if not path.exists())
 
 
-def _of_child(lane: Lane) -> str:
+def lanes_alive(lanes: Sequence[Lane], timeout_s: float) -> tuple[bool, Answer]:
+    """Return whether no lane is silent for `timeout_s` seconds longer than it announced, and what each does."""
+    doing = {
+        lane.device: {
+            "doing": lane.heartbeat.doing,
+            "silent_s": round(max(0.0, lane.heartbeat.overdue_s()), 1),
+        }
+        for lane in lanes
+    }
+    frozen = [lane.device for lane in lanes if lane.heartbeat.overdue_s() > timeout_s]
+    return not frozen, {"alive": not frozen, "frozen": frozen, "lanes": doing}
+
+
+def _child_problem(lane: Lane) -> str:
     if lane.failed:
         return str(lane.failed)
     if not lane.ready.is_set() or not lane.child.running:
@@ -141,7 +140,7 @@ def _of_child(lane: Lane) -> str:
 
 
 def serve(health: Health, host: str, port: int) -> None:
-    """From now on, in the background. Raises: ConfigError where the port cannot be had."""
+    """Answer requests from now on, in the background. Raises: ConfigError if the port cannot be had."""
 
     class Handler(_Handler):
         health_state = health
@@ -160,7 +159,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A client that went away is no event."""
+        """Ignore it: a client that went away is no event."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -183,8 +182,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the base class's names
 
     def _answer_state(self, state: tuple[bool, Answer]) -> None:
-        good, said = state
-        self._answer(200 if good else 503, json.dumps(said, indent=2).encode() + b"\n", "application/json")
+        good, answer = state
+        self._answer(200 if good else 503, json.dumps(answer, indent=2).encode() + b"\n", "application/json")
 
     def _answer(self, status: int, body: bytes, content_type: str) -> None:
         self.send_response(status)
@@ -196,4 +195,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """A scrape is no event."""
+        """Log nothing: a scrape is no event."""

@@ -1,4 +1,7 @@
-"""Connections to Postgres, the monitor that knows whether it is there, and the migrations."""
+"""Connections to Postgres, the monitor that knows if it can be used, and the migrations.
+
+What `connection` offers is imported from here; `monitor` and `migrate` by their own names.
+"""
 
 from worker.database.connection import (
     ANSWER_S,
@@ -7,8 +10,13 @@ from worker.database.connection import (
     FIRST_SCHEMA,
     SCHEMA,
     Connection,
+    Row,
     check_schema,
     connect,
+    execute,
+    fetch_all,
+    fetch_one,
+    fetch_value,
     listen,
     parse,
     probe,
@@ -24,8 +32,13 @@ __all__ = [
     "FIRST_SCHEMA",
     "SCHEMA",
     "Connection",
+    "Row",
     "check_schema",
     "connect",
+    "execute",
+    "fetch_all",
+    "fetch_one",
+    "fetch_value",
     "listen",
     "parse",
     "probe",

@@ -35,13 +35,17 @@ CONNECT_ARGS: dict[str, Any] = {
     "tcp_user_timeout": 15_000,
 }
 
-# Every statement of ours takes milliseconds. One that is not answered by then never will be: the peer's kernel may go on
-# acknowledging what a proxy, or a frozen server, no longer reads, so that TCP's own bounds do not see it.
+# Every statement of ours takes milliseconds. One that is not answered by then never will be: the peer's kernel may still
+# acknowledge what a proxy or a frozen server no longer reads, so TCP's own time-outs do not notice.
 ANSWER_S = 10.0
 
 
+Row = dict[str, Any]
+"""A row of a statement's result, by column."""
+
+
 class Connection(psycopg.Connection[Any]):
-    """Closes itself, and raises OperationalError, where a statement is not answered within ANSWER_S."""
+    """Closes itself and raises OperationalError if a statement is not answered within ANSWER_S."""
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         if timeout is not None:
@@ -57,7 +61,7 @@ class Connection(psycopg.Connection[Any]):
 
 
 def url(settings: Settings) -> URL:
-    """Raises: ConfigError where DATABASE_URL is missing or malformed."""
+    """Return DATABASE_URL, parsed. Raises: ConfigError if it is missing or malformed."""
     if settings.database_url is None:
         raise ConfigError(
             "DATABASE_URL is not set. Give the Postgres that holds the jobs, as postgresql://…."
@@ -66,12 +70,12 @@ def url(settings: Settings) -> URL:
 
 
 def parse(text: str, variable: str) -> URL:
-    """An ordinary `postgres://` or `postgresql://` address for SQLAlchemy's psycopg. Raises: ConfigError."""
+    """Parse a `postgres://` or `postgresql://` URL for SQLAlchemy's psycopg. Raises: ConfigError, which names `variable`."""
     try:
         parsed = make_url(text)
     except (ArgumentError, ValueError):
         raise ConfigError(
-            f"{variable} is not an address of the form postgresql://user:password@host/name."
+            f"{variable} is not a URL of the form postgresql://user:password@host/name."
         ) from None
     if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise ConfigError(f"{variable} must begin with postgresql://, not {parsed.drivername}://.")
@@ -79,7 +83,7 @@ def parse(text: str, variable: str) -> URL:
 
 
 def connect(target: URL, *, pool_size: int = 2) -> Engine:
-    """An engine on which every statement is its own transaction: the queue's rules are one statement each."""
+    """Return an engine on which every statement is its own transaction: each rule of the queue is one statement."""
     engine = sa.create_engine(
         target,
         isolation_level="AUTOCOMMIT",
@@ -98,7 +102,7 @@ def connect(target: URL, *, pool_size: int = 2) -> Engine:
 
 
 def probe(target: URL) -> None:
-    """Whether a statement of ours would succeed now, by a connection of its own. Raises: psycopg.Error."""
+    """Return if a statement would succeed now, else raise psycopg.Error. Uses a connection of its own."""
     with _direct(target) as connection:
         found = connection.execute("SELECT current_setting('transaction_read_only')").fetchone()
     if found != ("off",):
@@ -106,7 +110,7 @@ def probe(target: URL) -> None:
 
 
 def listen(settings: Settings) -> psycopg.Connection[Any]:
-    """A connection of its own for LISTEN."""
+    """Return a new connection for LISTEN. Raises: ConfigError; psycopg.Error."""
     secret = settings.listen_database_url
     target = parse(secret.get_secret_value(), "WORKER_LISTEN_DATABASE_URL") if secret else url(settings)
     return _direct(target)
@@ -134,7 +138,7 @@ def revision(connection: sa.Connection) -> str | None:
 
 
 def check_schema(engine: Engine) -> None:
-    """Raises: ConfigError with the command to run, where the database's schema is not the one of this code."""
+    """Raises: ConfigError with the command to run if the database's schema is not the one that this code was written for."""
     with engine.connect() as connection:
         found = revision(connection)
         complete = connection.scalar(sa.text("SELECT to_regproc('worker.claim_job')")) is not None
@@ -157,7 +161,31 @@ def check_schema(engine: Engine) -> None:
 
 
 def queries(package: str) -> dict[str, sa.TextClause]:
-    """Reads `queries.sql` of a package: statements by name, each under a line `-- name: …`."""
+    """Read `queries.sql` of a package. Returns the statements by name; each stands below a line `-- name: …`."""
     text = (files(package) / "queries.sql").read_text()
     blocks = (block.partition("\n") for block in text.split("-- name: ")[1:])
     return {name.strip(): sa.text(statement) for name, _, statement in blocks}
+
+
+def fetch_all(engine: Engine, statement: sa.TextClause, **parameters: Any) -> list[Row]:
+    """Run a statement and return its rows. Raises: sqlalchemy's DBAPIError."""
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(statement, parameters).mappings()]
+
+
+def fetch_one(engine: Engine, statement: sa.TextClause, **parameters: Any) -> Row | None:
+    """Run a statement that returns one row at most. Raises: sqlalchemy's DBAPIError."""
+    rows = fetch_all(engine, statement, **parameters)
+    return rows[0] if rows else None
+
+
+def fetch_value(engine: Engine, statement: sa.TextClause, **parameters: Any) -> Any:
+    """Run a statement that returns one value. Raises: sqlalchemy's DBAPIError."""
+    with engine.connect() as connection:
+        return connection.scalar(statement, parameters)
+
+
+def execute(engine: Engine, statement: sa.TextClause, **parameters: Any) -> None:
+    """Run a statement that returns no rows. Raises: sqlalchemy's DBAPIError."""
+    with engine.connect() as connection:
+        connection.execute(statement, parameters)

@@ -1,4 +1,4 @@
-"""`worker migrate`: the same as `alembic upgrade head`, without a checkout."""
+"""`worker migrate` does what `alembic upgrade head` does, and needs no checkout."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +12,7 @@ from worker.core.settings import ConfigError
 
 
 def upgrade(database: URL, revision: str = "head") -> None:
-    """Raises: ConfigError where there is no way from the database's revision to this one; sqlalchemy's errors."""
+    """Migrate to a revision. Raises: ConfigError if no way leads there from the database's revision; sqlalchemy's errors."""
     config = Config()
     config.set_main_option("script_location", str(_scripts()))
     config.attributes["url"] = database
@@ -23,7 +23,7 @@ def upgrade(database: URL, revision: str = "head") -> None:
 
 
 def _scripts() -> Path:
-    """In an installed package the migrations lie inside it, in a checkout beside it."""
+    """Return the migrations' folder: inside an installed package, beside it in a checkout."""
     package = Path(str(files("worker")))
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

@@ -1,4 +1,4 @@
-"""Holds a claimed job: renews its lease in the background for as long as it is worked on."""
+"""Holds a claimed job: renews its lease in the background for as long as the job is worked on."""
 
 import threading
 import time
@@ -11,13 +11,13 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core import metrics, threads
+from worker.core.stages import Stage
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 
-# Where nobody tells of a cancel, it is asked for so often.
-ASK_S = 2.0
+ASK_S = 2.0  # between two renewals if no notification would tell of a cancel request
 
-# Counts the time for which the machine was suspended, too.
+# This clock counts the time for which the machine was suspended, too.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -33,8 +33,8 @@ class Lease:
         cancel_push_works: Callable[[], bool] = lambda: True,
         on_report: Callable[[], None] = lambda: None,
     ) -> None:
-        """`cancel_push_works` is true while somebody would call `renew_now` if the job were cancelled; without that the lease
-        asks every `ASK_S` seconds. `on_report` is called after each report.
+        """`cancel_push_works` returns True while somebody calls `renew_now` when the job is cancelled. `on_report` is called
+        after each progress that was written.
         """
         self.engine = engine
         self.job = job
@@ -46,17 +46,18 @@ class Lease:
         self._held_since = _now()
         self._wake = threading.Event()
         self._done = False
-        self._unwritten: deque[tuple[int, str]] = deque()
+        self._unwritten: deque[Stage] = deque()
         self._writing = threading.Lock()
 
     @property
     def lost(self) -> bool:
-        """Whether another worker has the job, or may have it: without the database, or with a statement that hangs
-        there, nobody has renewed the lease in time.
+        """True if another worker has the job or may have it, since nobody has renewed the lease in time: the database is
+        away, or a statement hangs there.
         """
         return self._taken or _now() - self._held_since > self.lease_s
 
     def __enter__(self) -> Self:
+        """Start the renewals. Raises: RuntimeError if no thread can be started."""
         threads.start_thread(self._keep)
         return self
 
@@ -66,18 +67,19 @@ class Lease:
         self._done = True
         self._wake.set()
 
-    def report(self, progress: int, stage: str) -> None:
-        """Has the progress written, in the background: a database that hangs holds up no work."""
-        self._unwritten.append((progress, stage))
+    def report(self, stage: Stage) -> None:
+        """Have the stage written in the background, so that a database that hangs delays no work."""
+        self._unwritten.append(stage)
         self._wake.set()
 
     def renew_now(self) -> None:
-        """Somebody may want the job stopped."""
+        """Have the lease renewed in the background now, which tells if the job is cancelled."""
         self._wake.set()
 
     def renew(self) -> None:
-        """All reports are written, and the lease is ours for its full time from now on, even if it had run out and nobody
-        has taken it. Raises: LeaseLost; sqlalchemy's DBAPIError.
+        """Write all reports and extend the lease to its full time from now, even if it had expired and nobody took the job.
+
+        Raises: LeaseLost; sqlalchemy's DBAPIError.
         """
         with self._writing:
             try:
@@ -101,21 +103,23 @@ class Lease:
             except LeaseLost:
                 return
             except DBAPIError:
-                # The outage speaks for itself. Once more soon, so that a short one costs no lease.
+                # The monitor logs an outage. Try again soon, so that a short one costs no lease.
                 time.sleep(min(1.0, self.lease_s / 10))
                 self._wake.set()
 
     def _write(self) -> bool:
-        progress, stage = self._unwritten[0]
-        cancelled = queue.report(self.engine, self.job, progress=progress, stage=stage, lease_s=self.lease_s)
+        stage = self._unwritten[0]
+        cancelled = queue.report(
+            self.engine, self.job, progress=stage, stage=stage.title, lease_s=self.lease_s
+        )
         self._unwritten.popleft()
         return cancelled
 
     def _hold(self, write: Callable[[], bool]) -> None:
-        """The lease runs from before the statement, since nobody knows when in between the database read its clock."""
-        asked = _now()
+        """Count the lease from before the statement: nobody knows when in between the database read its clock."""
+        began = _now()
         self.cancelled |= write()
-        self._held_since = asked
+        self._held_since = began
         metrics.LEASES.inc()
 
 

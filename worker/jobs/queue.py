@@ -1,4 +1,4 @@
-"""The queue, as its callers see it; the rules themselves are in queries.sql."""
+"""The queue as its callers see it. The rules are in queries.sql and migrations/sql/."""
 
 import json
 import socket
@@ -9,16 +9,14 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker import database
 from worker.core.errors import ERRORS, JobError
+from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, queries
 
-QUERIES = database.queries("worker.jobs")
-
-Row = dict[str, Any]
+QUERIES = queries("worker.jobs")
 
 
 class LeaseLost(Exception):
-    """Another worker has the job, or its row is gone: nothing that we do for it counts any more."""
+    """Another worker has the job, or its row is gone. Nothing that we do for it counts any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +37,19 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class NextDue:
-    """What there is to do now: for a lane (`due`), for the rescue (`expired`); and the `seconds` until the next of it."""
+    """What there is to do now, and when there will be more."""
 
-    due: bool
-    expired: bool
-    seconds: float | None
+    due: bool  # a job may be claimed
+    expired: bool  # a job's lease has run out
+    seconds: float | None  # until a job is due or a lease expires; None if nothing will
 
 
 def claim(engine: Engine, *, worker: str, lease_s: float, shop_limit: int | None = None) -> Job | None:
+    """Take the next job for `lease_s` seconds. None if no job may be claimed.
+
+    worker: the name for the row's `claimed_by`.
+    shop_limit: the most jobs of one shop that may run at once; None for no limit.
+    """
     row = _one(
         engine, "claim", worker=worker, host=socket.gethostname(), lease_s=lease_s, shop_limit=shop_limit
     )
@@ -54,22 +57,22 @@ def claim(engine: Engine, *, worker: str, lease_s: float, shop_limit: int | None
 
 
 def renew(engine: Engine, job: Job, *, lease_s: float) -> bool:
-    """Whether somebody wants the job stopped. Raises: LeaseLost."""
+    """Extend the lease to `lease_s` seconds from now. True if a cancel was requested. Raises: LeaseLost."""
     return bool(_held(engine, "renew", job, lease_s=lease_s)["cancelled"])
 
 
 def report(engine: Engine, job: Job, *, progress: int, stage: str, lease_s: float) -> bool:
-    """Whether somebody wants the job stopped. Raises: LeaseLost."""
+    """Write the progress and extend the lease. True if a cancel was requested. Raises: LeaseLost."""
     return bool(_held(engine, "report", job, progress=progress, stage=stage, lease_s=lease_s)["cancelled"])
 
 
 def complete(engine: Engine, job: Job, *, model_url: str, report: Mapping[str, Any]) -> None:
-    """Raises: LeaseLost."""
+    """Complete the job, and end older jobs for the same files. Raises: LeaseLost."""
     _held(engine, "complete", job, model_url=model_url, report=json.dumps(report))
 
 
 def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:
-    """The row's new `status`, pending, failed or cancelled, and `run_after`. Raises: LeaseLost."""
+    """Settle a failed attempt. Returns the row's new `status` (pending, failed or cancelled) and `run_after`. Raises: LeaseLost."""
     return _held(
         engine,
         "fail",
@@ -82,39 +85,41 @@ def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]
 
 
 def cancel(engine: Engine, job: Job) -> None:
-    """Raises: LeaseLost."""
+    """Cancel a running job whose cancel was requested. Raises: LeaseLost."""
     _held(engine, "cancel", job)
 
 
 def release(engine: Engine, job: Job) -> None:
-    """Raises: LeaseLost."""
+    """Requeue a running job without using up the attempt. Raises: LeaseLost."""
     _held(engine, "release", job)
 
 
 def rescue(engine: Engine) -> list[Row]:
-    """The jobs taken from workers that were lost."""
+    """Take the jobs whose leases have expired from their workers. Returns their rows."""
     return _all(engine, "rescue", message=ERRORS["worker_lost"].message)
 
 
 def next_due(engine: Engine) -> NextDue:
-    """Find out what there is to do now, or else when."""
+    """Return what there is to do in the queue as a whole."""
     return NextDue(**_all(engine, "next_due")[0])
 
 
 def notify(engine: Engine, channel: str) -> None:
+    """Send an empty notification on a channel."""
     _all(engine, "notify", channel=channel)
 
 
 def gauges(engine: Engine, channel: str) -> Row:
-    """The whole queue in figures, which are told on the channel too."""
+    """Return the figures of the whole queue, and send them as JSON on the channel."""
     return dict(_all(engine, "gauges", channel=channel)[0]["found"])
 
 
 def prune(
     engine: Engine, what: Literal["jobs", "attempts", "events", "unsendable"], *, days: int, batch: int
 ) -> int:
-    """How many of those that ended more than `days` ago are gone now, `batch` at the most; of `unsendable`, events that
-    nobody was there to send.
+    """Delete up to `batch` rows that ended more than `days` days ago; of `unsendable`, events that no daemon could send.
+
+    Returns how many were deleted.
     """
     return len(_all(engine, f"prune_{what}", days=days, batch=batch))
 
@@ -132,7 +137,7 @@ def enqueue(
     metadata: Mapping[str, Any] | None = None,
     dedupe_key: str | None = None,
 ) -> UUID:
-    """Inserts a row as a backend does; the database's rules speak through sqlalchemy's IntegrityError."""
+    """Insert a row as a backend does. Returns its id. Raises: sqlalchemy's IntegrityError if a rule of the table is broken."""
     row = _one(
         engine,
         "enqueue",
@@ -151,75 +156,71 @@ def enqueue(
 
 
 def request_cancel(engine: Engine, job_id: UUID) -> bool:
-    """End a waiting job, or ask a running one to stop. False where there is no unfinished job."""
-    with engine.connect() as connection:
-        return bool(connection.scalar(QUERIES["request_cancel"], {"id": job_id}))
+    """End a waiting job, or ask a running one to stop. False if there is no unfinished job with this id."""
+    return bool(fetch_value(engine, QUERIES["request_cancel"], id=job_id))
 
 
 def list_shop_jobs(engine: Engine, shop: str) -> list[Row]:
-    """List all jobs of a shop, each with who runs it."""
+    """Return all jobs of a shop, with `claimed_by` for those that run."""
     return _all(engine, "list_shop_jobs", shop=shop)
 
 
 def request_cancel_all(engine: Engine, ids: Sequence[UUID]) -> None:
-    """End those that wait and ask those that run to stop."""
-    with engine.connect() as connection:
-        connection.execute(QUERIES["request_cancel_all"], {"ids": list(ids)})
+    """End these jobs where they wait, and ask them to stop where they run."""
+    execute(engine, QUERIES["request_cancel_all"], ids=list(ids))
 
 
 def delete(engine: Engine, ids: Sequence[UUID]) -> int:
-    """How many of these had ended, and are gone with all that refers to them."""
+    """Delete those of these jobs that have ended, with all that refers to them. Returns how many."""
     return len(_all(engine, "delete", ids=list(ids)))
 
 
 def retry(engine: Engine, job_id: UUID) -> bool:
-    """Whether there was a job that had ended."""
-    with engine.connect() as connection:
-        return bool(connection.scalar(QUERIES["retry"], {"id": job_id}))
+    """Run an ended job once more. False if there is no ended job with this id."""
+    return bool(fetch_value(engine, QUERIES["retry"], id=job_id))
 
 
 def failed_since(engine: Engine, seconds: float) -> list[UUID]:
+    """Return the ids of the jobs that failed in the last so many seconds, oldest first."""
     return [row["id"] for row in _all(engine, "failed_since", seconds=seconds)]
 
 
 def health(engine: Engine) -> Row:
-    """How many wait, run and ended within the hour; `oldest_has_waited_s` is None where nothing is due."""
+    """Return how many jobs wait, run, and ended in the last hour. `oldest_has_waited_s` is None if none is due."""
     return _all(engine, "health")[0]
 
 
 def workers(engine: Engine) -> list[Row]:
-    """Who has a job or had one within the hour: `worker`, `running`, `ended`, and `seen_s` ago."""
+    """Return the workers active in the last hour: `worker`, its jobs `running` and `ended`, and `seen_s` seconds ago."""
     return _all(engine, "workers")
 
 
 def failures(engine: Engine) -> list[Row]:
-    """The last day's `error_code`s: how many `jobs`, the latest `latest_s` ago."""
+    """Return the last day's errors: `error_code`, how many `jobs`, and `latest_s` seconds ago."""
     return _all(engine, "failures")
 
 
 def queue_position(engine: Engine, job_id: UUID) -> Row | None:
-    """Get a waiting job's `position` and `estimated_wait_s`, each None where it is not known."""
+    """Return a waiting job's `position` and `estimated_wait_s`, each None if it is not known."""
     return _one(engine, "queue_position", id=job_id)
 
 
 def recent(engine: Engine, limit: int = 10) -> list[Row]:
-    """All running jobs, then up to `limit` waiting ones in their order, then up to `limit` that ended last."""
+    """Return all running jobs, then up to `limit` waiting ones in their order, then the last up to `limit` that ended."""
     return get_jobs(engine, [row["id"] for row in _all(engine, "recent", limit=limit)])
 
 
 def get_jobs(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
-    """Get these jobs as they are now, in this order."""
+    """Return these jobs as they are now, in this order."""
     return _all(engine, "get_jobs", ids=list(ids))
 
 
 def _all(engine: Engine, query: str, **parameters: Any) -> list[Row]:
-    with engine.connect() as connection:
-        return [dict(row) for row in connection.execute(QUERIES[query], parameters).mappings()]
+    return fetch_all(engine, QUERIES[query], **parameters)
 
 
 def _one(engine: Engine, query: str, **parameters: Any) -> Row | None:
-    """The row that a statement gives, which gives one at the most."""
-    return next(iter(_all(engine, query, **parameters)), None)
+    return fetch_one(engine, QUERIES[query], **parameters)
 
 
 def _held(engine: Engine, query: str, job: Job, **parameters: Any) -> Row:

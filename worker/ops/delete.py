@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import JobError
+from worker.database import Row
 from worker.jobs import queue
 from worker.storage import Store, paths
 
@@ -23,7 +24,7 @@ class Removed:
     files: int
 
 
-def find(engine: Engine, store: Store, stem: str, shop: str) -> tuple[list[queue.Row], list[str]]:
+def find(engine: Engine, store: Store, stem: str, shop: str) -> tuple[list[Row], list[str]]:
     """The jobs and the files of a stem of this shop. Raises: JobError."""
     return _jobs(engine, stem, shop), store.find(stem)
 
@@ -55,7 +56,7 @@ def delete(engine: Engine, store: Store, stem: str, shop: str, wait_s: float = W
     return Removed(jobs=queue.delete(engine, ids), files=len(removed))
 
 
-def _jobs(engine: Engine, stem: str, shop: str) -> list[queue.Row]:
+def _jobs(engine: Engine, stem: str, shop: str) -> list[Row]:
     """By the very path under which their files lie, so that a gid and a plain id are one product."""
     return [
         job

@@ -1,4 +1,4 @@
-"""The outbox, as its callers see it; the rules themselves are in queries.sql."""
+"""The outbox as its callers see it. The rules are in queries.sql."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,14 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker import database
+from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, queries
 
-QUERIES = database.queries("worker.webhooks")
-
-Row = dict[str, Any]
+QUERIES = queries("worker.webhooks")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A taken event. `attempts` counts the one that is now made, `refusals` the 4xx before it."""
+    """A taken event. `attempts` counts the one that is made now, `refusals` the 3xx and 4xx answers before it."""
 
     id: UUID
     token: UUID
@@ -29,19 +27,19 @@ class Event:
 
 
 def take(engine: Engine, *, sending_s: float) -> Event | None:
-    """The next event that is due, ours for `sending_s` seconds."""
-    row = next(iter(_all(engine, "take", sending_s=sending_s)), None)
+    """Take the next event that is due for `sending_s` seconds. None if none is."""
+    row = fetch_one(engine, QUERIES["take"], sending_s=sending_s)
     return Event(**row) if row else None
 
 
 def due_in(engine: Engine) -> float | None:
-    """Seconds until the next event may be taken, below zero where one waits for another; None without any."""
-    with engine.connect() as connection:
-        seconds: float | None = connection.scalar(QUERIES["due_in"])
-        return seconds
+    """Return the seconds until the next event may be taken, below 0 if it already may; None if there is no event."""
+    seconds: float | None = fetch_value(engine, QUERIES["due_in"])
+    return seconds
 
 
 def delivered(engine: Engine, event: Event) -> None:
+    """Note that the backend has the event."""
     _settle(engine, "delivered", event)
 
 
@@ -56,25 +54,21 @@ def dead_letter(engine: Engine, event: Event, *, refusals: int, reason: str) -> 
 
 
 def counts(engine: Engine) -> Row:
-    """How many events are `waiting`, since when the `oldest` of them waits, and how many are `dead`."""
-    return _all(engine, "counts")[0]
+    """Return how many events are `waiting`, since when the `oldest` of them waits, and how many are `dead`."""
+    return fetch_all(engine, QUERIES["counts"])[0]
 
 
 def dead(engine: Engine, limit: int) -> list[Row]:
-    """What the backend would not take, the latest first."""
-    return _all(engine, "dead", limit=limit)
+    """Return up to `limit` dead events, the latest first."""
+    return fetch_all(engine, QUERIES["dead"], limit=limit)
 
 
 def replay(engine: Engine, ids: Sequence[UUID] | None) -> set[UUID]:
-    """Sends dead events after all, these or all; those for which that was possible."""
-    return {row["id"] for row in _all(engine, "replay", ids=None if ids is None else list(ids))}
+    """Send dead events again, those with these ids or all. Returns the ids of those that will be sent."""
+    rows = fetch_all(engine, QUERIES["replay"], ids=None if ids is None else list(ids))
+    return {row["id"] for row in rows}
 
 
 def _settle(engine: Engine, query: str, event: Event, **parameters: Any) -> None:
-    with engine.connect() as connection:
-        connection.execute(QUERIES[query], {"id": event.id, "token": event.token, **parameters})
-
-
-def _all(engine: Engine, query: str, **parameters: Any) -> list[Row]:
-    with engine.connect() as connection:
-        return [dict(row) for row in connection.execute(QUERIES[query], parameters).mappings()]
+    """Another sender may have taken the event meanwhile; then nothing changes."""
+    execute(engine, QUERIES[query], id=event.id, token=event.token, **parameters)

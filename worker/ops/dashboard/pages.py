@@ -7,11 +7,11 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker import database
 from worker.core import stages
+from worker.database import Row, fetch_all, fetch_one, queries
 from worker.jobs import queue
 
-QUERIES = database.queries("worker.ops.dashboard")
+QUERIES = queries("worker.ops.dashboard")
 
 PAGE = 25  # jobs
 LAST_PAGE = 400  # further on nobody reads; a search finds what is older
@@ -29,8 +29,6 @@ STATES = {
 
 # What the page shows of `metadata.worker` as it is.
 TOLD = ("engine", "cutout_url", "poster_url", "turntable_url", "usdz_url")
-
-Row = dict[str, Any]
 
 
 class Listing(NamedTuple):
@@ -72,7 +70,7 @@ def _all_states(engine: Engine, window: Mapping[str, int], page: int) -> Listing
 
 
 def cards(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
-    return _rows(engine, "cards", ids=list(ids)) if ids else []
+    return fetch_all(engine, QUERIES["cards"], ids=list(ids)) if ids else []
 
 
 def glance(engine: Engine) -> Row:
@@ -86,7 +84,7 @@ def glance(engine: Engine) -> Row:
 
 def job(engine: Engine, job_id: UUID) -> Row | None:
     """All that is known of a job; None where there is none."""
-    found = next(iter(_rows(engine, "job", id=job_id)), None)
+    found = fetch_one(engine, QUERIES["job"], id=job_id)
     if found is None:
         return None
     card = cards(engine, [job_id])
@@ -98,7 +96,7 @@ def job(engine: Engine, job_id: UUID) -> Row | None:
         "row": found["row"] | {"metadata": found["metadata"]},
         "cut": found["cut"],
         "place": queue.queue_position(engine, job_id) if card[0]["status"] == "pending" else None,
-        "attempts": _rows(engine, "attempts", id=job_id),
+        "attempts": fetch_all(engine, QUERIES["attempts"], id=job_id),
         "photos": _photos(found["row"]["image_urls"], told.get("photos")),
         "told": {name: _text(told, name) for name in TOLD},
         "model": _object(told, "model"),
@@ -157,9 +155,4 @@ def _object(told: Mapping[str, Any], key: str) -> Row:
 
 
 def _ids(engine: Engine, query: str, **parameters: Any) -> list[UUID]:
-    return [row["id"] for row in _rows(engine, query, **parameters)]
-
-
-def _rows(engine: Engine, query: str, **parameters: Any) -> list[Row]:
-    with engine.connect() as connection:
-        return [dict(row) for row in connection.execute(QUERIES[query], parameters).mappings()]
+    return [row["id"] for row in fetch_all(engine, QUERIES[query], **parameters)]

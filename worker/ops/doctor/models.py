@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from worker import engines
 from worker import weights as on_disk
-from worker.compute.process import inherited
+from worker.compute.process import child_environment
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import Settings
 
@@ -46,7 +46,7 @@ def torch(settings: Settings) -> Iterator[Finding]:
         yield ok("torch", f"not used by the engine {settings.engine}")
         return
     devices = "" if settings.device == "cpu" else settings.cuda_visible_devices
-    seen = inherited() | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
+    seen = child_environment() | ({} if devices is None else {"CUDA_VISIBLE_DEVICES": devices})
     try:
         answer = subprocess.run(
             [sys.executable, "-c", PROBE],

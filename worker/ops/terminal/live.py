@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from worker.core.errors import one_line
+from worker.database import Row
 from worker.jobs import queue
 from worker.ops.terminal import tables
 
@@ -20,7 +21,7 @@ QUEUE_PAUSE_S = 1.0  # between two queries for the whole queue, which cost more
 IDLE_S = 10  # how long a job waits before the hint that no worker takes it
 
 
-def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[queue.Row]:
+def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Row]:
     """Show jobs until all have ended. Return their rows as they are then."""
     rows = queue.get_jobs(engine, ids)
     if all(row["completed_at"] for row in rows):
@@ -70,7 +71,7 @@ def _until_answered(
             time.sleep(QUEUE_PAUSE_S)
 
 
-def _idle_hint(engine: Engine, rows: Sequence[queue.Row]) -> Text | None:
+def _idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
     """Return a hint if none of the jobs that have not ended has been taken by a worker."""
     due = [row for row in rows if row["status"] == "pending" and row["error_code"] is None]
     if not due or len(due) < len([row for row in rows if row["completed_at"] is None]):

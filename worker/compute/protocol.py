@@ -1,0 +1,213 @@
+"""What the daemon and its child say to each other: one frozen dataclass a message, one line of JSON each.
+
+The daemon trusts no line of a child, since a photo may have taken it over: only a line that is exactly one of these
+messages is decoded. Every message about a job carries the job's id; `worker.compute.process` compares it with the job
+at hand.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from worker.core.errors import ERRORS
+from worker.core.settings import Device, Precision
+from worker.core.stages import Stage
+
+M = TypeVar("M")
+
+MAX_LINE = 16 << 20  # bytes of a message from the child, with its line end
+MAX_DEPTH = 20  # of nested objects and lists
+MAX_INTEGER = 2**63
+MAX_TEXT = 1000  # characters of a message for people
+MAX_TRACEBACK = 100_000
+
+
+class ProtocolError(Exception):
+    """A line is not a message of this protocol. The text is pydantic's word for why; it repeats nothing of the line."""
+
+
+def _storable(value: JsonValue, depth: int = 0) -> JsonValue:
+    """Return the value if Postgres can store it in jsonb and every reader of JSON can read it. Raises: ValueError."""
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    match value:
+        case str() if "\0" in value:
+            raise ValueError("a NUL character")
+        case float() if not math.isfinite(value):
+            raise ValueError("a number that JSON does not have")
+        case int() if abs(value) >= MAX_INTEGER:
+            raise ValueError("a number that is too large")
+        case list():
+            for item in value:
+                _storable(item, depth + 1)
+        case dict():
+            for key, item in value.items():
+                _storable(key)
+                _storable(item, depth + 1)
+    return value
+
+
+def _shallow(value: JsonValue) -> JsonValue:
+    """Replace what is nested more deeply than a decoder may go. No known field of a row is."""
+    return value if _depth(value) <= MAX_DEPTH else "nested too deeply"
+
+
+def _depth(value: JsonValue, left: int = MAX_DEPTH + 1) -> int:
+    if left == 0 or not isinstance(value, dict | list):
+        return 0
+    items = value.values() if isinstance(value, dict) else value
+    return 1 + max((_depth(item, left - 1) for item in items), default=0)
+
+
+def _known_code(code: str) -> str:
+    if code not in ERRORS:
+        raise ValueError("an unknown error code")
+    return code
+
+
+def _reported_by_the_child(stage: Stage) -> Stage:
+    if not Stage.CLAIMED < stage < Stage.UPLOADING:
+        raise ValueError("a stage that the daemon reports")
+    return stage
+
+
+Report = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
+"""What the row's `metadata.worker` gets."""
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_storable)]
+
+_exact = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Start:
+    """Daemon to child, first and once: load these models. The child answers with Ready or Unavailable."""
+
+    kind: Literal["start"] = "start"
+    engine: str
+    background_model: str
+    weights_dir: Path
+    device: Device
+    precision: Precision
+    photo_hosts: list[str]
+    photo_http: bool
+    photo_loopback: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Work:
+    """Daemon to child: make the model of this job. The child answers with Progress, then with Done, Failed or Stopped."""
+
+    kind: Literal["work"] = "work"
+    job_id: UUID
+    name: str
+    image_urls: list[str]
+    quality: str
+    folder: Path
+    dimensions: Annotated[
+        JsonValue, BeforeValidator(_shallow)
+    ]  # `metadata.dimensions`, as the backend wrote it
+    turntable: bool
+    usdz: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Ready:
+    """The models are loaded. `details` says how, `weights` lists the files or folders that they came from."""
+
+    kind: Literal["ready"] = "ready"
+    engine: Text
+    engine_version: Text
+    details: Report
+    weights: list[Path]
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Unavailable:
+    """The models cannot be loaded on this machine. `message` is one line for the operator; the child ends."""
+
+    kind: Literal["unavailable"] = "unavailable"
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Progress:
+    """The job has reached this stage. Stages rise."""
+
+    kind: Literal["progress"] = "progress"
+    job_id: UUID
+    stage: Annotated[Stage, AfterValidator(_reported_by_the_child)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Done:
+    """The model's files lie in the job's folder."""
+
+    kind: Literal["done"] = "done"
+    job_id: UUID
+    report: Report
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Failed:
+    """The job failed with a code of `worker.core.errors`. `traceback` is for the log and mostly empty."""
+
+    kind: Literal["failed"] = "failed"
+    job_id: UUID
+    report: Report
+    code: Annotated[str, AfterValidator(_known_code)]
+    message: Text
+    traceback: Annotated[str, StringConstraints(max_length=MAX_TRACEBACK)] = ""
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Stopped:
+    """The job stopped because the daemon asked for it by SIGUSR1."""
+
+    kind: Literal["stopped"] = "stopped"
+    job_id: UUID
+    report: Report
+
+
+ToChild = Start | Work
+Result = Done | Failed | Stopped
+FromChild = Ready | Unavailable | Progress | Result
+
+_to_child: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="kind")])
+_from_child: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="kind")])
+
+
+def encode(message: ToChild | FromChild) -> bytes:
+    """Return the message as one line, its line end included."""
+    line = _to_child.dump_json(message) if isinstance(message, ToChild) else _from_child.dump_json(message)
+    return line + b"\n"
+
+
+def decode_to_child(line: bytes) -> ToChild:
+    """Parse what the daemon says. Raises: ProtocolError."""
+    return _decode(_to_child, line)
+
+
+def decode_from_child(line: bytes) -> FromChild:
+    """Parse what a child says; nothing else about it is trusted. Raises: ProtocolError."""
+    return _decode(_from_child, line)
+
+
+def _decode(adapter: TypeAdapter[M], line: bytes) -> M:
+    try:
+        return adapter.validate_json(line)
+    except ValidationError as error:
+        raise ProtocolError(error.errors(include_url=False, include_input=False)[0]["type"]) from None
