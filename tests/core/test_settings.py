@@ -85,7 +85,7 @@ STARTS = {"DATABASE_URL": "postgresql://u@h/d", "WORKER_STORAGE_DIR": "/tmp"}
     [
         ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
         ({"DATABASE_URL": "mysql://a/b"}, "DATABASE_URL must begin with postgresql://"),
-        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL is not an address"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL is not a URL"),
         ({"WORKER_STORAGE_DIR": ""}, "No place for the models: set SUPABASE_URL"),
         (
             {"WORKER_STORAGE_DIR": "", "SUPABASE_URL": "https://a.supabase.co"},
