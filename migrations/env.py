@@ -56,7 +56,10 @@ def online() -> None:
     """Raises: CommandError, ConfigError."""
     # `worker migrate` says which database; for alembic's own command the environment does.
     url = context.config.attributes.get("url") or database.url(settings.load())
-    engine = sa.create_engine(url, connect_args=database.CONNECT_ARGS, hide_parameters=True)
+    # Without a pool the connection closes with its block, after an error too.
+    engine = sa.create_engine(
+        url, connect_args=database.CONNECT_ARGS, hide_parameters=True, poolclass=sa.pool.NullPool
+    )
     with engine.begin() as connection:
         # Two processes at once would both see an empty version table. The lock ends with the transaction, so it holds
         # behind a transaction pooler too.
@@ -68,7 +71,6 @@ def online() -> None:
         context.configure(connection=connection, version_table_schema="worker")
         with context.begin_transaction():
             migrate(connection)
-    engine.dispose()
 
 
 if context.is_offline_mode():

@@ -44,13 +44,13 @@ def _report(error: BaseException) -> int:
 def _outcome(error: BaseException) -> tuple[str, int]:
     """Return the line to print, if any, and the exit status."""
     match error:
-        case typer.Exit(exit_code=int(code)) | SystemExit(code=int(code)):
-            outcome = "", code
         case KeyboardInterrupt():
             outcome = "", INTERRUPTED
-        case BrokenPipeError():
+        case BrokenPipeError() | SystemExit(__context__=BrokenPipeError()):  # the second by rich, of the help
             _drop_output()
             outcome = "", BROKEN_PIPE
+        case typer.Exit(exit_code=int(code)) | SystemExit(code=int(code)):
+            outcome = "", code
         case typer.Abort():
             outcome = "Nothing was done.", 1
         case EOFError():
@@ -99,21 +99,16 @@ def _database(error: DBAPIError) -> tuple[str, int]:
 
 def _defect(error: BaseException) -> str:
     """Describe an error that no code has foreseen. Print its traceback only where WORKER_LOG_LEVEL=debug asks for it."""
-    secrets: list[str] = []
-    debug = False
-    with suppress(ConfigError):
+    text = f"This is a defect in the worker: {type(error).__name__}: {one_line(error)}."
+    try:
         configured = settings.load()
-        secrets, debug = configured.secrets(), configured.log_level == "debug"
-
-    def redacted(text: str) -> str:
-        for secret in secrets:
-            text = text.replace(secret, "…")
+    except ConfigError:  # without valid settings nothing has had a secret from them
         return text
-
-    if debug:
-        print(redacted("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201 - for people
-    hint = "" if debug else " Set WORKER_LOG_LEVEL=debug to see the traceback."
-    return redacted(f"This is a defect in the worker: {type(error).__name__}: {error}.") + hint
+    if configured.log_level != "debug":
+        return f"{configured.redact(text)} Set WORKER_LOG_LEVEL=debug to see the traceback."
+    lines = "".join(traceback.format_exception(error))
+    print(configured.redact(lines), file=sys.stderr)  # noqa: T201 - for people
+    return configured.redact(text)
 
 
 def _drop_output() -> None:

@@ -1,7 +1,6 @@
 """What a check found: shared by the doctor, the stores and the checks before a test job."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -28,13 +27,6 @@ class Finding:
     def __str__(self) -> str:
         """Return the text and the fix as one line."""
         return f"{self.text}. {self.fix}" if self.fix else self.text
-
-    def redacted(self, secrets: Iterable[str]) -> "Finding":
-        """Return a copy in which each secret is replaced by `…`, in case a library has repeated it."""
-        text, fix = self.text, self.fix
-        for secret in secrets:
-            text, fix = text.replace(secret, "…"), fix.replace(secret, "…")
-        return replace(self, text=text, fix=fix)
 
 
 def ok(name: str, text: str) -> Finding:

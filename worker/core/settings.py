@@ -240,8 +240,8 @@ class Settings(BaseSettings):
             raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
 
-    def secrets(self) -> list[str]:
-        """Return what must never be printed: the secret settings, the keys in a list of them, and the passwords in URLs."""
+    def redact(self, text: str) -> str:
+        """Replace each secret in a text by `…`: the secret settings, the keys in a list of them, the passwords in URLs."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         found = list(values)
         for value in values:
@@ -249,8 +249,10 @@ class Settings(BaseSettings):
             with suppress(ValueError):
                 password = urlsplit(value).password or ""
                 found += [password, unquote(password)]
-        # A shorter one could be a part of any word.
-        return [secret for secret in found if len(secret) > 3]
+        for secret in found:
+            if len(secret) > 3:  # a shorter one could be a part of any word
+                text = text.replace(secret, "…")
+        return text
 
     def all_photo_hosts(self) -> list[str]:
         """`photo_hosts` and the hosts of the worker's own store, where a backend may keep its photos."""

@@ -76,6 +76,8 @@ def fetch(
 
     Raises: FetchFailed, SourceUnreachable among it; WeightsMissing when the name is not a known model.
     """
+    if folder.parts[:1] == ("~",):
+        raise FetchFailed("This user has no home folder. Set WORKER_WEIGHTS_DIR to a folder for the models.")
     if name == triposr.NAME:
         return triposr.fetch(
             folder, source=source, half=half, keep=keep, files=triposr.FILES, progress=progress, say=say

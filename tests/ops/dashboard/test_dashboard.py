@@ -229,9 +229,9 @@ def test_without_a_token_no_other_name_leads_here(site: httpx.Client, sql: psyco
 def test_the_command_serves_strangers_only_with_a_token(database_url: str) -> None:
     def dashboard(**variables: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "worker", "dashboard", "--host", "0.0.0.0", "--port", "99999"],
+            [sys.executable, "-m", "worker", "dashboard", "--host", "0.0.0.0", "--port", "0"],
             env=os.environ | {"DATABASE_URL": database_url} | variables,
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
     refused = dashboard()

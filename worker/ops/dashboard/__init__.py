@@ -1,16 +1,21 @@
-"""`worker dashboard`: a read-only web page for people. Nothing in it writes to the queue."""
+"""`worker dashboard`: a web page for people. It only reads."""
 
+import logging
 import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
+import psycopg
 import uvicorn
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
 
 from worker import database
+from worker.core.errors import one_line
 from worker.core.settings import ConfigError, Settings
+from worker.database.monitor import is_auth_refused, is_connection_lost
 from worker.ops.dashboard import access, app
 
 CONNECTIONS = 4  # to the database; a page needs one at a time
@@ -19,9 +24,11 @@ CONNECTIONS = 4  # to the database; a page needs one at a time
 def run(settings: Settings, *, host: str, port: int, console: Console) -> None:
     """Serve the page until a signal. Raises: ConfigError."""
     with _open(settings, host, port) as (server, listener, url):
+        if reason := _why_unreachable(settings):
+            text = f"The database cannot be reached; the page shows the queue as soon as it can. {reason}"
+            console.print(text, soft_wrap=True, highlight=False, style="yellow")
         console.print(f"The dashboard is at {url}; Ctrl-C ends it.", soft_wrap=True, highlight=False)
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 @contextmanager
@@ -44,8 +51,8 @@ def _open(settings: Settings, host: str, port: int) -> Iterator[tuple[uvicorn.Se
     """Yield the server, the socket that it listens on, and the page's URL."""
     if settings.dashboard_token is None and not access.is_loopback(host):
         raise ConfigError(
-            f"WORKER_DASHBOARD_TOKEN is not set, and without it {host} is open to whoever reaches it. Set it "
-            "(openssl rand -hex 24), or leave the page on localhost and go there by ssh -L."
+            f"WORKER_DASHBOARD_TOKEN is not set: on {host} everybody who reaches the page could read it. Set a token "
+            "(openssl rand -hex 24), or serve the page on localhost and open it through ssh -L."
         )
     engine = database.connect(database.url(settings), pool_size=CONNECTIONS)
     try:
@@ -61,7 +68,7 @@ def _open(settings: Settings, host: str, port: int) -> Iterator[tuple[uvicorn.Se
     server = uvicorn.Server(
         uvicorn.Config(
             app.create(engine, settings),
-            access_log=False,  # an address may carry the token
+            access_log=False,  # a URL may hold the token
             log_level="warning",
             lifespan="off",
             server_header=False,
@@ -69,12 +76,46 @@ def _open(settings: Settings, host: str, port: int) -> Iterator[tuple[uvicorn.Se
             timeout_graceful_shutdown=2,
         )
     )
+    logging.getLogger("uvicorn.error").addFilter(_OneLine(settings))
     name = f"[{host}]" if ":" in host else host
     with listener:
         try:
             yield server, listener, f"http://{name}:{listener.getsockname()[1]}"
         finally:
             engine.dispose()
+
+
+def _why_unreachable(settings: Settings) -> str | None:
+    """Return why the database does not answer now; None if it does.
+
+    Raises: ConfigError if its schema does not fit, sqlalchemy's errors if it refuses us.
+    """
+    engine = database.connect(database.url(settings), pool_size=1)
+    try:
+        database.check_schema(engine)
+    except OperationalError as error:
+        cause = error.orig
+        if isinstance(cause, psycopg.Error) and is_connection_lost(cause) and not is_auth_refused(cause):
+            return one_line(error)
+        raise
+    finally:
+        engine.dispose()
+    return None
+
+
+class _OneLine(logging.Filter):
+    """Log an error that no code has foreseen as one line; its traceback only with WORKER_LOG_LEVEL=debug."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] and self.settings.log_level != "debug":
+            error = record.exc_info[1]
+            text = f"{record.getMessage().strip()}: {type(error).__name__}: {one_line(error)}"
+            record.msg, record.args, record.exc_info = self.settings.redact(text), (), None
+        return True
 
 
 def _family(host: str) -> socket.AddressFamily:

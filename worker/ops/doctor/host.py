@@ -99,7 +99,7 @@ def disk(settings: Settings) -> Iterator[Finding]:
 
 def temp_folder(settings: Settings) -> Iterator[Finding]:
     """Where it is not there yet it is not made: it would belong to whoever asks now."""
-    folder, user = settings.temp_dir, getpass.getuser()
+    folder, user = settings.temp_dir, _user()
     fix = "Set WORKER_TEMP_DIR to a folder that the service's user may write to, and run doctor as that user."
     try:
         if folder.is_dir():
@@ -164,6 +164,13 @@ def _driver() -> list[str] | str:
     if answer.returncode or not lines:
         return " ".join((answer.stdout + answer.stderr).split())[:200] or "nvidia-smi lists none"
     return lines
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"user {os.geteuid()}"
 
 
 def _standing(place: Path) -> Path:
