@@ -1,4 +1,4 @@
-"""The whole demo, as `make demo` runs it."""
+"""The whole demo, as `make demo` runs it, by a worker that is installed in a private folder."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image, ImageDraw
+from places import private_python
 
 
 def overlap(model: trimesh.Trimesh, cutout: Path) -> float:
@@ -33,7 +34,7 @@ def overlap(model: trimesh.Trimesh, cutout: Path) -> float:
 def test_the_demo_makes_what_it_promises(tmp_path: Path, u2netp: Path) -> None:
     results = tmp_path / "results"
     run = subprocess.run(
-        [sys.executable, "-m", "worker", "demo", "--results", results],
+        [private_python(tmp_path / "privé [商店]"), "-m", "worker", "demo", "--results", results],
         env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp)},
         capture_output=True,
         text=True,
