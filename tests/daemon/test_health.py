@@ -417,5 +417,5 @@ def test_a_library_s_warning_becomes_a_line_like_ours() -> None:
         ("library", "httpx", "warning"),
         ("library", "py.warnings", "warning"),
     ]
-    assert lines[0]["said"] == "slow"
+    assert lines[0]["message"] == "slow"
     assert done.stderr == ""

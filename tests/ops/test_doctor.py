@@ -260,7 +260,7 @@ CASES = [
     (no_storage, "store", Level.FAIL, "No place for the models", ""),
     (temp_folder_that_cannot_be, "temp folder", Level.FAIL, "/dev/null/tmp", "Set WORKER_TEMP_DIR"),
     (full_disk, "disk", Level.FAIL, "no job is claimed", "WORKER_MIN_FREE_MB"),
-    (malformed_backend, "webhook", Level.FAIL, "BACKEND_URL must be an address", ""),
+    (malformed_backend, "webhook", Level.FAIL, "BACKEND_URL must be a URL", ""),
     (backend_that_is_down, "webhook", Level.UNREACHABLE, "does not answer", "whether the backend runs"),
     (malformed_secret, "webhook secret", Level.FAIL, "is not base64", "openssl rand"),
     (short_secret, "webhook secret", Level.ADVICE, "shorter than 24 bytes", "openssl rand"),

@@ -1,6 +1,6 @@
-"""What Prometheus reads: what this daemon has done since its start, how its lanes are, and the queue as a whole.
+"""The Prometheus metrics: what this daemon has done since its start, how its lanes are, and the queue as a whole.
 
-docs/operations.md tells what each is for; a test holds it to this file.
+docs/operations.md explains each; a test compares it with this file.
 """
 
 import json
@@ -28,50 +28,50 @@ from worker.core.threads import jitter
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-# From a photo's download to a model on a CPU.
+# Buckets from a photo's download to a model on a CPU.
 SECONDS = (0.1, 0.3, 1, 3, 10, 20, 30, 60, 120, 300, 600, 1800)
 OUTCOMES = ("completed", "cancelled", "released", "lost")
 
 CLAIMS = Counter("modelworker_claims", "Jobs claimed.", ["device"])
 JOBS = Counter(
     "modelworker_jobs",
-    "Attempts that ended, by outcome: completed, failed, retry_scheduled (it will be tried again), cancelled, released, lost.",
+    "Attempts that ended, by outcome: completed, failed, retry_scheduled (failed, will be retried), cancelled, released, lost.",
     ["outcome", "code"],
 )
-STEP = Histogram("modelworker_step_seconds", "How long a step of an attempt took.", ["step"], buckets=SECONDS)
-LEASES = Counter("modelworker_lease_renewals", "Leases renewed, by reports of progress too.")
-RESCUES = Counter(
-    "modelworker_rescues", "Jobs taken from workers that were lost, by what became of them.", ["status"]
+STEP = Histogram(
+    "modelworker_step_seconds", "Seconds that a step of an attempt took.", ["step"], buckets=SECONDS
 )
-WEBHOOKS = Counter("modelworker_webhooks", "Attempts to deliver an event.", ["outcome"])
+LEASES = Counter("modelworker_lease_renewals", "Lease renewals, including those by progress reports.")
+RESCUES = Counter("modelworker_rescues", "Jobs rescued from lost workers, by their new status.", ["status"])
+WEBHOOKS = Counter("modelworker_webhooks", "Attempts to deliver a webhook event.", ["outcome"])
 CHILDREN = Counter(
-    "modelworker_child_restarts", "Children started in the place of one that ended.", ["device"]
+    "modelworker_child_restarts", "Child processes started to replace one that ended.", ["device"]
 )
-GPU_PEAK = Gauge("modelworker_gpu_memory_peak_bytes", "Of the last model that was made on it.", ["device"])
-BUILD = Info("modelworker_build", "What runs here.")
+GPU_PEAK = Gauge("modelworker_gpu_memory_peak_bytes", "Peak GPU memory of the last model.", ["device"])
+BUILD = Info("modelworker_build", "Version, schema and engine of this daemon.")
 
 LANE_SILENT = Gauge(
-    "modelworker_lane_silent_seconds", "For how long a lane has owed a heartbeat.", ["device"]
+    "modelworker_lane_silent_seconds", "Seconds by which the lane's heartbeat is overdue.", ["device"]
 )
-LANE_READY = Gauge("modelworker_lane_ready", "Whether the lane has a child that can work.", ["device"])
+LANE_READY = Gauge("modelworker_lane_ready", "1 if the lane has a child that can work.", ["device"])
 ACCEPTING_JOBS = Gauge(
-    "modelworker_accepting_jobs", "Whether jobs may be claimed: the store takes files, the disks have room."
+    "modelworker_accepting_jobs", "1 if jobs may be claimed: the store takes files and the disks have room."
 )
-DATABASE_UP = Gauge("modelworker_database_up", "Whether the database can be used.")
-LISTENING = Gauge("modelworker_listening", "Whether notifications arrive; polling otherwise.")
+DATABASE_UP = Gauge("modelworker_database_up", "1 if the last statement reached the database.")
+LISTENING = Gauge("modelworker_listening", "1 if notifications arrive; the daemon polls otherwise.")
 
 QUEUE_JOBS = Gauge(
     "modelworker_queue_jobs",
-    "Of the whole queue: due, scheduled (run_after lies ahead), running, stuck (its lease ran out and nobody took it).",
+    "Jobs of the whole queue: due, scheduled (run_after lies ahead), running, stuck (the lease has expired).",
     ["state"],
 )
 QUEUE_OLDEST = Gauge(
-    "modelworker_queue_oldest_seconds", "For how long the job has waited that is due longest."
+    "modelworker_queue_oldest_seconds", "Waiting time of the job that has been due the longest."
 )
-OUTBOX = Gauge("modelworker_webhook_events", "Events of the whole queue: waiting, dead.", ["state"])
-OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Since when the oldest event waits.")
+OUTBOX = Gauge("modelworker_webhook_events", "Webhook events of the whole queue: waiting, dead.", ["state"])
+OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Age of the oldest waiting event.")
 
-# Series that exist from the start: the first increase of one that does not is not seen by rate().
+# Series that exist from the start: rate() does not see the first increase of a series that appears with it.
 for _outcome in OUTCOMES:
     JOBS.labels(_outcome, "")
 for _code, _kind in ERRORS.items():
@@ -87,12 +87,12 @@ log = structlog.get_logger()
 
 
 def ended(outcome: str, code: str = "") -> None:
-    """An attempt, and how."""
+    """Count an attempt that ended. `code` is the error code of a failed one."""
     JOBS.labels(outcome, code).inc()
 
 
 def made(report: Mapping[str, Any], device: str) -> None:
-    """What an attempt has cost, by its report. Parts of it are the child's word, so that only what we know is counted."""
+    """Count what an attempt cost, by its report. The child wrote parts of it, so unknown steps and wrong types are ignored."""
     seconds = report.get("seconds")
     for step, took in seconds.items() if isinstance(seconds, dict) else ():
         if step in STEPS and isinstance(took, int | float):
@@ -104,23 +104,23 @@ def made(report: Mapping[str, Any], device: str) -> None:
 
 
 def scrape() -> bytes:
-    """All of it, in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     return generate_latest(REGISTRY)
 
 
 class QueueGauges:
-    """The gauges of the queue as a whole, asked for only when somebody scrapes, and for all daemons by one of them.
+    """The gauges of the whole queue. They are refreshed only by a scrape, and by one daemon for all.
 
-    Whoever finds them old asks the database, whose answer goes out as a notification too: the other daemons hear it and
-    have no need to ask. Where notifications do not arrive each daemon asks for itself, at the most every FRESH_S.
+    The daemon that finds them old asks the database, which sends the answer as a notification too: the other daemons take
+    it from there. If notifications do not arrive, each daemon asks for itself, every FRESH_S at most.
     """
 
-    FRESH_S = 30.0, 60.0  # at random between these, so that mostly one daemon is the first
+    FRESH_S = 30.0, 60.0  # at random between these, so that usually one daemon is first
 
     def __init__(
         self, ask: Callable[[], Mapping[str, Any]], usable: Callable[[], bool], *, backend: bool
     ) -> None:
-        """`usable` says whether the database can be asked, `backend` whether there is one that events wait for."""
+        """`ask` runs the statement, `usable` returns if it may. Without a `backend` no event counts as waiting."""
         self._ask = ask
         self._usable = usable
         self._backend = backend
@@ -130,11 +130,11 @@ class QueueGauges:
         self._show({})
 
     def refresh(self) -> None:
-        """Before a scrape. Unknown is NaN: no old figure looks like a new one."""
+        """Bring the gauges up to date before a scrape. An unknown figure is NaN, so that no old one looks new."""
         with self._lock:
             if time.monotonic() < self._old_at:
                 return
-            # Not again at once if this fails.
+            # Set first, so that a failure is not repeated at once.
             self._old_at = time.monotonic() + jitter(*self.FRESH_S)
             try:
                 self._show(self._ask() if self._usable() else {})
@@ -143,7 +143,7 @@ class QueueGauges:
                 self._show({})
 
     def heard(self, payload: str) -> None:
-        """Another daemon has asked, or this one."""
+        """Take the figures from a notification: this daemon or another has asked."""
         try:
             found = json.loads(payload)
             figures = {name: float(value) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""structlog: one line an event on stdout, JSON for machines, readable on a terminal."""
+"""The log: one line an event on stdout, JSON for machines, readable on a terminal."""
 
 import logging
 import sys
@@ -9,9 +9,9 @@ from structlog.types import EventDict, Processor
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
-    """Sets up the daemon's log; `auto` is readable on a terminal and JSON elsewhere."""
+    """Set up the daemon's log. `auto` is `console` on a terminal and `json` elsewhere."""
     terminal = sys.stdout.isatty()
-    # No traceback shows local variables: one of them could be a secret.
+    # Tracebacks show no local variables: one of them could be a secret.
     readable = structlog.dev.ConsoleRenderer(
         colors=terminal, exception_formatter=structlog.dev.plain_traceback
     )
@@ -30,8 +30,8 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(),
     )
-    # Libraries log by the standard library. Their warnings become lines like ours; what else they say is noise, and one
-    # of them tells every address that it asks.
+    # Libraries log through the standard library. Their warnings become lines like ours. Their other messages are noise,
+    # and httpx logs every URL that it requests.
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -44,4 +44,4 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
 
 
 def _of_library(_logger: object, _method: str, event: EventDict) -> EventDict:
-    return {**event, "event": "library", "said": event["event"]}
+    return {**event, "event": "library", "message": event["event"]}

@@ -1,4 +1,4 @@
-"""Folders for the files of running jobs, gone after every job, and swept at the next start after a crash."""
+"""Folders for the files of running jobs: deleted after each job, and at the next start after a crash."""
 
 import fcntl
 import os
@@ -11,18 +11,18 @@ from typing import TextIO
 
 
 class Scratch:
-    """This process's own folder below `root`, locked for as long as the process lives."""
+    """This process's own folder below `root`, locked for as long as the process lives. Raises: OSError."""
 
     def __init__(self, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         _sweep(root)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
-        # The kernel lets go of the lock when the process ends, however it ends.
+        # The kernel releases the lock when the process ends, however it ends.
         self._lock = _lock(self.folder)
 
     @contextmanager
     def job(self, name: str) -> Iterator[Path]:
-        """An empty folder, and afterwards none."""
+        """Yield an empty folder, and delete it afterwards."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         try:
             yield folder
@@ -30,18 +30,19 @@ class Scratch:
             shutil.rmtree(folder, ignore_errors=True)
 
     def touch(self) -> None:
-        """Leaves word that we live: the time of the lock file, for a container's health check to look at."""
+        """Show that the daemon lives: a container's health check reads the time of the lock file."""
         with suppress(OSError):
             os.utime(self.folder / ".lock")
 
     def close(self) -> None:
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._lock:
             self._lock.close()
 
 
 def _sweep(root: Path) -> None:
-    """Deletes the folders of processes that are no more. Several daemons may share a root."""
+    """Delete the folders of ended processes. Several daemons may share a root."""
     for folder in root.iterdir():
         if folder.is_dir() and not folder.is_symlink() and (lock := _lock(folder)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -49,7 +50,7 @@ def _sweep(root: Path) -> None:
 
 
 def _lock(folder: Path) -> TextIO | None:
-    """The folder's lock, or None where a living process holds it."""
+    """Take the folder's lock. None if a living process holds it."""
     try:
         file = (folder / ".lock").open("w")
     except OSError:

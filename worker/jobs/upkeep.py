@@ -1,4 +1,4 @@
-"""What every daemon does for the queue as a whole: wakes lanes for jobs that are due, rescues, prunes."""
+"""What every daemon does for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, prune old rows."""
 
 import threading
 import time
@@ -17,9 +17,9 @@ from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.wakeup import Listener, Wakeup
 
-LISTENING_S = 10.0  # between two looks where notifications arrive
-FIRST_POLL_S = 1.0  # … and where they do not, as long as there was something lately
-AFTER_OUTAGE_S = 5.0  # whoever has finished a job meanwhile writes it first, though its lease has run out
+LISTENING_S = 10.0  # between two rounds if notifications arrive
+FIRST_POLL_S = 1.0  # … and if they do not, as long as there was a job lately
+AFTER_OUTAGE_S = 5.0  # before a rescue: a worker that finished its job during the outage settles it first
 PRUNE_EVERY_S = 900.0
 BATCH = 200
 UNSENDABLE_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
@@ -28,8 +28,8 @@ log = structlog.get_logger()
 
 
 class Upkeep(threading.Thread):
-    """One look at a time, for all lanes together. It is planned for when something will be due, at the latest after some
-    seconds, so that a lost job is found when its lease runs out, without polling for it.
+    """One thread for all lanes. Each round plans the next for the moment when a job will be due or a lease will expire, and
+    for some seconds later at most.
     """
 
     def __init__(
@@ -54,23 +54,24 @@ class Upkeep(threading.Thread):
         self._reason = ""
 
     def run(self) -> None:
+        """Run rounds for ever."""
         while True:
             self.monitor.wait(60)
             time.sleep(self.run_once())
 
     def run_once(self) -> float:
-        """In how many seconds to look again."""
+        """Do what is due. Returns the seconds until the next round."""
         try:
             seen = queue.next_due(self.engine)
             if seen.expired and time.monotonic() - self.monitor.recovered_at > AFTER_OUTAGE_S:
                 self._rescue()
-            # In any case: somebody else's transaction may keep a lost job from us for as long as it is open.
+            # Even after a rescue: another session's transaction may lock a lost job for as long as it is open.
             if seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
             if time.monotonic() > self._prune_at:
                 self.prune()
         except SQLAlchemyError as error:
-            # An outage speaks for itself. What else there is, say a right that is missing, is said once.
+            # The monitor logs outages. Any other error, say a missing right, is logged once.
             if self.monitor.available and self._reason != (reason := one_line(error)):
                 self._reason = reason
                 log.exception("upkeep_failed")
@@ -84,13 +85,13 @@ class Upkeep(threading.Thread):
         else:
             self._poll = FIRST_POLL_S if seen.due else self._poll * 1.3
             most = self._poll = min(self._poll, self.settings.poll_s)
-        # A lease taken right after this look must not run out long before the next.
+        # A lease taken right after this round must not expire long before the next.
         most = min(most, self.settings.lease_s) * jitter(0.8, 1)
         if seen.expired:
             return min(most, FIRST_POLL_S)
         if seen.seconds is None:
             return most
-        # A little late, so that what should be due is, and not all daemons at once.
+        # A little late, so that the job is surely due, and not all daemons at once.
         return min(most, max(0.0, seen.seconds) + jitter(0.02, 0.3))
 
     def _rescue(self) -> None:
@@ -109,7 +110,7 @@ class Upkeep(threading.Thread):
             self.wakeup.wake()
 
     def prune(self) -> None:
-        """A batch of each; the next one soon if there was more."""
+        """Delete a batch of each kind of old rows; the next one soon if a batch was full."""
         plan: dict[Literal["jobs", "attempts", "events", "unsendable"], int | None] = {
             # First, since a job is kept for as long as there is an event of it to send.
             "unsendable": None if self.settings.backend_url else UNSENDABLE_DAYS,

@@ -1,4 +1,4 @@
-"""Wakes lanes when a job is inserted: by LISTEN where it works; where it does not, `worker.jobs.upkeep` polls more often."""
+"""Wakes lanes when a job is inserted: by LISTEN if it works, else `worker.jobs.upkeep` polls more often."""
 
 import threading
 import time
@@ -29,8 +29,8 @@ log = structlog.get_logger()
 
 
 class Wakeup:
-    """Something may be there to claim. One lane goes and looks, and wakes the next if it found something: a burst of jobs
-    costs a claim each, and one that finds nothing. A wake-up that comes while nobody waits is kept for the next who does.
+    """Tells waiting lanes that there may be a job. One lane claims, and wakes the next if it got a job: a burst of n jobs
+    costs n claims and one that finds nothing. A wake-up that comes while no lane waits is kept for the next one that does.
     """
 
     def __init__(self) -> None:
@@ -41,22 +41,23 @@ class Wakeup:
 
     @property
     def waiting(self) -> bool:
-        """Whether a lane has nothing to do."""
+        """True if a lane has nothing to do."""
         return self._waiting > 0
 
     def wake(self) -> None:
+        """Wake one lane."""
         with self._changed:
             self._kept = True
             self._changed.notify()
 
     def wake_all(self) -> None:
-        """From now on nobody waits any more."""
+        """Wake all lanes. From now on `wait` returns at once."""
         with self._changed:
             self._all = True
             self._changed.notify_all()
 
     def wait(self, timeout: float) -> bool:
-        """Whether there was a wake-up, which is used up by this."""
+        """Wait for a wake-up and use it up. False after `timeout` seconds."""
         with self._changed:
             self._waiting += 1
             try:
@@ -68,11 +69,11 @@ class Wakeup:
 
 
 class Listener(threading.Thread):
-    """Hears the database's notifications, on a connection of its own, for as long as the daemon lives.
+    """Receives the database's notifications, on a connection of its own, for as long as the daemon lives.
 
-    LISTEN succeeds behind a transaction pooler and hears nothing ever, and a dead link is silent too. So from time to
-    time an echo is sent, and only while it comes back is `alive` true. It is sent on another connection: to itself a
-    pooled one may seem to hear, because the server's answer to NOTIFY carries the notification along.
+    Behind a transaction pooler LISTEN succeeds and nothing ever arrives, and a dead link is silent too. So an echo is sent
+    from time to time, and `alive` is true only while it comes back. It is sent on another connection: a pooled connection
+    may hear itself, because the server's answer to NOTIFY carries the notification along.
     """
 
     def __init__(
@@ -92,14 +93,15 @@ class Listener(threading.Thread):
         self.monitor = monitor
         self.on_insert = on_insert
         self.on_cancel = on_cancel
-        self.on_event = on_event  # an event that is none of our own writing
-        self.on_gauges = on_gauges  # somebody has asked for the figures of the whole queue
+        self.on_event = on_event  # another session wrote an event
+        self.on_gauges = on_gauges  # the figures of the whole queue, which some daemon asked for
         self.alive = False
         self._said: bool | None = None
         self._echo = f"worker_echo_{uuid4().hex[:12]}"
         self._heard = False
 
     def run(self) -> None:
+        """Listen for ever."""
         wait = RETRY_S[0]
         while True:
             try:
@@ -110,7 +112,7 @@ class Listener(threading.Thread):
                         wait = RETRY_S[0]
                         if not self.alive:
                             self._is(alive=True, reason="")
-                            # What was inserted while nobody listened.
+                            # For what was inserted while nobody listened.
                             self.on_insert()
                             self.on_event()
                         self._hear(connection, ECHO_EVERY_S * jitter(0.8, 1))
@@ -120,7 +122,7 @@ class Listener(threading.Thread):
                 if isinstance(error, psycopg.Error) and is_auth_refused(error):
                     wait = max(wait, REFUSED_S[0])
             self._is(alive=False, reason=reason)
-            # Often it is the whole database that is away, and where nothing is done we are the first to see it.
+            # Often the whole database is away, and an idle daemon notices it here first: this statement tells the monitor.
             with suppress(SQLAlchemyError):
                 queue.notify(self.engine, self._echo)
             if self.monitor.available:
@@ -134,7 +136,7 @@ class Listener(threading.Thread):
         try:
             queue.notify(self.engine, self._echo)
         except DBAPIError:
-            # The engine's connection, not ours: it proves nothing about one of ours that has proved itself.
+            # That was the engine's connection. It proves nothing about ours, which has proved itself.
             if not self.alive:
                 raise
             return True

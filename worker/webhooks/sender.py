@@ -1,4 +1,4 @@
-"""Delivers the outbox to the backend: in order within a job, as often as it takes, and never in a job's way."""
+"""Delivers the outbox to the backend: a job's events in order, with retries, and without delaying any job."""
 
 import asyncio
 import threading
@@ -24,13 +24,13 @@ from worker.webhooks.outbox import Event
 PATH = "/api/models/webhook/update"
 
 TIMEOUT = httpx.Timeout(15, connect=5)
-TOTAL_S = 15  # of one attempt, however slowly the answer drips
+TOTAL_S = 15  # for one attempt, however slowly the answer arrives
 SENDING_S = 45  # longer than any attempt; then another sender may take the event
-AT_ONCE = 8  # of different jobs, so that a backend that takes seconds to answer is kept up with
+AT_ONCE = 8  # events of different jobs, so that a backend that takes seconds to answer causes no backlog
 ANSWER_LIMIT = 64 * 1024  # bytes of the backend's answer that are read
 
-IDLE_S = 60.0  # how soon an event is seen that nobody spoke of: a daemon died, or there are no notifications
-AWAY_S = 5.0  # between looks at a database that is away
+IDLE_S = 60.0  # before events are looked for that nobody woke us for: a daemon died, or notifications do not arrive
+AWAY_S = 5.0  # between two tries while the database is away
 
 T = TypeVar("T")
 
@@ -38,12 +38,12 @@ log = structlog.get_logger()
 
 
 class Sender(threading.Thread):
-    """One thread of the daemon. `wake` it when an event was written; `stop` it once nothing more will be."""
+    """One thread of the daemon. `wake` it when an event was written; `stop` it when no more will be. Raises: ConfigError."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         super().__init__(name="webhooks", daemon=True)
         self.engine = engine
-        self.address = address(settings.backend_url)
+        self.url = webhook_url(settings.backend_url)
         secret, token = settings.webhook_secret, settings.webhook_bearer_token
         self.keys = signature.keys(secret.get_secret_value()) if secret else []
         self.headers = {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
@@ -54,31 +54,33 @@ class Sender(threading.Thread):
         self._paused = False
 
     def wake(self) -> None:
-        # Before there is a loop nobody needs waking, and after it nobody can be.
+        """Look for events now. For any thread."""
+        # Before the loop runs and after it has ended there is nothing to wake.
         if self._loop:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._wake.set)
 
     def stop(self, timeout: float) -> None:
-        """Sends what can be sent at once, then ends; what is left stays in the outbox for the next daemon."""
+        """Send what can be sent at once, for up to `timeout` seconds, then end. The rest waits in the outbox for a daemon."""
         self.stopping.set()
         self.wake()
         self.join(timeout)
 
     def run(self) -> None:
+        """Deliver until `stop`."""
         while True:
             try:
                 asyncio.run(self._deliver())
             except Exception:
-                # Not foreseen. Without this thread nobody would be told anything any more.
+                # Not foreseen. If this thread ended, no webhooks would be sent any more.
                 log.exception("webhooks_error")
                 if not self.stopping.wait(AWAY_S):
                     continue
             return
 
     async def _deliver(self) -> None:
-        """Until it is told to stop, and then for as long as there is something that can be sent at once."""
-        self._turn = asyncio.Lock()  # at the database: one connection is enough
+        """Deliver until `stop`, and then what can be sent at once."""
+        self._turn = asyncio.Lock()  # to use the database: one connection is enough
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         sending: set[asyncio.Task[None]] = set()
@@ -93,7 +95,7 @@ class Sender(threading.Thread):
                     await asyncio.wait_for(self._wake.wait(), wait_s)
 
     async def _begin(self, client: httpx.AsyncClient, sending: set[asyncio.Task[None]]) -> float:
-        """Begins to send what is due; how long to wait for more, unless somebody wakes us or one of these ends."""
+        """Begin to send what is due. Returns the longest wait for more."""
         try:
             while len(sending) < AT_ONCE:
                 event = await self._ask(lambda: outbox.take(self.engine, sending_s=SENDING_S))
@@ -103,7 +105,7 @@ class Sender(threading.Thread):
                 task = asyncio.create_task(self._send(client, event))
                 sending.add(task)
                 task.add_done_callback(sending.discard)
-                task.add_done_callback(lambda _: self._wake.set())  # the job's next event is free to go
+                task.add_done_callback(lambda _: self._wake.set())  # the job's next event may go now
         except SQLAlchemyError:
             return AWAY_S * jitter(0.5, 1)
         return IDLE_S
@@ -119,18 +121,18 @@ class Sender(threading.Thread):
         except httpx.HTTPError as error:
             problem = f"{type(error).__name__}: {error}".rstrip(": ")
         except Exception:
-            # Not foreseen, so nobody knows whether the next attempt goes better; it is given one.
+            # Not foreseen, so nobody knows if the next attempt does better; the event gets one.
             log.exception("webhook_error", job_id=str(event.job_id), seq=event.seq)
             problem = "an internal error"
-        # Without the database the event is sent again, with the same id, when it is nobody's any more.
+        # If the database is away, the event is sent again, with the same id, after SENDING_S.
         with suppress(SQLAlchemyError):
             await self._settle(event, problem, status, retry_after_s)
 
     async def _post(self, client: httpx.AsyncClient, event: Event) -> tuple[int, float | None]:
-        """The answer's status and its Retry-After in seconds. What it says is not kept: it may repeat a secret."""
+        """Send the event. Returns the answer's status and Retry-After in seconds; its body may repeat a secret and is dropped."""
         body = event.body.encode()
         signed = signature.headers(self.keys, event=str(event.id), body=body, sent_at=datetime.now(UTC))
-        async with client.stream("POST", self.address, content=body, headers=self.headers | signed) as answer:
+        async with client.stream("POST", self.url, content=body, headers=self.headers | signed) as answer:
             received = 0
             async for chunk in answer.aiter_raw():
                 received += len(chunk)
@@ -170,7 +172,7 @@ class Sender(threading.Thread):
             bound.warning("webhook_retry_scheduled", reason=problem, seconds=round(wait_s, 1))
 
     async def _ask(self, query: Callable[[], T]) -> T:
-        """The database, beside the loop. Raises: SQLAlchemyError, which an outage tells of for all threads."""
+        """Run a query beside the loop. Raises: SQLAlchemyError; the monitor logs an outage, other errors are logged here once."""
         async with self._turn:
             try:
                 answer = await asyncio.to_thread(query)
@@ -185,8 +187,8 @@ class Sender(threading.Thread):
             return answer
 
 
-def address(backend_url: str | None) -> str:
-    """Raises: ConfigError, which does not repeat the value: a password may be in it."""
+def webhook_url(backend_url: str | None) -> str:
+    """Return the URL for webhooks. Raises: ConfigError, which does not repeat the value: it may hold a password."""
     if backend_url is None:
         raise ConfigError("BACKEND_URL is not set.")
     try:
@@ -194,7 +196,7 @@ def address(backend_url: str | None) -> str:
     except httpx.InvalidURL:
         parsed = httpx.URL()
     if parsed.scheme not in {"http", "https"} or not parsed.host:
-        raise ConfigError("BACKEND_URL must be an address that begins with https:// or http://.")
+        raise ConfigError("BACKEND_URL must be a URL that begins with https:// or http://.")
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise ConfigError(
             "BACKEND_URL must not hold a password, a query or a fragment. A token goes into "

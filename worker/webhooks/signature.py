@@ -1,4 +1,4 @@
-"""Standard Webhooks 1.0.0 (github.com/standard-webhooks/standard-webhooks): the headers that prove who sent what."""
+"""Standard Webhooks 1.0.0 (github.com/standard-webhooks/standard-webhooks): the headers that prove the sender."""
 
 import base64
 import binascii
@@ -11,12 +11,16 @@ from worker.core.settings import ConfigError
 
 
 def keys(secrets: str) -> list[bytes]:
-    """The bytes of `whsec_…` secrets that stand between commas or spaces. Raises: ConfigError where one is not base64."""
+    """Decode `whsec_…` secrets separated by commas or spaces. Raises: ConfigError if one is not base64."""
     return [_key(secret) for secret in secrets.replace(",", " ").split() or [""]]
 
 
 def headers(keys: Sequence[bytes], *, event: str, body: bytes, sent_at: datetime) -> dict[str, str]:
-    """`event` stays the same at every try, `sent_at` is the time of this one. A signature for each key; none without."""
+    """Return the headers of one request, with a signature for each key.
+
+    event: the event's id, the same at every attempt.
+    sent_at: the time of this attempt.
+    """
     timestamp = str(int(sent_at.timestamp()))
     unsigned = {"webhook-id": event, "webhook-timestamp": timestamp}
     if not keys:

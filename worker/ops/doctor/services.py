@@ -48,25 +48,25 @@ def webhook(settings: Settings) -> Iterator[Finding]:
     if settings.backend_url is None:
         yield advice("webhook", "nobody is told", "Set BACKEND_URL, or let the backend read the rows itself.")
         return
-    address = sender.address(settings.backend_url)
+    url = sender.webhook_url(settings.backend_url)
     try:
         with httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
-            answer = client.head(address)
+            answer = client.head(url)
     except httpx.TransportError as error:
         yield unreachable(
             "webhook",
-            f"{address} does not answer: {type(error).__name__}: {error}",
+            f"{url} does not answer: {type(error).__name__}: {error}",
             "See whether the backend runs and BACKEND_URL can be reached from here. Events wait meanwhile.",
         )
         return
     if answer.is_redirect:
         yield fail(
             "webhook",
-            f"{address} answers {answer.status_code}, and redirects are not followed",
+            f"{url} answers {answer.status_code}, and redirects are not followed",
             "Set BACKEND_URL to where it leads; mostly that is https:// in place of http://.",
         )
     else:
-        yield ok("webhook", f"{address} answers ({answer.status_code} to HEAD)")
+        yield ok("webhook", f"{url} answers ({answer.status_code} to HEAD)")
 
 
 def secret(settings: Settings) -> Iterator[Finding]:
