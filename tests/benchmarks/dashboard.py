@@ -3,15 +3,20 @@
 A real `worker dashboard` before a real Postgres, asked over HTTP, one request after the other.
 """
 
+import sys
+from pathlib import Path
+
+# Not this folder, which Python puts first: its `queue` would hide the standard library's.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import re
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import psycopg

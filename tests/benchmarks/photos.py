@@ -6,11 +6,17 @@ Without photos it takes the samples. The columns "dB" compare the model's front 
 peak signal-to-noise ratio: with the engine's colours alone, and with the photo laid over them, as the worker does.
 """
 
+import sys
+from pathlib import Path
+
+# Not this folder, which Python puts first: its `queue` would hide the standard library's.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import argparse
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 

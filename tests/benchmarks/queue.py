@@ -1,28 +1,41 @@
-"""`worker bench queue`: what the queue does when nothing goes wrong, and when everything does, with real daemons.
+"""What the queue does when nothing goes wrong, and when everything does: `python tests/benchmarks/queue.py [--quick] [--json]`.
 
-The daemons run as in production, with the engine `relief`; their settings are the defaults but where it is said.
+The daemons are real, with the engine `relief`, and have the default settings except where a measurement names others.
 """
 
+import sys
+from pathlib import Path
+
+# Not this folder, which Python puts first: its `queue` would hide the standard library's.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import argparse
+import json
 import os
 import random
 import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from benchmarks.rig import Daemon, Rig, Row, rig, sql, until
+from rich.console import Console
+from rich.table import Table
 from sqlalchemy.engine import Engine
 
 from worker import database
+from worker.core.settings import ConfigError
 from worker.jobs import queue
 from worker.local.postgres import start_server
+from worker.local.stack import interrupt_on_signals
+from worker.local.weights import ensure_weights
 
 POLL_S = 1.0
 LONG_S = 150.0  # longer than anything here takes
@@ -64,23 +77,23 @@ class Size:
 QUICK = Size(2_000, 100, 10, 200, 10, 10.0, 3.0, 1, (1.5,))
 
 
-def run(size: Size, say: Callable[[str], None]) -> Row:
-    """All measurements; what `--json` prints. Raises: ConfigError; TimeoutError where the queue does not do its work."""
+def run(size: Size, on_step: Callable[[str], None]) -> Row:
+    """Do all measurements. `--json` prints what they give. Raises: ConfigError; TimeoutError if the queue does not do its work."""
     found: Row = {}
     with tempfile.TemporaryDirectory(prefix="worker-bench-") as folder, rig(Path(folder)) as bench:
-        say("claiming and settling beside a bare loop")
+        on_step("claiming and settling beside a bare loop")
         found["settled_per_s"] = settled_per_s(bench, size)
-        say("one shop behind another's crowd")
+        on_step("one shop behind another's crowd")
         found["fair_after_claims"] = fair_after_claims(bench, size)
-        say("picking up, by LISTEN and by polling")
+        on_step("picking up, by LISTEN and by polling")
         found["pickup_ms"] = pickup_ms(bench, size)
-        say("counting statements")
+        on_step("counting statements")
         found["statements_per_s"] = statements_per_s(bench, size)
-        say("killing daemons")
+        on_step("killing daemons")
         found |= {"retaken_s": retaken_s(bench, size), "lease_s": size.lease_s}
-        say("freezing a daemon")
+        on_step("freezing a daemon")
         found["frozen_writes"] = frozen_writes(bench, size)
-        say("taking Postgres away")
+        on_step("taking Postgres away")
         found["outages"] = outages(bench, size)
     return found
 
@@ -345,3 +358,65 @@ def _completed(url: str, job: str) -> None:
 def _row(url: str, job: str) -> dict[str, Any]:
     [(row,)] = sql(url, "SELECT to_jsonb(jobs) FROM jobs WHERE id = %s", job)
     return dict(row)
+
+
+def as_table(found: Mapping[str, Any]) -> Table:
+    """Return what a person reads."""
+    table = Table("", "", "beside it", box=None, header_style="dim")
+    listen, poll = found["pickup_ms"]["listen"], found["pickup_ms"]["poll"]
+    rate, statements = found["settled_per_s"], found["statements_per_s"]
+    table.add_row("picked up, LISTEN", f"p50 {listen['p50']:.1f} ms, p95 {listen['p95']:.1f} ms", "")
+    table.add_row("picked up, polling", f"p95 {poll['p95']:.0f} ms", f"interval {poll['interval']:g} s")
+    table.add_row("statements, idle", f"{statements['idle']:.2f} a second", f"busy {statements['busy']:.2f}")
+    table.add_row(
+        "claimed and settled",
+        f"{rate['ours']:.0f} a second",
+        f"a bare loop {rate['bare']:.0f}; {rate['ours'] / rate['bare']:.2f} of it",
+    )
+    table.add_row(
+        "one job behind another shop's crowd", f"starts with claim {found['fair_after_claims']}", "4 lanes"
+    )
+    table.add_row(
+        "kill -9 → running elsewhere",
+        ", ".join(f"{seconds:.1f} s" for seconds in found["retaken_s"]),
+        f"lease {found['lease_s']:g} s",
+    )
+    table.add_row("written by a daemon that was frozen", f"{found['frozen_writes']} rows and files", "")
+    for outage in found["outages"]:
+        table.add_row(
+            f"Postgres away for {outage['away_s']:g} s",
+            f"next claim after {outage['next_claim_s']:.1f} s",
+            f"{outage['lost']} results lost, {outage['exits']} daemons ended",
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure the queue, and what it does when daemons are killed or frozen or Postgres is away. Takes ten minutes."
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a little of everything, to see that it works; no figures to quote",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    chosen = parser.parse_args()
+    interrupt_on_signals()
+    console = Console(stderr=True)
+    try:
+        ensure_weights(console, "relief")
+        with console.status("") as status:
+            found = run(QUICK if chosen.quick else Size(), lambda step: status.update(f"{step} …"))
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(as_table(found))
+
+
+if __name__ == "__main__":
+    main()

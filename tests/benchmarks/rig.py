@@ -1,4 +1,4 @@
-"""What `worker bench queue` stands on: an embedded Postgres, real daemons, and a photo server that can take its time."""
+"""What the benchmark of the queue stands on: an embedded Postgres, real daemons, and a photo server that can take its time."""
 
 import json
 import os

@@ -1,29 +1,38 @@
-"""`worker bench tsr`: what TripoSR's parts cost here, beside the reference's way of doing the same.
+"""What TripoSR's parts cost here, beside the reference's way of doing the same: `python tests/benchmarks/tsr.py [--json]`.
 
 The network is the official one if its weights are there, else one of its size with random weights: the arithmetic is
 the same, the values are not. The field is a scene fitted to a known shape. Each measurement runs in a process of its own,
 so that its peak of memory is its own.
 """
 
+import sys
+from pathlib import Path
+
+# Not this folder, which Python puts first: its `queue` would hide the standard library's.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import argparse
 import json
 import resource
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - as all of torch's world writes it
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 from safetensors.torch import load_file
 from skimage.measure import marching_cubes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worker import tsr
+from worker.core import settings
 from worker.mesh.isosurface import extract
 from worker.tsr.field import LEVEL, Decoder, Field
 
@@ -38,7 +47,7 @@ QUERY_FLOP = 2 * (8 * 64 * 64 + 64)  # of one density with the first layer appli
 
 
 def run(scene: Path, weights: Path, resolutions: list[int], repeat: int) -> Row:
-    """All measurements; what `--json` prints."""
+    """Do all measurements. `--json` prints what they give."""
     rate = _matrix_rate()
     encode = _in_process("encode", str(weights), str(repeat))
     encode["floor_s"] = ENCODE_FLOP / rate
@@ -57,7 +66,7 @@ def run(scene: Path, weights: Path, resolutions: list[int], repeat: int) -> Row:
 
 
 def _in_process(measurement: str, *arguments: str) -> Row:
-    command = [sys.executable, "-m", "worker.bench.tsr", measurement, *arguments]
+    command = [sys.executable, __file__, measurement, *arguments]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
@@ -206,9 +215,68 @@ def _dense(
     return world, faces
 
 
+def as_table(found: Mapping[str, Any]) -> Table:
+    """Return what a person reads."""
+    table = Table("", "", "beside it", box=None, header_style="dim")
+    encode = found["encode"]
+    table.add_row(
+        "machine", f"torch {found['torch']}, {found['threads']} threads", f"{found['gflops']:.0f} GFLOP/s"
+    )
+    table.add_row("network", encode["weights"], f"peak {encode['peak_rss_mb']} MB")
+    table.add_row("encode, float32", f"{encode['float32_s']:.2f} s", f"floor {encode['floor_s']:.2f} s")
+    table.add_row("  of it image tokens", f"{encode['tokens_s']:.2f} s", "")
+    for name in ("bfloat16", "cuda_float16"):
+        if f"{name}_s" in encode:
+            error = f"relative error {encode[f'{name}_rel_error']:.2%}"
+            table.add_row(f"encode, {name.replace('_', ' ')}", f"{encode[f'{name}_s']:.2f} s", error)
+    for resolution, row in found["extract"].items():
+        table.add_row(
+            f"extract at {resolution}",
+            f"{row['sparse_s']:.2f} s, {row['queries']:,} queries, peak {row['peak_rss_mb']} MB",
+            f"dense {row['dense_s']:.1f} s, {row['dense_queries']:,} queries, peak {row['dense_peak_rss_mb']} MB",
+        )
+        same = (
+            f"same faces, vertices within {row['max_vertex_diff_voxels']:.4f} voxel"
+            if row["same_faces"]
+            else "NOT THE SAME FACES"
+        )
+        table.add_row(
+            "  of it the field",
+            f"{row['field_s']:.2f} s",
+            f"floor {row['field_floor_s']:.2f} s; {row['ratio']:.1f} times faster; {same}",
+        )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Measure TripoSR's network, and its surface against a dense extraction in the same run. Takes some minutes."
+    )
+    parser.add_argument(
+        "--scene",
+        type=Path,
+        default=Path(__file__).parents[1] / "data" / "tsr-fitted",
+        help="a folder with scene_code.npy and decoder.safetensors",
+    )
+    parser.add_argument("--resolution", type=int, action="append", help="of the grid; 256 and 384 by default")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the median counts")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    chosen = parser.parse_args()
+    if not (chosen.scene / "scene_code.npy").exists():
+        parser.error(f"there is no scene in {chosen.scene}")
+    weights = settings.load().weights_dir / "triposr"
+    found = run(chosen.scene, weights, chosen.resolution or [256, 384], chosen.repeat)
+    if chosen.json:
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(as_table(found))
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["encode", weights, repeat]:
             print(json.dumps(encode(Path(weights), int(repeat))))
         case ["extract", scene, resolution, repeat]:
             print(json.dumps(extract_scene(Path(scene), int(resolution), int(repeat))))
+        case _:
+            main()

@@ -1,4 +1,4 @@
-"""`worker bench queue`, at its smallest: it measures, and what must not happen does not happen."""
+"""The benchmark of the queue at its smallest: it measures, and what must not happen does not happen."""
 
 import json
 import os
@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import until
 
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "queue.py"
+
 
 @pytest.mark.long
 def test_the_bench_prints_what_the_queue_promises_as_one_document(u2netp: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "worker", "bench", "queue", "--quick", "--json"],
+        [sys.executable, BENCHMARK, "--quick", "--json"],
         env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp)},
         cwd="/",
         stdout=subprocess.PIPE,
@@ -52,7 +54,7 @@ def test_sigterm_leaves_nothing_behind(u2netp: Path, starting: str) -> None:
             return told
 
         bench = subprocess.Popen(
-            [sys.executable, "-m", "worker", "bench", "queue", "--quick"],
+            [sys.executable, BENCHMARK, "--quick"],
             env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp), "TMPDIR": name},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
