@@ -245,6 +245,25 @@ ENDLESS: dict[str, tuple[Answer, str]] = {
 }
 
 
+PLAIN = {
+    "encoding-none": http(b"photo", Content_Encoding="none"),
+    "encoding-empty": http(b"photo", Content_Encoding=""),
+    "encoding-charset": http(b"photo", Content_Encoding="utf-8"),
+    "encoding-of-s3": http(b"photo", Content_Encoding="aws-chunked"),
+    "by-a-transforming-proxy": http(b"photo", "203 Non-Authoritative Information"),
+    "space-in-a-name": b"HTTP/1.1 200 OK\r\nX Cache Status: HIT\r\n\tfolded\r\nContent-Length: 5\r\n\r\nphoto",
+    "no-name": b"HTTP/1.1 200 OK\r\n: HIT\r\nno colon at all\r\nContent-Length: 5\r\n\r\nphoto",
+    "early-hints": b"HTTP/1.1 103 Early Hints\r\nX Y: Z\r\n\r\nHTTP/1.1 200 OK\r\nX Y: Z\r\nContent-Length: 5\r\n\r\nphoto",
+    "until-the-end": b"HTTP/1.1 200 OK\r\nX Y: Z\r\n\r\nphoto",
+}
+
+
+@pytest.mark.parametrize("answer", PLAIN.values(), ids=list(PLAIN))
+def test_what_a_browser_shows_is_a_photo(server: Server, tmp_path: Path, answer: bytes) -> None:
+    assert fetch(server.url("/", answer), tmp_path / "photo") == 5
+    assert (tmp_path / "photo").read_bytes() == b"photo"
+
+
 @pytest.mark.parametrize(
     ("answer", "code"), ENDLESS.values(), ids=[f"hostile-file-sent-{name}" for name in ENDLESS]
 )

@@ -23,9 +23,10 @@ _MOST_BYTES = 4 * WORKING_SIDE**2 + 200  # the pixels and the line before them
 def decode_in_subprocess(
     file: Path, *, cpu_s: int = CPU_S, wall_s: float = WALL_S, memory: int = MEMORY
 ) -> Image.Image:
-    """Decode the first frame of a photo in a process with limits.
+    """Decode a photo as browsers show it, in a process with limits.
 
     Returns RGB, or RGBA if the photo has transparency: upright, sRGB, at most 2048 pixels on its longer side.
+    `info["missing"]` is the share of the picture, 0 to 0.1, that a file without its end does not hold.
 
     Args:
         file: the downloaded photo.
@@ -73,7 +74,9 @@ def _image(answer: bytes) -> Image.Image:
         if "refused" not in said:
             mode = {"RGB": "RGB", "RGBA": "RGBA"}[said["mode"]]
             width, height = (min(int(side), WORKING_SIDE) for side in said["size"])
-            return Image.frombytes(mode, (width, height), pixels)
+            image = Image.frombytes(mode, (width, height), pixels)
+            image.info["missing"] = float(said["missing"])
+            return image
         refusal = JobError(said["refused"])
     except (ValueError, KeyError, TypeError) as error:
         raise JobError("photo_broken") from error

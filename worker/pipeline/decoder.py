@@ -11,12 +11,15 @@ import sys
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 # All four formats by name: Pillow would load all of its plugins to look for one that is not imported.
 from PIL import (
     AvifImagePlugin,
     Image,
+    ImageChops,
     ImageCms,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     UnidentifiedImageError,
@@ -29,6 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 MOST_PIXELS = 40_000_000
 LEAST_SIDE = 64
 WORKING_SIDE = 2048  # see worker.pipeline.decode
+MOST_MISSING = 0.1  # of the picture; a file of which less came is no photo of the product
 
 # A thread for each core would need more address space than the limit allows.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 2
@@ -62,7 +66,7 @@ def main() -> None:
     try:
         image = decode_image(file)
         pixels = image.tobytes()
-        answer = {"mode": image.mode, "size": image.size}
+        answer = {"mode": image.mode, "size": image.size, "missing": image.info.get("missing", 0.0)}
     except JobError as error:
         answer = {"refused": error.code}
     except MemoryError:
@@ -71,7 +75,10 @@ def main() -> None:
 
 
 def decode_image(file: Path) -> Image.Image:
-    """Decode the first frame of a photo: RGB, or RGBA if it has transparency; upright, sRGB, at most 2048 pixels long.
+    """Decode a photo as browsers show it: RGB, or RGBA if it has transparency; upright, sRGB, at most 2048 pixels long.
+
+    Of an animation it is the first frame. If the end of the file is missing, `info["missing"]` is the share of the
+    picture that the file does not hold.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`.
     """
@@ -79,12 +86,12 @@ def decode_image(file: Path) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of damage that it can handle, and of sizes that are checked here.
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
-                _check_size(*image.size)
-                # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time and memory.
-                image.draft(None, (WORKING_SIDE, WORKING_SIDE))
-                image.load()
-                return _normal(image)
+            try:
+                return _decode(BytesIO(file.read_bytes()))
+            except UnidentifiedImageError:
+                raise
+            except (OSError, SyntaxError):  # Pillow's errors for a file that ends too soon
+                return _decode_incomplete(file.read_bytes())
     except Image.DecompressionBombError as error:
         raise JobError("photo_too_many_pixels") from error
     except UnidentifiedImageError as error:
@@ -93,6 +100,66 @@ def decode_image(file: Path) -> Image.Image:
         raise
     except Exception as error:  # a decoder may raise anything
         raise JobError("photo_broken") from error
+
+
+def _decode(content: BytesIO, fill: int | None = None) -> Image.Image:
+    """Decode a whole file; `fill` is the level that pixels have which the file does not hold."""
+    with Image.open(content, formats=FORMATS) as image:
+        _check_size(*image.size)
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time and memory.
+        image.draft(None, (WORKING_SIDE, WORKING_SIDE))
+        if getattr(image, "default_image", False):
+            image.seek(1)  # an APNG's image for programs that know no animation; it may be anything
+        if fill is not None:
+            image.im = Image.new(image.mode, image.size, (fill,) * len(image.getbands())).im
+        image.load()
+        return _normal(image)
+
+
+def _decode_incomplete(content: bytes) -> Image.Image:
+    """Decode a JPEG or PNG that ends too soon, twice and each time completed in another way. What differs is not in the file.
+
+    Raises: JobError `photo_broken` if more than MOST_MISSING of the picture is not there; what Pillow raises.
+    """
+    is_jpeg = content.startswith(b"\xff\xd8")
+    if is_jpeg and not _has_all_scans(content):
+        raise JobError("photo_broken")
+    # A JPEG is ended where it breaks off, as browsers do, or goes on with noise. In a PNG the missing rows keep their fill.
+    noise = bytes(n * n % 251 for n in range(251)) * (len(content) // 125 + 1) if is_jpeg else b""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        image, other = (_decode(BytesIO(content + end), fill) for end, fill in ((b"", 255), (noise, 0)))
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    levels = ImageChops.difference(image.convert("RGB"), other.convert("RGB")).convert("L").histogram()
+    image.info["missing"] = missing = sum(levels[16:]) / sum(levels)
+    if missing > MOST_MISSING:
+        raise JobError("photo_broken")
+    return image
+
+
+def _has_all_scans(content: bytes) -> bool:
+    """True if the last scan of a JPEG has begun: each component has had all 64 coefficients in full precision.
+
+    A baseline JPEG says it with its first scan. A progressive one without its last scans would be a blurred photo.
+    (ITU-T T.81, sections B.2.3 and G.1.1.)
+    """
+    at, components, seen = 2, 0, dict[int, set[int]]()
+    while (at := content.find(b"\xff", at)) >= 0 and at + 4 <= len(content):
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        if marker in (0x00, 0xFF, *range(0xD0, 0xD8)):  # stuffing and restarts within a scan, and fill bytes
+            at += 1 if marker == 0xFF else 2
+            continue
+        segment = content[at + 4 : at + 2 + length]
+        if marker in (0xC0, 0xC1, 0xC2):  # the frame
+            components = segment[5] if len(segment) > 5 else 0
+        elif marker == 0xDA and len(segment) == 4 + 2 * segment[0]:
+            first, last, precision = segment[-3:]
+            if not precision & 0x0F:
+                for component in segment[1:-3:2]:
+                    seen.setdefault(component, set()).update(range(first, last + 1))
+        at += 2 + length
+    return 0 < components == sum(len(found) == 64 for found in seen.values())
 
 
 def claims_to_be_a_photo(file: Path) -> bool:
@@ -116,11 +183,11 @@ def _check_size(width: int, height: int) -> None:
 
 def _normal(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
-    profile = image.info.get("icc_profile")
+    info = image.info
     image = _eight_bit(image)
     image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    image = _srgb(image.convert("RGB") if alpha else image, profile)
+    image = _srgb(image.convert("RGB") if alpha else image, info)
     if alpha:
         image.putalpha(alpha)
     if orientation in UPRIGHT:
@@ -129,24 +196,41 @@ def _normal(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Read the orientation that browsers obey: EXIF's. They ignore XMP, and in a WebP all of it."""
+    if image.format == "WEBP":
+        return 1
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        exif = Image.Exif()
+        exif.load(image.info["exif"])  # Pillow's own getexif() looks at XMP too
+        return int(exif.get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - a photo with damaged metadata can still be good
         return 1
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB, RGBA, L or CMYK."""
+    """Return RGB, RGBA, L or CMYK, whatever the file had."""
     if image.mode.startswith(("I", "F")):  # one channel of 16 bits; Pillow's own conversion clips at 255
-        return image.convert("I").point(lambda level: level * (1 / 257) + 0.5).convert("L")
+        levels = image.convert("I")
+        grey = levels.point(lambda level: level * (1 / 257) + 0.5).convert("L")
+        if not isinstance(transparent := image.info.get("transparency"), int):
+            return grey
+        # Only scaling is allowed on this mode: all but one level end at 255 or at 0 of each of the two.
+        above, below = (
+            levels.point(lambda level, s=sign: (level - transparent) * (255 * s) + 0.0) for sign in (1, -1)
+        )
+        alpha = ImageChops.lighter(above.convert("L"), below.convert("L"))
+        return Image.merge("LA", (grey, alpha)).convert("RGBA")
+    if image.mode == "RGB" and max(image.info.get("transparency", (0,))) > 255:
+        # Of 16 bits a channel Pillow keeps the upper eight, but not of the colour that is transparent.
+        image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
 
 
-def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _srgb(image: Image.Image, info: dict[str | tuple[int, int], Any]) -> Image.Image:
     """Convert to RGB in sRGB. A profile that is damaged or of another colour space is ignored, as browsers do."""
-    if profile:
+    if profile := info.get("icc_profile"):
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
             if source.profile.xcolor_space == PROFILE_SPACES[image.mode]:
@@ -156,7 +240,16 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
                     return converted
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    gamma = info.get("gamma")  # a PNG's gAMA; iCCP and sRGB go before it
+    if not gamma or profile or "srgb" in info or (abs(gamma - 1 / 2.2) < 1e-3 and "chromaticity" not in info):
+        return image
+    return image.point([_srgb_level((level / 255) ** (1 / gamma)) for level in range(256)] * 3)
+
+
+def _srgb_level(light: float) -> int:
+    """Encode linear light, 0..1, as a level of sRGB (IEC 61966-2-1)."""
+    return round(255 * (light * 12.92 if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055))
 
 
 if __name__ == "__main__":

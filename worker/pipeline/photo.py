@@ -24,12 +24,17 @@ class Photo:
     file: Path
     scored: ScoredView | None = None
     error: JobError | None = None
+    incomplete: bool = False  # the end of the file is missing, and with it a small part of the picture
 
     def report(self, *, used: bool) -> dict[str, Any]:
         """Return the JSON-able entry for `metadata.worker.photos`; `used` if the model is made from this photo."""
         entry: dict[str, Any] = {"url": redact_url(self.url), "status": "used" if used else "spare"}
         if self.scored:
             entry["score"] = {name: round(value, 3) for name, value in self.scored.score._asdict().items()}
+        if self.incomplete:
+            entry["warning"] = (
+                "The photo's file is incomplete. A small part of the photo is missing: upload it again."
+            )
         if self.error:
             entry |= {"status": "refused", "error_code": self.error.code, "error_message": self.error.message}
         return entry

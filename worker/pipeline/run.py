@@ -1,7 +1,7 @@
-"""Turn a request into files and a report: download → decode → cut out → frame → choose → generate → finish → preview → assess.
+"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview → assess.
 
-The request's folder then holds `model.glb`, `poster.png` and `cutout.png`, and `turntable.webp` and `model.usdz` if they were
-requested. The pipeline knows nothing of rows, buckets or backends.
+The folder ends up with `model.glb`, `poster.png`, `cutout.png`, and, where they are asked for,
+`turntable.webp` and `model.usdz`. Nothing here knows of rows, buckets or backends.
 """
 
 import resource
@@ -26,7 +26,7 @@ from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.download import download
-from worker.pipeline.finish import Model, finish
+from worker.pipeline.finish import finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, turntable
@@ -37,17 +37,15 @@ from worker.weights.transfer import file_digest
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a job asks for."""
-
     job_id: str
-    name: str  # of the product; the mesh in the file is named after it
-    image_urls: list[str]  # in the order in which the backend prefers them
-    quality: str  # a key of PRESETS
-    folder: Path  # an existing folder, for the downloads and the results
-    policy: Policy  # which hosts photos may come from
+    name: str
+    image_urls: list[str]
+    quality: str
+    folder: Path
+    policy: Policy
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
-    turntable: bool = True  # False leaves out turntable.webp
-    usdz: bool = False  # True makes model.usdz as well; needs usd-core
+    turntable: bool = True
+    usdz: bool = False
 
 
 def run(
@@ -57,17 +55,9 @@ def run(
     report: dict[str, Any],
     on_progress: Callable[[Stage], None],
 ) -> None:
-    """Make the model and its pictures in the request's folder.
+    """Makes the model. `report` is filled as the work goes on, so that it tells of a failed job too.
 
-    Args:
-        request: what to make.
-        engine: turns the photos into a surface.
-        cutter: cuts the product out of a photo.
-        report: filled step by step, so that it also says how far a failed job came: engine, engine_version, preset, photos,
-            surface, model, quality, bytes, peak_rss_mb, and seconds by step. JSON-able.
-        on_progress: called at each stage from DOWNLOADING to WRITTEN.
-
-    Raises: JobError; whatever else the engine raises.
+    Raises: JobError.
     """
     preset = PRESETS[request.quality]
     made_by = {
@@ -80,7 +70,10 @@ def run(
     seconds: dict[str, float] = report.setdefault("seconds", {})
 
     on_progress(Stage.DOWNLOADING)
-    photos = _get_photos(request, cutter, seconds)
+    with timed(seconds, Step.DOWNLOAD):
+        photos = _download(request)
+    with timed(seconds, Step.CUTOUT):
+        photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
     # The best first; of equals the one that the backend named first.
     usable = [photo.scored for photo in photos if photo.scored]
     usable.sort(key=lambda scored: scored.score.total, reverse=True)
@@ -111,7 +104,15 @@ def run(
             dimensions=request.dimensions,
         )
     report["model"] = model.report
-    scene = _draw(request, model, seconds)
+    with timed(seconds, Step.POSTER):
+        scene = Scene(model.mesh)
+        poster(scene, request.folder / "poster.png")
+    if request.turntable:
+        with timed(seconds, Step.TURNTABLE):
+            turntable(scene, request.folder / "turntable.webp")
+    if request.usdz:
+        with timed(seconds, Step.USDZ):
+            write_usdz(request.folder / "model.usdz", model.mesh)
     if model.source_view:
         with timed(seconds, Step.QUALITY):
             report["quality"] = assess(model, model.source_view, scene, usable[0].score)
@@ -127,36 +128,14 @@ def run(
     on_progress(Stage.WRITTEN)
 
 
-def _draw(request: Request, model: Model, seconds: dict[str, float]) -> Scene:
-    """Write the poster, and the turntable and the USDZ if they are requested. Return the scene that they show."""
-    with timed(seconds, Step.POSTER):
-        scene = Scene(model.mesh)
-        poster(scene, request.folder / "poster.png")
-    if request.turntable:
-        with timed(seconds, Step.TURNTABLE):
-            turntable(scene, request.folder / "turntable.webp")
-    if request.usdz:
-        with timed(seconds, Step.USDZ):
-            write_usdz(request.folder / "model.usdz", model.mesh)
-    return scene
-
-
-def _get_photos(request: Request, cutter: Cutter, seconds: dict[str, float]) -> list[Photo]:
-    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then."""
-    with timed(seconds, Step.DOWNLOAD):
-        photos = _download(request)
-    with timed(seconds, Step.CUTOUT):
-        return [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
-
-
 def _download(request: Request) -> list[Photo]:
     photos = [Photo(url, request.folder / f"photo-{n}") for n, url in enumerate(request.image_urls)]
-    # Four at a time, so that one slow server does not hold up the rest.
+    # A handful at a time, so that one slow server does not hold up the rest.
     pool = ThreadPoolExecutor(4)
     try:
         return list(pool.map(lambda photo: _downloaded(photo, request.policy), photos))
     finally:
-        # If the job is stopped in the middle, nothing waits for the downloads in progress.
+        # When the job is stopped in the middle nobody waits for what is still under way.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -170,7 +149,9 @@ def _downloaded(photo: Photo, policy: Policy) -> Photo:
 
 def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     try:
-        cutout = cutter.cut(decode_in_subprocess(photo.file))
+        image = decode_in_subprocess(photo.file)
+        photo = replace(photo, incomplete=image.info["missing"] > 0)
+        cutout = cutter.cut(image)
         view = frame(cutout)
     except JobError as error:
         return replace(photo, error=error)
@@ -178,7 +159,7 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:
-    """Return the first error that a retry may cure, else the first one; of several photos the message counts them."""
+    """The first error that may pass by itself, else the first one."""
     errors = [photo.error for photo in photos if photo.error]
     chosen = next((error for error in errors if error.retryable), errors[0])
     if len(errors) == 1:

@@ -1,4 +1,4 @@
-"""Measure how long a step takes."""
+"""How long a step took."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Write the wall-clock seconds of the block to `seconds[step]`, rounded to 1 ms, also if it fails."""
+    """Writes the step's seconds into `seconds`, also where it fails."""
     began = time.perf_counter()
     try:
         yield

@@ -1,6 +1,6 @@
-"""The weights on this disk: which models are known, where they lie, their verification and their download.
+"""The weights on this machine's disk: which ones are known, where they lie, whether they are right, how to get them.
 
-No job ever fetches weights. An operator fetches them beforehand, and the daemon verifies them at its start.
+Nothing is ever fetched while a job runs. The daemon verifies at its start; an operator fetches beforehand.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from worker.weights.errors import (
     WeightsMissing,
     WrongContent,
 )
-from worker.weights.transfer import OnProgress, OnStep
+from worker.weights.transfer import Progress, Say
 
 __all__ = [
     "FetchFailed",
     "NotOfficial",
-    "OnProgress",
-    "OnStep",
+    "Progress",
+    "Say",
     "SourceRefused",
     "SourceUnreachable",
     "WeightsMissing",
@@ -32,9 +32,9 @@ __all__ = [
 
 
 def path(folder: Path, name: str) -> Path:
-    """Return where a model belongs: the file of a background model, the folder of TripoSR.
+    """Where a model belongs: the file of a background model, the folder of TripoSR.
 
-    Raises: WeightsMissing if no model has that name.
+    Raises: WeightsMissing when the name is not a known model.
     """
     if name == triposr.NAME:
         return triposr.path(folder)
@@ -43,9 +43,9 @@ def path(folder: Path, name: str) -> Path:
 
 
 def verify(folder: Path, name: str) -> Path:
-    """Check that the weights are present and have the right checksum. Return their `path`.
+    """As `path`, when the weights are present and have the right checksum.
 
-    Raises: WeightsMissing; its subclass NotOfficial if they can be used but are not the published ones.
+    Raises: WeightsMissing; NotOfficial, which is one, when they can be used but are not the published ones.
     """
     if name == triposr.NAME:
         return triposr.verify(folder, files=triposr.FILES)
@@ -60,37 +60,30 @@ def fetch(
     source: str | None = None,
     half: bool = False,
     keep: bool = False,
-    on_progress: OnProgress | None = None,
-    on_step: OnStep | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Path:
-    """Fetch the weights unless they are there and right. A file appears whole and checked, or not at all.
+    """Gets the weights unless they are there and right; a file appears whole and checked, or not at all.
 
     Args:
-        folder: the folder of all weights.
+        folder: where all weights are.
         name: a background model of rembg, or triposr.
-        source: a URL or a folder with the files, instead of the place where they are published.
-        half: for TripoSR only: convert to half precision.
-        keep: for TripoSR only: keep the published file after its conversion.
-        on_progress: called as bytes arrive.
-        on_step: called when a step begins.
+        source: an address or a folder to get the files from, instead of where they are published.
+        half: of TripoSR only: in half precision.
+        keep: of TripoSR only: leave the published file beside what is made from it.
+        progress: told of the bytes as they come.
+        say: told what begins.
 
-    Raises: FetchFailed, or its subclass SourceUnreachable if a later try may succeed; WeightsMissing if no model has
-    that name.
+    Raises: FetchFailed, SourceUnreachable among it; WeightsMissing when the name is not a known model.
     """
     if folder.parts[:1] == ("~",):
         raise FetchFailed("This user has no home folder. Set WORKER_WEIGHTS_DIR to a folder for the models.")
     if name == triposr.NAME:
         return triposr.fetch(
-            folder,
-            source=source,
-            half=half,
-            keep=keep,
-            files=triposr.FILES,
-            on_progress=on_progress,
-            on_step=on_step,
+            folder, source=source, half=half, keep=keep, files=triposr.FILES, progress=progress, say=say
         )
     _require_known(name)
-    return rembg.fetch(folder, name, source=source, on_progress=on_progress, on_step=on_step)
+    return rembg.fetch(folder, name, source=source, progress=progress, say=say)
 
 
 def _require_known(name: str) -> None:

@@ -1,0 +1,1 @@
+"""What we need of HTTP to talk to servers that are not ours."""
