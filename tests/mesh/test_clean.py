@@ -55,7 +55,7 @@ def test_an_empty_mesh_stays_empty() -> None:
     assert (len(vertices), len(faces), dropped) == (0, 0, 0)
 
 
-def test_compact_renumbers_what_is_used() -> None:
+def test_remove_unused_renumbers_what_is_used() -> None:
     vertices = np.arange(15, dtype=np.float32).reshape(5, 3)
     faces = np.array([[1, 4, 2], [2, 2, 4]], np.int32)
     vertices, faces = remove_unused(vertices, faces)

@@ -87,7 +87,7 @@ def test_the_border_is_transparent_and_the_edges_are_smooth_without_a_seam(box: 
     assert picture[edge][:, :3].max(axis=1).min() > 80
 
 
-def test_every_look_of_a_camera_for_all_holds_the_whole_mesh(box: Scene) -> None:
+def test_every_viewpoint_of_one_camera_holds_the_whole_mesh(box: Scene) -> None:
     viewpoints = [Viewpoint(azimuth=azimuth, elevation=14) for azimuth in range(0, 360, 30)]
     camera = box.camera(viewpoints)
     for viewpoint in viewpoints:
