@@ -121,7 +121,7 @@ def test_files_that_cannot_be_removed_keep_their_rows(engine: Engine, bucket: Bu
     bucket.fault = lambda method, _path: (
         (lambda handler, _do: handler.answer(200, [])) if method == "DELETE" else None
     )
-    with pytest.raises(JobError, match="there again"):
+    with pytest.raises(JobError, match="exist again"):
         delete.delete(engine, store, "a/1", "a")
     store.storage.session.close()
     assert [row["product_id"] for row in queue.list_shop_jobs(engine, "a")] == ["1"]

@@ -261,12 +261,12 @@ CASES = [
     (temp_folder_that_cannot_be, "temp folder", Level.FAIL, "/dev/null/tmp", "Set WORKER_TEMP_DIR"),
     (full_disk, "disk", Level.FAIL, "no job is claimed", "WORKER_MIN_FREE_MB"),
     (malformed_backend, "webhook", Level.FAIL, "BACKEND_URL must be a URL", ""),
-    (backend_that_is_down, "webhook", Level.UNREACHABLE, "does not answer", "whether the backend runs"),
+    (backend_that_is_down, "webhook", Level.UNREACHABLE, "does not answer", "that the backend runs"),
     (malformed_secret, "webhook secret", Level.FAIL, "is not base64", "openssl rand"),
     (short_secret, "webhook secret", Level.ADVICE, "shorter than 24 bytes", "openssl rand"),
     (transaction_pooler, "listen", Level.ADVICE, "do not arrive", "WORKER_LISTEN_DATABASE_URL"),
     (malformed_setting, "settings", Level.FAIL, "WORKER_LEASE_S: ", "Correct it"),
-    (photos_from_here, "photos", Level.ADVICE, "this very machine", "Unset WORKER_PHOTO_LOOPBACK"),
+    (photos_from_here, "photos", Level.ADVICE, "this machine itself", "Unset WORKER_PHOTO_LOOPBACK"),
 ]
 EXIT = {Level.FAIL: 78, Level.UNREACHABLE: 75, Level.ADVICE: 0}
 
@@ -319,7 +319,7 @@ GPUS = "0, NVIDIA A10G, 550.90.07, 23028 MiB\n1, NVIDIA A10G, 550.90.07, 23028 M
             "mismatch",
         ),
         ("exit 6", {"WORKER_DEVICE": "cuda"}, [Level.FAIL], "lists none"),
-        ("exit 6", {"WORKER_DEVICE": "cpu"}, [Level.OK], "none wanted"),
+        ("exit 6", {"WORKER_DEVICE": "cpu"}, [Level.OK], "not used"),
     ],
 )
 def test_what_the_driver_says_is_held_against_the_settings(

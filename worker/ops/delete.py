@@ -1,4 +1,4 @@
-"""Takes the models of a product, a variant or a whole shop away: their jobs are stopped, then files and rows go."""
+"""`worker delete`: stop the jobs of a product, a variant or a whole shop, then delete their files and rows."""
 
 import time
 from dataclasses import dataclass
@@ -10,27 +10,29 @@ from worker.database import Row
 from worker.jobs import queue
 from worker.storage import Store, paths
 
-WAIT_S = 120.0  # longer than a lease and a child's stop: what still runs then is not stopping
+WAIT_S = 120.0  # longer than a lease and the end of a child: a job that still runs then does not stop
 PAUSE_S = 0.5
 
 
 class StillRunning(Exception):
-    """Jobs that were asked to stop have not; the message says which, and who has them."""
+    """Jobs that were asked to stop still run. The message names them and their workers."""
 
 
 @dataclass(frozen=True)
 class Removed:
+    """How many rows and files were deleted."""
+
     jobs: int
     files: int
 
 
 def find(engine: Engine, store: Store, stem: str, shop: str) -> tuple[list[Row], list[str]]:
-    """The jobs and the files of a stem of this shop. Raises: JobError."""
+    """Return the jobs and the files of a stem (see storage.paths) of this shop. Raises: JobError."""
     return _jobs(engine, stem, shop), store.find(stem)
 
 
 def delete(engine: Engine, store: Store, stem: str, shop: str, wait_s: float = WAIT_S) -> Removed:
-    """The rows go last, so that a deletion that fails can be repeated. Jobs that come in meanwhile stay.
+    """Delete files, then rows, so that a deletion that fails can be repeated. Jobs that are inserted meanwhile stay.
 
     Raises: StillRunning, JobError.
     """
@@ -45,19 +47,19 @@ def delete(engine: Engine, store: Store, stem: str, shop: str, wait_s: float = W
             named = ", ".join(f"{job['id']} at {job['claimed_by']}" for job in running)
             raise StillRunning(f"Nothing was deleted: these jobs still run: {named}.")
         time.sleep(PAUSE_S)
-        # A worker that is no more leaves its job when the lease has run out.
+        # The job of a lost worker is free when its lease has expired.
         queue.rescue(engine)
     removed: set[str] = set()
     while files := store.find(stem):
         if removed.issuperset(files):
-            raise JobError("storage_unavailable", f"{len(files)} files are there again after their removal.")
+            raise JobError("storage_unavailable", f"{len(files)} files exist again after their removal.")
         store.remove(files)
         removed.update(files)
     return Removed(jobs=queue.delete(engine, ids), files=len(removed))
 
 
 def _jobs(engine: Engine, stem: str, shop: str) -> list[Row]:
-    """By the very path under which their files lie, so that a gid and a plain id are one product."""
+    """Compare jobs by the path of their files, so that a gid and a plain id are the same product."""
     return [
         job
         for job in queue.list_shop_jobs(engine, shop)

@@ -60,7 +60,7 @@ def ids(page: str) -> list[str]:
     return re.findall(r'<li data-key="([0-9a-f-]{36})">', page)
 
 
-def test_the_queue_at_a_glance(site: httpx.Client, sql: psycopg.Connection) -> None:
+def test_the_overview_shows_the_queue_s_figures(site: httpx.Client, sql: psycopg.Connection) -> None:
     running = insert(sql, status="processing", progress=40, product_handle="teapot")
     waiting = insert(sql)
     failed = insert(sql, status="failed", product_id="gid://shopify/Product/77")
@@ -164,8 +164,8 @@ def test_a_hostile_address_never_becomes_a_link(site: httpx.Client, sql: psycopg
         job = insert(sql, status="completed", model_url=bad, metadata={"worker": told})
         for path in ("/", f"/jobs/{job}"):
             assert bad not in Tags(site.get(path).text).links, bad
-    assert access.web_address("https://a.example/b?c=d&e") == "https://a.example/b?c=d&e"
-    assert access.web_address(["https://a.example"]) is None
+    assert access.web_url("https://a.example/b?c=d&e") == "https://a.example/b?c=d&e"
+    assert access.web_url(["https://a.example"]) is None
 
 
 def test_a_browser_may_do_only_what_the_page_needs(engine: Engine) -> None:
@@ -310,8 +310,8 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
         job = connection.scalar(sa.text("SELECT id FROM public.jobs WHERE status = 'pending' LIMIT 1"))
     some |= {"shop": "shop-7.myshopify.com", "first": UUID("abcdef" + "0" * 26), "last": UUID("abcdef" + "f" * 26),
              "ids": [job], "id": job}  # fmt: skip
-    glance = {name: queue.QUERIES[name] for name in ("health", "workers", "failures", "queue_position")}
-    for name, statement in (pages.QUERIES | glance).items():
+    figures = {name: queue.QUERIES[name] for name in ("health", "workers", "failures", "queue_position")}
+    for name, statement in (pages.QUERIES | figures).items():
         needed = {key: some[key] for key in statement.compile().params}
         with crowded.connect() as connection:
             explain = sa.text("EXPLAIN (ANALYZE, FORMAT JSON) " + statement.text)

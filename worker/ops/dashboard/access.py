@@ -1,4 +1,4 @@
-"""Who may see the pages, and what a browser may do with them."""
+"""Who may see the pages, and what a browser may load on them."""
 
 import hashlib
 import hmac
@@ -28,7 +28,7 @@ class TokenAuth:
     def authorize(self, request: Request) -> bool:
         """True if the request carries the token, as a bearer or in our cookie."""
         if self.token is None:
-            # Only on loopback, where another site's page could reach us under a name of its own (DNS rebinding).
+            # Only on loopback, where another site's page could reach us under its own name (DNS rebinding).
             return is_loopback(_host(request))
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
@@ -48,12 +48,12 @@ class TokenAuth:
         )
 
     def _cookie(self) -> str:
-        """Not the token itself: who finds the cookie cannot log in elsewhere with it."""
+        """Return the cookie's value. It is not the token: somebody who finds the cookie cannot log in elsewhere with it."""
         return hmac.new(self.token or b"", b"worker dashboard", hashlib.sha256).hexdigest()
 
 
 def _host(request: Request) -> str:
-    """As the client says it: request.url takes our own address where it does not like what it reads."""
+    """Return the host that the client named. request.url falls back to our own address if the header is malformed."""
     try:
         return urlsplit("//" + request.headers.get("host", "")).hostname or ""
     except ValueError:
@@ -61,6 +61,7 @@ def _host(request: Request) -> str:
 
 
 def is_loopback(host: str) -> bool:
+    """True for localhost and loopback addresses, with brackets or without."""
     if host == "localhost":
         return True
     try:
@@ -70,7 +71,7 @@ def is_loopback(host: str) -> bool:
 
 
 def headers(settings: Settings) -> Mapping[str, str]:
-    """On every answer. Pictures and models come from where the worker takes photos and puts models, nothing else does."""
+    """Return the headers of every answer. Pictures and models load only from the hosts of photos and from the store."""
     stores = _origins(settings)
     pictures = ["'self'", *stores, *_photo_sources(settings)]
     policy = {
@@ -92,8 +93,8 @@ def headers(settings: Settings) -> Mapping[str, str]:
     }
 
 
-def web_address(value: object) -> str | None:
-    """An address that may become a link or a picture: http or https, and nothing that is read in two ways."""
+def web_url(value: object) -> str | None:
+    """Return the value if it is an http or https URL that is safe in a link or a picture, else None."""
     if not isinstance(value, str) or any(letter <= " " or letter in '\\"<>\x7f' for letter in value):
         return None
     try:
@@ -105,8 +106,8 @@ def web_address(value: object) -> str | None:
 
 
 def _origins(settings: Settings) -> list[str]:
-    addresses = filter(None, map(web_address, (settings.supabase_url, settings.storage_url)))
-    return [f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, addresses)]
+    urls = filter(None, map(web_url, (settings.supabase_url, settings.storage_url)))
+    return [f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls)]
 
 
 def _photo_sources(settings: Settings) -> list[str]:

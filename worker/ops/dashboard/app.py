@@ -1,4 +1,4 @@
-"""The routes: two pages and a login, all read-only, rendered here; what moves by itself is fetched again by dashboard.js."""
+"""The routes: two pages and a login, all read-only. dashboard.js fetches the pages again to keep them up to date."""
 
 import hashlib
 import json
@@ -38,14 +38,14 @@ STATIC = {
 }
 LARGEST_FORM = 4096  # bytes
 
-# How often a page asks for itself again, in seconds: while something runs, and else.
+# How often a page is fetched again, in seconds: while a job runs, and otherwise.
 LIVE_S, IDLE_S = 1, 4
 
 Next = Callable[[Request], Awaitable[Response]]
 
 
 def create(engine: Engine, settings: Settings) -> Starlette:
-    """The ASGI application. It needs no database to start."""
+    """Build the ASGI application. It needs no database to start."""
     token = settings.dashboard_token
     auth = access.TokenAuth(token.get_secret_value() if token else None)
     site = _Site(engine, auth, access.headers(settings), _renderer())
@@ -58,8 +58,8 @@ def create(engine: Engine, settings: Settings) -> Starlette:
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=site.guard)],
         exception_handlers={
-            DBAPIError: site.database_away,
-            PoolTimeout: site.database_away,
+            DBAPIError: site.database_error,
+            PoolTimeout: site.database_error,
             HTTPException: site.failed,
             Exception: site.failed,
         },
@@ -82,7 +82,7 @@ class _Site:
         found = pages.listing(self.engine, status=status, search=search, page=page)
         return self.render(
             "queue.html.j2",
-            **pages.glance(self.engine),
+            **pages.summary(self.engine),
             listing=found,
             status=status,
             search=search,
@@ -109,21 +109,21 @@ class _Site:
             if len(body) > LARGEST_FORM:
                 raise HTTPException(413)
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0]
-        return self._greet(request, given, "/")
+        return self._log_in(request, given, "/")
 
     async def guard(self, request: Request, proceed: Next) -> Response:
         path = request.url.path
         if path == "/login" or path.startswith("/static/") or self.auth.authorize(request):
             answer = await proceed(request)
         elif self.auth.token is None:
-            text = "Without a token this page answers to localhost only."
-            answer = self._message(421, "Another name", text)
+            text = "Without a token this page can be opened at localhost only."
+            answer = self._message(421, "Wrong host", text)
         else:
             path = "/" + path.lstrip("/")  # never another host's
             query = parse_qs(request.url.query)
             given = query.pop("token", [""])[0]
             # Out of the address bar and the history at once.
-            answer = self._greet(request, given, f"{path}?{urlencode(query, doseq=True)}" if query else path)
+            answer = self._log_in(request, given, f"{path}?{urlencode(query, doseq=True)}" if query else path)
         answer.headers.update(self.headers)
         answer.headers.setdefault("cache-control", "no-store")
         return answer
@@ -131,17 +131,17 @@ class _Site:
     def failed(self, _request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
         title, text = {
-            404: ("Not here", "There is no such job or page. The row may have been deleted."),
-            405: ("Read-only", "This page shows jobs and changes none: see worker cancel and worker retry."),
-        }.get(code, ("Something went wrong", "The command line that runs this page says what."))
+            404: ("Not found", "There is no such job or page. The row may have been deleted."),
+            405: ("Read-only", "This page cannot change jobs. Use worker cancel and worker retry."),
+        }.get(code, ("Something went wrong", "The output of worker dashboard says what."))
         answer = self._message(code, title, text)
-        answer.headers.update(self.headers)  # an error of our own passes by the guard
+        answer.headers.update(self.headers)  # the guard does not see our own errors
         return answer
 
-    def database_away(self, _request: Request, error: Exception) -> Response:
+    def database_error(self, _request: Request, error: Exception) -> Response:
         return self._message(503, *_explain(self.engine, error))
 
-    def _greet(self, request: Request, given: str, target: str) -> Response:
+    def _log_in(self, request: Request, given: str, target: str) -> Response:
         if not self.auth.verify(given):
             return self.render("login.html.j2", 401, wrong=bool(given))
         answer = RedirectResponse(target, 303)
@@ -156,29 +156,29 @@ def _static(request: Request) -> Response:
     path, kind = STATIC.get(request.path_params["name"], (None, None))
     if path is None:
         raise HTTPException(404)
-    # The address changes with the content.
+    # The URL changes with the content.
     return Response(path.read_bytes(), media_type=kind, headers={"cache-control": "max-age=31536000"})
 
 
 def _explain(engine: Engine, error: Exception) -> tuple[str, str]:
-    """What is wrong with the database, without what only its log should say."""
+    """Return a title and a text that say what is wrong with the database. Details stay in its log."""
     if isinstance(error, (OperationalError, InterfaceError, PoolTimeout)):
         return (
             "The database cannot be reached",
-            "This page comes back by itself as soon as the database does. Jobs that run go on.",
+            "This page comes back by itself as soon as the database does. Running jobs continue.",
         )
     if isinstance(error, ProgrammingError):
         try:
             database.check_schema(engine)
         except ConfigError as problem:
-            return "The database does not fit", str(problem)
+            return "The database schema does not fit", str(problem)
         except DBAPIError:
             pass
         return (
-            "The database refuses",
+            "The database refuses access",
             f"The role in DATABASE_URL may not read the queue: {first_line(error)}.",
         )
-    return "The database has failed", first_line(error)
+    return "The database query failed", first_line(error)
 
 
 def _renderer() -> Callable[..., Response]:
@@ -202,7 +202,7 @@ def _renderer() -> Callable[..., Response]:
         "duration": formats.duration,
         "file_size": formats.file_size,
         "last_part": last_part,
-        "web_address": access.web_address,
+        "web_url": access.web_url,
         "since": lambda then, now: max(0.0, (now - then).total_seconds()),
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
         "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
@@ -215,6 +215,6 @@ def _renderer() -> Callable[..., Response]:
 
 
 def _link(**query: Any) -> str:
-    """The overview with these in its address; what is empty, or the first page, is left out."""
-    said: Mapping[str, Any] = {k: v for k, v in query.items() if v and (k, v) != ("page", 1)}
-    return f"/?{urlencode(said)}" if said else "/"
+    """Return the overview's URL with these parameters, except empty ones and the first page."""
+    set_ones = {k: v for k, v in query.items() if v and (k, v) != ("page", 1)}
+    return f"/?{urlencode(set_ones)}" if set_ones else "/"

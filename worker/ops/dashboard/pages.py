@@ -1,4 +1,4 @@
-"""What each page shows, read from the database; nothing here writes."""
+"""Read what each page shows. Nothing here writes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ from worker.jobs import queue
 QUERIES = queries("worker.ops.dashboard")
 
 PAGE = 25  # jobs
-LAST_PAGE = 400  # further on nobody reads; a search finds what is older
-AHEAD = 5  # of those that wait, beside all others
-WITHIN = 5000  # how many of those that ended are looked through for one way of ending
+LAST_PAGE = 400  # a search finds older jobs
+AHEAD = 5  # waiting jobs that the first page shows beside the others
+WITHIN = 5000  # how many of the jobs that ended last are filtered by status
 
 STATES = {
     "": "All",
@@ -27,8 +27,8 @@ STATES = {
     "cancelled": "Cancelled",
 }
 
-# What the page shows of `metadata.worker` as it is.
-TOLD = ("engine", "cutout_url", "poster_url", "turntable_url", "usdz_url")
+# Texts of `metadata.worker` that the page shows.
+REPORT_TEXTS = ("engine", "cutout_url", "poster_url", "turntable_url", "usdz_url")
 
 
 class Listing(NamedTuple):
@@ -39,7 +39,7 @@ class Listing(NamedTuple):
 
 
 def listing(engine: Engine, *, status: str, search: str, page: int) -> Listing:
-    """`search` is a shop, or the beginning of a job's id; of six digits at least, so that few shops look like one."""
+    """Return a page of jobs. `search` is a shop, or at least six digits of the beginning of a job's id."""
     window = {"limit": PAGE + 1, "offset": (page - 1) * PAGE}
     digits = search.replace("-", "").lower()
     if re.fullmatch("[0-9a-f]{6,32}", digits):
@@ -60,7 +60,7 @@ def listing(engine: Engine, *, status: str, search: str, page: int) -> Listing:
 
 
 def _all_states(engine: Engine, window: Mapping[str, int], page: int) -> Listing:
-    """On the first page what runs and what is next, on all of them what has ended."""
+    """Return running and next jobs on the first page, and jobs that ended on all pages."""
     ended = _ids(engine, "ended", **window)
     now = []
     if page == 1:
@@ -70,11 +70,12 @@ def _all_states(engine: Engine, window: Mapping[str, int], page: int) -> Listing
 
 
 def cards(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
+    """Return what a line of a list shows of each job, in this order."""
     return fetch_all(engine, QUERIES["cards"], ids=list(ids)) if ids else []
 
 
-def glance(engine: Engine) -> Row:
-    """The queue's figures, the workers that were heard of, and the last day's failures by code."""
+def summary(engine: Engine) -> Row:
+    """Return the queue's figures, the workers of the last hour, and the last day's failures by code."""
     return {
         "health": queue.health(engine),
         "workers": queue.workers(engine),
@@ -83,60 +84,61 @@ def glance(engine: Engine) -> Row:
 
 
 def job(engine: Engine, job_id: UUID) -> Row | None:
-    """All that is known of a job; None where there is none."""
+    """Return everything that the page of a job shows. None if there is no such job."""
     found = fetch_one(engine, QUERIES["job"], id=job_id)
     if found is None:
         return None
     card = cards(engine, [job_id])
     if not card:  # deleted in between
         return None
-    told = _object(found["metadata"], "worker")
+    report = _object(found["metadata"], "worker")
     return {
         "job": card[0],
         "row": found["row"] | {"metadata": found["metadata"]},
         "cut": found["cut"],
-        "place": queue.queue_position(engine, job_id) if card[0]["status"] == "pending" else None,
+        "position": queue.queue_position(engine, job_id) if card[0]["status"] == "pending" else None,
         "attempts": fetch_all(engine, QUERIES["attempts"], id=job_id),
-        "photos": _photos(found["row"]["image_urls"], told.get("photos")),
-        "told": {name: _text(told, name) for name in TOLD},
-        "model": _object(told, "model"),
-        "quality": _quality(_object(told, "quality")),
-        "seconds": _seconds(_object(told, "seconds")),
+        "photos": _photos(found["row"]["image_urls"], report.get("photos")),
+        "report": {name: _text(report, name) for name in REPORT_TEXTS},
+        "model": _object(report, "model"),
+        "quality": _quality(_object(report, "quality")),
+        "seconds": _seconds(_object(report, "seconds")),
     }
 
 
-# What a report holds is taken by its type: one of another version, or of nobody's, must not break the page.
+# A report may be of another version, or written by a backend: values of unexpected types are left out.
 
 
-def _photos(urls: Sequence[str], said: object) -> list[Row]:
-    """Each photo with what became of it; the report lists them in the order of the row."""
-    reports = said if isinstance(said, list) and len(said) == len(urls) else [None] * len(urls)
+def _photos(urls: Sequence[str], reported: object) -> list[Row]:
+    """Return each photo with its outcome. The report lists photos in the order of the row."""
+    complete = isinstance(reported, list) and len(reported) == len(urls)
+    reports: Any = reported if complete else [None] * len(urls)
     return [
         {"url": url, "status": _text(report, "status"), "error_message": _text(report, "error_message")}
         for url, report in zip(urls, reports, strict=True)
     ]
 
 
-def _quality(told: Row) -> Row | None:
-    if not told:
+def _quality(quality: Row) -> Row | None:
+    if not quality:
         return None
-    warnings = told.get("warnings")
+    warnings = quality.get("warnings")
     return {
-        "score": _number(told.get("score")),
+        "score": _number(quality.get("score")),
         "warnings": [text for text in warnings if isinstance(text, str)]
         if isinstance(warnings, list)
         else [],
         "figures": {
             name: value
-            for name, value in told.items()
+            for name, value in quality.items()
             if name != "score" and isinstance(value, (bool, int, float))
         },
     }
 
 
-def _seconds(told: Row) -> dict[str, float]:
+def _seconds(seconds: Row) -> dict[str, float]:
     return stages.in_order(
-        {step: took for step, value in told.items() if (took := _number(value)) is not None and took >= 0}
+        {step: took for step, value in seconds.items() if (took := _number(value)) is not None and took >= 0}
     )
 
 
@@ -144,13 +146,13 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
-def _text(told: object, key: str) -> str | None:
-    value = told.get(key) if isinstance(told, dict) else None
+def _text(report: object, key: str) -> str | None:
+    value = report.get(key) if isinstance(report, dict) else None
     return value if isinstance(value, str) else None
 
 
-def _object(told: Mapping[str, Any], key: str) -> Row:
-    value = told.get(key)
+def _object(report: Mapping[str, Any], key: str) -> Row:
+    value = report.get(key)
     return value if isinstance(value, dict) else {}
 
 

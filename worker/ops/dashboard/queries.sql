@@ -1,11 +1,11 @@
--- What the dashboard's pages show. Statements that choose give ids and walk an index no further than the page goes;
--- `cards` and `job` read what was chosen. All of them only read.
+-- What the dashboard's pages show. Some statements select ids, and walk an index no further than the page needs; `cards` and
+-- `job` read the jobs of these ids. None of them writes.
 
 -- name: running
 SELECT id FROM public.jobs WHERE status = 'processing' ORDER BY started_at LIMIT :limit OFFSET :offset;
 
 -- name: waiting
--- In the order of the index, which is that of the claims but for the shops' turns.
+-- In the order of the index: that of the claims, except that shops take turns there.
 SELECT id FROM public.jobs WHERE status = 'pending'
 ORDER BY priority DESC, shop, run_after, created_at LIMIT :limit OFFSET :offset;
 
@@ -14,7 +14,7 @@ SELECT id FROM public.jobs WHERE completed_at IS NOT NULL
 ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
 
 -- name: ended_as
--- Of those that ended last only: no index knows how a job has ended.
+-- Only of the jobs that ended last: no index holds how a job ended.
 SELECT id FROM (
     SELECT id, status::text AS status, completed_at FROM public.jobs WHERE completed_at IS NOT NULL
     ORDER BY completed_at DESC LIMIT :within
@@ -32,7 +32,7 @@ WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) AND (:status = '' 
 ORDER BY id LIMIT :limit OFFSET :offset;
 
 -- name: cards
--- What a line of a list shows, in the order in which the ids are named.
+-- What a line of a list shows, in the order of the ids.
 SELECT id, shop, product_id, variant_id, product_handle, quality, status::text AS status, progress, stage, attempts,
     max_attempts, error_code, left(error_message, 500) AS error_message, claimed_by,
     CASE WHEN status = 'completed' THEN left(metadata #>> '{worker,poster_url}', 4000) END AS poster_url,
@@ -41,7 +41,7 @@ FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id,
 ORDER BY place;
 
 -- name: job
--- The whole row, but for the lease's token, which is a key, and for what a page cannot hold.
+-- The whole row, without the lease's token, which is a secret, and without metadata that is too large for a page.
 SELECT to_jsonb(job) - 'lease_token' - 'metadata' AS row, now() AS now, lease_expires_at < now() AS overdue,
     CASE WHEN octet_length(metadata::text) <= 200000 THEN metadata
          ELSE jsonb_build_object('worker', metadata -> 'worker') END AS metadata,

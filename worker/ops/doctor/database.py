@@ -1,4 +1,4 @@
-"""The database, as the daemon would meet it: its own connection settings, its own role."""
+"""The database, with the daemon's own connection settings and role."""
 
 import time
 from collections.abc import Iterator
@@ -23,25 +23,26 @@ TABLES = {
     ("public.jobs", "worker.outbox", "worker.attempts"): ("SELECT", "INSERT", "UPDATE", "DELETE"),
     ("worker.alembic_version",): ("SELECT",),
 }
-AS_WORKER = "Log in as the role worker, which the migrations equip (ALTER ROLE worker LOGIN PASSWORD '…')"
+AS_WORKER = "Log in as the role worker, to which the migrations grant all rights (ALTER ROLE worker LOGIN PASSWORD '…')"
 HEAR_S = 5.0
-SKEW_S, TOLERANCE_S = 5.0, 240.0  # Standard Webhooks' receivers refuse what is five minutes off
+SKEW_S, TOLERANCE_S = 5.0, 240.0  # receivers of Standard Webhooks refuse timestamps that are five minutes off
 TRANSACTION_PORT = 6543  # Supabase's transaction poolers
 
-# What libpq says, mostly without a code, and what to do about it.
+# What libpq says, mostly without a SQLSTATE, and how to fix it.
 EXPLAINED = {
-    "password authentication failed": "Correct the user or the password in DATABASE_URL. Characters such as @ / : # in a "
-    "password are written as %40 %2F %3A %23.",
+    "password authentication failed": "Correct the user or the password in DATABASE_URL. Write the characters @ / : # "
+    "of a password as %40 %2F %3A %23.",
     "no password supplied": "Put the password into DATABASE_URL: postgresql://user:password@host/name.",
     "Tenant or user not found": "At Supabase's pooler the user is ROLE.PROJECT, and the region in the host's name must be the "
-    "project's. Copy the address from the dashboard: Connect.",
+    "project's. Copy the URL from Supabase's dashboard: Connect.",
     "no pg_hba.conf entry": "Allow this host in the server's pg_hba.conf, or encrypt: add ?sslmode=require to DATABASE_URL.",
     "does not exist": "Correct the database's or the role's name in DATABASE_URL.",
-    "SSL": "Add ?sslmode=require to DATABASE_URL, or take it away where the server has no TLS.",
+    "SSL": "Add ?sslmode=require to DATABASE_URL, or remove it if the server has no TLS.",
 }
 
 
 def reachable(settings: Settings) -> Iterator[Finding]:
+    """Connect, and check that the server can be written to and the connection is encrypted."""
     target = database.url(settings)
     try:
         with _connected(target) as connection:
@@ -52,32 +53,35 @@ def reachable(settings: Settings) -> Iterator[Finding]:
         return
     yield ok("database", f"Postgres {who['version']}, database {who['database']} as {who['role']}")
     if who["read_only"]:
-        yield fail("database", "the server is read-only", "Let DATABASE_URL name the primary, not a replica.")
+        yield fail(
+            "database", "the server is read-only", "Point DATABASE_URL to the primary, not to a replica."
+        )
     if not encrypted and _is_remote(target):
         yield advice("database", "the connection is not encrypted", "Add ?sslmode=require to DATABASE_URL.")
 
 
 def pooler(settings: Settings) -> Iterator[Finding]:
-    """A pooler hands out a process number of its own at login, and runs statements in another."""
+    """Tell a pooler from a direct connection: it gives a process number at login and runs statements in another process."""
     target = database.url(settings)
     with _connected(target) as connection:
         direct = _pgconn(connection).backend_pid == connection.scalar(QUERIES["backend"])
     if direct:
         yield ok("pooler", "none: a direct connection")
     elif target.port == TRANSACTION_PORT:
-        yield ok("pooler", "a transaction pooler, which will do")
+        yield ok("pooler", "a transaction pooler, which works")
     else:
-        yield ok("pooler", "a pooler stands between, which will do")
+        yield ok("pooler", "a pooler, which works")
 
 
 def schema(settings: Settings) -> Iterator[Finding]:
+    """Check that the schema is the one of this worker."""
     engine = database.connect(database.url(settings), pool_size=1)
     try:
         database.check_schema(engine)
     except ConfigError as error:
         yield from_error("schema", error)
     else:
-        yield ok("schema", f"at {database.SCHEMA}, as this worker wants it")
+        yield ok("schema", f"{database.SCHEMA}, which fits this worker")
     finally:
         engine.dispose()
 
@@ -98,6 +102,7 @@ def workers(settings: Settings) -> Iterator[Finding]:
 
 
 def rights(settings: Settings) -> Iterator[Finding]:
+    """Check that the role may read and write all rows of the worker's tables."""
     found = []
     try:
         with _connected(database.url(settings)) as connection:
@@ -108,7 +113,7 @@ def rights(settings: Settings) -> Iterator[Finding]:
                 ).mappings()
                 found += [dict(row) for row in rows if row["there"]]
     except ProgrammingError as error:
-        yield fail("rights", database_says(error), f"{AS_WORKER}.")
+        yield fail("rights", one_line(error), f"{AS_WORKER}.")
         return
     fine = True
     for table in found:
@@ -124,7 +129,7 @@ def rights(settings: Settings) -> Iterator[Finding]:
             fine = False
             yield fail(
                 "rights",
-                f"{role} sees no row of {name}: row-level security has no policy for it, and raises no error",
+                f"{role} sees no row of {name}: row-level security has no policy for this role and raises no error",
                 f"{AS_WORKER}; or, as the owner: "
                 f"CREATE POLICY {role}_sees_all ON {name} TO {role} USING (true) WITH CHECK (true);",
             )
@@ -133,20 +138,20 @@ def rights(settings: Settings) -> Iterator[Finding]:
             yield advice(
                 "rights",
                 f"{role} sees only some rows of {name}: {' OR '.join(table['policies'])}",
-                "Nothing to do, if it is meant so.",
+                "Nothing to do if this is intended.",
             )
     if not found:
         yield ok("rights", "no tables yet: see schema")
     elif fine:
-        yield ok("rights", f"{role} sees and writes all rows")
+        yield ok("rights", f"{role} may read and write all rows")
 
 
 def listen(settings: Settings) -> Iterator[Finding]:
-    """An echo, sent on another connection: one that is pooled may seem to hear itself."""
+    """Send a notification on another connection, because a pooled connection may seem to hear its own, and wait for it."""
     channel = f"worker_doctor_{uuid4().hex[:12]}"
     fix = (
-        "Set WORKER_LISTEN_DATABASE_URL to the direct connection, or to the session pooler (port 5432 at Supabase). Without "
-        "it jobs are polled for, and start up to WORKER_POLL_S later."
+        "Set WORKER_LISTEN_DATABASE_URL to the direct connection or the session pooler (port 5432 at Supabase). Until then "
+        "the worker polls, and jobs start up to WORKER_POLL_S later."
     )
     try:
         with database.listen(settings) as connection, _connected(database.url(settings)) as other:
@@ -156,7 +161,7 @@ def listen(settings: Settings) -> Iterator[Finding]:
                 notice.channel == channel for notice in connection.notifies(timeout=HEAR_S, stop_after=1)
             )
     except psycopg.Error as error:
-        yield advice("listen", f"notifications cannot be listened for: {one_line(error)}", fix)
+        yield advice("listen", f"LISTEN fails: {one_line(error)}", fix)
         return
     if heard:
         yield ok("listen", "notifications arrive")
@@ -165,16 +170,17 @@ def listen(settings: Settings) -> Iterator[Finding]:
 
 
 def clock(settings: Settings) -> Iterator[Finding]:
+    """Compare this host's clock with the database's."""
     with _connected(database.url(settings)) as connection:
-        connection.execute(QUERIES["backend"])  # the connection is warm
+        connection.execute(QUERIES["backend"])  # so that the next statement needs no new connection
         before = time.time()
         theirs = float(connection.scalar(QUERIES["clock"]))
         ours = (before + time.time()) / 2
     skew = ours - theirs
-    said = f"this host's is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
-    fix = "Have this host's clock set by the network: timedatectl set-ntp true."
+    said = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
+    fix = "Let the network set this host's clock: timedatectl set-ntp true."
     if abs(skew) > TOLERANCE_S:
-        yield fail("clock", f"{said}: receivers will refuse the webhooks' signatures", fix)
+        yield fail("clock", f"{said}; receivers refuse the webhooks' signatures", fix)
     elif abs(skew) > SKEW_S:
         yield advice("clock", said, fix)
     else:
@@ -186,7 +192,7 @@ def database_says(error: DBAPIError) -> str:
 
 
 def _explained(error: DBAPIError, target: URL) -> Finding:
-    said = database_says(error)
+    said = one_line(error)
     for words, fix in EXPLAINED.items():
         if words in said:
             return fail("database", said, fix)
@@ -194,8 +200,8 @@ def _explained(error: DBAPIError, target: URL) -> Finding:
         return unreachable(
             "database",
             said,
-            f"See whether {target.host or 'the socket'}:{target.port or 5432} can be reached from here: name, port, firewall; "
-            "Supabase's direct host has IPv6 only, its poolers IPv4.",
+            f"Check that {target.host or 'the socket'}:{target.port or 5432} can be reached from here: name, port, firewall; "
+            "Supabase's direct host has IPv6 only, its poolers have IPv4.",
         )
     return fail("database", said, "Correct DATABASE_URL.")
 

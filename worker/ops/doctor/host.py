@@ -1,4 +1,4 @@
-"""The machine: Python, libraries, memory, disks, and the GPU as its driver sees it."""
+"""The host: Python, libraries, memory, disks, and the GPU as its driver lists it."""
 
 import getpass
 import os
@@ -19,23 +19,25 @@ from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
 
 PACKAGE = "shop-model-worker"
-ROOMY_MB = 5000  # of a disk: weights, the files of a few jobs, and a core dump to spare
+ROOMY_MB = 5000  # free on a disk: for weights, the files of a few jobs, and a core dump
 ASK_S = 15
 
 
 def python(_: Settings) -> Iterator[Finding]:
+    """Check Python's version."""
     found, wanted = platform.python_version(), metadata.metadata(PACKAGE)["Requires-Python"]
     if SpecifierSet(wanted).contains(found):
         yield ok("python", f"{found} at {sys.executable}")
     else:
         yield fail(
             "python",
-            f"{found}, and {wanted} is needed",
-            "Make the virtual environment anew with such a Python.",
+            f"{found}, but {wanted} is needed",
+            "Create the virtual environment again with that Python.",
         )
 
 
 def libraries(_: Settings) -> Iterator[Finding]:
+    """Check that all libraries are installed in versions that fit."""
     unfit = []
     requirements = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
     needed = [need for need in requirements if need.marker is None or need.marker.evaluate({"extra": ""})]
@@ -54,10 +56,11 @@ def libraries(_: Settings) -> Iterator[Finding]:
             "Install the lock's versions: pip install --constraint requirements.lock .",
         )
     else:
-        yield ok("libraries", f"{len(needed)} within their bounds")
+        yield ok("libraries", f"all {len(needed)} have versions that fit")
 
 
 def memory(settings: Settings) -> Iterator[Finding]:
+    """Check the memory of the host or of its container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
@@ -67,14 +70,15 @@ def memory(settings: Settings) -> Iterator[Finding]:
     if total / 1e9 < needed:
         yield advice(
             "memory",
-            f"{said} in all, and {settings.engine} wants about {needed:g} GB a lane",
-            "Give the host or the container more memory, or jobs may end with out_of_memory or worker_lost.",
+            f"{said} in all, and {settings.engine} needs about {needed:g} GB per lane",
+            "Give the host or the container more memory: jobs may fail with out_of_memory or worker_lost.",
         )
     else:
         yield ok("memory", said)
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
+    """Check the free space where jobs, models and weights are stored."""
     places = {
         "WORKER_TEMP_DIR": settings.temp_dir,
         "WORKER_STORAGE_DIR": settings.storage_dir,
@@ -88,41 +92,41 @@ def disk(settings: Settings) -> Iterator[Finding]:
         if free_mb < settings.min_free_mb and variable != "WORKER_WEIGHTS_DIR":
             yield fail(
                 "disk",
-                f"{said}: no job is claimed below {settings.min_free_mb:,}",
+                f"{said}; no job is claimed below {settings.min_free_mb:,} MB",
                 f"Free some space, point {variable} to a larger disk, or lower WORKER_MIN_FREE_MB.",
             )
         elif free_mb < ROOMY_MB:
-            yield advice("disk", said, "Free some space before it runs out.")
+            yield advice("disk", said, "Free some space before the disk is full.")
         else:
             yield ok("disk", said)
 
 
 def temp_folder(settings: Settings) -> Iterator[Finding]:
-    """Where it is not there yet it is not made: it would belong to whoever asks now."""
+    """Check that WORKER_TEMP_DIR can be written to. A missing folder is not created: it would belong to the doctor's user."""
     folder, user = settings.temp_dir, _user()
-    fix = "Set WORKER_TEMP_DIR to a folder that the service's user may write to, and run doctor as that user."
+    fix = "Set WORKER_TEMP_DIR to a folder that the service's user can write to, and run the doctor as that user."
     try:
         if folder.is_dir():
             with tempfile.TemporaryFile(dir=folder) as file:
                 file.write(b"probe")
-            yield ok("temp folder", f"{folder} can be written to by {user}")
+            yield ok("temp folder", f"{user} can write to {folder}")
         elif (parent := _standing(folder)).is_dir() and os.access(parent, os.W_OK | os.X_OK):
-            yield ok("temp folder", f"{folder} can be made by {user}")
+            yield ok("temp folder", f"{user} can create {folder}")
         else:
-            yield fail("temp folder", f"{folder} cannot be made below {parent} by {user}", fix)
+            yield fail("temp folder", f"{user} cannot create {folder} in {parent}", fix)
     except OSError as error:
-        yield fail("temp folder", f"{folder} cannot be written to by {user}: {error.strerror}", fix)
+        yield fail("temp folder", f"{user} cannot write to {folder}: {error.strerror}", fix)
 
 
 def gpu(settings: Settings) -> Iterator[Finding]:
-    """As the driver sees it; `worker.ops.doctor.models.torch` says what torch sees."""
+    """Compare the GPUs that the driver lists with the settings; the check `torch` says what torch finds."""
     asked = settings.cuda_visible_devices
     if settings.device == "cpu" or asked == "":
-        yield ok("gpu", "none wanted: one lane on the CPU")
+        yield ok("gpu", "not used: one lane on the CPU")
         return
     listed = _driver()
     if isinstance(listed, str):
-        said = f"none is seen: {listed}"
+        said = f"not found: {listed}"
         if settings.device == "cuda" or asked:
             yield fail(
                 "gpu",
@@ -132,8 +136,8 @@ def gpu(settings: Settings) -> Iterator[Finding]:
         elif "cuda" in engines.find(settings.engine).devices and settings.device == "auto":
             yield advice(
                 "gpu",
-                f"{said}; {settings.engine} on a CPU takes half a minute and more for a model",
-                "Install NVIDIA's driver, or set WORKER_DEVICE=cpu to say that it is meant so.",
+                f"{said}; {settings.engine} on a CPU needs half a minute or more for a model",
+                "Install NVIDIA's driver, or set WORKER_DEVICE=cpu if this is intended.",
             )
         else:
             yield ok("gpu", "none: one lane on the CPU")
@@ -143,18 +147,18 @@ def gpu(settings: Settings) -> Iterator[Finding]:
         if name.isdigit() and name not in numbers:
             yield fail(
                 "gpu",
-                f"CUDA_VISIBLE_DEVICES names GPU {name}, and there are {', '.join(sorted(numbers))}",
-                "Name GPUs that nvidia-smi lists, or unset it to use all.",
+                f"CUDA_VISIBLE_DEVICES names GPU {name}, but there are only {', '.join(sorted(numbers))}",
+                "Name GPUs that nvidia-smi lists, or unset it to use all of them.",
             )
     for line in listed:
         yield ok("gpu", line)
 
 
 def _driver() -> list[str] | str:
-    """A line for each GPU: number, name, driver, memory; or why there is none."""
+    """Return a line for each GPU: number, name, driver, memory; or why there is none."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return "there is no nvidia-smi"
+        return "nvidia-smi is not installed"
     query = ["--query-gpu=index,name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         answer = subprocess.run([program, *query], capture_output=True, text=True, timeout=ASK_S, check=False)
@@ -174,5 +178,5 @@ def _user() -> str:
 
 
 def _standing(place: Path) -> Path:
-    """The place itself, or the nearest folder above it that is there."""
+    """Return the place itself, or the nearest folder above it that exists."""
     return next(folder for folder in (place, *place.absolute().parents) if folder.exists())

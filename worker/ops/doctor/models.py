@@ -1,4 +1,4 @@
-"""The models: their weights on the disk, and whether torch can run them where they should run."""
+"""The models: their weights on the disk, and torch on the device that shall run them."""
 
 import json
 import subprocess
@@ -29,18 +29,20 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpu
 
 
 def weights(settings: Settings) -> Iterator[Finding]:
+    """Check that the weights are present and unchanged."""
     for name in engines.weights_needed(settings.engine, settings.background_model):
         try:
             path = on_disk.verify(settings.weights_dir, name)
         except on_disk.NotOfficial as error:
-            yield advice("weights", str(error), "Nothing to do, if it is meant so.")
+            yield advice("weights", str(error), "Nothing to do if this is intended.")
         except on_disk.WeightsMissing as error:
             yield from_error("weights", error)
         else:
-            yield ok("weights", f"{name}: as published, {path}")
+            yield ok("weights", f"{name}: verified, {path}")
 
 
 def torch(settings: Settings) -> Iterator[Finding]:
+    """Compute something on each GPU with torch, in a process of its own."""
     spec = engines.find(settings.engine)
     if spec.devices == ("cpu",):
         yield ok("torch", f"not used by the engine {settings.engine}")
@@ -60,7 +62,7 @@ def torch(settings: Settings) -> Iterator[Finding]:
         yield unreachable(
             "torch",
             f"no answer within {TORCH_S} s",
-            "See whether nvidia-smi answers; a GPU that hangs wants a reset.",
+            "Check that nvidia-smi answers; a GPU that hangs needs a reset.",
         )
         return
     if answer.returncode:

@@ -1,7 +1,7 @@
 -- What `worker doctor` asks the database. Names without a schema are Postgres's own.
 
 -- name: who
--- Whom we talk to, and as whom.
+-- The server, the database and our role.
 SELECT current_database() AS database, current_user AS role, current_setting('server_version') AS version,
     current_setting('transaction_read_only') = 'on' AS read_only;
 
@@ -14,7 +14,7 @@ SELECT pg_backend_pid();
 SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision);
 
 -- name: notify
--- Say something on a channel.
+-- Send a notification.
 SELECT pg_notify(:channel, '');
 
 -- name: rights

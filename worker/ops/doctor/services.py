@@ -1,4 +1,4 @@
-"""What is reached over HTTP: the bucket and the backend; and where photos may come from."""
+"""What is reached over HTTP: the store, the hosts of photos, and the backend."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from worker.core.settings import Settings
 from worker.storage import StoreUnreachable, open_store
 from worker.webhooks import sender, signature
 
-KEY_BYTES = 24  # the least that Standard Webhooks wants of a secret
+KEY_BYTES = 24  # the minimum of Standard Webhooks
 TIMEOUT = httpx.Timeout(10, connect=5)
 
 
@@ -20,33 +20,37 @@ def store(settings: Settings) -> Iterator[Finding]:
     except StoreUnreachable as error:
         yield unreachable(
             "store",
-            f"the storage does not answer: {error}",
-            "See whether SUPABASE_URL can be reached from here.",
+            f"the store does not answer: {error}",
+            "Check that SUPABASE_URL can be reached from here.",
         )
         return
     yield from findings
     if not any(finding.level is Level.FAIL for finding in findings):
         place = settings.storage_dir or f"{settings.supabase_bucket_name} at {settings.supabase_url}"
-        yield ok("store", f"{place}: written to, and removed again")
+        yield ok("store", f"{place}: a file was written and removed")
 
 
 def photos(settings: Settings) -> Iterator[Finding]:
+    """Name the hosts from which photos are accepted."""
     if settings.photo_loopback:
         yield advice(
             "photos",
-            "photos are taken from this very machine",
-            "Unset WORKER_PHOTO_LOOPBACK, but for development.",
+            "photos are accepted from this machine itself",
+            "Unset WORKER_PHOTO_LOOPBACK; it is for development only.",
         )
     if "*" in settings.photo_hosts:
         yield advice(
-            "photos", "photos are taken from any public host", "Name the hosts in WORKER_PHOTO_HOSTS."
+            "photos", "photos are accepted from any public host", "Name the hosts in WORKER_PHOTO_HOSTS."
         )
     yield ok("photos", f"from {', '.join(settings.all_photo_hosts())}")
 
 
 def webhook(settings: Settings) -> Iterator[Finding]:
+    """Check that the backend answers at its webhook URL."""
     if settings.backend_url is None:
-        yield advice("webhook", "nobody is told", "Set BACKEND_URL, or let the backend read the rows itself.")
+        yield advice(
+            "webhook", "no webhooks are sent", "Set BACKEND_URL, or let the backend read the rows itself."
+        )
         return
     url = sender.webhook_url(settings.backend_url)
     try:
@@ -56,21 +60,22 @@ def webhook(settings: Settings) -> Iterator[Finding]:
         yield unreachable(
             "webhook",
             f"{url} does not answer: {type(error).__name__}: {error}",
-            "See whether the backend runs and BACKEND_URL can be reached from here. Events wait meanwhile.",
+            "Check that the backend runs and BACKEND_URL can be reached from here. Events wait meanwhile.",
         )
         return
     if answer.is_redirect:
         yield fail(
             "webhook",
-            f"{url} answers {answer.status_code}, and redirects are not followed",
-            "Set BACKEND_URL to where it leads; mostly that is https:// in place of http://.",
+            f"{url} answers {answer.status_code}, but redirects are not followed",
+            "Set BACKEND_URL to the redirect's target; usually that is https:// in place of http://.",
         )
     else:
         yield ok("webhook", f"{url} answers ({answer.status_code} to HEAD)")
 
 
 def secret(settings: Settings) -> Iterator[Finding]:
-    fix = "Make one with: openssl rand -base64 32"
+    """Check that webhooks are signed with keys that are long enough."""
+    fix = "Create one with: openssl rand -base64 32"
     if settings.backend_url is None:
         return
     if settings.webhook_secret is None:

@@ -1,14 +1,14 @@
-// Keeps the page as fresh as the queue: it asks for itself again and changes only what differs, so that bars glide,
-// pictures stay and a model goes on turning.
+// Keep the page up to date: fetch it again and change only what differs, so that progress bars glide, pictures stay and a
+// model keeps turning.
 "use strict";
 
 {
-  const PATIENCE = 8000;
+  const TIMEOUT_MS = 8000;
   const pulse = document.getElementById("pulse");
   const live = document.getElementById("live");
   let timer;
 
-  function say(state, text) {
+  function setStatus(state, text) {
     if (!pulse || pulse.dataset.state === state) return;
     pulse.dataset.state = state;
     pulse.textContent = text;
@@ -18,30 +18,30 @@
     clearTimeout(timer);
     if (document.hidden) return;
     try {
-      const answer = await fetch(location.href, { signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch(location.href, { signal: AbortSignal.timeout(TIMEOUT_MS) });
       if (answer.status === 401) return location.reload();
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.getElementById("live");
-      // What was there stays readable while the database is away.
+      // The last content stays readable while the database cannot be reached.
       const away = answer.status >= 500 && !live.querySelector(".message");
       if (!away && fresh) {
         morph(live, fresh);
         document.title = page.title;
-        if (typeof Viewer === "function") wakeViewers();
+        if (typeof Viewer === "function") startViewers();
       }
       live.classList.toggle("stale", away);
-      if (answer.ok) say("live", "live");
-      else if (answer.status >= 500) say("away", "the database cannot be reached");
+      if (answer.ok) setStatus("live", "live");
+      else if (answer.status >= 500) setStatus("away", "the database cannot be reached");
     } catch {
       live.classList.add("stale");
-      say("away", "no answer");
+      setStatus("away", "no answer");
     }
     timer = setTimeout(refresh, 1000 * (Number(live.dataset.every) || 4));
   }
 
-  // Makes `old` like `fresh`. Children are told apart by data-key where they have one, else by their place and name.
+  // Make `old` like `fresh`. Children are matched by data-key if they have one, else by position and name.
   function morph(old, fresh) {
-    if ("keep" in old.dataset) return; // a model that somebody may be turning
+    if ("keep" in old.dataset) return; // somebody may be turning this model
     for (const { name } of [...old.attributes]) {
       if (!fresh.hasAttribute(name) && name !== "data-broken" && name !== "open") old.removeAttribute(name);
     }
@@ -73,22 +73,22 @@
     }
   }
 
-  const shown = new WeakSet(document.querySelectorAll("[data-src]")); // viewer.js has begun these
-  function wakeViewers() {
+  const started = new WeakSet(document.querySelectorAll("[data-src]")); // viewer.js has started these
+  function startViewers() {
     for (const stage of document.querySelectorAll("[data-src]")) {
-      if (!shown.has(stage)) new Viewer(stage);
-      shown.add(stage);
+      if (!started.has(stage)) new Viewer(stage);
+      started.add(stage);
     }
   }
 
-  // A picture that its store no longer has, or that the policy keeps out, leaves its place to what stands behind it.
+  // A picture that is missing in its store, or that the policy blocks, reveals the placeholder behind it.
   const broken = (image) => image.setAttribute("data-broken", "");
   document.addEventListener("error", (event) => event.target.nodeName === "IMG" && broken(event.target), true);
   for (const image of document.images) if (image.complete && !image.naturalWidth && image.loading !== "lazy") broken(image);
 
   if (live) {
     document.addEventListener("visibilitychange", refresh);
-    say(live.querySelector(".message") ? "away" : "live", live.querySelector(".message") ? "trying again" : "live");
+    setStatus(live.querySelector(".message") ? "away" : "live", live.querySelector(".message") ? "trying again" : "live");
     timer = setTimeout(refresh, 1000 * (Number(live.dataset.every) || 4));
   }
 }

@@ -1,6 +1,6 @@
-// Shows our GLB files: one mesh, one primitive, one JPEG texture, matt. No dependencies. The model is in the page as
-// base64 (data-model), which needs no network, or at an address (data-src). A browser allows some 16 WebGL contexts, so
-// a viewer has one only while it is in view; until then, and where WebGL is missing, its poster stands there.
+// Show our GLB files: one mesh, one primitive, one JPEG texture, matt. No dependencies. The model is in the page as base64
+// (data-model), which needs no network, or at a URL (data-src). A browser allows some 16 WebGL contexts, so a viewer has one
+// only while it is in view; until then, and without WebGL, it shows the poster.
 "use strict";
 
 const LIVE = 6;
@@ -14,8 +14,8 @@ uniform mat4 project; uniform vec3 eye;
 out vec3 n; out vec3 v; out vec2 t;
 void main() { n = normal; v = eye - position; t = uv; gl_Position = project * vec4(position, 1.0); }`;
 
-// The texture is a photo and has light in it already, so a surface that faces the eye must come out at about its
-// own brightness. The lamps move with the eye: the product turns, the studio does not.
+// The texture is a photo and already contains light, so a surface that faces the eye is drawn at about its own brightness.
+// The lamps move with the eye: the product turns, the lighting does not.
 const MODEL_FRAGMENT = `#version 300 es
 precision highp float;
 in vec3 n; in vec3 v; in vec2 t;
@@ -103,7 +103,7 @@ function bounds(position) {
     high[i % 3] = Math.max(high[i % 3], value);
   });
   const centre = low.map((value, i) => (value + high[i]) / 2);
-  // A product turns about its upright axis, so what must fit the frame is a cylinder.
+  // The product turns around its vertical axis, so a cylinder must fit into the frame.
   const half = high[1] - centre[1];
   let wide = 0;
   for (let i = 0; i < position.length; i += 3) {
@@ -112,7 +112,7 @@ function bounds(position) {
   return { centre, base: low[1], half, wide, radius: Math.hypot(half, wide) };
 }
 
-// The shadow on the floor: how near above each spot the model is, blurred. Made once, from points on the triangles.
+// The shadow on the floor: how close the model is above each spot, blurred. Computed once, from points on the triangles.
 function castShadow({ position, index }, { centre, base, radius }, size) {
   const reach = radius * 1.5, cell = (2 * reach) / size;
   let field = new Float32Array(size * size);
@@ -170,8 +170,8 @@ function texture(gl, upload, filter) {
   return made;
 }
 
-// Where the eye is and the one matrix that takes the model to the screen, column by column.
-function look({ turn, lift, near }, { centre, half, wide, radius }, aspect) {
+// The eye's position, and the matrix from the model to the screen, column by column.
+function camera({ turn, lift, near }, { centre, half, wide, radius }, aspect) {
   const far = (Math.max(half * 1.16, (wide * 1.06) / aspect) / Math.tan(FIELD / 2) + wide) * near;
   const back = [Math.sin(turn) * Math.cos(lift), Math.sin(lift), Math.cos(turn) * Math.cos(lift)];
   const right = [Math.cos(turn), 0, -Math.sin(turn)];
@@ -236,7 +236,7 @@ class Viewer {
       console.warn(`The model stays a picture: ${problem.message}`);
       return;
     }
-    // Lost contexts are not repaired but begun anew, by the same way that begins them first.
+    // A lost context is not repaired: the viewer starts again as it did first.
     canvas.addEventListener("webglcontextlost", () => this.canvas === canvas && this.stop());
     this.stage.append(canvas);
     this.stage.dataset.state = "live";
@@ -296,7 +296,7 @@ class Viewer {
     const sharp = Math.min(devicePixelRatio, 2);
     const [width, height] = [this.stage.clientWidth * sharp, this.stage.clientHeight * sharp].map(Math.round);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const { eye, project, axes } = look(this.pose, box, width / height);
+    const { eye, project, axes } = camera(this.pose, box, width / height);
     gl.viewport(0, 0, width, height);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
 
@@ -343,7 +343,7 @@ class Viewer {
     this.fingers.delete(event.pointerId);
   }
 
-  // The page must go on scrolling under the mouse, so the wheel zooms only in a viewer that was clicked.
+  // The wheel zooms only in a viewer that was clicked, because the page must keep scrolling under the mouse.
   wheel(event) {
     if (document.activeElement !== this.stage) return;
     event.preventDefault();
