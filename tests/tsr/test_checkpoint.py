@@ -151,7 +151,7 @@ def test_code_in_a_file_is_refused_and_not_run(
     trace = tmp_path / "trace"
     save({BIAS: Evil(trace)}, folder / "model.ckpt")
 
-    assert re.match(r"FOLDER/model.ckpt holds code \([\w.]+\), not only weights", refusal(folder))
+    assert re.match(r"FOLDER/model.ckpt contains code \([\w.]+\), not only weights", refusal(folder))
     assert not trace.exists()
 
 

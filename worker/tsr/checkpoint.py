@@ -1,4 +1,4 @@
-"""The weights' files: read strictly, never run, and converted to what loads fast."""
+"""The weights' files: read strictly, never executed, and converted to a file that loads fast."""
 
 import contextlib
 import os
@@ -17,18 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worker.tsr import config as configuration
-from worker.tsr.config import CheckpointError, Config
+from worker.tsr.config import CheckpointError, Config, one_line
 from worker.tsr.model import TripoSR
 
-SAFETENSORS = "model.safetensors"  # looked for first
+SAFETENSORS = "model.safetensors"  # preferred to CKPT
 CKPT = "model.ckpt"
-LISTED = 4  # keys in a message; of a wholly different network all would be wrong
+LISTED = 4  # keys in a message; of another network all keys are wrong
 
-# In the files, of no use: a classifier's last layer over the ViT's class token.
+# Present in the files and unused: the last layer of a classifier on the ViT's class token.
 POOLER = re.compile(r"image_tokenizer\.model\.pooler\.dense\.(weight|bias)")
 
 VIT = "image_tokenizer.model."
-# What transformers 5 calls the ViT's parts, and what the official checkpoint calls them.
+# The names of the ViT's parts in transformers 5, and in the official checkpoint.
 RENAMED = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
@@ -45,19 +45,19 @@ NEW_NAME = re.compile(rf"{re.escape(VIT)}layers\.(\d+)\.({'|'.join(map(re.escape
 def load(
     folder: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> TripoSR:
-    """The network with the weights of a folder.
+    """Load the network with the weights of a folder.
 
-    `config.yaml` says the shapes, and `dino_config.json` the ViT's unless they are the official ones. On the CPU, and
-    in the precision of the file, the weights of `model.safetensors` or `model.ckpt` stay mapped to the file: they
-    take no time to load, and the system may drop them from memory. So replace such a file; never write into it.
+    `config.yaml` has the shapes, and `dino_config.json` those of the ViT if they are not the official ones. On the CPU,
+    in the precision of the file, the weights of `model.safetensors` or `model.ckpt` stay mapped to the file: they load
+    at once, and the system may drop them from memory. So replace such a file, and never write into it.
 
     Args:
-        folder: where the files are.
-        device: where the network runs.
-        dtype: the precision of the transformers: float32, float16 or bfloat16. The field is float32 always.
+        folder: the folder of the files.
+        device: the device of the network.
+        dtype: the precision of the transformers: float32, float16 or bfloat16. The field is always float32.
 
     Raises:
-        CheckpointError: a file is missing, damaged, holds code, or does not fit config.yaml key by key.
+        CheckpointError: a file is missing or damaged, contains code, or does not fit config.yaml key by key.
     """
     config = configuration.read(Path(folder))
     path = weights_file(Path(folder))
@@ -68,12 +68,12 @@ def load(
 
 
 def convert(source: str | Path, target: str | Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes `model.safetensors`, all of it or nothing, and returns where.
+    """Write `model.safetensors`, whole or not at all. Return its path.
 
     Args:
-        source: a folder like `load`'s, or the file in it to convert.
-        target: the folder to write into, or the file to write. Only `source`'s folder has the configuration.
-        dtype: the precision of the transformers' matrices; all else is float32.
+        source: a folder as for `load`, or the file in it to convert.
+        target: the folder or the file to write. The configuration is read from `source`'s folder.
+        dtype: the precision of the transformers' matrices. All other tensors are float32.
 
     Raises:
         CheckpointError: as `load`.
@@ -93,7 +93,7 @@ def convert(source: str | Path, target: str | Path, dtype: torch.dtype = torch.f
 
 
 def layout(config: Config) -> dict[str, torch.Size]:
-    """The name and shape of every tensor in a checkpoint as it was published, the unused ones too."""
+    """Return the name and shape of each tensor in a published checkpoint, the unused ones included."""
     width = config.vit.hidden_size
     pooler = {"weight": torch.Size([width, width]), "bias": torch.Size([width])}
     shapes = {name: tensor.shape for name, tensor in _empty(config, torch.float32).state_dict().items()}
@@ -101,13 +101,13 @@ def layout(config: Config) -> dict[str, torch.Size]:
 
 
 def _empty(config: Config, dtype: torch.dtype) -> TripoSR:
-    """Shapes without memory. The network has no buffers, which this would lose."""
+    """Build the network without memory for its weights. It has no buffers, whose values this would lose."""
     with torch.device("meta"):
         return TripoSR(config, dtype)
 
 
 def weights_file(folder: Path) -> Path:
-    """The file that `load` takes the weights from. Raises: CheckpointError."""
+    """Return the file from which `load` takes the weights. Raises: CheckpointError if there is none."""
     for name in (SAFETENSORS, CKPT):
         if (folder / name).is_file():
             return folder / name
@@ -115,7 +115,7 @@ def weights_file(folder: Path) -> Path:
 
 
 def _fit(path: Path, config: Config, dtype: torch.dtype) -> tuple[TripoSR, dict[str, Tensor]]:
-    """The network without its weights, and the file's weights under its names, in its precisions."""
+    """Return the network without weights, and the file's weights under the network's names, in its precisions."""
     found = _official_names(_read_safetensors(path) if path.suffix == ".safetensors" else _read_ckpt(path))
     wanted = layout(config)
     wrong = [
@@ -144,7 +144,7 @@ def _listed(what: str, names: Iterable[str]) -> list[str]:
 
 
 def _official_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Only a file without a single official name of a layer is taken for one with new names, and checked as strictly."""
+    """Rename the tensors of a file that has no official name of a layer. It is checked as strictly as any other."""
     if any(name.startswith(f"{VIT}encoder.layer.") for name in tensors):
         return tensors
     return {
@@ -159,29 +159,31 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not iterable itself
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is truncated or damaged, {path.stat().st_size:,} bytes: {_line(error)}"
+            f"{path} is truncated or damaged, {path.stat().st_size:,} bytes: {one_line(error)}"
         ) from None
 
 
 def _read_ckpt(path: Path) -> dict[str, Tensor]:
-    """Raises: CheckpointError, for a file with code in it too: it is named, and not run."""
+    """Read a pickle without executing it. Raises: CheckpointError, which names the code if the file contains any."""
     archive = zipfile.is_zipfile(path)
     with path.open("rb") as opened:
         beginning = opened.read(4)
     if not archive and beginning == b"PK\x03\x04":
         raise CheckpointError(f"{path} is truncated, {path.stat().st_size:,} bytes: its end is missing.")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of an unusual pickle, which either loads or does not
+        with warnings.catch_warnings(action="ignore"):  # of an unusual pickle: it loads, or raises
             tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError:
         if code := _code(path):
-            raise CheckpointError(f"{path} holds code ({code}), not only weights, and was not run.") from None
+            raise CheckpointError(
+                f"{path} contains code ({code}), not only weights, and was not executed."
+            ) from None
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint, {path.stat().st_size:,} bytes; nothing of it was run."
+            f"{path} is truncated or no checkpoint, {path.stat().st_size:,} bytes; it was not executed."
         ) from None
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is truncated or damaged, {path.stat().st_size:,} bytes: {_line(error)}"
+            f"{path} is truncated or damaged, {path.stat().st_size:,} bytes: {one_line(error)}"
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{path} is not a flat mapping of names to tensors.")
@@ -189,7 +191,7 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
 
 
 def _code(path: Path) -> str | None:
-    """What a pickle that torch has refused would have called, read off without running it."""
+    """Return the first function that a refused pickle would have called, without executing it; None if there is none."""
     strings: list[str] = []
     try:
         with contextlib.ExitStack() as stack:
@@ -210,7 +212,3 @@ def _code(path: Path) -> str | None:
     except (ValueError, StopIteration, OSError):
         return None
     return None
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""The shapes of a checkpoint: `config.yaml` as it was published, and `dino_config.json` where the ViT is another."""
+"""The shapes of a checkpoint: `config.yaml` as published, and `dino_config.json` if the ViT is not the official one."""
 
 import json
 import re
@@ -13,35 +13,35 @@ Section = Mapping[str, Any]
 
 
 class CheckpointError(Exception):
-    """These weights cannot be used; one line that names the file and what is wrong with it."""
+    """The weights cannot be used. The message is one line that names the file and what is wrong with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """The image tokenizer, by the names of `dino_config.json`; the defaults are those of facebook/dino-vitb16."""
+    """The image tokenizer, with the names of `dino_config.json`. The defaults are those of facebook/dino-vitb16."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     patch_size: int = 16  # pixels
-    image_size: int = 224  # of its own training, which the stored position embeddings are for
+    image_size: int = 224  # of its own training; the stored position embeddings belong to it
     layer_norm_eps: float = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The whole network; the defaults are those of the official checkpoint."""
+    """The whole network. The defaults are those of the official checkpoint."""
 
     vit: ViTConfig = ViTConfig()
-    image_size: int = 512  # to which photos are resized
+    image_size: int = 512  # pixels a side, after resizing
     plane_size: int = 32  # triplane tokens a side
     channels: int = 1024  # of a triplane token
     num_heads: int = 16
     head_dim: int = 64
     num_layers: int = 16
     norm_groups: int = 32
-    plane_channels: int = 40  # of the scene code, whose planes have twice as many texels a side as tokens
+    plane_channels: int = 40  # of the scene code; its planes have twice as many texels a side as tokens
     neurons: int = 64  # of the decoder
     hidden_layers: int = 9
     radius: float = 0.87  # half the side of the world's cube
@@ -49,11 +49,11 @@ class Config:
 
     @property
     def width(self) -> int:
-        """Channels of a token inside the backbone."""
+        """The channels of a token inside the backbone."""
         return self.num_heads * self.head_dim
 
 
-# What each part's class must be; looked up, never imported.
+# The class that each part must have. The names are compared and never imported.
 CLASSES = {
     "image_tokenizer": "tsr.models.tokenizers.image.DINOSingleImageTokenizer",
     "tokenizer": "tsr.models.tokenizers.triplane.Triplane1DTokenizer",
@@ -62,7 +62,7 @@ CLASSES = {
     "decoder": "tsr.models.network_utils.NeRFMLP",
     "renderer": "tsr.models.nerf_renderer.TriplaneNeRFRenderer",
 }
-# What the reference could vary and no checkpoint does: a checkpoint that did would need code that is not here.
+# Options of the reference that no checkpoint uses. A checkpoint with another value would need code that is not here.
 FIXED: dict[str, Any] = {
     "backbone.activation_fn": "geglu",
     "backbone.attention_bias": False,
@@ -77,11 +77,11 @@ FIXED: dict[str, Any] = {
     "renderer.density_activation": "exp",
     "renderer.feature_reduction": "concat",
 }
-# Without a default in the reference, or with one that is not what its code supports.
+# Options without a default in the reference, or with a default that its code does not support.
 STATED = ("decoder.activation", "renderer.density_activation")
-# Of training and of previews: no part of the arithmetic.
+# Options of training and of previews: they do not change the results.
 IGNORED = (
-    "image_tokenizer.pretrained_model_name_or_path",  # where dino_config.json says what it is
+    "image_tokenizer.pretrained_model_name_or_path",  # if dino_config.json has the shapes
     "image_tokenizer.enable_gradient_checkpointing",
     "backbone.dropout",
     "backbone.gradient_checkpointing",
@@ -94,7 +94,7 @@ IGNORED = (
 
 
 def read(folder: Path) -> Config:
-    """`config.yaml` of a checkpoint's folder, and `dino_config.json` if it is there.
+    """Read `config.yaml` of a checkpoint's folder, and `dino_config.json` if it is there.
 
     Raises: CheckpointError, which names the file and the key that is missing, unknown or not supported.
     """
@@ -104,7 +104,7 @@ def read(folder: Path) -> Config:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_line(error)}") from None
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} is not a mapping.")
     try:
@@ -115,7 +115,7 @@ def read(folder: Path) -> Config:
 
 
 class _Wrong(Exception):
-    """What is wrong in the file that is being read."""
+    """Says what is wrong in the file that is being read."""
 
 
 def _parse(flat: dict[str, Any], vit: ViTConfig | None) -> Config:
@@ -142,7 +142,7 @@ def _parse(flat: dict[str, Any], vit: ViTConfig | None) -> Config:
         radius=values.number("renderer.radius"),
         density_bias=values.number("renderer.density_bias", -1.0),
     )
-    # Said twice in the file, and once in the network.
+    # Present twice in the file, and once in the network.
     values.must_be("backbone.in_channels", config.channels, stated=True)
     values.must_be("backbone.cross_attention_dim", vit.hidden_size, stated=True)
     values.must_be("post_processor.in_channels", config.channels, stated=True)
@@ -158,7 +158,7 @@ def _parse(flat: dict[str, Any], vit: ViTConfig | None) -> Config:
 
 
 class _Values:
-    """The values by dotted key, remembering which were asked for."""
+    """The values by dotted key. It remembers which keys were read."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
@@ -187,7 +187,7 @@ class _Values:
                 raise _Wrong(f"{key} is not known.")
 
     def _get(self, key: str, default: Any) -> Any:
-        """`default` is a tuple of the value for a key that is not there, or None if it must be."""
+        """Return a key's value. `default` holds the value of a missing key; None means that the key is required."""
         self.asked.add(key)
         if key in self.values:
             return self.values[key]
@@ -197,13 +197,13 @@ class _Values:
 
 
 def _read_vit(path: Path) -> ViTConfig | None:
-    """What the file does not say is official; what else transformers writes into it says nothing about shapes."""
+    """Read the ViT's shapes; a missing key has its official value. Other keys that transformers writes are ignored."""
     if not path.exists():
         return None
     try:
         stated = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_line(error)}") from None
+        raise CheckpointError(f"{path} cannot be read: {one_line(error)}") from None
     if not isinstance(stated, dict):
         raise CheckpointError(f"{path} is not a mapping.")
     try:
@@ -237,7 +237,7 @@ def _flatten(tree: Section, prefix: str = "") -> dict[str, Any]:
 
 
 def _resolve(flat: dict[str, Any], key: str) -> Any:
-    """The value, followed through OmegaConf's `${another.key}`."""
+    """Return a key's value, with OmegaConf's references `${another.key}` resolved."""
     value, seen = flat[key], [key]
     while isinstance(value, str) and "${" in value:
         reference = re.fullmatch(r"\$\{([\w.]+)\}", value)
@@ -250,5 +250,6 @@ def _resolve(flat: dict[str, Any], key: str) -> Any:
     return value
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def one_line(error: Exception) -> str:
+    """Return an error's text on one line, shortened; its type's name if it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""A scene code and the decoder → density and colour at any point of the world."""
+"""A scene code and the decoder → density and colour at any point."""
 
 from itertools import pairwise
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from worker.tsr.config import Config
 from worker.tsr.layers import Linear
 
-LEVEL = 25.0  # the density at which the reference draws the surface
-CPU_CHUNK = 8192  # points at once: few enough for the caches, enough for every core
+LEVEL = 25.0  # the density at which the reference extracts the surface
+CPU_CHUNK = 8192  # points at a time: few enough for the caches, enough for all cores
 GPU_CHUNK = 1 << 18
 
-# Which coordinate runs along the columns and which along the rows of each plane: xy, xz, yz.
+# The coordinate along the columns and along the rows of each plane: xy, xz, yz.
 COLUMN = (0, 0, 1)
 ROW = (1, 2, 2)
 
@@ -23,7 +23,7 @@ Points = Tensor | NDArray[np.floating]
 
 
 class Decoder(nn.Module):
-    """Features of the three planes → raw density and raw colour. `Field` runs it, rearranged."""
+    """Features of the three planes → raw density and raw colour. `Field` computes it in another order."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -39,17 +39,18 @@ class Decoder(nn.Module):
 
 
 class Field:
-    """One scene. Points are (N, 3) in world units, any N, on any device; answers are float32 on the field's.
+    """One scene. Points are (N, 3) in world units, any N, on any device. Results are float32 on the field's device.
 
-    Sampling a plane is linear, and so is the decoder's first layer: it is applied to the texels, once a scene, instead
-    of to every point, and the samples of the three planes are then merely added. Outside the cube planes are zero.
+    Sampling a plane is linear, and so is the decoder's first layer. So the layer is applied to the texels once for each
+    scene and not to each point, and the samples of the three planes are only added. Outside the cube the planes are zero.
     """
 
     level = LEVEL
+    """The density of the surface; inside it is higher."""
 
     @torch.no_grad()
     def __init__(self, code: Tensor, decoder: Decoder, config: Config, chunk: int | None = None) -> None:
-        """`code` is (3, C, side, side), `chunk` how many points are computed at once: about 2 kB each."""
+        """Prepare the field of `code`, (3, C, side, side). `chunk`: points computed at a time, about 2 kB each."""
         first, *hidden, last = decoder.linears
         self.radius = config.radius
         self.device = code.device
@@ -60,7 +61,7 @@ class Field:
         self._row = torch.tensor(ROW, device=self.device)
         self._plane = torch.arange(3, dtype=torch.int32, device=self.device)[:, None] * self._side**2
         weight = first.weight.view(len(first.weight), 3, -1)  # (neurons, 3, C)
-        # In double, once a scene: rounding here would be in every sample, and halves how exactly vertices are placed.
+        # In double precision: rounding here would be in each sample, and would halve the precision of vertices.
         texels = torch.einsum("opc,pchw->phwo", weight.double(), code.double())
         self._texels = texels.float().flatten(0, 2).contiguous()
         self._first_bias = first.bias
@@ -68,24 +69,24 @@ class Field:
         self._last_weight, self._last_bias = last.weight, last.bias
 
     def __call__(self, points: Points) -> tuple[Tensor, Tensor]:
-        """Density (N,) and colour (N, 3), as below."""
+        """Return density (N,) and colour (N, 3), as the methods of these names do."""
         raw = self.raw(points)
         return self._activate(raw[:, 0]), raw[:, 1:].sigmoid()
 
     def density(self, points: Points) -> Tensor:
-        """(N,), above 0; inside is where it exceeds `level`."""
+        """Return (N,) densities above 0. A point is inside where it exceeds `level`."""
         return self._activate(self.raw_density(points))
 
     def color(self, points: Points) -> Tensor:
-        """(N, 3) in 0..1, display-referred like sRGB."""
+        """Return (N, 3) colours in 0..1, sRGB."""
         return self._decode(points, slice(1, 4)).sigmoid()
 
     def raw(self, points: Points) -> Tensor:
-        """(N, 4): what the decoder says, first the density, whose activation is exp(raw + bias), then the colour."""
+        """Return the decoder's output (N, 4): the density, whose activation is exp(raw + bias), and the colour."""
         return self._decode(points, slice(0, 4))
 
     def raw_density(self, points: Points) -> Tensor:
-        """(N,): what `density` is the activation of."""
+        """Return (N,) densities before their activation."""
         return self._decode(points, slice(0, 1))[:, 0]
 
     def _activate(self, raw: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class Field:
     @torch.no_grad()
     def _decode(self, points: Points, outputs: slice) -> Tensor:
         if not isinstance(points, Tensor):
-            # Torch warns of arrays that are read-only, and takes none that runs backwards.
+            # Torch warns of read-only arrays, and does not accept negative strides.
             points = torch.from_numpy(np.require(points, requirements=["C", "W"]))
         if points.ndim != 2 or points.shape[1] != 3:
             raise ValueError(f"Points have the shape {tuple(points.shape)}, must be (N, 3).")
@@ -109,13 +110,13 @@ class Field:
         return decoded
 
     def _sample(self, points: Tensor) -> Tensor:
-        """(n, 3) → (n, neurons): the three planes' bilinear samples, added.
+        """Return the sum of the three planes' bilinear samples: (n, 3) → (n, neurons).
 
-        A point is a bag of the twelve texels around its projections, and `embedding_bag` adds up what is in the bag:
-        in a quarter of the time of `grid_sample`, whose answer would also have to be turned around.
+        Each point has twelve texels around its three projections. `embedding_bag` adds them with their weights, in a
+        quarter of the time of `grid_sample`, whose result would also have to be transposed.
         """
         side = self._side
-        # In texels, the centre of the first one being 0. All is zero from a texel outside on.
+        # In texels; the centre of the first one is 0. One texel outside of the plane and further all is zero.
         position = ((points.T / self.radius + 1) * (side / 2) - 0.5).clamp(-2, side + 1)  # (3, n)
         low = position.floor()
         part = position - low

@@ -1,4 +1,4 @@
-"""Photos of any size → the tensor that the tokenizer takes."""
+"""Photos of any size → the tensor for the image tokenizer."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,15 @@ from PIL import Image
 from torch import Tensor
 
 RgbImage = Image.Image | NDArray[np.uint8] | NDArray[np.floating]
-"""RGB: a picture, or (H, W, 3) as uint8 or as floats in 0..1."""
+"""An RGB photo: a PIL image, or (H, W, 3) as uint8 or as floats in 0..1."""
 
-GREY = 0.5  # what stood behind the cut-out objects of the training
+GREY = 0.5  # the background of the training's objects
 
 
 def composite_on_grey(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W, 4) with straight alpha → (H, W, 3) before the grey that the network knows as background.
+    """Composite (H, W, 4) uint8 with straight alpha on the grey background of the training → (H, W, 3) uint8.
 
-    Rounded down, as in training: the grey itself is 127.
+    Values are rounded down, as in training: the grey itself is 127.
     """
     unit = rgba.astype(np.float32) / 255
     alpha = unit[..., 3:]
@@ -26,9 +26,9 @@ def composite_on_grey(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def stack(images: Sequence[RgbImage], size: int) -> Tensor:
-    """(B, size, size, 3) float32 in 0..1. What is not square is squashed, since the network was trained so.
+    """Resize photos and stack them: (B, size, size, 3) float32 in 0..1. One that is not square is squashed, as in training.
 
-    Raises: ValueError for an image that is not RGB; one with alpha belongs `composite_on_grey` first.
+    Raises: ValueError for an image that is not RGB, and for none at all. Use `composite_on_grey` for one with alpha.
     """
     if not len(images):
         raise ValueError("There is no image to encode.")
@@ -38,7 +38,7 @@ def stack(images: Sequence[RgbImage], size: int) -> Tensor:
 def _tensor(image: RgbImage) -> Tensor:
     if isinstance(image, Image.Image):
         if image.has_transparency_data:
-            raise ValueError(f"An image of mode {image.mode} has alpha: put it on grey first.")
+            raise ValueError(f"An image of mode {image.mode} has alpha: use composite_on_grey first.")
         image = np.asarray(image.convert("RGB"))
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:

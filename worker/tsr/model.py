@@ -16,9 +16,9 @@ from worker.tsr.vit import ImageTokenizer
 
 
 class TripoSR(nn.Module):
-    """Photos → scene codes → fields. Its weights are undefined until they are loaded, and fixed from then on.
+    """Photos → scene codes → fields. The weights are undefined until they are loaded, and do not change afterwards.
 
-    `dtype` is the precision of the two transformers; images, sums and norms, scene code and field are float32.
+    `dtype` is the precision of the two transformers. Images, sums, norms, scene code and field are float32.
     """
 
     def __init__(self, config: Config, dtype: torch.dtype = torch.float32) -> None:
@@ -36,13 +36,14 @@ class TripoSR(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The device of the weights."""
         return self.tokenizer.embeddings.device
 
     def encode(self, images: Sequence[RgbImage]) -> Tensor:
-        """RGB photos of any sizes → (B, 3, C, side, side) scene codes, float32.
+        """Encode RGB photos of any sizes → (B, 3, C, side, side) scene codes, float32.
 
         Args:
-            images: PIL images, or (H, W, 3) arrays of uint8 or of floats in 0..1. The network knows objects before
+            images: PIL images, or (H, W, 3) arrays of uint8 or of floats in 0..1. The network was trained with objects on
                 0.5 grey (see `composite_on_grey`), centred, 0.85 of the square long.
 
         Raises:
@@ -51,20 +52,20 @@ class TripoSR(nn.Module):
         return self.scene_codes(self.image_tokens(images))
 
     def image_tokens(self, images: Sequence[RgbImage]) -> Tensor:
-        """The same photos → (B, 1 + patches, hidden_size), the class token first."""
+        """Tokenize photos, as for `encode` → (B, 1 + patches, hidden_size), the class token first."""
         tokens: Tensor = self.image_tokenizer(stack(images, self.config.image_size).to(self.device))
         return tokens
 
     def scene_codes(self, image_tokens: Tensor) -> Tensor:
-        """(B, 1 + patches, hidden_size) → (B, 3, C, side, side)."""
+        """Compute scene codes: (B, 1 + patches, hidden_size) image tokens → (B, 3, C, side, side)."""
         tokens, precomputed = self._precomputed
         codes: Tensor = self.post_processor(self.backbone(tokens, precomputed, image_tokens))
         return codes
 
     def field(self, code: Tensor, chunk: int | None = None) -> Field:
-        """(3, C, side, side), one of `encode`'s → its field.
+        """Return the field of one scene code, (3, C, side, side). Raises: ValueError for any other shape.
 
-        `chunk` is how many points are computed at once, which bounds the memory: about 2 kB a point.
+        `chunk`: points computed at a time. It bounds the memory, about 2 kB for each point.
         """
         if (
             code.ndim != 4
@@ -78,6 +79,6 @@ class TripoSR(nn.Module):
 
     @cached_property
     def _precomputed(self) -> tuple[Tensor, Tensor]:
-        """The learned tokens, and what becomes of them before the first look at an image: the same for each."""
+        """Return the learned tokens and what the backbone computes of them before it attends to an image."""
         tokens: Tensor = self.tokenizer()
         return tokens, self.backbone.precompute(tokens)

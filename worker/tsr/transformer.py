@@ -1,4 +1,4 @@
-"""The backbone: triplane tokens that look at each other and at the image's tokens."""
+"""The backbone: triplane tokens attend to each other and to the image's tokens."""
 
 from typing import cast
 
@@ -10,7 +10,7 @@ from worker.tsr.layers import Linear, attention
 
 
 class Backbone(nn.Module):
-    """The learned tokens change in two steps, so that what no image takes part in can be computed once."""
+    """Split into `precompute`, which no image changes and which runs once, and `forward`."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -20,14 +20,14 @@ class Backbone(nn.Module):
         self.proj_out = Linear(config.width, config.channels)
 
     def precompute(self, tokens: Tensor) -> Tensor:
-        """(1, C, N) learned tokens → (1, N, width): everything before the first look at an image."""
+        """Compute everything before the first cross-attention: (1, C, N) learned tokens → (1, N, width)."""
         x = self.norm(tokens)  # in each group over all tokens of the three planes
         x = self.proj_in(x.transpose(1, 2)).float()  # (1, N, width)
         first, *_ = self._blocks
         return first.self_attend(x)
 
     def forward(self, tokens: Tensor, precomputed: Tensor, image_tokens: Tensor) -> Tensor:
-        """(1, C, N) learned tokens, what `precompute` made of them, (B, M, C') image tokens → (B, C, N)."""
+        """Take (1, C, N) learned tokens, their `precompute` and (B, M, C') image tokens → (B, C, N)."""
         first, *others = self._blocks
         x = first.cross_attend(precomputed.expand(len(image_tokens), -1, -1), image_tokens)  # (B, N, width)
         for block in others:
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
 
 
 class Block(nn.Module):
-    """In two steps, of which the first knows nothing of the image unless an earlier block has looked at it."""
+    """A transformer block in two steps. The first does not depend on the image unless an earlier block does."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -53,16 +53,18 @@ class Block(nn.Module):
         self.ff = FeedForward(config.width)
 
     def self_attend(self, x: Tensor) -> Tensor:
+        """Let the triplane tokens attend to each other: (B, N, width) → (B, N, width)."""
         normed = self.norm1(x)
         return x + self.attn1(normed, normed)  # type: ignore[no-any-return]  # modules are untyped
 
     def cross_attend(self, x: Tensor, image_tokens: Tensor) -> Tensor:
+        """Let the triplane tokens attend to (B, M, C') image tokens, then feed forward: (B, N, width) → the same."""
         x = x + self.attn2(self.norm2(x), image_tokens)
         return x + self.ff(self.norm3(x))  # type: ignore[no-any-return]  # modules are untyped
 
 
 class Attention(nn.Module):
-    """From `width` channels to what has as many channels, or `context` of them."""
+    """Multi-head attention of (B, N, width) to a context with `context` channels."""
 
     def __init__(self, config: Config, context: int) -> None:
         super().__init__()
@@ -78,9 +80,11 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """The feed-forward part of a block: (B, N, width) → (B, N, width)."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
-        # In place 1 the training had a dropout; the checkpoint's keys still count it.
+        # Index 1 was a dropout in training; the checkpoint's keys still count it.
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,6 +92,8 @@ class FeedForward(nn.Module):
 
 
 class GEGLU(nn.Module):
+    """A linear layer gated by GELU: (…, inputs) → (…, outputs)."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.proj = Linear(inputs, 2 * outputs)

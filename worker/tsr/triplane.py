@@ -1,4 +1,4 @@
-"""Three planes through the world: learned tokens at the backbone's beginning, the scene code at its end."""
+"""The triplane: learned tokens go into the backbone, and its output becomes the scene code."""
 
 import torch
 from torch import Tensor, nn
@@ -7,14 +7,14 @@ from worker.tsr.config import Config
 
 
 class TriplaneTokens(nn.Module):
-    """The learned tokens, which every scene begins with."""
+    """The learned tokens with which each scene begins."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.embeddings = nn.Parameter(torch.empty(3, config.channels, config.plane_size, config.plane_size))
 
     def forward(self) -> Tensor:
-        """(1, C, N), N counting planes, then rows, then columns."""
+        """Return (1, C, N); N counts planes, then rows, then columns."""
         return self.embeddings.transpose(0, 1).flatten(1)[None]
 
 

@@ -1,4 +1,4 @@
-"""The image tokenizer: DINO's ViT. Attributes have the names that the checkpoint's keys have."""
+"""The image tokenizer: DINO's ViT. Attributes are named as the checkpoint's keys are."""
 
 from functools import cached_property
 
@@ -28,6 +28,8 @@ class ImageTokenizer(nn.Module):
 
 
 class ViT(nn.Module):
+    """The vision transformer: (B, 3, H, W) normalised images → (B, 1 + P, C) tokens."""
+
     def __init__(self, config: ViTConfig, image_size: int) -> None:
         super().__init__()
         self.embeddings = Embeddings(config, image_size)
@@ -43,6 +45,8 @@ class ViT(nn.Module):
 
 
 class Embeddings(nn.Module):
+    """Patches and the class token with their positions: (B, 3, H, W) → (B, 1 + P, C)."""
+
     def __init__(self, config: ViTConfig, image_size: int) -> None:
         super().__init__()
         stored = (config.image_size // config.patch_size) ** 2
@@ -59,10 +63,10 @@ class Embeddings(nn.Module):
 
     @cached_property
     def positions(self) -> Tensor:
-        """(1, 1 + P, C): the stored grid resampled to ours, as the network was trained with.
+        """The position embeddings, (1, 1 + P, C): the stored grid resampled to ours, as in training.
 
-        The factor says a tenth of a patch more than there is, once a guard against rounding. Since it also says where
-        samples are taken, resampling to the right size instead moves them by up to 0.043 of a cell, at the far edge.
+        The reference adds 0.1 patch to the scale factor, as a guard against rounding. The factor also says where samples
+        are taken: resampling to the exact size instead would move them by up to 0.043 of a cell, at the far edge.
         """
         of_class, of_patches = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         stored = round(of_patches.shape[1] ** 0.5)
@@ -75,18 +79,24 @@ class Embeddings(nn.Module):
 
 
 class PatchEmbeddings(nn.Module):
+    """The projection of each square patch to a token."""
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.projection = nn.Conv2d(3, config.hidden_size, config.patch_size, stride=config.patch_size)
 
 
 class Encoder(nn.Module):
+    """The list of layers, under the checkpoint's name for it."""
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
 
 
 class Layer(nn.Module):
+    """A transformer layer: (B, 1 + P, C) → (B, 1 + P, C)."""
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.layernorm_before = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
@@ -101,6 +111,8 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention: (B, 1 + P, C) → (B, 1 + P, C)."""
+
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.attention = QueryKeyValue(config.hidden_size)
@@ -114,6 +126,8 @@ class Attention(nn.Module):
 
 
 class QueryKeyValue(nn.Module):
+    """The projections of an attention, under the checkpoint's name for them."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.query = Linear(channels, channels)
@@ -122,6 +136,8 @@ class QueryKeyValue(nn.Module):
 
 
 class Dense(nn.Module):
+    """A linear layer, under the checkpoint's name for it."""
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.dense = Linear(inputs, outputs)
