@@ -24,6 +24,7 @@ from conftest import Daemon, StartDaemon, until
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import Engine
 
+from worker import weights
 from worker.core import metrics
 from worker.core.errors import ERRORS
 from worker.core.settings import Settings
@@ -177,10 +178,16 @@ def parts(daemon: Daemon) -> dict[str, str]:
 
 
 def test_readiness_says_which_part_is_missing(
-    start_daemon: StartDaemon, postgres: Postgres, database_url: str
+    start_daemon: StartDaemon, postgres: Postgres, database_url: str, u2netp: Path, tmp_path: Path
 ) -> None:
-    daemon = start_daemon(WORKER_HTTP_PORT="0")
+    model = weights.path(tmp_path, "u2netp")
+    model.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(weights.path(u2netp, "u2netp"), model)
+    daemon = start_daemon(WORKER_HTTP_PORT="0", WORKER_WEIGHTS_DIR=str(tmp_path))
     assert parts(daemon) == {}
+    model.rename(tmp_path / "elsewhere")
+    assert parts(daemon) == {"weights": f"{model} is gone"}
+    (tmp_path / "elsewhere").rename(model)
     status, body = ask(daemon, "/healthz")
     assert (status, json.loads(body)["lanes"]["cpu"]["doing"]) == (200, "idle")
     assert ask(daemon, "/secrets")[0] == 404

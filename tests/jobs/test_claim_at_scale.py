@@ -96,7 +96,7 @@ def test_a_claim_reads_a_few_rows_by_its_indexes_however_many_there_are(
     assert (after["rows"] - before["rows"]) / claims < 20
 
 
-def test_shops_whose_jobs_are_postponed_cost_a_claim_next_to_nothing(
+def test_shops_whose_jobs_are_scheduled_for_later_cost_a_claim_next_to_nothing(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
     sql.execute(

@@ -253,7 +253,7 @@ def test_a_lost_worker_s_job_that_should_stop_is_cancelled(engine: Engine, sql: 
         lambda engine, job: queue.fail(engine, job, JobError("worker_lost"), report={}),
         queue.release,
     ],
-    ids=["postponed", "child died", "released"],
+    ids=["retry scheduled", "child died", "released"],
 )
 def test_a_job_that_should_stop_does_not_wait_for_another_try(
     engine: Engine, sql: psycopg.Connection, give_up: Callable[[Engine, Job], object]

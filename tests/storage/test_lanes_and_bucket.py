@@ -190,6 +190,35 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
     assert said == [("0", "0", 2), ("1", "1", 1)]
 
 
+class HijackedChild(QuickChild):
+    """Reports by the protocol, but what no pipeline reports."""
+
+    def work(self, work: Work) -> None:
+        super().work(work)
+        self.results.get()
+        report: dict[str, Any] = {"seconds": "planted", "quality": [1], "surface": 3, "needs_review": {}}
+        self.results.put(Done(job_id=work.job_id, report=report))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_hijacked_child_s_report_is_taken_by_its_types(
+    bucket: BucketServer,
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.daemon.lane.Child", HijackedChild)
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+    with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
+        until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
+    store.storage.session.close()
+    (row,) = queue.get_jobs(engine, [job])
+    assert (row["status"], row["attempts"]) == ("completed", 1)
+    assert set(row["metadata"]["worker"]["seconds"]) == {"upload"}
+    assert "lane_error" not in {line["event"] for line in lines}
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("why", ["down", "key"])
 def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(

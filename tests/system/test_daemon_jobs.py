@@ -219,7 +219,8 @@ def test_a_deleted_row_ends_the_work_quietly(
 def test_the_daemon_is_light(daemon: Daemon) -> None:
     resident = Path(f"/proc/{daemon.process.pid}/status").read_text().split("VmRSS:")[1].split()[0]
     assert int(resident) < 150 * 1024
-    code = "import worker.daemon.main, sys; print([m for m in ('torch', 'numpy', 'rembg', 'alembic') if m in sys.modules])"
+    code = "import worker.daemon.main, sys; "
+    code += "print([m for m in ('torch', 'numpy', 'rembg', 'alembic', 'worker.pipeline', 'worker.weights') if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
 

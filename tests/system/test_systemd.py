@@ -111,7 +111,7 @@ def test_nobody_who_listens_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ({"WATCHDOG_USEC": "soon"}, systemd.WATCHDOG_TIMEOUT_S),
     ],
 )
-def test_the_unit_s_watchdog_time_is_the_patience(
+def test_the_unit_s_watchdog_time_is_ours_if_it_is_meant_for_this_process(
     environment: dict[str, str], watchdog_timeout_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
