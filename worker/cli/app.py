@@ -37,7 +37,7 @@ def _invoke(arguments: Sequence[str]) -> None:
 def run() -> None:
     """Claim and run jobs until SIGTERM.
 
-    Exit status 0 means drained, 75 start it again, 78 a setting is wrong.
+    Exit status: 0 drained, 75 start it again, 78 a setting is wrong.
     """
     from worker.daemon import logs  # noqa: PLC0415 - the other commands have no daemon
     from worker.daemon import main as daemon  # noqa: PLC0415
@@ -64,8 +64,7 @@ app.add_typer(jobs.app)
 def doctor(as_json: AsJson = False) -> None:
     """Check this host, the database, the store and the backend, and say how to fix what is wrong.
 
-    Run it as the service's user. Exit status 78 means that something is wrong, 75 that something does not answer, 1 that a
-    check itself failed.
+    Run it as the service's user. Exit status: 78 something is wrong, 75 something does not answer, 1 a check failed itself.
     """
     from worker.ops import doctor  # noqa: PLC0415 - its checks bring many libraries
     from worker.ops.terminal import findings  # noqa: PLC0415

@@ -46,7 +46,10 @@ def enqueue(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Insert a job, as a backend does. With --watch, exit status 0 means completed and 1 any other end."""
+    """Insert a job, as a backend does.
+
+    Exit status with --watch: 0 the job completed, 1 it ended otherwise.
+    """
     if bool(photos) is bool(sample):
         raise typer.BadParameter("Give photos or --sample, not both.")
     configured = settings.load()
@@ -95,7 +98,7 @@ def watch(
 ) -> None:
     """Show jobs live until they have ended, or the whole queue until Ctrl-C.
 
-    Exit status 1 means that a job ended in another way than completed.
+    Exit status: 0 all jobs completed, 1 one ended otherwise.
     """
     if as_json and not ids:
         raise typer.BadParameter("--json needs job ids.")
@@ -107,7 +110,10 @@ def watch(
 
 @app.command()
 def cancel(ids: Ids, as_json: AsJson = False) -> None:
-    """Cancel waiting jobs and ask running ones to stop. Exit status 1 means that one had ended or does not exist."""
+    """Cancel waiting jobs and ask running ones to stop.
+
+    Exit status: 1 a job had already ended or does not exist.
+    """
     with connected(settings.load()) as engine:
         _for_each(
             ids,
@@ -129,7 +135,10 @@ def retry(
     ] = "1h",
     as_json: AsJson = False,
 ) -> None:
-    """Queue jobs again that have ended. Exit status 1 means that one could not be queued."""
+    """Queue jobs again that have ended.
+
+    Exit status: 1 a job could not be queued.
+    """
     if bool(ids) is failed:
         raise typer.BadParameter("Give job ids or --failed, not both.")
     seconds = _seconds(since)
@@ -153,7 +162,10 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the files and rows of a product, a variant or a whole shop for good. Exit status 75 means: try again later."""
+    """Delete the files and rows of a product, a variant or a whole shop for good.
+
+    Exit status: 75 try again later.
+    """
     from worker.ops import delete  # noqa: PLC0415 - the store's libraries are for few commands
     from worker.storage import open_store, paths  # noqa: PLC0415
 

@@ -38,7 +38,7 @@ def replay_webhooks(
 ) -> None:
     """Resend dead events, except those that a later event of the same job has superseded.
 
-    Exit status 1 means that one of the ids is not resent.
+    Exit status: 1 one of the ids is not resent.
     """
     if every == bool(ids):
         raise typer.BadParameter("Give ids of dead events or --all, not both.")

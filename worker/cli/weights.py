@@ -38,7 +38,7 @@ def fetch_weights(
 ) -> None:
     """Fetch models that are missing, and resume where a fetch was interrupted.
 
-    Exit status 75 means: try again later; 78: it cannot work like this.
+    Exit status: 75 try again later, 78 a setting, the disk or the source prevents it.
     """
     from worker import weights  # noqa: PLC0415 - brings an HTTP client
     from worker.daemon import systemd  # noqa: PLC0415 - a unit may run this before the daemon
@@ -74,7 +74,10 @@ def fetch_weights(
 
 @app.command("verify")
 def verify_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
-    """Check that models are present and unchanged. Exit status 78 means that one is not."""
+    """Check that models are present and unchanged.
+
+    Exit status: 78 one of them is not.
+    """
     from worker import weights  # noqa: PLC0415 - see above
 
     configured = settings.load()
