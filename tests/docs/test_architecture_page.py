@@ -1,17 +1,20 @@
-"""docs/architecture.md: its rooms are those of the code, and its state machine is the one that the statements make."""
+"""docs/architecture.md: its rooms, messages and outcomes are those of the code, its state machine that of the statements."""
 
 import ast
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import get_args
 from uuid import UUID
 
 import psycopg
 import pytest
 from sqlalchemy.engine import Engine
 
+from worker.compute import protocol
 from worker.core.errors import JobError
+from worker.daemon import settlement
 from worker.jobs import queue
 from worker.jobs.queue import Job
 
@@ -191,6 +194,22 @@ def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
 
 def _code(text: str) -> list[str]:
     return re.findall(r"`(\w+)`", text)
+
+
+def test_the_page_has_every_message_of_the_protocol() -> None:
+    found = re.findall(r"^\| `(\w+)` \| (to|from) the child \|", PAGE, re.MULTILINE)
+    directions = {"to": protocol.ToChild, "from": protocol.FromChild}
+    assert {(name, way) for name, way in found} == {
+        (message.__name__, way) for way, union in directions.items() for message in get_args(union)
+    }
+
+
+def test_the_page_has_every_outcome_of_an_attempt() -> None:
+    section = PAGE.partition("\n## The end of an attempt\n")[2].partition("\n## ")[0]
+    rows = (line.split("|") for line in section.splitlines() if line.startswith("| `"))
+    assert {tuple(_code(row[column])[0] for column in (1, 4, 5)) for row in rows} == {
+        (outcome.name, end.metric, end.event) for outcome, end in settlement.ENDS.items()
+    }
 
 
 def rooms_of_the_page() -> dict[str, set[str]]:
