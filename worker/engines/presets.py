@@ -1,15 +1,17 @@
-"""What `jobs.quality` stands for."""
+"""The presets: what each value of `jobs.quality` stands for."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
+    """The size of a model: of its grid, its mesh, its texture and its file."""
+
     name: str
-    grid: int  # samples along the longest axis of the isosurface's grid
-    triangles: int  # the finished mesh has at most so many
-    texture: int  # width and height of the base-colour texture, pixels
-    file_bytes: int = 5_000_000  # the GLB is at most so large
+    grid: int  # samples of the isosurface's grid along its longest axis
+    triangles: int  # of the finished mesh, at most
+    texture: int  # width and height of the base-colour texture in pixels
+    file_bytes: int = 5_000_000  # of the GLB, at most
 
 
 PRESETS = {

@@ -1,6 +1,6 @@
-"""The weight-free engine: the silhouette of one photo, blown up like a balloon and painted with the photo.
+"""The engine without weights: it inflates the silhouette of one photo like a balloon and paints it with the photo.
 
-A preview, not a reconstruction: the front is faithful, what the photo does not show is invented.
+The result is a preview and not a reconstruction. Its front is the photo, and all that the photo does not show is invented.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,20 +16,23 @@ from skimage.morphology import skeletonize
 from worker.core.errors import JobError
 from worker.core.settings import Device, Precision
 from worker.engines.presets import Preset
-from worker.engines.surface import SourceView, Surface, View
+from worker.engines.surface import Colors, Points, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 
-FloatMap = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+FloatMap = NDArray[np.float32]  # (S, S) or (S, S, C), on the pixels of the view
+Mask = NDArray[np.bool_]  # (S, S)
 
-DEPTH = 0.46  # half the greatest depth, as part of the product's longer side
-SPECK = 0.004  # parts and holes below this part of the biggest part are noise of the cut-out
+DEPTH = 0.46  # half of the greatest depth, as a share of the product's longer side
+SPECK = 0.004  # of the largest part's area; smaller parts and holes are noise of the cut-out
 MARGIN = 2  # samples around the product in the isosurface's grid
-TURN = (0.1, 0.5)  # cosine to the camera: below the first the rim's colours, above the second the photo
-SWEEPS = 6  # at the full resolution; twice as many at every coarser one
-ROUND = 0.5  # 1: every part as deep as it is wide; 0: all one pillow
-BAND = 16  # pixels of the rim that colour sides and back
+TURN = (
+    0.1,
+    0.5,
+)  # cosine to the camera: below the first, colours come from the rim; above the second, from the photo
+SWEEPS = 6  # at the full resolution; twice as many at each coarser one
+ROUND = 0.5  # 1: each part is as deep as it is wide; 0: the whole is one pillow
+BAND = 16  # width in pixels of the rim that colours sides and back
 
 
 def load(_weights_dir: Path, _device: Device, _precision: Precision) -> "Relief":
@@ -38,14 +41,14 @@ def load(_weights_dir: Path, _device: Device, _precision: Precision) -> "Relief"
 
 
 class Relief:
-    """Photo → surface without weights, the same on every run."""
+    """The engine `relief`. It is deterministic."""
 
     name = "relief"
     version = "1"
     details: Mapping[str, Any] = MappingProxyType({"device": "cpu"})
 
     def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
-        """The first view that shows a product makes the surface; the others are not used.
+        """Make the surface of the first view that shows a product. The others are not used.
 
         Raises: JobError `no_surface`.
         """
@@ -64,7 +67,7 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
     inner = _depth(solid)
     height = _height(solid, inner, DEPTH * side)  # pixels², the square of half the depth; negative outside
 
-    # The grid: pixels of the product's box by depth, the plane of the photo in the middle of the slab.
+    # The grid spans the product's box and its depth; the plane of the photo is in the middle.
     rows, columns = np.nonzero(solid)
     x = _samples(columns, cell)
     y = _samples(rows, cell)
@@ -78,7 +81,7 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
     pixels = vertices * np.float32(cell) + np.array([x[0], y[0], z[0]], np.float32)
     half = np.float32(view.shape[1] / 2)
     points = np.stack([pixels[:, 0] + 0.5 - half, half - 0.5 - pixels[:, 1], pixels[:, 2]], axis=1) / half
-    # Image rows run down, y runs up: the turned axis turns the faces too.
+    # Image rows point down and y points up: the flipped axis flips the faces too.
     faces = np.ascontiguousarray(faces[:, ::-1])
     return Surface(
         vertices=points.astype(np.float32),
@@ -89,9 +92,11 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
 
 
 def _silhouette(alpha: NDArray[np.uint8]) -> Mask:
-    """Where the product is, without the cut-out's crumbs and pinholes; all false if there is none."""
+    """Return the product's mask, cleaned of specks and pinholes; all false if there is no product."""
     mask = alpha > 127
-    mask[[0, -1]] = mask[:, [0, -1]] = False  # a photo without any background would have no rim
+    mask[[0, -1]] = mask[:, [0, -1]] = (
+        False  # the outermost pixels count as background, so that there is always a rim
+    )
     parts, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
         return mask
@@ -105,7 +110,7 @@ def _silhouette(alpha: NDArray[np.uint8]) -> Mask:
 
 
 def _thicken(mask: Mask, radius: float) -> Mask:
-    """The mask with every part at least `radius` pixels to each side of its spine, so that the grid can hold it."""
+    """Widen thin parts to `radius` pixels on each side of their spine, so that the grid can resolve them."""
     spine = skeletonize(mask) & (_depth(mask) < radius)  # type: ignore[no-untyped-call]  # has no types
     if not spine.any():
         return mask
@@ -113,16 +118,16 @@ def _thicken(mask: Mask, radius: float) -> Mask:
 
 
 def _height(mask: Mask, inner: FloatMap, cap: float) -> FloatMap:
-    """The square of half the depth, pixels²; falls below 0 outside with the slope that it has at the rim."""
+    """Return the square of half the depth in pixels². Outside it is negative, with the slope that it has at the rim."""
     height = ROUND * _balls(inner) + (1 - ROUND) * _relax(np.zeros_like(inner), mask, source=1.0)
     height /= np.sqrt(1 + (height / cap**2) ** 2)
 
-    # The rim runs half-way between the last pixel inside and the first outside.
+    # The rim is half-way between the last pixel inside and the first one outside.
     outer, nearest = ndimage.distance_transform_edt(~mask, return_indices=True)
     slope = height / np.maximum(inner, 1)
     signed = np.where(mask, height - 0.5 * slope, -slope[tuple(nearest)] * (outer - 0.5))
     signed = signed.astype(np.float32)
-    # Fine smoothing keeps the rim where it is; deep inside a broader one takes the creases where parts meet.
+    # Near the rim, fine smoothing keeps it in place; deep inside, broad smoothing removes creases where parts meet.
     deep = np.clip((inner - 6) / 18, 0, 1)
     return np.asarray(
         (1 - deep) * ndimage.gaussian_filter(signed, 1) + deep * ndimage.gaussian_filter(signed, 6)
@@ -130,9 +135,9 @@ def _height(mask: Mask, inner: FloatMap, cap: float) -> FloatMap:
 
 
 def _balls(radius: FloatMap) -> FloatMap:
-    """The union of the greatest ball around every pixel: max over c of radius(c)² - |p - c|².
+    """Return the union of the largest ball around each pixel: max over c of radius(c)² - |p - c|², in pixels².
 
-    Round parts become round: a leg a cylinder, a disk a sphere. Separable: along the rows, then along the columns.
+    A leg becomes a cylinder and a disk a sphere. The maximum is separable: first along the rows, then the columns.
     """
     (box,) = ndimage.find_objects((radius > 0).astype(np.int8))
     height = radius[box] ** 2
@@ -150,15 +155,15 @@ def _balls(radius: FloatMap) -> FloatMap:
 
 
 def _relax(values: FloatMap, free: Mask, *, source: float = 0.0, across: float = 0.5) -> FloatMap:
-    """Solves Δu = -4 · source on the free pixels and leaves the others as they are.
+    """Solve Δu = -4 · source on the free pixels. The other pixels keep their values.
 
-    Coarse to fine: each level starts from the next coarser one's answer, so that a few sweeps a level are enough.
+    From coarse to fine: each level starts with the solution of the next coarser one, so a few sweeps are enough.
 
     Args:
         values: (S, S) or (S, S, C), S a power of two.
-        free: (S, S)
-        source: 0 spans a film of soap from the fixed values, 1 blows it up.
-        across: the part of the pull that comes from left and right.
+        free: (S, S), true where the solution is wanted.
+        source: 0 interpolates between the fixed values like a film of soap; 1 inflates it.
+        across: the weight of the left and right neighbours; the rest is that of the ones above and below.
     """
     size = len(values)
     channels = values.reshape(size, size, -1)
@@ -178,20 +183,20 @@ def _relax(values: FloatMap, free: Mask, *, source: float = 0.0, across: float =
     colors = [pixels[(rows + columns) % 2 == parity] for parity in (0, 1)]
     beside, above = np.float32(across / 2), np.float32((1 - across) / 2)
     for _ in range(SWEEPS * 512 // size):
-        for at in colors:  # as on a chessboard, the white fields from the black ones and back
+        for at in colors:  # as on a chessboard: the white squares from the black ones, then the reverse
             pull = beside * (flat[at - 1] + flat[at + 1]) + above * (flat[at - wide] + flat[at + wide])
             flat[at] += np.float32(1.5) * (pull + np.float32(source) - flat[at])
     return np.asarray(flat.reshape(wide, wide, -1)[1:-1, 1:-1].reshape(values.shape))
 
 
-def _painter(view: View, mask: Mask, inner: FloatMap, height: FloatMap) -> Callable[[FloatMap], FloatMap]:
-    """The photo where the surface faces the camera, the rim's colours drawn together over the rest."""
+def _painter(view: View, mask: Mask, inner: FloatMap, height: FloatMap) -> Callable[[Points], Colors]:
+    """Return the colour function: the photo where the surface faces the camera, blended colours of the rim elsewhere."""
     size = view.shape[1]
     photo = _grow(view, mask, inner)
     slope = np.hypot(*np.gradient(height))[:, :, None]
     maps = np.concatenate([photo, _rim(photo, mask, inner), slope], axis=2).astype(np.float32)
 
-    def color(points: FloatMap) -> FloatMap:
+    def color(points: Points) -> Colors:
         column = (points[:, 0] + 1) * (size / 2) - 0.5
         row = (1 - points[:, 1]) * (size / 2) - 0.5
         here = _lookup(maps, row, column)
@@ -205,54 +210,54 @@ def _painter(view: View, mask: Mask, inner: FloatMap, height: FloatMap) -> Calla
 
 
 def _grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
-    """The photo's colours, those of the product carried outwards past its rim: no background shines through."""
-    # A part too thin for an inside keeps the colours of its spine.
+    """Return the photo's colours, (S, S, 3), with the product's colours continued past its rim, over the background."""
+    # A part that is too thin to have an inside keeps the colours of its spine.
     sure = mask & (view[..., 3] > 127) & ((inner > 2.5) | (inner >= ndimage.maximum_filter(inner, 5)))
     nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
     return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
 
 
 def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
-    """The colours along the rim, drawn together over the inside like a film of soap, and carried outwards."""
-    # The very rim is darkened by the light's falling off there, so the colours come from a broad band.
+    """Return the rim's colours, (S, S, 3), blended over the inside like a film of soap, and continued outwards."""
+    # The outermost pixels are dark because light falls off there, so the colours come from a broad band.
     band = (mask & (inner < BAND)).astype(np.float32)
     blur = BAND / 3
     weight = np.maximum(ndimage.gaussian_filter(band, blur), 1e-6)[:, :, None]
     colors = ndimage.gaussian_filter(photo * band[:, :, None], (blur, blur, 0)) / weight
     edge = mask & (inner < 3)
     nearest = ndimage.distance_transform_edt(~edge, return_distances=False, return_indices=True)
-    # Half the resolution is plenty for what is smooth. Products are alike at one height more than in one column.
+    # Half of the resolution is enough for smooth colours. Products vary less along a row than along a column.
     film = _relax(colors[tuple(nearest)][::2, ::2], (mask & ~edge)[::2, ::2], across=0.8)
     film = ndimage.zoom(film, (2, 2, 1), order=1, grid_mode=True, mode="nearest")
     inside = mask & (inner > BAND)
     if not inside.any():
         return np.asarray(film)
-    # Light falls off towards the rim: without this the back would be darker than the front.
+    # Light falls off towards the rim. Correct for it, or the back would be darker than the front.
     bright, dull = (max(float(np.median(image[inside].mean(axis=1))), 0.01) for image in (photo, film))
     gain = min(max(bright / dull, 1), 1.3)
     return np.asarray(film * (1 + (gain - 1) * np.minimum(inner / (2 * BAND), 1))[:, :, None], np.float32)
 
 
 def _side(mask: Mask) -> int:
-    """The longer side of what is in the mask, pixels; never so small that the grid would be finer than the photo."""
+    """Return the longer side of the mask's box in pixels, limited so that the grid is not finer than the photo."""
     rows, columns = np.nonzero(mask)
     return max(int(np.ptp(rows)), int(np.ptp(columns)), len(mask) // 8) + 1
 
 
 def _depth(mask: Mask) -> FloatMap:
-    """Pixels to the nearest one outside."""
+    """Return each pixel's distance to the nearest pixel outside of the mask."""
     return np.asarray(ndimage.distance_transform_edt(mask), np.float32)
 
 
 def _samples(pixels: NDArray[np.intp], cell: float) -> FloatMap:
-    """Where the grid samples an axis of the photo: the product's extent and a margin on both sides."""
+    """Return the grid's samples along one axis of the photo: the product's extent and a margin on both sides."""
     low, high = pixels.min() - MARGIN * cell, pixels.max() + MARGIN * cell
     count = int(np.ceil((high - low) / cell)) + 1
     return np.asarray(low + np.arange(count) * cell, np.float32)
 
 
 def _lookup(image: FloatMap, row: FloatMap, column: FloatMap) -> FloatMap:
-    """(H, W) or (H, W, C) at positions between its pixels, linearly; past its border the border's own."""
+    """Sample (H, W) or (H, W, C) between its pixels, bilinearly. Outside of the image the border is used."""
     row = np.clip(row, 0, image.shape[0] - 1)
     column = np.clip(column, 0, image.shape[1] - 1)
     r = np.minimum(row.astype(np.intp), image.shape[0] - 2)

@@ -1,4 +1,4 @@
-"""What an engine takes and what it gives: framed views in, one surface out."""
+"""The input and output of an engine: framed views in, one surface out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,13 @@ from worker.engines.presets import Preset
 from worker.mesh.camera import Camera
 
 View = NDArray[np.uint8]
-"""One framed photo: (512, 512, 4) RGBA, sRGB, straight alpha; the product centred in 0.85 of the square."""
+"""A framed photo: (512, 512, 4) RGBA, sRGB, straight alpha. The product is centred and 0.85 of the square long."""
+
+Points = NDArray[np.float32]
+"""(N, 3), in the unit and the axes of a surface."""
+
+Colors = NDArray[np.float32]
+"""(N, 3) in 0..1, sRGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +32,22 @@ class SourceView:
 class Surface:
     """The boundary of the product, in the axes of glTF: x right, y up, z from the product to the photo's camera."""
 
-    vertices: NDArray[np.float32]  # (V, 3), any unit
+    vertices: Points  # (V, 3), in any unit
     faces: NDArray[np.int32]  # (F, 3), counter-clockwise seen from outside
-    color: Callable[[NDArray[np.float32]], NDArray[np.float32]]
-    """(N, 3) points on or near the surface → (N, 3) sRGB colours in 0..1."""
+    color: Callable[[Points], Colors]
+    """Points on or near the surface → their colours."""
     source_view: SourceView | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
-    """What making it cost, for `metadata.worker`."""
+    """JSON-able figures of its making, for `metadata.worker.surface`. If it has holes, `watertight` is false."""
 
 
 class Engine(Protocol):
-    """What turns the framed photos of one product into its surface."""
+    """An engine, loaded with its weights. `tests/engines/test_contract.py` states what it must do."""
 
     name: str
     version: str
     details: Mapping[str, Any]
-    """What else made the models: device, precision, weights; for the row and the file."""
+    """JSON-able facts about how the models are made, for the row and the file: device, precision, weights."""
 
     def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
         """Make the surface of the product that the views show, the best view first.

@@ -1,4 +1,4 @@
-"""TripoSR: one framed photo → the surface that the network sees in it."""
+"""The engine TripoSR: one framed photo → the surface that the network reconstructs."""
 
 import math
 import time
@@ -17,16 +17,14 @@ from worker.core.errors import JobError
 from worker.core.settings import Device, Precision
 from worker.engines import DeviceLost, EngineUnavailable
 from worker.engines.presets import Preset
-from worker.engines.surface import SourceView, Surface, View
+from worker.engines.surface import Colors, Points, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
 from worker.tsr.field import GPU_CHUNK
 from worker.weights.transfer import file_digest
 
-Points = NDArray[np.float32]
-
 CAMERA = Camera(side=2 * 1.9 * math.tan(math.radians(20)), distance=1.9)
-"""The reference's own, 1.9 in front of the middle and 40 degrees wide: it takes the photo for that camera's view."""
+"""The reference's camera: 1.9 in front of the centre, 40 degrees wide. The network takes the photo for its view."""
 
 
 def load(weights_dir: Path, device: Device, precision: Precision) -> "TripoSR":
@@ -35,10 +33,13 @@ def load(weights_dir: Path, device: Device, precision: Precision) -> "TripoSR":
 
 
 class TripoSR:
-    """The network, loaded once and kept. `folder` holds config.yaml and model.safetensors or model.ckpt.
+    """The engine `triposr`: the network, loaded once and kept.
 
-    `precision` is that of the transformers, and "auto" is half on CUDA. The field stays in float32 everywhere, because
-    the surface is drawn through it, and without TF32, whose ten bits would move vertices.
+    Args:
+        folder: holds config.yaml and model.safetensors or model.ckpt.
+        device: "auto" takes CUDA, MPS or the CPU, the first that is there.
+        precision: of the transformers; "auto" is float16 on CUDA and float32 elsewhere. The field is always float32
+            and never TF32, whose ten bits would move vertices.
 
     Raises: EngineUnavailable.
     """
@@ -93,12 +94,12 @@ class TripoSR:
 
 
 def surface_of(field: tsr.Field, grid: int) -> Surface:
-    """Where the field's density crosses its level, on a grid of so many samples an axis. Raises: JobError `no_surface`."""
+    """Extract the surface at the field's level on a grid with `grid` samples an axis. Raises: JobError `no_surface`."""
 
-    def density(points: Points) -> Points:
+    def density(points: Points) -> NDArray[np.float32]:
         return np.asarray(field.density(points).cpu().numpy(), np.float32)
 
-    def color(points: Points) -> Points:
+    def color(points: Points) -> Colors:
         with _device_errors():
             return np.asarray(field.color(_to_world(points)).cpu().numpy(), np.float32)
 
@@ -111,7 +112,7 @@ def surface_of(field: tsr.Field, grid: int) -> Surface:
 
 
 def _from_world(points: Points) -> Points:
-    """TripoSR's world, z up and photographed from +x, → glTF's, y up and seen from +z: a rotation, nothing mirrored."""
+    """Rotate from TripoSR's axes, z up and photographed from +x, to those of glTF, y up and photographed from +z."""
     return np.ascontiguousarray(points[:, [1, 2, 0]])
 
 
@@ -120,20 +121,20 @@ def _to_world(points: Points) -> Points:
 
 
 def _pick(device: Device) -> str:
-    """Raises: EngineUnavailable where the device asked for is not there."""
+    """Return the device to use. Raises: EngineUnavailable if it is not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         return next(name for name, usable in there.items() if usable)
     if not there[device]:
         raise EngineUnavailable(
-            f"WORKER_DEVICE is {device}, and torch {torch.__version__} sees no such device."
+            f"WORKER_DEVICE is {device}, and torch {torch.__version__} finds no such device."
         )
     return device
 
 
 @contextmanager
 def _device_errors() -> Iterator[None]:
-    """Out of memory costs the job; any other error of the device leaves it in a state that only a new process mends."""
+    """Turn torch's errors into ours. Out of memory fails the job; after any other error only a new process can go on."""
     try:
         yield
     except torch.OutOfMemoryError as error:
