@@ -8,7 +8,7 @@ import typer
 from typer.main import get_command
 
 from worker import __version__, database
-from worker.cli import errors, jobs, local, webhooks, weights
+from worker.cli import bench, errors, jobs, local, webhooks, weights
 from worker.cli.output import AsJson, console, print_json
 from worker.core import settings
 
@@ -89,6 +89,7 @@ app.add_typer(webhooks.app, name="webhooks")
 
 
 app.add_typer(local.app)
+app.add_typer(bench.app)
 
 
 @app.command()

@@ -4,20 +4,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+from uuid import UUID
+
+from sqlalchemy.engine import Engine
 
 from worker import database
 from worker.core import settings
+from worker.core.settings import ConfigError
 from worker.database import migrate
+from worker.jobs import queue
 from worker.local.postgres import start_server
 from worker.local.server import DevServer, serve_folder
 from worker.local.weights import BACKGROUND_MODEL
 
+PAUSE_S = 0.2  # between two looks at the jobs
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AFTER_GRACE_S = 30  # for the last webhooks and the end of the daemon
 
@@ -77,6 +84,36 @@ def start_daemon(environment: Mapping[str, str], **popen: Any) -> Iterator["subp
             )
             ending.callback(_drain, process)
         yield process
+
+
+def await_jobs(
+    db: Engine,
+    ids: Sequence[UUID],
+    daemon: "subprocess.Popen[bytes]",
+    log: Path,
+    *,
+    limit_s: float,
+    on_rows: Callable[[Sequence[Mapping[str, Any]]], None],
+) -> Sequence[Mapping[str, Any]]:
+    """Wait until the jobs have ended. Return their rows; `on_rows` gets them again and again.
+
+    Raises: ConfigError if the daemon ends before, with the last line of its log, or if no job ends for `limit_s` seconds.
+    """
+    ended, deadline = 0, time.monotonic() + limit_s
+    while True:
+        rows = queue.get_jobs(db, ids)
+        on_rows(rows)
+        now_ended = sum(row["completed_at"] is not None for row in rows)
+        if now_ended == len(ids):
+            return rows
+        if now_ended > ended:
+            ended, deadline = now_ended, time.monotonic() + limit_s
+        if daemon.poll() is not None:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise ConfigError(said[-1].removeprefix("error: ") if said else "The daemon ended by itself.")
+        if time.monotonic() > deadline:
+            raise ConfigError(f"No job has ended for {limit_s:g} s; see {log}.")
+        time.sleep(PAUSE_S)
 
 
 def _drain(process: "subprocess.Popen[bytes]") -> None:

@@ -1,7 +1,7 @@
-"""A request and a folder in, files and a report out: download → decode → cut out → frame → choose → generate → finish → preview → assess.
+"""Turn a request into files and a report: download → decode → cut out → frame → choose → generate → finish → preview → assess.
 
-The folder ends up with `model.glb`, `poster.png`, `cutout.png`, and, where they are asked for,
-`turntable.webp` and `model.usdz`. Nothing here knows of rows, buckets or backends.
+The request's folder then holds `model.glb`, `poster.png` and `cutout.png`, and `turntable.webp` and `model.usdz` if they were
+requested. The pipeline knows nothing of rows, buckets or backends.
 """
 
 import resource
@@ -26,26 +26,28 @@ from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.download import download
-from worker.pipeline.finish import finish
+from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, turntable
 from worker.pipeline.quality import assess
-from worker.pipeline.timing import timed
+from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
+    """What a job asks for."""
+
     job_id: str
-    name: str
-    image_urls: list[str]
-    quality: str
-    folder: Path
-    policy: Policy
+    name: str  # of the product; the mesh in the file is named after it
+    image_urls: list[str]  # in the order in which the backend prefers them
+    quality: str  # a key of PRESETS
+    folder: Path  # an existing folder, for the downloads and the results
+    policy: Policy  # which hosts photos may come from
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
-    turntable: bool = True
-    usdz: bool = False
+    turntable: bool = True  # False leaves out turntable.webp
+    usdz: bool = False  # True makes model.usdz as well; needs usd-core
 
 
 def run(
@@ -55,9 +57,18 @@ def run(
     report: dict[str, Any],
     on_progress: Callable[[Stage], None],
 ) -> None:
-    """Makes the model. `report` is filled as the work goes on, so that it tells of a failed job too.
+    """Make the model and its pictures in the request's folder.
 
-    Raises: JobError.
+    Args:
+        request: what to make.
+        engine: turns the photos into a surface.
+        cutter: cuts the product out of a photo.
+        report: filled step by step, so that it also says how far a failed job came: engine, engine_version, preset, photos,
+            surface, model, quality, bytes, peak_rss_mb, seconds and
+            cpu_seconds by step. JSON-able.
+        on_progress: called at each stage from DOWNLOADING to WRITTEN.
+
+    Raises: JobError; whatever else the engine raises.
     """
     preset = PRESETS[request.quality]
     made_by = {
@@ -67,13 +78,9 @@ def run(
         "preset": preset.name,
     }
     report |= made_by
-    seconds: dict[str, float] = report.setdefault("seconds", {})
 
     on_progress(Stage.DOWNLOADING)
-    with timed(seconds, Step.DOWNLOAD):
-        photos = _download(request)
-    with timed(seconds, Step.CUTOUT):
-        photos = [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
+    photos = _get_photos(request, cutter, report)
     # The best first; of equals the one that the backend named first.
     usable = [photo.scored for photo in photos if photo.scored]
     usable.sort(key=lambda scored: scored.score.total, reverse=True)
@@ -85,7 +92,7 @@ def run(
     on_progress(Stage.FRAMED)
 
     on_progress(Stage.GENERATING)
-    with timed(seconds, Step.GENERATE):
+    with timed_step(report, Step.GENERATE):
         surface = engine.reconstruct(views, preset)
     report["surface"] = dict(surface.report)
     provenance = {
@@ -94,7 +101,7 @@ def run(
         "input_sha256": [file_digest(photo.file) for photo in photos if photo.scored],
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with timed(seconds, Step.FINISH):
+    with timed_step(report, Step.FINISH):
         model = finish(
             surface,
             preset,
@@ -104,17 +111,9 @@ def run(
             dimensions=request.dimensions,
         )
     report["model"] = model.report
-    with timed(seconds, Step.POSTER):
-        scene = Scene(model.mesh)
-        poster(scene, request.folder / "poster.png")
-    if request.turntable:
-        with timed(seconds, Step.TURNTABLE):
-            turntable(scene, request.folder / "turntable.webp")
-    if request.usdz:
-        with timed(seconds, Step.USDZ):
-            write_usdz(request.folder / "model.usdz", model.mesh)
+    scene = _draw(request, model, report)
     if model.source_view:
-        with timed(seconds, Step.QUALITY):
+        with timed_step(report, Step.QUALITY):
             report["quality"] = assess(model, model.source_view, scene, usable[0].score)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
@@ -128,14 +127,36 @@ def run(
     on_progress(Stage.WRITTEN)
 
 
+def _draw(request: Request, model: Model, report: dict[str, Any]) -> Scene:
+    """Write the poster, and the turntable and the USDZ if they are requested. Return the scene that they show."""
+    with timed_step(report, Step.POSTER):
+        scene = Scene(model.mesh)
+        poster(scene, request.folder / "poster.png")
+    if request.turntable:
+        with timed_step(report, Step.TURNTABLE):
+            turntable(scene, request.folder / "turntable.webp")
+    if request.usdz:
+        with timed_step(report, Step.USDZ):
+            write_usdz(request.folder / "model.usdz", model.mesh)
+    return scene
+
+
+def _get_photos(request: Request, cutter: Cutter, report: dict[str, Any]) -> list[Photo]:
+    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then."""
+    with timed_step(report, Step.DOWNLOAD):
+        photos = _download(request)
+    with timed_step(report, Step.CUTOUT):
+        return [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
+
+
 def _download(request: Request) -> list[Photo]:
     photos = [Photo(url, request.folder / f"photo-{n}") for n, url in enumerate(request.image_urls)]
-    # A handful at a time, so that one slow server does not hold up the rest.
+    # Four at a time, so that one slow server does not hold up the rest.
     pool = ThreadPoolExecutor(4)
     try:
         return list(pool.map(lambda photo: _downloaded(photo, request.policy), photos))
     finally:
-        # When the job is stopped in the middle nobody waits for what is still under way.
+        # If the job is stopped in the middle, nothing waits for the downloads in progress.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -159,7 +180,7 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:
-    """The first error that may pass by itself, else the first one."""
+    """Return the first error that a retry may cure, else the first one; of several photos the message counts them."""
     errors = [photo.error for photo in photos if photo.error]
     chosen = next((error for error in errors if error.retryable), errors[0])
     if len(errors) == 1:

@@ -16,13 +16,12 @@ from sqlalchemy.engine import Engine
 
 from worker import database, engines
 from worker.core import stages
-from worker.core.settings import ConfigError
 from worker.jobs import queue
 from worker.local import samples
 from worker.local.demo.page import Photo, Result, write_page
 from worker.local.folder import own_folder
 from worker.local.postgres import remove_server
-from worker.local.stack import Stack, interrupt_on_signals, start_daemon, start_stack
+from worker.local.stack import Stack, await_jobs, interrupt_on_signals, start_daemon, start_stack
 from worker.local.weights import ensure_weights
 from worker.ops.terminal import tables
 from worker.storage import paths
@@ -118,7 +117,7 @@ def _samples() -> list[Sample]:
 
 
 def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -> Sequence[Mapping[str, Any]]:
-    """The rows of the samples once all have ended. Raises: ConfigError where the daemon ends before."""
+    """Run the samples' jobs. Return their rows once all have ended. Raises: ConfigError if the daemon ends before."""
     db = database.connect(database.parse(stack.environment["DATABASE_URL"], "DATABASE_URL"))
     try:
         environment = {
@@ -126,23 +125,17 @@ def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -
             "WORKER_TURNTABLE": "false",  # the page turns each model itself
             "WORKER_GRACE_S": "0",  # a job that Ctrl-C interrupts is of no use to anybody
         }
-        with log.open("wb") as output, start_daemon(environment, stdout=output, stderr=output) as process:
+        with log.open("wb") as output, start_daemon(environment, stdout=output, stderr=output) as daemon:
             ids = [_enqueue(db, stack, sample) for sample in chosen]
-            end = time.monotonic() + LIMIT_S
             with Live(Table(), console=console, auto_refresh=False) as live:
-                while True:
-                    rows = queue.get_jobs(db, ids)
-                    live.update(tables.jobs_table(rows), refresh=True)
-                    if all(row["completed_at"] for row in rows):
-                        return rows
-                    if process.poll() is not None:
-                        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                        raise ConfigError(
-                            said[-1].removeprefix("error: ") if said else f"The daemon ended; see {log}."
-                        )
-                    if time.monotonic() > end:
-                        raise ConfigError(f"The jobs are not done after {LIMIT_S} s; see {log}.")
-                    time.sleep(PAUSE_S)
+                return await_jobs(
+                    db,
+                    ids,
+                    daemon,
+                    log,
+                    limit_s=LIMIT_S,
+                    on_rows=lambda rows: live.update(tables.jobs_table(rows), refresh=True),
+                )
     finally:
         db.dispose()
 

@@ -1,0 +1,44 @@
+"""`worker bench`: how many photos this host makes into models, and what they cost."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from worker.cli.output import AsJson, console, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="Photos; default: the samples."),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Jobs to run; default: one a photo.")] = None,
+    quality: Annotated[
+        Literal["fast", "balanced", "quality"], typer.Option(help="The jobs' preset.")
+    ] = "balanced",
+    as_json: AsJson = False,
+) -> None:
+    """Send photos through this host's own lanes, engine and weights, beside its real queue and store, and measure them.
+
+    It reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It needs the extra `dev`:
+    pip install 'shop-model-worker[dev]'. Exit codes: 0 all jobs completed, 1 some did not, 78 it cannot run here.
+    """
+    from worker.local import bench  # noqa: PLC0415 - the other commands have no use for it
+
+    with console.status("Starting …") as status:
+
+        def show(rows: bench.Rows) -> None:
+            ended = sum(row["completed_at"] is not None for row in rows)
+            status.update(f"{ended} of {len(rows)} jobs have ended …")
+
+        found = bench.run(photos or [], jobs=jobs, quality=quality, on_rows=show)
+    if as_json:
+        print_json(found)
+    else:
+        console.print(bench.as_table(found))
+    raise typer.Exit(os.EX_OK if found["completed"] == found["jobs"] else 1)
