@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ ORANGE, BLUE = np.array([[0.9, 0.5, 0.1], [0.1, 0.2, 0.9]], np.float32)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image.Image, Image.Image]:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Image.Image, Image.Image]]:
     """Poster and turntable of a box, tall and wide, whose front is orange, whose sides are blue."""
     mesh = trimesh.creation.box((1, 2, 0.5)).subdivide_to_size(0.2)
     surface = Surface(
@@ -31,7 +32,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Image.Image, Image.
     scene = Scene(model.mesh)
     poster(scene, folder / "poster.png")
     turntable(scene, folder / "turntable.webp")
-    return Image.open(folder / "poster.png"), Image.open(folder / "turntable.webp")
+    with Image.open(folder / "poster.png") as still, Image.open(folder / "turntable.webp") as animation:
+        yield still, animation
 
 
 def parts(picture: Image.Image) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:

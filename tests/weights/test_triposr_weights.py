@@ -82,7 +82,7 @@ CONVERTED = {"config.yaml", "dino_config.json", "model.safetensors", "provenance
 
 def test_from_a_mirror_fetched_converted_proved_and_fetched_no_more(tmp_path: Path, mirror: str) -> None:
     seen: list[tuple[int, int | None]] = []
-    home = fetch(tmp_path, source=mirror, progress=lambda done, total: seen.append((done, total)))
+    home = fetch(tmp_path, source=mirror, on_progress=lambda done, total: seen.append((done, total)))
     assert home == verify(tmp_path) == weights.path(tmp_path, "triposr") == tmp_path / "triposr"
     assert files(tmp_path) == CONVERTED
     assert seen[-1] == (FILES[-1].size, FILES[-1].size)
@@ -144,7 +144,7 @@ def test_wrong_content_says_whose_word_the_checksum_is(tmp_path: Path, source: P
             fetch(tmp_path, source=origin)
         message = str(caught.value)
         assert f"sha256 {found} instead of {FILES[-1].digest.removeprefix('sha256:')}" in message
-        assert "public projects pin; we could not confirm them ourselves" in message
+        assert "public projects pin; this project could not confirm them" in message
         assert "from another source (--from)" in message
         assert "\n" not in message
     assert "model.ckpt" not in files(tmp_path)
@@ -155,7 +155,7 @@ def test_wrong_content_says_whose_word_the_checksum_is(tmp_path: Path, source: P
     [
         ("http://127.0.0.1:1", SourceUnreachable, "refused.*--from URL.*--from FOLDER"),
         ("{mirror}/nothing", FetchFailed, "answered 404.*--from FOLDER"),
-        ("ftp://host/", FetchFailed, "neither a folder nor an address"),
+        ("ftp://host/", FetchFailed, "neither a folder nor a URL"),
         ("no/such/folder", FetchFailed, r"has no config\.yaml\. It must hold"),
     ],
 )

@@ -123,7 +123,7 @@ def test_an_unknown_model_is_refused_with_the_known_ones(tmp_path: Path, name: s
 def test_fetches_once_and_only_once(tmp_path: Path, release: str, name: str) -> None:
     seen: list[tuple[int, int | None]] = []
     file = weights.fetch(
-        tmp_path, name, source=release, progress=lambda done, total: seen.append((done, total))
+        tmp_path, name, source=release, on_progress=lambda done, total: seen.append((done, total))
     )
     assert file == weights.path(tmp_path, name) == weights.verify(tmp_path, name)
     assert file.read_bytes() == CONTENT
@@ -161,7 +161,7 @@ def test_an_interrupted_download_goes_on_where_it_was(tmp_path: Path, release: s
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT[:1_000_000])
     seen: list[int] = []
-    weights.fetch(tmp_path, name, source=release, progress=lambda done, _: seen.append(done))
+    weights.fetch(tmp_path, name, source=release, on_progress=lambda done, _: seen.append(done))
     assert weights.verify(tmp_path, name).read_bytes() == CONTENT
     assert Release.asked == [(f"/new/{name}.onnx", "bytes=1000000-")]
     assert seen[0] > 1_000_000
@@ -180,7 +180,7 @@ def test_a_server_that_stops_answering_leaves_what_came_for_the_next_time(
 ) -> None:
     monkeypatch.setattr(transfer, "TRIES", 1)
     with pytest.raises(
-        SourceUnreachable, match=r"1,706,666 bytes are kept; the next fetch goes on from there"
+        SourceUnreachable, match=r"1,706,666 bytes are kept; the next fetch resumes from there"
     ):
         weights.fetch(tmp_path, "silueta", source=release.replace("new", "broken"))
     assert files(tmp_path) == [".silueta.onnx.part"]
@@ -228,7 +228,7 @@ def test_an_endless_answer_does_not_fill_the_disk(
     tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "MOST_BYTES", 2_000_000)
-    with pytest.raises(FetchFailed, match="these are no weights"):
+    with pytest.raises(FetchFailed, match="these are not the weights"):
         weights.fetch(tmp_path, "u2net", source=release.replace("new", "endless"))
     assert files(tmp_path) == []
 
@@ -255,7 +255,8 @@ def test_two_fetches_at_once_download_once(tmp_path: Path, release: str) -> None
     with ThreadPoolExecutor(2) as pool:
         with transfer.fetch_lock(home):
             both = [
-                pool.submit(weights.fetch, tmp_path, "silueta", source=release, say=said.append) for _ in "ab"
+                pool.submit(weights.fetch, tmp_path, "silueta", source=release, on_step=said.append)
+                for _ in "ab"
             ]
             until(lambda: len(said) == 2)
         assert {future.result() for future in both} == {weights.verify(tmp_path, "silueta")}

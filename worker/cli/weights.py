@@ -57,8 +57,8 @@ def fetch_weights(
                     source=source,
                     half=half,
                     keep=keep,
-                    progress=systemd.extending(name, on_progress),
-                    say=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
+                    on_progress=systemd.extending(name, on_progress),
+                    on_step=lambda what: console.print(what, soft_wrap=True, highlight=False, style="dim"),
                 )
         except weights.SourceUnreachable as error:
             die(str(error), os.EX_TEMPFAIL)

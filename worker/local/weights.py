@@ -22,6 +22,6 @@ def ensure_weights(console: Console, engine: str) -> None:
             console.print(f"Fetching the model {name}, once …")
             try:
                 with progress.download_bar(console, name) as on_progress:
-                    weights.fetch(folder, name, progress=on_progress)
+                    weights.fetch(folder, name, on_progress=on_progress)
             except (weights.FetchFailed, OSError) as error:
                 raise ConfigError(f"The model {name} cannot be fetched into {folder}: {error}") from None

@@ -1,4 +1,4 @@
-"""Samples of a field → the closed surface on which they cross a level."""
+"""Extract the closed surface on which the samples of a field cross a level."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,13 +23,14 @@ from worker.mesh.sparse import (
 )
 
 Density = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""(N, 3) points in world units → (N,) values, greater inside."""
 Mask = NDArray[np.bool_]
 
-LATTICE = 65  # samples an axis of the coarse lattice: one for each texel of TripoSR's planes, and one
-BATCH = 1 << 17  # points that the field is asked for at once
-FRONT = 1 << 17  # cells that the surface is followed through at once
-DOUBT = 0.5  # part of its variation around a coarse cell that a field may do inside it, unseen at its corners
-STEEP = 6.0  # how much steeper than between its samples a field may rise between them and be looked into
+LATTICE = 65  # samples an axis of the coarse lattice: one for each of the 64 texels of TripoSR's planes, and one more
+BATCH = 1 << 17  # points in one call of the field
+FRONT = 1 << 17  # cells visited at once while a surface is followed
+DOUBT = 0.5  # how far a field may vary inside a coarse cell, unseen at its corners, as part of its variation around it
+STEEP = 6.0  # how many times as steep a field may be between two samples as beside them, where it is searched
 
 # A cell is named by its lowest corner; corner i is one step further along x, y, z for its bits 4, 2, 1.
 _STEP = np.array([1 << shift for shift in SHIFT], np.int64)
@@ -38,7 +39,7 @@ _CORNER = _BITS @ _STEP
 _TURN = [-_STEP[0], _STEP[0], -_STEP[1], _STEP[1], -_STEP[2], _STEP[2]]  # to the cell beyond each side
 _CODES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(bool)  # (code, corner): inside
 _MIXED: Mask = np.asarray(_CODES.any(axis=1) & ~_CODES.all(axis=1))
-_OPEN = [  # for each side: whether the surface goes through it, by the cell's code
+_OPEN = [  # for each side: True if the surface goes through it, by the cell's code
     _CODES[:, _BITS[:, axis] == end].any(axis=1) & ~_CODES[:, _BITS[:, axis] == end].all(axis=1)
     for axis in range(3)
     for end in (0, 1)
@@ -50,45 +51,47 @@ class Extraction(NamedTuple):
 
     vertices: NDArray[np.float32]  # (V, 3) world units
     faces: NDArray[np.int32]  # (F, 3) counter-clockwise seen from outside
-    queries: int  # points that the field was asked for
+    queries: int  # points at which the field was evaluated
 
 
 def extract(
     density: Density, *, resolution: int, radius: float, level: float, lattice: int = LATTICE
 ) -> Extraction:
-    """The closed boundary of where a field exceeds a level, from a few per cent of the grid's samples.
+    """Extract the closed boundary of where a field exceeds a level, from a few per cent of the grid's samples.
 
-    The grid has `resolution` samples an axis on [-radius, radius], both ends among them, x outermost, and is
-    surrounded by outside: what reaches the volume's faces is closed there, flat. The result is what scikit-image's
-    marching cubes makes of all samples, with the same faces in the same order, for every part of the surface that
-    is found, and a part is always followed to its end. A part (a connected component of the dense mesh) is found if
+    The grid has `resolution` samples an axis on [-radius, radius], including both ends, with x outermost. Outside surrounds
+    it: a surface that reaches the volume's faces is closed there, flat. For every part of the surface that is found, the
+    result is what scikit-image's marching cubes (Lewiner) makes of all samples, with the same faces in the same order, and
+    a part is always followed to its end. A part (a connected component of the dense mesh) is found if
 
-    1. it separates two neighbours of the coarse lattice, which has `lattice` samples an axis as evenly spread over
-       the grid's as can be (all of them, if the grid has no more), or a sample at a face from the outside;
-    2. or if it separates two neighbours of the lattice of half that step in a coarse cell that is, or touches, one
-       through which a found part goes, or one where a corner is nearer to the level than `DOUBT` times what the
-       field spans at the corners of this cell and those that touch it;
-    3. or if it separates two samples on an edge of the coarse lattice, or of the other where 2 looks, and the field, continued `STEEP` times as steeply as it runs
-       towards that edge on both sides, would cross the level on it (a sheet thinner than the lattice, in a field
-       that knows how far it is).
+    1. it separates two neighbours of the coarse lattice, which has `lattice` samples an axis, spread as evenly as possible
+       over the grid's (all of them, if the grid has no more), or a sample at a face of the volume from the outside;
+    2. or it separates two neighbours of the lattice of half that step, in a coarse cell that is, or touches, a cell through
+       which a found part goes, or a cell where a corner is nearer to the level than `DOUBT` times the range of the field
+       at the corners of this cell and of those that touch it;
+    3. or it separates two samples on an edge of the coarse lattice, or of the half-step lattice where 2 applies, and the
+       field, continued `STEEP` times as steeply as it runs towards that edge on both sides, would cross the level on the
+       edge: a sheet thinner than the lattice, in a field that grows with the distance from it.
 
-    So a ball, or any solid or hollow, is found for sure if it holds a coarse sample (and the surface around it is
-    one part), as one with a radius of √3/2 coarse steps does wherever it is: 1.4 % of the volume's side for 65
-    samples. Beside what is found, or where the field comes near the level, half of that is enough. What is smaller
-    may be lost if it hangs together with nothing found; of what is found nothing is, however thin.
+    So a solid or a hollow is certain to be found if it holds a coarse sample and the surface around it is one part. A ball
+    with a radius of √3/2 coarse steps holds one wherever it is: 1.4 % of the volume's side for 65 samples. Beside a found
+    part, or where the field comes near the level, half of that is enough. A smaller part may be lost unless it is connected
+    to a found one. Nothing of a found part is lost, however thin it is.
 
     Args:
-        density: (N, 3) float32 points in world units → (N,) float32, greater inside; asked for at most 131072 points
-            at once and for none twice. Infinity is a great density; what is not a number is outside.
+        density: (N, 3) float32 points in world units → (N,) float32, greater inside. Called with at most 131072 points,
+            and never twice with the same one. Infinity counts as inside, NaN as outside.
         resolution: samples an axis, 2 to 1024.
-        radius: half the side of the volume.
-        level: what separates inside from outside.
-        lattice: samples an axis of the coarse lattice, at least 2. Memory for it goes by its cube (9 MB for 65),
-            all the rest by the surface.
+        radius: half the side of the volume, world units.
+        level: inside is above it.
+        lattice: samples an axis of the coarse lattice, at least 2. Its memory grows with its cube (9 MB for 65); all
+            other memory grows with the surface.
 
     Returns:
-        The surface, always closed, the same on every run; without vertices where nothing exceeds the level. Where a
-        sample equals the level to the last bits triangles may have no area, but their vertices are told apart.
+        The surface, always closed and the same on every run; empty where nothing exceeds the level. Where a sample equals
+        the level to the last bits, triangles may have no area, but their vertices stay distinct.
+
+    Raises: ValueError for a resolution or a lattice out of range.
     """
     if not 2 <= resolution <= min(1024, LIMIT - 2):
         raise ValueError(f"a grid of {resolution} samples an axis: 2 to 1024 are possible")
@@ -104,7 +107,7 @@ def extract(
 
 
 class _Grid:
-    """A field on a grid with one layer of outside around it: sample i of an axis is number i + 1 here."""
+    """A field on a grid with one layer of outside around it, so that sample i of an axis has the number i + 1."""
 
     def __init__(self, density: Density, resolution: int, radius: float, level: float, lattice: int) -> None:
         self.density = density
@@ -133,7 +136,7 @@ class _Grid:
         self.first = True
 
     def ask(self, points: NDArray[np.int64]) -> Values:
-        """The field at (N, 3) samples."""
+        """Evaluate the field: (N, 3) numbers of samples → (N,) values, all finite."""
         values = np.empty(len(points), np.float32)
         for start in range(0, len(points), BATCH):
             part = slice(start, start + BATCH)
@@ -142,7 +145,7 @@ class _Grid:
         return np.asarray(np.nan_to_num(values, nan=OUTSIDE, posinf=-OUTSIDE, neginf=OUTSIDE))
 
     def get(self, keys: Keys) -> Values:
-        """The samples of keys of any shape, asked for where they are not known yet."""
+        """Return the samples of keys, any shape; evaluate the field where they are not known yet."""
         address = self.samples.address(keys)
         values = self.samples.values.ravel()[address]
         missing = np.isnan(values)
@@ -150,7 +153,7 @@ class _Grid:
             new = distinct(keys[missing])
             points = points_of(new)
             ticks = self.tick_of[points]
-            common = (ticks >= 0).all(axis=1)  # on the half-step lattice, which shares what is known
+            common = (ticks >= 0).all(axis=1)  # on the half-step lattice, whose samples are shared
             known = np.where(common, self.half[tuple(ticks.T)], np.float32(np.nan))
             unknown = np.isnan(known)
             known[unknown] = self.ask(points[unknown])
@@ -160,7 +163,7 @@ class _Grid:
         return np.asarray(values)
 
     def search(self) -> Keys:
-        """Cells of the surface that were not followed yet, found between neighbours of the lattices."""
+        """Find cells of the surface between neighbours of the lattices that were not followed yet. Return their keys."""
         found = []
         if self.first:
             self.first = False
@@ -180,7 +183,7 @@ class _Grid:
         above = coarse.astype(np.float64) - self.level
         low, high = _corners(above, np.minimum), _corners(above, np.maximum)
         self.crossed |= (low <= 0) & (high > 0)
-        # The layer of outside says nothing about how much the field varies.
+        # The layer of outside does not count for how much the field varies.
         span = ndimage.maximum_filter(_corners(above[1:-1, 1:-1, 1:-1], np.maximum), 3, mode="nearest")
         span -= ndimage.minimum_filter(_corners(above[1:-1, 1:-1, 1:-1], np.minimum), 3, mode="nearest")
         self.doubtful[1:-1, 1:-1, 1:-1] = (
@@ -198,7 +201,7 @@ class _Grid:
         return np.concatenate(found)
 
     def _search_half(self, cells: Mask) -> Keys:
-        """Knows the half-step samples of coarse cells, and finds what they separate."""
+        """Evaluate the half-step samples of coarse cells, and find the cells of the surface between them."""
         where = _where(cells)
         if not len(where):
             return np.empty(0, np.int64)
@@ -208,7 +211,7 @@ class _Grid:
             needed[tuple(np.minimum(low + step, high).T)] = True
         needed &= np.isnan(self.half)
         self.half[needed] = self.ask(self.ticks[_where(needed)])
-        # Two bits a sample tell inside (1), outside (2) and unknown (0): an edge with both is crossed.
+        # Each sample is inside (1), outside (2) or unknown (0): an edge with both bits is crossed.
         side = np.where(self.half > self.level, np.uint8(1), (self.half <= self.level) * np.uint8(2))
         found = []
         for axis in range(3):
@@ -217,7 +220,7 @@ class _Grid:
             where = _where(np.moveaxis(both == 3, 0, axis))
             found.append(self._cross(where, where[:, axis] + 1, axis))
 
-            # Edges with samples between their ends, and an edge before and after them, may be crossed twice.
+            # An edge with samples between its ends, and with an edge before and after it, may be crossed twice.
             both[(along[1:] == 0) | (along[:-1] == 0) | ~(new[1:] | new[:-1])] = 0
             both[np.diff(self.ticks) < 2] = 0
             where = _where(np.moveaxis(((both == 1) | (both == 2))[1:-1], 0, axis))
@@ -228,7 +231,7 @@ class _Grid:
         return np.concatenate(found)
 
     def _cross(self, start: NDArray[np.integer], end: NDArray[np.integer], axis: int) -> Keys:
-        """The cells at the crossed grid edges between half-step samples (N, 3) and those at `end` (N,) on `axis`."""
+        """Find the cells at the crossed grid edges between half-step samples `start` (N, 3) and `end` (N,) on `axis`."""
         if not len(start):
             return np.empty(0, np.int64)
         first = self.ticks[start]
@@ -239,7 +242,7 @@ class _Grid:
         return np.asarray(keys[:, :-1][inside[:, 1:] != inside[:, :-1]])
 
     def follow(self, cells: Keys) -> None:
-        """Marks the crossed ones of `cells` and all that the surface reaches from them, asking for their corners."""
+        """Mark the crossed ones of `cells`, and all cells that the surface reaches from them."""
         flags = self.samples.flags.ravel()[self.samples.address(cells)]
         waiting = cells[flags == 0]
         self.samples.flags.ravel()[self.samples.address(waiting)] = SEEN
@@ -261,7 +264,7 @@ class _Grid:
 
 
 def _corners(samples: NDArray[np.float64], pick: np.ufunc) -> NDArray[np.float64]:
-    """The least or greatest corner of every cell between (X, Y, Z) samples."""
+    """(X - 1, Y - 1, Z - 1) the least or greatest corner of every cell between (X, Y, Z) samples."""
     for axis in range(3):
         along = np.moveaxis(samples, axis, 0)
         samples = np.moveaxis(pick(along[1:], along[:-1]), 0, axis)
@@ -269,24 +272,24 @@ def _corners(samples: NDArray[np.float64], pick: np.ufunc) -> NDArray[np.float64
 
 
 def _where(mask: Mask) -> NDArray[np.int64]:
-    """`argwhere`, several times as fast for a volume with little in it."""
+    """`numpy.argwhere`, several times as fast for a mask with few True."""
     return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=1)
 
 
 def _turns(above: NDArray[np.float64]) -> Mask:
-    """For edges 1 … N-3 of N samples along the first axis: whether the slopes on both sides meet beyond the level."""
+    """For edges 1 … N-3 of N samples along the first axis: True if the slopes on both sides meet beyond the level."""
     rise, fall = above[1:-2] - above[:-3], above[2:-1] - above[3:]
-    # Samples outside (below 0) with both slopes up, or inside with both down; all signs turn, the rule does not.
+    # Samples outside (below 0) with both slopes up, or inside with both down: the same rule with all signs turned.
     towards = (rise * fall > 0) & (rise * above[1:-2] < 0)
     return np.asarray(towards & (rise * above[2:-1] + fall * above[1:-2] + STEEP * rise * fall > 0))
 
 
 def _triangles(samples: Samples, level: float) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Marching cubes on the crossed cells: (V, 3) vertices in samples, (F, 3) faces, in the order of a dense run.
+    """Run marching cubes on the crossed cells: (V, 3) vertices in samples, (F, 3) faces, in the order of a dense run.
 
-    One slab of blocks after the other. Each repeats the last layer of cells of the one before: the same cells give
-    the same triangles in the same order, and so tell which vertices on the plane between the two are the same. No
-    position is compared, and no two vertices are mistaken for one.
+    Works slab by slab of blocks. Each repeats the last layer of cells of the slab before: the same cells give the same
+    triangles in the same order, which shows which vertices on the plane between the two slabs are the same. No positions
+    are compared, so that two vertices are never mistaken for one.
     """
     points, triangles = [np.empty((0, 3))], [np.empty((0, 3), np.int32)]
     count = 0
@@ -308,7 +311,7 @@ def _triangles(samples: Samples, level: float) -> tuple[NDArray[np.float64], NDA
 
 def _march(values: Values, cells: Mask, level: float) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     mask = np.zeros(values.shape, np.bool_)
-    mask[1:, 1:, 1:] = cells  # scikit-image asks for a cell at its highest corner
+    mask[1:, 1:, 1:] = cells  # scikit-image names a cell by its highest corner
     vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]  # has no types
         values, level, gradient_direction="ascent", method="lewiner", mask=mask
     )
@@ -318,15 +321,15 @@ def _march(values: Values, cells: Mask, level: float) -> tuple[NDArray[np.float3
 def isosurface(
     volume: NDArray[np.float32], level: float = 0.0
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """The boundary of where `volume` exceeds `level`, closed also where that touches the volume's faces.
+    """Extract the boundary of where `volume` exceeds `level`, closed also where it touches the volume's faces.
 
     Args:
         volume: (X, Y, Z) samples, greater inside.
-        level: what separates inside from outside.
+        level: inside is above it.
 
     Returns:
         (V, 3) vertices in units of samples, the first sample at 0, and (F, 3) faces, counter-clockwise seen from
-        outside. Both are empty where nothing, or all, exceeds the level and for a volume that is not finite.
+        outside. Both are empty where nothing exceeds the level, and for a volume that is not finite.
     """
     empty = np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
     low, high = float(volume.min()), float(volume.max())
@@ -335,7 +338,7 @@ def isosurface(
     offset = 0
     faces_of_volume = (volume[[0, -1]], volume[:, [0, -1]], volume[:, :, [0, -1]])
     if any(bool((face > level).any()) for face in faces_of_volume):
-        # One more layer of outside; mirroring the highest value puts the cap half a sample off at the most.
+        # One more layer of outside; with the highest value mirrored, the cap lies at most half a sample outwards.
         volume = np.pad(volume, 1, constant_values=np.float32(min(low, 2 * level - high)))
         offset = 1
     vertices, faces, _, _ = marching_cubes(  # type: ignore[no-untyped-call]  # has no types

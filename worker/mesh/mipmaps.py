@@ -1,4 +1,4 @@
-"""A texture that can be looked at from afar: in linear light, with every smaller size of it at hand."""
+"""Sample a texture at the size at which it is seen: in linear light, from a chain of halved copies."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +9,14 @@ _LEVELS = np.arange(256) / 255
 LINEAR: Floats = np.where(_LEVELS <= 0.04045, _LEVELS / 12.92, ((_LEVELS + 0.055) / 1.055) ** 2.4).astype(
     np.float32
 )
-"""The light of each of the 256 steps of sRGB (IEC 61966-2-1)."""
+"""(256,) float32, the linear light of each step of 8-bit sRGB, by IEC 61966-2-1."""
 
 
 class MipMaps:
-    """From (H, W, 3) sRGB: the texture itself, then halves of halves."""
+    """A texture and its halves of halves. `texels` is the number of texels of the texture itself."""
 
     def __init__(self, texture: NDArray[np.uint8]) -> None:
+        """Take an (H, W, 3) sRGB texture; halving ends at an odd side or at 4 texels."""
         level: Floats = LINEAR[texture]
         levels = [level]
         while min(level.shape[:2]) > 4 and level.shape[0] % 2 == level.shape[1] % 2 == 0:
@@ -29,7 +30,15 @@ class MipMaps:
         self.texels = int(self._height[0] * self._width[0])
 
     def sample(self, uv: Floats, level: NDArray[np.int32]) -> Floats:
-        """(N, 3) linear light at (N, 2) uv in 0..1, v downwards; `level` (N,) 0 is the full size, clipped to what is there."""
+        """Sample bilinearly.
+
+        Args:
+            uv: (N, 2) in 0..1, v downwards.
+            level: (N,) of the chain: 0 is the full size, each further one half of it. Clipped to the levels that exist.
+
+        Returns:
+            (N, 3) linear light in 0..1.
+        """
         level = np.clip(level, 0, len(self._start) - 1)
         height, width, start = self._height[level], self._width[level], self._start[level]
         x = np.clip(uv[:, 0] * width - np.float32(0.5), 0, width - 1).astype(np.float32)
@@ -53,6 +62,6 @@ class MipMaps:
 
 
 def srgb(light: Floats) -> Floats:
-    """Linear light → sRGB, both in 0..1; what is outside is clipped."""
+    """Convert linear light to sRGB by IEC 61966-2-1, any shape, both in 0..1; clip what is outside."""
     light = np.clip(light, 0, 1)
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)

@@ -1,11 +1,15 @@
-"""The direction of the surface at its vertices."""
+"""Compute the direction of the surface at its vertices."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def normals(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArray[np.float32]:
-    """(V, 3) unit vectors outwards: the faces' own, weighted by the angle that each has at the vertex."""
+    """Return (V, 3) unit vectors that point outwards: the mean of the faces' normals, weighted by their angles at the vertex.
+
+    The weights make the result independent of how a flat area is cut into triangles (Thürmer and Wüthrich, "Computing
+    vertex normals from polygonal facets", 1998). Where only triangles of no area meet, the result is (0, 0, 1).
+    """
     corners = vertices[faces].astype(np.float64)  # (F, 3, 3)
     ahead = _unit(np.roll(corners, -1, axis=1) - corners)
     behind = -np.roll(ahead, 1, axis=1)

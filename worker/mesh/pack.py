@@ -1,4 +1,4 @@
-"""Islands of a surface → their places in one square texture, none over another."""
+"""Place the islands of a surface in one square texture, so that none overlaps another."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,21 @@ STEPS = 14  # of the search for the largest scale; the last one is finer than a 
 
 
 def pack(sizes: Sizes, resolution: int, gap: int) -> tuple[float, NDArray[np.int64]]:
-    """The scale at which all boxes fit, and (N, 2) the texel where each begins.
+    """Pack boxes in shelves: the tallest first, from left to right, row above row.
 
-    In shelves: the tallest first, from left to right, row above row. Its time goes by the boxes alone, and two boxes are
-    always `gap` texels apart, and half of that from the rim; where there are too many of them for that, half as many,
-    and so on.
+    Time depends on the number of boxes alone.
+
+    Args:
+        sizes: (N, 2) width and height of each box, in any unit.
+        resolution: texels a side of the texture.
+        gap: texels between two boxes; half of it lies between a box and the texture's border. Where the boxes are too
+            many for this gap, it is halved until they fit.
+
+    Returns:
+        Texels for one unit of the boxes, the largest scale at which all of them fit; and (N, 2) the texel where each box
+        begins, x and y.
+
+    Raises: ValueError if they do not fit even with one texel each.
     """
     order = np.argsort(-sizes[:, 1], kind="stable")
     low, high = 0.0, resolution / max(float(sizes.max(initial=0)), 1e-12)
@@ -32,7 +42,7 @@ def pack(sizes: Sizes, resolution: int, gap: int) -> tuple[float, NDArray[np.int
 
 
 def _shelves(sizes: Sizes, order: NDArray[np.intp], resolution: int, gap: int) -> NDArray[np.int64] | None:
-    """None where they do not fit."""
+    """(N, 2) the texel where each box begins, or None where they do not fit."""
     wide, tall = (np.ceil(sizes).astype(np.int64) + max(gap, 1)).T.tolist()
     places = [(0, 0)] * len(wide)
     x = y = shelf = 0

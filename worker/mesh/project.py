@@ -1,4 +1,4 @@
-"""Lays the photo over the part of the mesh that its camera saw."""
+"""Lay the photo over the part of the mesh that its camera saw."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,33 +13,36 @@ from worker.mesh.rasterize import rasterize
 Floats = NDArray[np.float32]
 View = NDArray[np.uint8]  # (S, S, 4) sRGB, straight alpha
 
-FACING = (
-    0.15,
-    0.55,
-)  # cosine to the camera: below the first none of the photo, above the second nothing but it
-INSIDE = (1.0, 3.5)  # the same for the distance to the product's outline, pixels of the photo
-BEHIND = (
-    0.03,
-    0.05,
-)  # the same, falling, for how far something nearer stands before it, parts of the picture's side
-REACH = (
-    4  # pixels around a nearer thing in which what lies behind it is left alone: outlines never fit exactly
-)
+# The photo's share of a colour rises from 0 at the first figure to 1 at the second.
+FACING = (0.15, 0.55)  # by the cosine between the surface's normal and the direction to the camera
+INSIDE = (1.0, 3.5)  # by the distance to the product's outline, pixels of the photo
+# It falls from 1 at the first figure to 0 at the second.
+BEHIND = (0.03, 0.05)  # by how far behind something nearer the point lies, parts of the picture's side
+REACH = 4  # pixels around something nearer that take no photo: outlines never fit exactly
 LEAST_OVERLAP = 0.75  # intersection over union of the two outlines; below it the photo shows something else
 
 
 class Fit(NamedTuple):
-    """How well a camera's view of the mesh covers the photo."""
+    """A camera, and how well its view of the mesh covers the photo."""
 
     camera: Camera
-    overlap: float  # intersection over union
+    overlap: float  # intersection over union of the outlines, 0..1
 
 
 def fit(vertices: Floats, faces: NDArray[np.int32], view: View, camera: Camera) -> Fit:
-    """The camera moved sideways, up and down, and its picture widened, until the mesh's box is that of the photo.
+    """Move the camera sideways, up and down, and widen its picture, until the mesh's box is the box of the photo.
 
-    A network's answer is somewhat larger or smaller than the photo, or beside it; no more than that is mended, and
-    only if the outlines then agree better.
+    A network's mesh is a little larger or smaller than the photo, or beside it. Only that is corrected, and only if the
+    outlines agree better afterwards.
+
+    Args:
+        vertices: (V, 3)
+        faces: (F, 3)
+        view: (S, S, 4) of the photo.
+        camera: that sees the mesh about as the photo shows it.
+
+    Returns:
+        The better of the given and the moved camera, and its overlap, measured at half of the photo's size.
     """
     size = len(view) // 2
     solid = view[..., 3] > 127
@@ -61,7 +64,7 @@ def fit(vertices: Floats, faces: NDArray[np.int32], view: View, camera: Camera) 
 
 
 def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
-    """(size, size) how near the nearest face of every pixel is, as `Camera.project` counts it; -inf where there is none."""
+    """Return (size, size) the nearness of the nearest face at every pixel, as `Camera.project` counts it; -inf for none."""
     flat, near = camera.project(vertices)
     buffer = np.full(size * size, -np.inf, np.float32)
     corners = near[faces]
@@ -73,19 +76,19 @@ def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, siz
 def project(
     vertices: Floats, faces: NDArray[np.int32], points: Floats, normals: Floats, view: View, camera: Camera
 ) -> tuple[Floats, Floats]:
-    """The photo's colour at points of the mesh, and how much it is to be believed there.
+    """Read the photo's colour at points of the mesh, and rate how reliable it is there.
 
     Args:
-        vertices: (V, 3) of the mesh that may hide the points.
+        vertices: (V, 3) of the whole mesh, which may hide the points.
         faces: (F, 3)
         points: (N, 3) on the mesh.
-        normals: (N, 3) the surface's direction there, of any length.
-        view: (S, S, 4)
-        camera: of the view.
+        normals: (N, 3) the surface's normals there, of any length.
+        view: (S, S, 4) of the photo.
+        camera: that took the photo.
 
     Returns:
-        (N, 3) sRGB in 0..1, and (N,) in 0..1: 0 where the camera did not see the point, saw it at a low angle, or close
-        to the product's outline or to something nearer.
+        (N, 3) sRGB in 0..1, and (N,) the photo's share in 0..1: 0 where the camera did not see the point, saw it at a
+        low angle, or saw it close to the product's outline or to something nearer.
     """
     size = len(view)
     flat, near = camera.project(points)
@@ -95,7 +98,7 @@ def project(
     nearest = ndimage.maximum_filter(buffer, 2 * REACH + 1)
     pixel_row, pixel_column = (np.clip(np.rint(axis), 0, size - 1).astype(np.intp) for axis in (row, column))
     before = (nearest[pixel_row, pixel_column] - near) / np.float32(camera.side)
-    # From farther away than the reach, but still behind: an inner wall.
+    # Behind something at the very pixel, with a smaller tolerance: an inner wall.
     hidden = (buffer[pixel_row, pixel_column] - near) / np.float32(camera.side)
 
     to_camera = np.asarray(camera.center, np.float64) - points
@@ -104,7 +107,7 @@ def project(
 
     solid = view[..., 3] > 127
     depth = ndimage.distance_transform_edt(np.pad(solid, 1))[1:-1, 1:-1].astype(np.float32)
-    # What is thin has no inside far from its outline: its middle counts as such.
+    # A thin part has no inside far from its outline: its middle line counts as inside.
     depth = np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * solid
     position = np.stack([row, column])
     inside = ndimage.map_coordinates(depth, position, order=1, mode="constant")
@@ -122,7 +125,7 @@ def project(
 
 
 def _grow(view: View, solid: NDArray[np.bool_], depth: Floats) -> Floats:
-    """The colours of the product's inside carried out past its outline, where background is mixed into them."""
+    """(S, S, 3) sRGB in 0..1: replace colours at and beyond the outline, which hold background, by the nearest inner ones."""
     sure = solid & (view[..., 3] > 250) & (depth >= min(1.5, float(depth.max())))
     if not sure.any():
         sure = solid
@@ -133,7 +136,7 @@ def _grow(view: View, solid: NDArray[np.bool_], depth: Floats) -> Floats:
 
 
 def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
-    """The camera that sees the middle of the points in the middle of the box, at the mean of the sides' ratios."""
+    """Move the camera so that the points' box has the middle of `box`, scaled by the geometric mean of the sides' ratios."""
     low, high = flat.min(axis=0), flat.max(axis=0)
     ratio = float(np.sqrt(np.prod((box[1] - box[0]) / np.maximum(high - low, 1e-6))))
     side = camera.side / ratio
@@ -143,7 +146,7 @@ def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
 
 
 def _rise(value: Floats, low: float, high: float) -> Floats:
-    """0 below `low`, 1 above `high`, smoothly between."""
+    """0 below `low`, 1 above `high`, smooth between (Hermite's 3t² - 2t³)."""
     share = np.clip((value - low) / (high - low), 0, 1)
     return np.asarray(share * share * (3 - 2 * share), np.float32)
 

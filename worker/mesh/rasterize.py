@@ -1,4 +1,4 @@
-"""Which pixels a set of flat triangles covers; what baking and rendering share."""
+"""Find the pixels that flat triangles cover. Baking and rendering share this."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,20 +6,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BATCH = 1 << 19  # pixels looked at together; bounds the memory to about 50 MB
+BATCH = 1 << 19  # pixels tested together; bounds the memory to about 50 MB
 
 
 class Covered(NamedTuple):
+    """K pairs of a pixel and a face that covers its centre."""
+
     face: NDArray[np.int64]  # (K,)
     pixel: NDArray[np.int64]  # (K,) row * width + column
-    weight: NDArray[np.float32]  # (K, 3) of the triangle's corners, their sum 1
+    weight: NDArray[np.float32]  # (K, 3) barycentric coordinates of the centre in the face; their sum is 1
 
 
 def rasterize(corners: NDArray[np.float32], width: int, height: int) -> Iterator[Covered]:
-    """Every pixel whose centre lies in a triangle, batch by batch, in the order of the triangles.
+    """Yield every pixel whose centre lies in a triangle, batch by batch, in the order of the triangles.
 
     Args:
-        corners: (F, 3, 2) x to the right and y down, in pixels; the first pixel's centre is at (0.5, 0.5).
+        corners: (F, 3, 2) pixels, x to the right and y down; the first pixel's centre is at (0.5, 0.5). What lies outside
+            of the image is left out.
         width: of the image, pixels.
         height: of the image, pixels.
     """
@@ -52,7 +55,7 @@ def rasterize(corners: NDArray[np.float32], width: int, height: int) -> Iterator
         of_b = grad_b[face, 0] * x + grad_b[face, 1] * y
         of_c = grad_c[face, 0] * x + grad_c[face, 1] * y
         of_a = 1 - of_b - of_c
-        # A hair of tolerance: a centre on a common edge belongs to both, never to none.
+        # With a small tolerance, so that a centre on a common edge belongs to both faces and never to none.
         inside = (of_a >= -1e-6) & (of_b >= -1e-6) & (of_c >= -1e-6)
         weight = np.stack([of_a[inside], of_b[inside], of_c[inside]], axis=1).astype(np.float32)
         yield Covered(face[inside], row[inside] * width + column[inside], weight)

@@ -1,4 +1,4 @@
-"""Pictures of a textured mesh, by numpy alone: no display, no GL, the same on every machine."""
+"""Render pictures of a textured mesh with numpy alone: no display, no OpenGL, the same on every machine."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,23 @@ from worker.mesh.rasterize import Covered, rasterize
 from worker.mesh.shading import ambient_occlusion, lighting
 from worker.mesh.textured import TexturedMesh
 
-FIELD_OF_VIEW = 20.0  # degrees: the long lens of a product photo
-FILL = 0.92  # of the picture's side, taken by the product and the heart of its shadow
-BORDER = 0.08  # of the picture's side, over which the shadow fades out
+FIELD_OF_VIEW = 20.0  # degrees, as with the long lens of a product photo
+FILL = 0.92  # part of the picture's side that the product and the core of its shadow take
+BORDER = 0.08  # part of the picture's side over which the shadow fades out
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Viewpoint:
-    """From where the mesh is seen."""
+    """The direction from which the mesh is seen."""
 
-    azimuth: float  # degrees from the front towards the product's left, that is to +x
+    azimuth: float  # degrees around the product from its front at +z towards +x
     elevation: float  # degrees above the horizon
 
     @property
     def rotation(self) -> Floats:
-        """World → the camera's axes: right, up, towards the camera."""
+        """(3, 3) matrix from the world's axes to the camera's: right, up, towards the camera."""
         a, e = math.radians(self.azimuth), math.radians(self.elevation)
         around = np.array([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]])
         over = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
@@ -38,15 +38,15 @@ class Viewpoint:
 
 
 class Seen(NamedTuple):
-    """The samples of a picture that show the mesh."""
+    """The K samples of a picture that show the mesh."""
 
     at: NDArray[np.int64]  # (K,) row * width + column
     face: NDArray[np.int64]  # (K,)
-    weight: Floats  # (K, 3) of the face's corners, their sum 1, on the surface
+    weight: Floats  # (K, 3) barycentric coordinates in the face, on the surface; their sum is 1
 
 
 class Scene:
-    """A mesh that is to be drawn, with what all its pictures share: the light that reaches it, and smaller textures."""
+    """A mesh to be drawn, with what all its pictures share: the light that reaches it, and the texture's mipmaps."""
 
     def __init__(self, mesh: TexturedMesh) -> None:
         """Take a mesh that stands on y = 0, in any unit."""
@@ -56,7 +56,12 @@ class Scene:
         self.texels_of_face = np.abs(_area(mesh.uv[mesh.faces])) * self.texture.texels
 
     def camera(self, viewpoints: Sequence[Viewpoint]) -> Camera:
-        """In the axes of each viewpoint: holds the mesh and its shadow, whole, in the middle and as large as all viewpoints allow."""
+        """Place one camera for all viewpoints.
+
+        Returns:
+            The camera in the axes of each viewpoint. It holds the whole mesh and its shadow in the middle of the picture,
+            as large as the viewpoints allow. With one camera for all, a turntable neither jumps nor breathes.
+        """
         low, high = self.mesh.positions.min(axis=0), self.mesh.positions.max(axis=0)
         reach = 0.04 * float((high - low).max())
         (x0, _, z0), (x1, _, z1) = low - reach, high + reach
@@ -67,9 +72,8 @@ class Scene:
         middle = (turned.min(axis=(0, 1)) + turned.max(axis=(0, 1))) / 2
         side = float(np.ptp(turned, axis=(0, 1))[:2].max())
         flat = turned.reshape(-1, 3)
-        for _ in range(
-            4
-        ):  # moving the camera moves what is near more than what is far: a few steps settle it
+        # Moving the camera moves near points more than far ones, so that it takes a few steps to settle.
+        for _ in range(4):
             distance = (
                 side / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2)) + float(np.ptp(turned[..., 2])) / 2
             )
@@ -84,7 +88,17 @@ class Scene:
         return camera
 
     def render(self, viewpoint: Viewpoint, camera: Camera, size: int, samples: int) -> NDArray[np.uint8]:
-        """(size, size, 4) sRGB, straight alpha: the lit mesh and its shadow, with samples² samples a pixel."""
+        """Draw the lit mesh and its shadow on the floor.
+
+        Args:
+            viewpoint: from where.
+            camera: in the viewpoint's axes.
+            size: pixels a side.
+            samples: a pixel's samples along each axis.
+
+        Returns:
+            (size, size, 4) sRGB with straight alpha.
+        """
         turn = viewpoint.rotation
         turned = self.mesh.positions @ turn.T
         wide = size * samples
@@ -113,7 +127,15 @@ class Scene:
         return np.asarray(picture * 255 + 0.5).astype(np.uint8)
 
     def render_unlit(self, camera: Camera, size: int) -> NDArray[np.uint8]:
-        """(size, size, 4) sRGB, alpha 0 or 255: the texture as it is, without light, from where `camera` stands."""
+        """Draw the texture as it is, without light and shadow, one sample a pixel.
+
+        Args:
+            camera: in the mesh's own axes, such as the photo's.
+            size: pixels a side.
+
+        Returns:
+            (size, size, 4) sRGB; alpha is 0 or 255.
+        """
         flat, near = camera.project(self.mesh.positions)
         flat *= np.float32(size)
         seen = visible(flat, near, self.mesh.faces, camera, size, double_sided=self.mesh.double_sided)
@@ -125,13 +147,13 @@ class Scene:
         return picture.reshape(size, size, 4)
 
     def _level(self, flat: Floats) -> NDArray[np.int32]:
-        """(F,) which size of the texture has about one texel for every sample of the face."""
+        """(F,) the mipmap level with about one texel for every sample of the face."""
         seen = np.abs(_area(flat[self.mesh.faces]))
         ratio = np.maximum(self.texels_of_face, 1e-6) / np.maximum(seen, 1e-6)
         return np.asarray(np.clip(np.rint(np.log2(ratio) / 2), 0, 30), np.int32)
 
     def _shadow(self, turn: Floats, camera: Camera, size: int) -> Floats:
-        """(size, size) the floor's shadow where the camera sees the floor."""
+        """(size, size) alpha of the floor's shadow where the camera sees the floor."""
         up = turn[:, 1]  # the world's, in the camera's axes
         if up[2] <= 0.01:  # from below, or along the floor
             return np.zeros((size, size), np.float32)
@@ -142,7 +164,7 @@ class Scene:
         towards = ray @ up
         reach = np.where(towards < 0, -(eye @ up) / np.minimum(towards, -1e-9), 0)
         point = np.asarray((eye + ray * reach[..., None]) @ turn, np.float32)
-        # However far the shadow reaches, nothing of it is left at the picture's border.
+        # A shadow may reach past the picture: it fades to nothing at the border.
         edge = np.clip((0.5 - np.abs(step)) / BORDER, 0, 1)
         fade = np.minimum(edge[:, None], edge[None, :])
         shadow = self.floor.at(point[..., 0], point[..., 2]) * fade * fade * (3 - 2 * fade)
@@ -158,15 +180,15 @@ def visible(
     *,
     double_sided: bool = False,
 ) -> Seen:
-    """The nearest face at every sample of a (wide, wide) picture.
+    """Find the nearest face at every sample of a (wide, wide) picture.
 
     Args:
         flat: (V, 2) in samples, x to the right and y down.
-        near: (V,) as `camera` gives it.
+        near: (V,) nearness, as `camera` gives it.
         faces: (F, 3)
-        camera: that projected the mesh.
+        camera: the one that projected the mesh.
         wide: samples a side.
-        double_sided: whether faces count that are seen from inside.
+        double_sided: True if faces that are seen from inside count too.
     """
     drawn = np.arange(len(faces))
     if not double_sided:  # half the work, and no difference for a closed mesh
@@ -184,26 +206,26 @@ def visible(
     at = np.concatenate([batch.pixel[k] for batch, k in nearest])
     face = np.concatenate([batch.face[k] for batch, k in nearest])
     weight = np.concatenate([batch.weight[k] for batch, k in nearest])
-    # What is half-way on the picture is not half-way on the surface: what is nearer is larger.
+    # Perspective-correct: half-way in the picture is not half-way on the surface, because what is nearer looks larger.
     weight = weight * (1 + shown[face] / np.float32(camera.distance))
     weight /= weight.sum(axis=1, keepdims=True)
     return Seen(at, drawn[face], weight.astype(np.float32))
 
 
 def mix(corners: Floats, weight: Floats) -> Floats:
-    """(K, 3, C) values at the corners and (K, 3) weights → (K, C)."""
+    """Interpolate: (K, 3, C) values at the corners and (K, 3) weights → (K, C)."""
     a, b, c = weight[:, :1], weight[:, 1:2], weight[:, 2:]
     return np.asarray(a * corners[:, 0] + b * corners[:, 1] + c * corners[:, 2], np.float32)
 
 
 def _area(corners: Floats) -> Floats:
-    """Of (F, 3, 2) triangles; positive where they run clockwise on a picture, whose y goes down."""
+    """(F,) signed area of (F, 3, 2) triangles; positive where they run clockwise in a picture, whose y goes down."""
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     double = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
     return np.asarray(double / 2, np.float32)
 
 
 def _shrink(image: Floats, by: int) -> Floats:
-    """The mean of every by² pixels."""
+    """(H, W, C) → (H / by, W / by, C): the mean of every by² pixels."""
     rows = sum((image[k::by] for k in range(1, by)), start=image[::by])
     return np.asarray(sum((rows[:, k::by] for k in range(1, by)), start=rows[:, ::by]) / np.float32(by * by))

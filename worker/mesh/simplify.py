@@ -1,4 +1,4 @@
-"""Fewer triangles, the same shape."""
+"""Reduce a mesh to fewer triangles and keep its shape."""
 
 import fast_simplification
 import manifold3d
@@ -10,16 +10,24 @@ from worker.mesh.clean import is_watertight, parts, remove_unused, weld
 Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
 
-SLOW = 150_000  # faces
-ROUNDS = 10  # the last tolerance is then a tenth of the mesh's extent
+SLOW = 150_000  # faces; more take manifold3d too long
+ROUNDS = 10  # from a tolerance of 1e-4 of the mesh's extent, doubled each time, to a tenth of it
 
 
 def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
-    """At most `triangles` faces; watertight if the given mesh was.
+    """Reduce a mesh to at most `triangles` faces. The result is watertight if the given mesh is.
 
-    Quadric collapse is the fastest and stays nearest to the shape, but in about one mesh of four it leaves a few
-    edges with four faces, where two sheets came to touch. Those are taken apart; where that would cut a part off, or
-    the mesh is torn, a slower collapse that cannot do either takes over.
+    Quadric edge collapse (Garland and Heckbert, 1997) is the fastest and stays nearest to the shape, but in about one mesh
+    of four it leaves a few edges with four faces, where two sheets touch. Those are taken apart. Where that would cut a
+    part off, or the mesh is torn, a slower collapse takes over that does neither.
+
+    Args:
+        vertices: (V, 3), any unit.
+        faces: (F, 3)
+        triangles: the most faces of the result; a mesh that has no more comes back as it is.
+
+    Returns:
+        Vertices and faces.
     """
     if len(faces) <= triangles:
         return vertices, faces
@@ -38,7 +46,7 @@ def _fits(mesh: tuple[Vertices, Faces], triangles: int) -> bool:
 
 
 def _collapse(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
-    # agg=3 instead of the default 7 halves the mean error and costs nothing, but may stop short of the count.
+    # agg=3 instead of the default 7 halves the mean error at no cost, but may stop above the count.
     for agg in (3, 5, 7):
         fewer, corners = fast_simplification.simplify(vertices, faces, target_count=triangles, agg=agg)
         if len(corners) <= triangles:
@@ -47,7 +55,10 @@ def _collapse(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertice
 
 
 def _cluster(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
-    """What no collapse gets below the budget: one vertex for each cell of a grid that gets coarser until it does."""
+    """Reduce what no collapse gets below the budget, to one vertex for each cell of a grid.
+
+    The grid gets coarser until the faces are few enough (vertex clustering, Rossignac and Borrel, 1993).
+    """
     low, extent = vertices.min(axis=0), float(np.ptp(vertices, axis=0).max()) or 1.0
     cells = 256.0
     while True:
@@ -64,9 +75,10 @@ def _cluster(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
 
 
 def _collapse_safely(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices, Faces]:
-    """manifold3d keeps what is joined joined, but takes a tolerance and no count: a growing one until it fits.
+    """Simplify with manifold3d, which keeps the mesh manifold.
 
-    Its time goes by the faces, some seconds for `SLOW`: more than that are collapsed first.
+    It takes a tolerance and no count, so the tolerance grows until the count fits. Its time grows with the faces, some
+    seconds for `SLOW`: larger meshes are collapsed to that first.
     """
     if len(faces) > SLOW:
         vertices, faces = _collapse(vertices, faces, SLOW)
@@ -81,7 +93,7 @@ def _collapse_safely(vertices: Vertices, faces: Faces, triangles: int) -> tuple[
 
 
 def _take_apart(solid: manifold3d.Manifold) -> tuple[Vertices, Faces]:
-    """manifold3d gives sheets that touch vertices of their own; here these are drawn a little to their own sheet."""
+    """Separate sheets that touch: manifold3d gives each its own vertices there, and this moves them a little inwards."""
     mesh = solid.to_mesh()
     vertices = np.array(mesh.vert_properties[:, :3], np.float32)
     faces = np.array(mesh.tri_verts, np.int32)
@@ -99,5 +111,5 @@ def _solid(vertices: Vertices, faces: Faces) -> manifold3d.Manifold:
 
 
 def _closed(vertices: Vertices, faces: Faces) -> bool:
-    """Watertight for a reader that goes by positions."""
+    """True if the mesh is watertight for a reader that merges equal positions."""
     return is_watertight(weld(vertices, faces)[1])

@@ -1,4 +1,4 @@
-"""Samples of a cubic grid that are kept only where somebody looked."""
+"""Keep samples of a cubic grid in blocks, only where they were asked for."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,29 +7,33 @@ Keys = NDArray[np.int64]
 Values = NDArray[np.float32]
 
 SIDE = 16  # samples along a block's edge: a surface fills some 6 % of such a block
-SHIFT = (22, 11, 0)  # of the three coordinates in a key: sorted keys are in the grid's own order, x outermost
+SHIFT = (
+    22,
+    11,
+    0,
+)  # bits by which x, y and z are shifted in a key: sorted keys are in the grid's order, x outermost
 LIMIT = 1 << 11  # samples an axis that a key can tell apart
-OUTSIDE = -1e30  # what surrounds the volume; its square, and the cube of it, are still doubles
+OUTSIDE = -1e30  # the value around the volume; even its cube fits in a double
 
-SEEN, CROSSED = 1, 2  # flags of a cell: looked at; holds a part of the surface
+SEEN, CROSSED = 1, 2  # flags of a cell: visited; holds a part of the surface
 
 _BLOCK, _LOCAL = 4, 7  # bits of a coordinate inside a block; of a block's coordinate
 _CUBE = SIDE**3
 
 
 def keys_of(points: NDArray[np.integer]) -> Keys:
-    """(..., 3) coordinates → (...) keys; a step along an axis adds `1 << SHIFT[axis]`."""
+    """Pack (..., 3) coordinates, each 0 to `LIMIT` - 1, into (...) keys; a step along an axis adds `1 << SHIFT[axis]`."""
     x, y, z = np.moveaxis(points.astype(np.int64), -1, 0)
     return np.asarray((x << SHIFT[0]) | (y << SHIFT[1]) | z)
 
 
 def points_of(keys: Keys) -> Keys:
-    """(N,) keys → (N, 3) coordinates."""
+    """Unpack (N,) keys into (N, 3) coordinates."""
     return np.stack([(keys >> shift) & (LIMIT - 1) for shift in SHIFT], axis=1)
 
 
 def distinct(keys: Keys) -> Keys:
-    """Each of (N,) keys once, ascending; by sorting, which is several times as fast as `unique`'s hashing here."""
+    """Return each of (N,) keys once, ascending. Sorting is several times as fast here as the hashing of `numpy.unique`."""
     ordered = np.sort(keys)
     first = np.ones(len(ordered), np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
@@ -37,13 +41,14 @@ def distinct(keys: Keys) -> Keys:
 
 
 class Samples:
-    """Float32 samples, and a flag for the cell above each, of a grid with `points` samples an axis.
+    """Float32 samples of a cubic grid, and a flag for the cell above each sample.
 
-    The grid's outermost layer, and all beyond it, is `OUTSIDE` from the start; other samples are NaN until they are
-    put. Memory: 20 kB for every block of 16³ samples that was addressed, and 8 MB for the table of blocks.
+    The grid's outermost layer, and everything beyond it, is `OUTSIDE` from the start. Other samples are NaN until they are
+    written. Memory: 20 kB for every block of 16³ samples that was addressed, and 8 MB for the table of blocks.
     """
 
     def __init__(self, points: int) -> None:
+        """Take the number of samples an axis, at most `LIMIT`."""
         self.points = points
         self.count = 0
         self.table = np.full(1 << (3 * _LOCAL), -1, np.int32)  # block → row of `values`, -1 for none
@@ -51,7 +56,7 @@ class Samples:
         self.flags = np.zeros((64, _CUBE), np.uint8)
 
     def address(self, keys: Keys) -> Keys:
-        """Where the samples of `keys` are in `values.ravel()` and `flags.ravel()`, until the next call."""
+        """Return where the samples of `keys`, any shape, are in `values.ravel()` and `flags.ravel()`, until the next call."""
         block = (
             ((keys >> (SHIFT[0] + _BLOCK)) << (2 * _LOCAL))
             | (((keys >> (SHIFT[1] + _BLOCK)) & (2**_LOCAL - 1)) << _LOCAL)
@@ -88,7 +93,7 @@ class Samples:
                     cubes[(rows, *(layer if axis == other else slice(None) for other in range(3)))] = OUTSIDE
 
     def layers(self) -> NDArray[np.integer]:
-        """Which layers of blocks along the first axis hold crossed cells, ascending."""
+        """Return the layers of blocks along the first axis that hold crossed cells, ascending."""
         crossed = (self.flags[: self.count] == CROSSED).any(axis=1)
         return np.flatnonzero(self._rows_to_table(crossed).any(axis=(1, 2)))
 
@@ -97,11 +102,11 @@ class Samples:
         return np.asarray(grid.reshape((2**_LOCAL,) * 3))
 
     def slab(self, layer: int) -> tuple[Values, NDArray[np.bool_], tuple[int, int, int]]:
-        """One layer of blocks along the first axis, one sample more before and after it, cut to what is crossed.
+        """Return one layer of blocks along the first axis, with one more sample before and after it, cut to what is crossed.
 
         Returns:
-            (18, Y, Z) samples, NaN where unknown; (17, Y - 1, Z - 1) the cells between them that are crossed, the
-            first layer those of the slab before; the coordinates of the first sample.
+            (18, Y, Z) samples, NaN where unknown; (17, Y - 1, Z - 1) True for the cells between them that are crossed,
+            where the first layer belongs to the slab before; the coordinates of the first sample.
         """
         side = 2**_LOCAL
         table = self.table.reshape(side, side, side)
@@ -135,6 +140,6 @@ class Samples:
 
 
 def _extent(mask: NDArray[np.bool_], axes: tuple[int, int]) -> tuple[int, int]:
-    """First and one past the last true index along the axis that is not in `axes`."""
+    """Return the first and one past the last true index along the axis that is not in `axes`."""
     used = np.flatnonzero(mask.any(axis=axes))
     return int(used[0]), int(used[-1]) + 1

@@ -1,4 +1,4 @@
-"""Paints a texture from a function that knows the colour of every point."""
+"""Paint a texture with a function that knows the colour of every point."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,38 +10,32 @@ from scipy import ndimage
 from worker.mesh.rasterize import rasterize
 
 Color = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""(N, 3) points → (N, 3) sRGB in 0..1; NaN where the colour is unknown."""
 
-BATCH = 1 << 18  # points whose colour is asked for at once
-ALIKE = 0.03  # colours that differ by less have nothing between them that is worth asking for; 1 is black to white
-STRETCH = 4.0  # times the usual distance from texel to texel; a sliver that claims more is not believed
-AROUND = [
-    (0, 1),
-    (0, -1),
-    (1, 0),
-    (-1, 0),
-    (1, 1),
-    (1, -1),
-    (-1, 1),
-    (-1, -1),
-]  # a texel's neighbours, nearest first
+BATCH = 1 << 18  # points in one call of `color`
+ALIKE = 0.03  # between colours that differ by less the mean will do; 1 is the difference from black to white
+STRETCH = 4.0  # times the median distance from texel to texel; a sliver with more is ignored
+# A texel's neighbours, nearest first.
+AROUND = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+# Barycentric coordinates of some points of a face.
 SPREAD = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 1], [4, 1, 1], [1, 4, 1], [1, 1, 4]], np.float32)
-SPREAD /= SPREAD.sum(axis=1, keepdims=True)  # points of a face, weights of its corners
+SPREAD /= SPREAD.sum(axis=1, keepdims=True)
 
 
 class Texels(NamedTuple):
-    """The texels that lie on the mesh, each once."""
+    """The K texels that lie on the mesh, each once."""
 
     texel: NDArray[np.int64]  # (K,) row * size + column, ascending
     face: NDArray[np.int64]  # (K,)
-    weight: NDArray[np.float32]  # (K, 3) of the face's corners, their sum 1
+    weight: NDArray[np.float32]  # (K, 3) barycentric coordinates in the face; their sum is 1
 
     def on(self, values: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArray[np.float32]:
-        """(V, C) at the vertices → (K, C) at the texels."""
+        """Interpolate: (V, C) values at the vertices and (F, 3) faces → (K, C) values at the texels."""
         return np.asarray(np.einsum("ki,kij->kj", self.weight, values[faces[self.face]]), np.float32)
 
 
 def texels(faces: NDArray[np.int32], uv: NDArray[np.float32], size: int) -> Texels:
-    """Which texels of (size, size) have their centre, or else another point, on which face.
+    """Find the texels that have their centre, or else another point, on a face.
 
     Args:
         faces: (F, 3)
@@ -53,7 +47,7 @@ def texels(faces: NDArray[np.int32], uv: NDArray[np.float32], size: int) -> Texe
     for batch in rasterize(uv[faces] * np.float32(size), size, size):
         face[batch.pixel] = batch.face
         weight[batch.pixel] = batch.weight
-    # What lies between the centres would be painted in the colours of another island.
+    # A face between the centres would get the colours of another island.
     between = np.ones(len(faces), bool)
     between[face[face >= 0]] = False
     small = np.flatnonzero(between)
@@ -77,24 +71,27 @@ def bake(
     color: Color,
     size: int,
 ) -> NDArray[np.float32]:
-    """(K, 3) sRGB colours of the texels; NaN where `color` knows none.
+    """Compute the colours of the texels.
 
-    Every other row and column is asked for, a quarter of all, and what lies between is asked for only where its
-    neighbours differ: a network's colours are smooth, and asking it is what baking takes its time for.
+    Calls `color` for every other row and column, a quarter of all texels, and for what lies between only where the
+    neighbours differ: a network's colours are smooth, and nearly all the time of baking goes to the network.
 
     Args:
         vertices: (V, 3) in the space of `color`.
         faces: (F, 3)
         uv: (V, 2) in 0..1, v downwards.
         on: the texels of this mesh.
-        color: (N, 3) points → (N, 3) sRGB in 0..1.
+        color: of points in the mesh's space.
         size: texels a side, even.
+
+    Returns:
+        (K, 3) sRGB in 0..1; NaN where `color` knows none.
     """
     half = size // 2 + 1
     row, column = on.texel // size, on.texel % size
     points = on.on(vertices, faces)
 
-    # The nodes of the coarse grid around every texel. Some lie beside the mesh: there its nearest face is prolonged.
+    # The nodes of the coarse grid around every texel. Some lie beside the mesh: there the nearest face is extended.
     entry = np.full(size * size, -1, np.int64)
     entry[on.texel] = np.arange(len(on.texel))
     corners = [(row + down) // 2 * half + (column + right) // 2 for down in (0, 1) for right in (0, 1)]
@@ -125,15 +122,24 @@ def bake(
         total += value / 4
         np.minimum(low, value, out=low)
         np.maximum(high, value, out=high)
-    unsure = ~((high - low).max(axis=1) < ALIKE)  # so too where a neighbour is not a number
+    unsure = ~((high - low).max(axis=1) < ALIKE)  # True also where a neighbour is NaN
     total[unsure] = _ask(color, points[unsure])
     return total
 
 
 def dilate(on: Texels, colors: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """(K, 3) sRGB → the (size, size, 3) texture; what no face covers, and what is NaN, repeats the nearest that is not.
+    """Make the texture, and dilate the colours into the space between the islands.
 
-    So every island is surrounded by its own colours half-way to the next one, for the filters of whoever draws it.
+    A texel that no face covers, or whose colour is NaN, repeats the nearest one that has a colour. So every island has
+    its own colours around it half-way to the next one, for the texture filters of the viewer.
+
+    Args:
+        on: the texels of the mesh.
+        colors: (K, 3) sRGB in 0..1.
+        size: texels a side.
+
+    Returns:
+        (size, size, 3) sRGB; all grey where no colour is known.
     """
     known = np.isfinite(colors).all(axis=1)
     if not known.any():
@@ -156,7 +162,7 @@ def _ask(color: Color, points: NDArray[np.float32]) -> NDArray[np.float32]:
 def _tangents(
     vertices: NDArray[np.float32], faces: NDArray[np.int32], uv: NDArray[np.float32], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(F, 3) how far a step of one texel to the right, and down, goes on each face; 0 where a sliver cannot say."""
+    """(F, 3) the way on each face for one texel to the right, and (F, 3) for one down; 0 for slivers."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     p, q, r = (uv[faces[:, i]].astype(np.float64) * size for i in range(3))
     (bx, by), (cx, cy) = (q - p).T, (r - p).T

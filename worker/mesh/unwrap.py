@@ -1,4 +1,4 @@
-"""A texture coordinate for every vertex."""
+"""Give every vertex a texture coordinate."""
 
 from typing import NamedTuple
 
@@ -9,21 +9,30 @@ from numpy.typing import NDArray
 from worker.mesh.clean import parts
 from worker.mesh.pack import pack
 
-PIECE = 500  # faces; xatlas's time grows faster than linearly with the size of a piece
-GAP = 128  # of the texture's side, texels between islands: each stays by itself down to an eighth of the size
+PIECE = 500  # faces; the time of xatlas grows faster than linearly with the size of a piece
+GAP = 128  # the gap between islands is the texture's side divided by this: they stay apart down to an eighth of the size
 
 
 class Unwrapped(NamedTuple):
+    """A mesh cut along the seams of its texture: a vertex on a seam stands once for each side."""
+
     source: NDArray[np.int32]  # (N,) the vertex that each new vertex repeats
     faces: NDArray[np.int32]  # (F, 3) into the new vertices
     uv: NDArray[np.float32]  # (N, 2) in 0..1, v downwards as in an image
 
 
 def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: int) -> Unwrapped:
-    """Cuts the surface into islands and packs them into one square of `resolution` texels a side.
+    """Cut the surface into islands and pack them into one square texture.
 
-    xatlas finds the islands, in pieces: 30,000 faces take 3 s so, and 19 s as one, for as many islands. Placing them
-    is ours: its packer makes an atlas of another size, in which no gap is as many texels as was asked for.
+    xatlas finds the islands, piece by piece: 30,000 faces take 3 s, and 19 s as one piece, for as many islands. Our own
+    `pack` places them, because the packer of xatlas makes an atlas of another size, with gaps of another width.
+
+    Args:
+        vertices: (V, 3)
+        faces: (F, 3)
+        resolution: texels a side of the texture.
+
+    Raises: ValueError if the islands are too many for the texture.
     """
     atlas = xatlas.Atlas()
     used_by = []
@@ -38,11 +47,11 @@ def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: 
     source = np.concatenate([used[part[0]] for used, part in zip(used_by, found, strict=True)])
     corners = np.concatenate([part[1] + start for part, start in zip(found, starts, strict=True)])
     flat = np.concatenate([part[2] for part in found]).astype(np.float64) * (atlas.width, atlas.height)
-    # What has no area xatlas leaves in the corner.
+    # xatlas leaves triangles of no area in the corner.
     left_out = (flat[corners] == 0).all(axis=(1, 2))
     drawn, slivers = corners[~left_out], corners[left_out]
     uv = _place(flat, drawn, resolution)
-    # There they would have the colour of something else; at a point of their surroundings they have the right one.
+    # In the corner they would have the colour of something else; a point of their surroundings has the right one.
     beside = np.zeros(len(vertices), np.intp)
     beside[source[drawn]] = drawn
     _, part = parts(flat.astype(np.float32), slivers.astype(np.int32))
@@ -53,17 +62,17 @@ def unwrap(vertices: NDArray[np.float32], faces: NDArray[np.int32], resolution: 
 
 
 def _place(flat: NDArray[np.float64], faces: NDArray[np.integer], resolution: int) -> NDArray[np.float64]:
-    """(N, 2) in the units of each island → (N, 2) in the unit square, at one scale, an island beside the other."""
+    """Place the islands side by side, at one scale: (N, 2) in the units of each island → (N, 2) in the unit square."""
     count, island = parts(flat.astype(np.float32), faces.astype(np.int32))
     low, high = np.full((count, 2), np.inf), np.full((count, 2), -np.inf)
     np.minimum.at(low, island, flat)
     np.maximum.at(high, island, flat)
     sizes = high - low
-    upright = sizes[:, 1] < sizes[:, 0]  # all stand: shelves are filled best by boxes of a kind
+    upright = sizes[:, 1] < sizes[:, 0]  # turned upright: boxes of one kind fill shelves best
     sizes[upright] = sizes[upright, ::-1]
     flat = flat - low[island]
     flat[upright[island]] = flat[upright[island], ::-1]
-    # A vertex that no face uses is an island without an extent; it needs no room.
+    # A vertex that no face uses is an island of no size and needs no room.
     used = np.zeros(count, bool)
     used[island[faces]] = True
     scale, places = pack(sizes[used], resolution, resolution // GAP)
@@ -73,7 +82,7 @@ def _place(flat: NDArray[np.float64], faces: NDArray[np.integer], resolution: in
 
 
 def _pieces(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> list[NDArray[np.int32]]:
-    """The faces in halves of halves, each cut across its longest side."""
+    """Halve the faces, each half across its longest side, until no piece has more than `PIECE` faces."""
     if len(faces) <= PIECE:
         return [faces]
     centers = vertices[faces].mean(axis=1)

@@ -1,4 +1,4 @@
-"""A cut-out product → the square view that the engines expect."""
+"""Frame a cut-out product: make the square view that the engines expect."""
 
 import math
 
@@ -9,14 +9,20 @@ from PIL import Image
 from worker.core.errors import JobError
 from worker.engines.surface import View
 
-SIDE = 512
-FILL = 0.85  # of the square's side, taken by the product's longest side
+SIDE = 512  # pixels
+FILL = 0.85  # part of the square's side that the product's longest side takes, as TripoSR's own program frames it
 
 
 def frame(rgba: NDArray[np.uint8]) -> View:
-    """(H, W, 4) sRGB with straight alpha → (512, 512, 4): what has alpha above one half, centred, 435 pixels long.
+    """Centre the product and scale it to a length of 435 pixels. The product is what has alpha above one half.
 
-    Raises: JobError `no_object` when nothing has alpha above one half.
+    Args:
+        rgba: (H, W, 4) sRGB, straight alpha.
+
+    Returns:
+        (512, 512, 4) sRGB, straight alpha.
+
+    Raises: JobError `no_object` if nothing has alpha above one half.
     """
     solid = rgba[..., 3] > 127
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
@@ -31,7 +37,7 @@ def frame(rgba: NDArray[np.uint8]) -> View:
 
 
 def _window(rgba: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.uint8]:
-    """A square of the photo; transparent where it reaches beyond the photo."""
+    """Cut a square out of the photo; it is transparent where it reaches beyond the photo."""
     height, width = rgba.shape[:2]
     window = np.zeros((side, side, 4), np.uint8)
     part = rgba[max(y, 0) : min(y + side, height), max(x, 0) : min(x + side, width)]
@@ -40,7 +46,7 @@ def _window(rgba: NDArray[np.uint8], x: int, y: int, side: int) -> NDArray[np.ui
 
 
 def _resample(square: NDArray[np.uint8], x: float, y: float, side: float) -> View:
-    """Antialiased to 512 pixels, weighted by alpha: what lies under transparent pixels never bleeds into the rim."""
+    """Resample to 512 pixels, weighted by alpha, so that colours under transparent pixels do not bleed into the rim."""
     alpha = np.divide(square[..., 3], 255, dtype=np.float32)
 
     def resize(plane: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -51,7 +57,7 @@ def _resample(square: NDArray[np.uint8], x: float, y: float, side: float) -> Vie
 
     weight = resize(alpha)
     view = np.zeros((SIDE, SIDE, 4), np.uint8)
-    seen = weight > 0.5 / 255  # fainter rounds to nothing; dividing by it would only blow up noise
+    seen = weight > 0.5 / 255  # less rounds to 0, and dividing by it would only amplify noise
     for channel in range(3):
         color = resize(np.multiply(square[..., channel], alpha, dtype=np.float32))
         view[seen, channel] = (color[seen] / weight[seen]).round().clip(0, 255)

@@ -1,4 +1,4 @@
-"""The pictures that stand for the model until it is loaded."""
+"""Draw the pictures that a page shows until the model is loaded."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,28 +7,31 @@ from PIL import Image
 
 from worker.mesh.render import Scene, Viewpoint
 
-SIZE = 512
-AZIMUTH, ELEVATION = 24.0, 14.0  # degrees: enough to show that it is solid, with the front still well in view
+SIZE = 512  # pixels a side of the poster
+AZIMUTH, ELEVATION = (
+    24.0,
+    14.0,
+)  # degrees; they show that the product is solid, with its front still in full view
 
 FRAMES = 24
 FRAME_MS = 100
 MOST_BYTES = 300_000
-# Pixels a side and WebP's quality, tried in turn until the file is small enough; the last is for noise.
+# Pixels a side and WebP's quality, tried in turn until the file is small enough; only noise needs the last one.
 TRIES = ((384, 80), (384, 60), (384, 36), (256, 36), (160, 20), (96, 5))
 
 
 def poster(scene: Scene, target: Path) -> None:
-    """A RGBA PNG of 512 by 512, the product on a transparent page with its shadow."""
+    """Write a PNG of 512 by 512 pixels: the product and its shadow on transparency."""
     viewpoint = Viewpoint(azimuth=AZIMUTH, elevation=ELEVATION)
     picture = scene.render(viewpoint, scene.camera([viewpoint]), SIZE, samples=3)
     Image.fromarray(picture).save(target, optimize=True)
 
 
 def turntable(scene: Scene, target: Path) -> None:
-    """An animated WebP of 24 frames, once round from the poster's side, below 300 kB whatever it shows."""
+    """Write an animated WebP of 24 frames, once round from the poster's viewpoint, below 300 kB whatever it shows."""
     viewpoints = [Viewpoint(azimuth=AZIMUTH + 360 * n / FRAMES, elevation=ELEVATION) for n in range(FRAMES)]
     camera = scene.camera(viewpoints)
-    with ThreadPoolExecutor(2) as pool:  # numpy lets go of the lock in its loops
+    with ThreadPoolExecutor(2) as pool:  # numpy releases the GIL in its loops
         pictures = list(
             pool.map(lambda viewpoint: scene.render(viewpoint, camera, TRIES[0][0], samples=2), viewpoints)
         )

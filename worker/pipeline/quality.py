@@ -1,4 +1,4 @@
-"""How good a model is: measured against its photo and by its file, said in figures, in words, and as one score."""
+"""Measure how good a model is, against its photo and by its file: in figures, in sentences, and as one score."""
 
 from typing import Any, NamedTuple
 
@@ -10,55 +10,52 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 from worker.engines.surface import SourceView, View
 from worker.mesh.project import LEAST_OVERLAP
 from worker.mesh.render import Scene
-from worker.pipeline.choose import PhotoScore
+from worker.pipeline.choose import PhotoScore, luminance
 from worker.pipeline.finish import Model
 
-# Each part of the score rises from 0 to 1 between two figures; docs/models.md gives the formula and the reasons.
+# Each part of the score rises from 0 at the first figure to 1 at the second. docs/models.md has the formula and the reasons.
 OVERLAP = (0.5, 0.94)  # intersection over union of the model's outline and the cut-out's
 DIFFERENCE = (26.0, 4.0)  # mean ΔE2000
 DETAIL = (0.1, 0.68)  # the part of the photo's fine structure that the texture has, at its place
 PLAIN = 0.15  # standard deviation of L* in it, below which a photo has no structure to keep
 PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
 PHOTO_BLUR = (0.95, 0.5)  # as `blur` measures it
-CUT_OFF, OPEN = (
-    0.6,
-    0.8,
-)  # factors for a product that the photo's border cuts, and for a surface that is not closed
+CUT_OFF, OPEN = 0.6, 0.8  # factors for a product that the photo's border cuts off, and for an open surface
 
-# Beyond these a sentence says so.
+# Beyond these figures the report has a warning.
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
 WARN_SIDE, WARN_BLUR, WARN_DROPPED, WARN_FLAT = 0.75, 0.72, 5, 0.1
 
-EDGE = 4.0  # 8-bit steps a pixel: less is shading, which is as soft in a sharp photo
-EDGES = 0.002  # of the product's pixels; with fewer edges nothing can be said of the blur
+EDGE = 4.0  # 8-bit steps a pixel; a weaker slope is shading, which is soft in a sharp photo too
+EDGES = 0.002  # part of the product's pixels; with fewer on edges the blur is unknown
 
 
 class Similarity(NamedTuple):
-    """The model seen by the photo's camera, beside the photo."""
+    """How similar the model, seen by the photo's camera, is to the photo."""
 
-    overlap: float  # intersection over union of the outlines
-    difference: float  # mean ΔE2000 where both are
-    detail: float  # the part of the photo's fine structure that the model has, and has at its place; 0..1
+    overlap: float  # intersection over union of the outlines, 0..1
+    difference: float  # mean ΔE2000 inside both outlines
+    detail: float  # the part of the photo's fine structure that the model has at the same place, 0..1
 
 
 class PhotoQuality(NamedTuple):
-    """What the photo is worth."""
+    """How much the photo shows of the product."""
 
-    side: float  # the product's longer side in it, as part of the 512 pixels that are used, at most 1
+    side: float  # the product's longer side in it, as part of the 512 pixels that are used, 0..1
     blur: float  # as `blur` measures it
     whole: bool  # the photo's border does not cut the product off
 
 
-def assess(model: Model, front: SourceView, scene: Scene, photo_score: PhotoScore) -> dict[str, Any]:
-    """The JSON-able report for `metadata.worker.quality`.
+def assess(model: Model, source: SourceView, scene: Scene, photo_score: PhotoScore) -> dict[str, Any]:
+    """Build the JSON-able report for `metadata.worker.quality`.
 
     Args:
-        model: as finished.
-        front: the photo that it was made from, and the photo's camera.
-        scene: the same, ready to be drawn.
+        model: of `finish`.
+        source: the photo that it was made from, and the camera in the model's coordinates.
+        scene: the model's mesh, ready to be drawn.
         photo_score: of that photo.
     """
-    view, camera = front.view, front.camera
+    view, camera = source.view, source.camera
     seen = compare(scene.render_unlit(camera, len(view)), view)
     photo = PhotoQuality(photo_score.size, blur(view), whole=photo_score.whole == 1)
     return {
@@ -77,17 +74,17 @@ def assess(model: Model, front: SourceView, scene: Scene, photo_score: PhotoScor
 
 
 def compare(seen: NDArray[np.uint8], photo: View) -> Similarity:
-    """Two (S, S, 4) pictures of the same view, the model and the photo."""
+    """Compare two (S, S, 4) pictures from the same camera, the model and the photo."""
     shape, wanted = seen[..., 3] > 127, photo[..., 3] > 127
     both = shape & wanted
     overlap = float(both.sum() / max(1, (shape | wanted).sum()))
-    # Right at the outline a photo's pixels are mixed with its background's.
+    # Right at the outline a photo's pixels are mixed with its background.
     inside = ndimage.binary_erosion(both, iterations=3)
     if not inside.any():
         return Similarity(overlap, 100.0, 0.0)
     ours, theirs = (rgb2lab(picture[..., :3]) for picture in (seen, photo))
     difference = float(deltaE_ciede2000(ours[inside], theirs[inside]).mean())  # type: ignore[no-untyped-call]  # has no types
-    # Structures of a few pixels: what is finer is the photo's noise, what is coarser is the colours' business.
+    # Structures of a few pixels: finer ones are the photo's noise, and coarser ones count in the difference already.
     fine, wanted_fine = (
         (ndimage.gaussian_filter(lab[..., 0], 1) - ndimage.gaussian_filter(lab[..., 0], 2))[inside]
         for lab in (ours, theirs)
@@ -98,18 +95,21 @@ def compare(seen: NDArray[np.uint8], photo: View) -> Similarity:
 
 
 def blur(view: View) -> float:
-    """0..1, how blurred the product's edges are: about 0.3 in a sharp photo, 0.75 from two pixels' blur on.
+    """Measure how blurred the product's edges are in a (S, S, 4) view.
 
-    The less another blur takes from an edge, the less there was to take (Crété and others, "The blur effect", 2007).
-    0 where there are too few edges to tell.
+    Blurs the photo once more: the less that changes an edge, the more it was blurred before (Crété, Dolmiere, Ladret and
+    Nicolas, "The blur effect", 2007).
+
+    Returns:
+        0..1: about 0.3 for a sharp photo, 0.75 from a blur of two pixels on, 0 where there are too few edges.
     """
-    luminance = view[..., :3].astype(np.float32) @ np.array([0.2126, 0.7152, 0.0722], np.float32)
-    # Some way from the outline, which the cut-out makes sharp.
+    light = luminance(view)
+    # Away from the outline, which the cut-out makes sharp.
     inside = ndimage.binary_erosion(view[..., 3] > 127, iterations=6)
     lost, total, count = 0.0, 0.0, 0
     for axis in (0, 1):
-        again = ndimage.uniform_filter1d(luminance, 9, axis=axis)
-        step, less = (np.abs(ndimage.sobel(image, axis)) / 8 for image in (luminance, again))
+        again = ndimage.uniform_filter1d(light, 9, axis=axis)
+        step, less = (np.abs(ndimage.sobel(image, axis)) / 8 for image in (light, again))
         edge = inside & (step > EDGE)
         lost += float(np.maximum(step - less, 0)[edge].sum())
         total += float(step[edge].sum())
@@ -118,7 +118,7 @@ def blur(view: View) -> float:
 
 
 def score(seen: Similarity, photo: PhotoQuality, *, watertight: bool) -> float:
-    """0..100: the product of what agrees with the photo, what the photo is worth, and whether the surface is closed."""
+    """Return 0..100: the product of the similarity's parts, the photo's parts, and a factor for an open surface."""
     parts = (
         _rise(seen.overlap, OVERLAP),
         _rise(seen.difference, DIFFERENCE),

@@ -1,4 +1,4 @@
-"""How large the product is."""
+"""Find out how large the product is."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,41 +7,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 LONGEST_SIDE = 0.3
-"""Metres. A photo tells no size; in AR this is a product on a table, neither lost nor in the way."""
+"""Metres, where nothing tells the size: a photo does not. In AR this fits on a table and can be seen well."""
 
-UNITS = {"mm": 0.001, "cm": 0.01, "m": 1.0, "in": 0.0254}
+METRES = {"mm": 0.001, "cm": 0.01, "m": 1.0, "in": 0.0254}
 SIDES = ("width", "height", "depth")
-POSSIBLE = (0.001, 100.0)  # metres; what is smaller or larger is a mistake in the unit
-DISAGREEMENT = 1.25  # between a side that was given and the model's; more is worth a warning
+POSSIBLE = (0.001, 100.0)  # metres; anything smaller or larger is a mistake in the unit
+DISAGREEMENT = 1.25  # factor between a given side and the model's; above it there is a warning
 
 
 class Scale(NamedTuple):
+    """The size of a mesh, and what was wrong with the dimensions."""
+
     metres: float  # of one unit of the mesh
     source: str  # "dimensions" or "default"
     warnings: list[str]
 
 
 def scale(extent: NDArray[np.floating], dimensions: Any) -> Scale:
-    """One factor for all three sides, so that the shape stays.
+    """Choose one factor for all three sides, so that the shape stays.
 
-    Width and height decide, by the mean of what they say; the photo shows both. Depth, which no photo shows, decides only
-    where it is all that was given.
+    The photo shows width and height: the factor is the geometric mean of theirs. The depth, which no photo shows, counts
+    only if neither of them is given.
 
     Args:
         extent: (3,) width, height and depth of the mesh, in its own unit.
-        dimensions: {"width" | "height" | "depth": number, "unit": "mm" | "cm" | "m" | "in"} as the backend wrote it, or
-            anything else: whatever makes no sense is told of in `warnings` and not used.
+        dimensions: {"width" | "height" | "depth": number, "unit": "mm" | "cm" | "m" | "in"}, or anything else that the
+            backend wrote. What makes no sense is not used and causes a warning.
     """
     default = LONGEST_SIDE / float(extent.max())
     if dimensions is None:
         return Scale(default, "default", [])
     unit = dimensions.get("unit") if isinstance(dimensions, dict) else None
-    if not isinstance(unit, str) or unit not in UNITS:
+    if not isinstance(unit, str) or unit not in METRES:
         return Scale(
             default, "default", ["The dimensions have no unit of mm, cm, m or in and were not used."]
         )
 
-    asked, warnings = _sides(dimensions, UNITS[unit])
+    asked, warnings = _sides(dimensions, METRES[unit])
     own = {side: float(length) for side, length in zip(SIDES, extent, strict=True) if length > 0}
     factors = {side: length / own[side] for side, length in asked.items() if side in own}
     seen = [factors[side] for side in ("width", "height") if side in factors] or list(factors.values())
@@ -59,7 +61,7 @@ def scale(extent: NDArray[np.floating], dimensions: Any) -> Scale:
 
 
 def _sides(dimensions: dict[str, Any], unit: float) -> tuple[dict[str, float], list[str]]:
-    """The lengths in metres that make sense, and a warning for each of the others."""
+    """Return the lengths that make sense, in metres, and a warning for each of the others."""
     asked, warnings = {}, []
     for side in SIDES:
         match dimensions.get(side):

@@ -1,4 +1,4 @@
-"""How long a step took."""
+"""Measure how long a step takes."""
 
 import resource
 import time

@@ -7,34 +7,41 @@ from typing import Protocol
 from worker.core.finding import Finding
 from worker.core.settings import ConfigError, Settings
 
-# What the worker stores, by a file's ending; a bucket must allow these types.
 CONTENT_TYPES = {
     ".glb": "model/gltf-binary",
     ".png": "image/png",
     ".webp": "image/webp",
     ".usdz": "model/vnd.usdz+zip",
 }
+"""The type of each file that the worker stores, by its ending. A bucket must allow these types."""
 
 
 class StoreUnreachable(Exception):
-    """The store cannot be tried out at the moment; the message says why, to the operator."""
+    """The store does not answer now, and may later. The message tells the operator why."""
 
 
 class Store(Protocol):
-    """A place for files that can be fetched by an address."""
+    """A place for files, each of which has a URL."""
 
     def put(self, path: str, file: Path, content_type: str, check: Callable[[], None] = lambda: None) -> str:
-        """Stores or replaces, whole or not at all; gives the address. `check` is called before every try and while
-        waiting for one, and may end it all by raising. Raises: JobError `storage_…`, `no_space`.
+        """Store a file under a path, or replace it, whole or not at all. Return its URL.
+
+        Args:
+            path: as `worker.storage.paths` makes it, with an ending.
+            file: what to store.
+            content_type: one of CONTENT_TYPES, or another type that the bucket allows.
+            check: called before each try and during the waits between them. To stop the upload, it raises.
+
+        Raises: JobError `storage_…`, `no_space`; what `check` raises.
         """
         ...
 
     def find(self, stem: str) -> list[str]:
-        """The paths of all files of a stem: `{stem}.…`, and whatever lies below `{stem}/`. Raises: JobError."""
+        """Return the paths of a stem's files: `{stem}.…`, and all files below `{stem}/`. Raises: JobError `storage_…`."""
         ...
 
     def remove(self, paths: Sequence[str]) -> None:
-        """What is not there counts as removed. Raises: JobError."""
+        """Remove files. A path without a file is no error. Raises: JobError `storage_…`."""
         ...
 
     def check(self) -> list[Finding]:
@@ -46,7 +53,7 @@ class Store(Protocol):
 
 
 def open_store(settings: Settings) -> Store:
-    """Raises: ConfigError where neither place is configured, or what is configured cannot be right."""
+    """Open the store that is configured. Raises: ConfigError if none is, or if its settings cannot be right."""
     if settings.storage_dir:
         from worker.storage.local import LocalStore  # noqa: PLC0415 - each place imports its own libraries
 
@@ -74,5 +81,5 @@ def open_store(settings: Settings) -> Store:
 
 
 def version(digest: str) -> str:
-    """What an address carries so that a cache never shows a replaced file: the beginning of its sha256."""
+    """Return the part of a file's sha256 that its URL carries, so that no cache shows a file that was replaced."""
     return digest[:16]

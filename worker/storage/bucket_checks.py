@@ -1,4 +1,4 @@
-"""What is wrong with a bucket or its key, in words that say how to mend it."""
+"""What is wrong with a bucket or its key, and how to fix it."""
 
 import base64
 import json
@@ -8,51 +8,51 @@ import httpx
 from storage3.exceptions import StorageApiError
 from storage3.types import BaseBucket
 
-from worker.core.errors import is_retryable_status
+from worker.core.errors import is_retryable_status, one_line
 from worker.core.finding import Finding, advice, fail
 from worker.core.settings import ConfigError
 from worker.storage import CONTENT_TYPES, StoreUnreachable
 
-LOCKED = 423  # another upload to the same path runs just now
-LARGEST_MODEL = 10_000_000  # bytes; what the preset `quality` stays below
+LOCKED = 423  # another upload to the same path is running
+LARGEST_MODEL = 10_000_000  # bytes; models of the preset `quality` are smaller
 
 
 def status(error: StorageApiError) -> int:
-    """The answer's status, which is mostly told in its body: HTTP says 400. 500 where it tells none."""
+    """Return an error's status. It is in the body, while HTTP's own is mostly 400; if the body has none, return 500."""
     return int(error.status) if str(error.status).isdigit() else 500
 
 
 def is_retryable(error: BaseException) -> bool:
-    """The server's own answers are final but for overload and its own faults; a broken connection never is."""
+    """True if the same request may succeed later: the server is busy, failed, or could not be reached."""
     if isinstance(error, StorageApiError):
         return is_retryable_status(status(error)) or status(error) == LOCKED
     return isinstance(error, httpx.RequestError)
 
 
 def reason(error: BaseException) -> str:
-    """One short line for the log."""
+    """Return an error as one short line, for the log and for people."""
     if isinstance(error, StorageApiError):
         return f"{error.status} {error.code}: {' '.join(str(error.message).split())[:200]}"
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
 def validate_key(key: str) -> str:
-    """The key, without what a paste may have left around it. Raises: ConfigError, which never shows the key."""
+    """Return the key without spaces around it. Raises: ConfigError if it cannot be a service key; the message hides it."""
     key = key.strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigError(
-            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY holds a character that no key has. Copy it once more, whole."
+            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY contains a character that no key has. Copy the whole key again."
         )
     if key.startswith("sb_publishable_") or _role(key) in {"anon", "authenticated"}:
         raise ConfigError(
-            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY is the project's public key, which may not write. Take the "
-            "service_role key, or a secret key (sb_secret_…), from its API settings."
+            "SUPABASE_SERVICE_ROLE_KEY or SUPABASE_SECRET_KEY is the project's public key, which cannot write. Take "
+            "the service_role key, or a secret key (sb_secret_…), from the project's API settings."
         )
     return key
 
 
 def _role(key: str) -> str | None:
-    """Whom a legacy key speaks for; it is a JWT, whose second part anybody can read."""
+    """Return the role of a legacy key, None for any other. Such a key is a JWT, and its second part is readable."""
     parts = key.split(".")
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "==")) if len(parts) == 3 else {}
@@ -62,7 +62,7 @@ def _role(key: str) -> str | None:
 
 
 def check_bucket(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
-    """What is wrong with a bucket by its own word; `signed` says that addresses are signed."""
+    """Yield what is wrong with a bucket's properties. `signed`: the URLs of its files are signed."""
     edit = f'In Supabase open Storage, "{bucket.id}", Edit bucket'
     if not bucket.public and not signed:
         yield fail(
@@ -98,7 +98,7 @@ def _fits(kind: str, allowed: list[str]) -> bool:
 
 
 def explain_error(error: BaseException, bucket: str) -> Finding:
-    """Say what keeps the worker from the bucket. Raises: StoreUnreachable where that may pass by itself."""
+    """Return what keeps the worker from the bucket. Raises: StoreUnreachable if a retry can help."""
     if is_retryable(error):
         raise StoreUnreachable(reason(error)) from error
     said = f"({reason(error)})"
@@ -113,7 +113,7 @@ def explain_error(error: BaseException, bucket: str) -> Finding:
             return fail(
                 "store",
                 f"Supabase Storage refuses the key {said}",
-                "Take the service_role key, or a secret key (sb_secret_…), of this very project from its API settings, "
+                "Take the service_role key, or a secret key (sb_secret_…), of this project from its API settings, "
                 "and set it as SUPABASE_SERVICE_ROLE_KEY.",
             )
         case StorageApiError() if error.code != "InternalError":

@@ -1,4 +1,4 @@
-"""A local folder in place of the bucket."""
+"""A local folder instead of the bucket."""
 
 import errno
 import os
@@ -17,6 +17,8 @@ _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "stor
 
 
 class LocalStore:
+    """A store in a folder. `url` is where the folder is served; without it, URLs are file:// ones. Raises: OSError."""
+
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder.resolve()
         self.url = (url or self.folder.as_uri()).rstrip("/")
@@ -29,15 +31,17 @@ class LocalStore:
         content_type: str,  # noqa: ARG002 - a file has no content type
         check: Callable[[], None] = lambda: None,
     ) -> str:
+        """Copy the file beside its target and rename it. As `Store.put`."""
         check()
         with _job_errors():
             _replace(self.folder / path, file)
         return f"{self.url}/{path}?v={version(file_digest(file))}"
 
     def find(self, stem: str) -> list[str]:
+        """List the stem's files, drafts included. As `Store.find`."""
         top = self.folder / stem
         with _job_errors():
-            # What a crash left of a draft belongs to the stem as well.
+            # A draft that a crash left behind belongs to the stem as well.
             own = [
                 file
                 for file in (top.parent.iterdir() if top.parent.is_dir() else ())
@@ -47,6 +51,7 @@ class LocalStore:
         return sorted(file.relative_to(self.folder).as_posix() for file in own + below)
 
     def remove(self, paths: Sequence[str]) -> None:
+        """Remove files, and folders that become empty. As `Store.remove`."""
         with _job_errors():
             for path in paths:
                 file = self.folder / path
@@ -54,6 +59,7 @@ class LocalStore:
                 _prune(file.parent, self.folder)
 
     def check(self) -> list[Finding]:
+        """Write a small file into the folder. As `Store.check`."""
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".check-") as probe:
                 probe.write(b"probe")
@@ -72,7 +78,7 @@ class LocalStore:
 
 
 def _replace(target: Path, file: Path) -> None:
-    """Whoever reads the target sees the old file or the new one, after a power cut too."""
+    """Replace the target atomically: readers see the old file or the new one, also after a power failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the rename is atomic.
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -82,7 +88,7 @@ def _replace(target: Path, file: Path) -> None:
             shutil.copyfileobj(reader, writer)
             writer.flush()
             os.fsync(writer.fileno())
-        draft.chmod(0o644)  # mkstemp's files are for nobody else, and a web server should read it
+        draft.chmod(0o644)  # mkstemp makes the file private, and a web server must read it
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
@@ -94,7 +100,7 @@ def _replace(target: Path, file: Path) -> None:
 
 
 def _prune(folder: Path, root: Path) -> None:
-    """Removes folders that have become empty, up to the root."""
+    """Remove the folder and those above it as long as they are empty, up to the root."""
     with suppress(OSError):
         while folder != root:
             folder.rmdir()

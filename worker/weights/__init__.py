@@ -1,6 +1,6 @@
-"""The weights on this machine's disk: which ones are known, where they lie, whether they are right, how to get them.
+"""The weights on this disk: which models are known, where they lie, their verification and their download.
 
-Nothing is ever fetched while a job runs. The daemon verifies at its start; an operator fetches beforehand.
+No job ever fetches weights. An operator fetches them beforehand, and the daemon verifies them at its start.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from worker.weights.errors import (
     WeightsMissing,
     WrongContent,
 )
-from worker.weights.transfer import Progress, Say
+from worker.weights.transfer import OnProgress, OnStep
 
 __all__ = [
     "FetchFailed",
     "NotOfficial",
-    "Progress",
-    "Say",
+    "OnProgress",
+    "OnStep",
     "SourceRefused",
     "SourceUnreachable",
     "WeightsMissing",
@@ -32,9 +32,9 @@ __all__ = [
 
 
 def path(folder: Path, name: str) -> Path:
-    """Where a model belongs: the file of a background model, the folder of TripoSR.
+    """Return where a model belongs: the file of a background model, the folder of TripoSR.
 
-    Raises: WeightsMissing when the name is not a known model.
+    Raises: WeightsMissing if no model has that name.
     """
     if name == triposr.NAME:
         return triposr.path(folder)
@@ -43,9 +43,9 @@ def path(folder: Path, name: str) -> Path:
 
 
 def verify(folder: Path, name: str) -> Path:
-    """As `path`, when the weights are present and have the right checksum.
+    """Check that the weights are present and have the right checksum. Return their `path`.
 
-    Raises: WeightsMissing; NotOfficial, which is one, when they can be used but are not the published ones.
+    Raises: WeightsMissing; its subclass NotOfficial if they can be used but are not the published ones.
     """
     if name == triposr.NAME:
         return triposr.verify(folder, files=triposr.FILES)
@@ -60,30 +60,37 @@ def fetch(
     source: str | None = None,
     half: bool = False,
     keep: bool = False,
-    progress: Progress | None = None,
-    say: Say | None = None,
+    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
 ) -> Path:
-    """Gets the weights unless they are there and right; a file appears whole and checked, or not at all.
+    """Fetch the weights unless they are there and right. A file appears whole and checked, or not at all.
 
     Args:
-        folder: where all weights are.
+        folder: the folder of all weights.
         name: a background model of rembg, or triposr.
-        source: an address or a folder to get the files from, instead of where they are published.
-        half: of TripoSR only: in half precision.
-        keep: of TripoSR only: leave the published file beside what is made from it.
-        progress: told of the bytes as they come.
-        say: told what begins.
+        source: a URL or a folder with the files, instead of the place where they are published.
+        half: for TripoSR only: convert to half precision.
+        keep: for TripoSR only: keep the published file after its conversion.
+        on_progress: called as bytes arrive.
+        on_step: called when a step begins.
 
-    Raises: FetchFailed, SourceUnreachable among it; WeightsMissing when the name is not a known model.
+    Raises: FetchFailed, or its subclass SourceUnreachable if a later try may succeed; WeightsMissing if no model has
+    that name.
     """
     if folder.parts[:1] == ("~",):
         raise FetchFailed("This user has no home folder. Set WORKER_WEIGHTS_DIR to a folder for the models.")
     if name == triposr.NAME:
         return triposr.fetch(
-            folder, source=source, half=half, keep=keep, files=triposr.FILES, progress=progress, say=say
+            folder,
+            source=source,
+            half=half,
+            keep=keep,
+            files=triposr.FILES,
+            on_progress=on_progress,
+            on_step=on_step,
         )
     _require_known(name)
-    return rembg.fetch(folder, name, source=source, progress=progress, say=say)
+    return rembg.fetch(folder, name, source=source, on_progress=on_progress, on_step=on_step)
 
 
 def _require_known(name: str) -> None:

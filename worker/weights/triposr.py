@@ -1,8 +1,8 @@
-"""TripoSR's checkpoint: the official files from the hub, a mirror or a folder, converted once to what loads fast.
+"""TripoSR's checkpoint: the official files from the hub, a mirror or a folder, converted once to a file that loads fast.
 
-In the folder `triposr`: `config.yaml`, `model.safetensors`, and `provenance.json`, which says what the latter was made
-from. Or, unconverted, `config.yaml` and `model.ckpt`. The daemon can use other checkpoints there, as `worker.tsr` says;
-only `verify` insists on the official one, and `fetch` never overwrites another one that can be used.
+The folder `triposr` holds `config.yaml`, `model.safetensors`, and `provenance.json`, which says what the second was made
+from; or, unconverted, `config.yaml` and `model.ckpt`. The daemon can use other checkpoints too, as `worker.tsr` says.
+Only `verify` requires the official one, and `fetch` never overwrites another one that can be used.
 """
 
 import json
@@ -21,18 +21,18 @@ from worker.weights.errors import (
     WeightsMissing,
     WrongContent,
 )
-from worker.weights.transfer import Expected, Progress, Say
+from worker.weights.transfer import Expected, OnProgress, OnStep
 
 NAME = "triposr"
 HUB = "https://huggingface.co/stabilityai/TripoSR/resolve/5b521936b01fbe1890f6f9baed0254ab6351c04a"
 
 CKPT = "model.ckpt"
 SAFETENSORS = "model.safetensors"
-DINO = "dino_config.json"  # not in the official checkpoint; where it lies, it changes the network
+DINO = "dino_config.json"  # not in the official checkpoint; if present, it changes the network
 PROVENANCE = "provenance.json"
-CONVERTED = ".model.safetensors.new"  # until it is whole and recorded
+CONVERTED = ".model.safetensors.new"  # its name until it is whole and recorded
 
-HALF = 0.6  # of the bytes, at most, are left by half precision: the biases, norms and the field keep theirs
+HALF = 0.6  # of the bytes at most remain in half precision: biases, norms and the field stay float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,10 @@ FILES = (
         digest="sha256:429e2c6b22a0923967459de24d67f05962b235f79cde6b032aa7ed2ffcd970ee",
     ),
 )
-# We have never had the files themselves in our hands.
+# Nobody has downloaded the files where this was written.
 PINNED = (
     "The expected checksums are those that several independent public projects pin; "
-    "we could not confirm them ourselves."
+    "this project could not confirm them."
 )
 REMEDY = f"Run: worker weights fetch {NAME}"
 ELSEWHERE = (
@@ -67,18 +67,18 @@ ELSEWHERE = (
 
 
 def path(folder: Path) -> Path:
-    """The checkpoint's folder, as `worker.tsr.load` wants it."""
+    """Return the checkpoint's folder, as `worker.tsr.load` takes it."""
     return folder / NAME
 
 
 def verify(folder: Path, *, files: Sequence[File] = FILES) -> Path:
-    """The checkpoint's folder, with the official files in it, or with what was converted from them here.
+    """Check that the checkpoint is the official one, or was converted here from the official one. Return its folder.
 
-    A conversion is proved by `provenance.json`: against damage and mistakes, not against somebody who can write there.
+    `provenance.json` proves a conversion. It protects against damage and mistakes, not against whoever can write there.
 
     Raises:
-        WeightsMissing: something is not there, or cannot be used.
-        NotOfficial: it can be used, but is another checkpoint.
+        WeightsMissing: a file is missing or cannot be used.
+        NotOfficial: the checkpoint can be used but is another one.
     """
     home = path(folder)
     if not any((home / name).is_file() for name in (SAFETENSORS, CKPT)):
@@ -102,7 +102,7 @@ def verify(folder: Path, *, files: Sequence[File] = FILES) -> Path:
         )
     raise NotOfficial(
         f"{home} holds another checkpoint than the official one: {found}. "
-        f"It loads, and the worker can use it, but nobody vouches for it. {PINNED}"
+        f"It loads, and the worker can use it, but its origin is unknown. {PINNED}"
     )
 
 
@@ -113,19 +113,19 @@ def fetch(
     half: bool = False,
     keep: bool = False,
     files: Sequence[File] = FILES,
-    progress: Progress | None = None,
-    say: Say | None = None,
+    on_progress: OnProgress | None = None,
+    on_step: OnStep | None = None,
 ) -> Path:
-    """Gets and converts the official checkpoint unless that has been done.
+    """Fetch and convert the official checkpoint unless that was done before. Return its folder.
 
     Args:
-        folder: where all weights are.
-        source: the address under which the files lie, or a folder with them; the hub without one.
-        half: convert to half precision, in half the space. What is there in half precision is kept as it is without.
-        keep: leave `model.ckpt` there too, once it is converted.
-        files: what the checkpoint must be.
-        progress: told of the bytes of `model.ckpt`.
-        say: told what begins.
+        folder: the folder of all weights.
+        source: a URL below which the files lie, or a folder with them. Default: the hub.
+        half: convert to half precision, in half the space. If false, a file in half precision is kept as it is.
+        keep: keep `model.ckpt` after its conversion.
+        files: the files that make up the checkpoint.
+        on_progress: called as the bytes of `model.ckpt` arrive.
+        on_step: called when a step begins.
 
     Raises:
         FetchFailed: the message says from where and why, and what else can be done.
@@ -133,17 +133,17 @@ def fetch(
     home = path(folder)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with transfer.fetch_lock(home, say):
+        with transfer.fetch_lock(home, on_step):
             ready = _ready(folder, files, half=half)
             if ready == home:
                 return home
-            for left in home.glob(f"{CONVERTED}*"):  # by one that was killed
+            for left in home.glob(f"{CONVERTED}*"):  # by a conversion that was killed
                 left.unlink()
             origin = ready or _obtain(
-                home, source or HUB, files, half=half, keep=keep, progress=progress, say=say
+                home, source or HUB, files, half=half, keep=keep, on_progress=on_progress, on_step=on_step
             )
-            if say:
-                say(f"Converting {origin} to {'half' if half else 'single'} precision.")
+            if on_step:
+                on_step(f"Converting {origin} to {'half' if half else 'single'} precision.")
             _convert(origin, home, files, half=half)
             if not keep:
                 (home / CKPT).unlink(missing_ok=True)
@@ -153,7 +153,7 @@ def fetch(
 
 
 def _ready(folder: Path, files: Sequence[File], *, half: bool) -> Path | None:
-    """The folder if nothing is left to do, the file to convert if only that is, None if there is nothing to use."""
+    """Return the folder if nothing is left to do, the file if it only needs conversion, None if files must be fetched."""
     home = path(folder)
     if (home / DINO).exists() and DINO not in {file.name for file in files}:
         raise FetchFailed(
@@ -181,29 +181,29 @@ def _obtain(
     *,
     half: bool,
     keep: bool,
-    progress: Progress | None,
-    say: Say | None,
+    on_progress: OnProgress | None,
+    on_step: OnStep | None,
 ) -> Path:
-    """The official `model.ckpt`: in our folder, or in the local one that is the source."""
+    """Get the official `model.ckpt`. Return its path, in our folder or in the local folder that is the source."""
     wanted = [file for file in files if not transfer.is_valid(home / file.name, file)]
     if "://" in source:
         _require_space(home, wanted, files, half=half)
-        if say:
-            say(f"Fetching {redact_url(source)}.")
-        _from_web(home, source.rstrip("/"), wanted, progress)
+        if on_step:
+            on_step(f"Fetching {redact_url(source)}.")
+        _from_web(home, source.rstrip("/"), wanted, on_progress)
         return home / CKPT
     in_place = not keep and any(file.name == CKPT for file in wanted)
-    if in_place:  # instead of a copy that would be removed
+    if in_place:  # convert the source itself: a copy would be removed afterwards
         wanted = [file for file in wanted if file.name != CKPT]
     _require_space(home, wanted, files, half=half)
-    if say:
-        say(f"Checking {source}.")
+    if on_step:
+        on_step(f"Checking {source}.")
     _from_folder(home, Path(source), wanted, files)
     return (Path(source) if in_place else home) / CKPT
 
 
 def _require_space(home: Path, wanted: Sequence[File], files: Sequence[File], *, half: bool) -> None:
-    """At once, before an hour's download: for what is to come and for the conversion."""
+    """Check the space for the download and the conversion before a download that may take an hour."""
     come = sum(
         max(0, (file.size or 0) - transfer.size_of(transfer.unfinished(home / file.name))) for file in wanted
     )
@@ -211,16 +211,16 @@ def _require_space(home: Path, wanted: Sequence[File], files: Sequence[File], *,
     transfer.require_space(home, come + int(converted * (HALF if half else 1)))
 
 
-def _from_web(home: Path, base: str, wanted: Sequence[File], progress: Progress | None) -> None:
+def _from_web(home: Path, base: str, wanted: Sequence[File], on_progress: OnProgress | None) -> None:
     if not base.startswith(("http://", "https://")):
-        raise FetchFailed(f"{redact_url(base)} is neither a folder nor an address that begins with https://.")
+        raise FetchFailed(f"{redact_url(base)} is neither a folder nor a URL that begins with https://.")
     for file in wanted:
         try:
             transfer.download(
                 f"{base}/{file.name}",
                 home / file.name,
                 file,
-                progress=progress if file.name == CKPT else None,
+                on_progress=on_progress if file.name == CKPT else None,
             )
         except WrongContent as error:
             raise WrongContent(f"{error} {_advice()}") from error
@@ -238,7 +238,7 @@ def _from_folder(home: Path, source: Path, wanted: Sequence[File], files: Sequen
         with origin.open("rb") as opened:
             pointer = opened.read(40).startswith(b"version https://git-lfs.github.com/")
         if pointer:
-            raise WrongContent(f"{origin} is Git LFS's pointer, not the file. Run `git lfs pull` there.")
+            raise WrongContent(f"{origin} is a pointer of Git LFS, not the file. Run `git lfs pull` there.")
         if wrong := transfer.mismatch(origin, file):
             raise WrongContent(f"{origin} {wrong}. {_advice()}")
     for file in wanted:
@@ -247,13 +247,13 @@ def _from_folder(home: Path, source: Path, wanted: Sequence[File], files: Sequen
 
 def _advice() -> str:
     return (
-        f"{PINNED} Nothing of it is used. Fetch it again, then from another source (--from): "
-        "if both give the same, the pin may be wrong: report it."
+        f"{PINNED} The file is not used. Fetch it again, then from another source (--from). "
+        "If both send the same file, the expected checksum may be wrong: report it."
     )
 
 
 def _convert(origin: Path, home: Path, files: Sequence[File], *, half: bool) -> None:
-    # Seconds to import, and of no use to any other command or to the daemon's parent process.
+    # Imported here because it takes seconds, and only a conversion needs it.
     import torch  # noqa: PLC0415
 
     from worker.tsr import CheckpointError, convert  # noqa: PLC0415
@@ -261,7 +261,7 @@ def _convert(origin: Path, home: Path, files: Sequence[File], *, half: bool) -> 
     new = home / CONVERTED
     try:
         convert(origin, new, torch.float16 if half else torch.float32)
-        # Recorded first: whatever is killed in between, what lies there is on record.
+        # Recorded before the rename: if we are killed between the two, the file is on record.
         _record(home, files, _digest(new), "float16" if half else "float32")
         new.replace(home / SAFETENSORS)
     except CheckpointError as error:
@@ -271,7 +271,7 @@ def _convert(origin: Path, home: Path, files: Sequence[File], *, half: bool) -> 
 
 
 def _problems(home: Path, files: Sequence[File]) -> list[str]:
-    """What keeps the folder from being the official checkpoint. Raises: OSError."""
+    """Return the differences between the folder and the official checkpoint. Raises: OSError."""
     there = [file for file in files if file.name != CKPT or (home / CKPT).is_file()]
     problems = [
         f"{home / file.name} {wrong}"
@@ -286,7 +286,7 @@ def _problems(home: Path, files: Sequence[File]) -> list[str]:
 
 
 def _unproved(home: Path, files: Sequence[File]) -> str:
-    """Why the converted file cannot be said to be the official checkpoint; empty if it can."""
+    """Say why nothing proves that the converted file is the official checkpoint; empty if something does."""
     record = _provenance(home)
     file = home / SAFETENSORS
     if not record["conversions"]:
@@ -310,7 +310,7 @@ def _record(home: Path, files: Sequence[File], converted: str, precision: str) -
 
 
 def _provenance(home: Path) -> dict[str, Any]:
-    """`source`: the official files' digests by name. `conversions`: the precision of each converted file by digest."""
+    """Read `source`, the official files' digests by name, and `conversions`, each converted file's precision by digest."""
     try:
         record = json.loads((home / PROVENANCE).read_text("utf-8"))
         return {"source": dict(record["source"]), "conversions": dict(record["conversions"])}
@@ -328,7 +328,7 @@ def _digests(files: Sequence[File]) -> dict[str, str]:
 
 
 def _unusable(home: Path) -> str:
-    """Why the checkpoint cannot be loaded; empty if it can. Its weights stay on the disk."""
+    """Say why the checkpoint cannot be loaded; empty if it can. The weights are mapped, not read into memory."""
     from worker.tsr import CheckpointError, load  # noqa: PLC0415 - as in `_convert`
 
     try:

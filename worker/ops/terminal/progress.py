@@ -17,7 +17,7 @@ from worker.weights import transfer
 
 
 @contextmanager
-def download_bar(console: Console, name: str) -> Iterator[transfer.Progress]:
+def download_bar(console: Console, name: str) -> Iterator[transfer.OnProgress]:
     """Yield a function to call with the bytes done and in all. The bar goes at the end; without a terminal there is none."""
     columns = (
         TextColumn("{task.description}"),
