@@ -101,7 +101,7 @@ STARTS = {"DATABASE_URL": "postgresql://u@h/d", "WORKER_STORAGE_DIR": "/tmp"}
 def test_a_wrong_setting_is_an_error_that_names_it(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], says: str
 ) -> None:
-    """`tests/system/test_daemon.py` shows what a start makes of the error."""
+    """`tests/cli/test_every_command.py` shows what a start makes of the error."""
     for name, value in (STARTS | environment).items():
         monkeypatch.setenv(name, value)
 

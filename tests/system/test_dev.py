@@ -12,7 +12,7 @@ from urllib.request import urlopen
 
 import psycopg
 import pytest
-from conftest import until
+from conftest import CHILD, until
 
 from worker.local.postgres import remove_server
 
@@ -25,7 +25,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[dict
     with said.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker", "dev", "--folder", folder, "--port", "0"],
-            env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp)},
+            env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp), "PYTHONPATH": str(CHILD)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
