@@ -214,6 +214,10 @@ def database_malformed(place: Place) -> None:
     place.set("DATABASE_URL", f"postgresql:/worker:{PASSWORD}@")
 
 
+def database_option_unknown(place: Place) -> None:
+    place.set("DATABASE_URL", f"{place.url}?no_such_option=1")
+
+
 def database_of_another_kind(place: Place) -> None:
     place.set("DATABASE_URL", f"mysql://worker:{PASSWORD}@localhost/jobs")
 
@@ -257,6 +261,7 @@ def role_without_rights(place: Place) -> None:
 DATABASE_STATES = [
     (database_unset, where(DATABASE, 78), "DATABASE_URL is not set"),
     (database_malformed, where(DATABASE, 78), "DATABASE_URL"),
+    (database_option_unknown, where(DATABASE, 78), "no_such_option"),
     (database_of_another_kind, where(DATABASE, 78), "postgresql://"),
     (database_unreachable, where(DATABASE, 75, dashboard=0), "refused"),
     (password_wrong, where(DATABASE, 78), "password authentication failed"),

@@ -88,6 +88,8 @@ def _database(error: DBAPIError) -> tuple[str, int]:
     reason = one_line(cause)
     if isinstance(cause, psycopg.Error) and monitor.is_auth_refused(cause):
         return f"The database refuses the login in DATABASE_URL: {reason}. See: worker doctor", os.EX_CONFIG
+    if isinstance(cause, psycopg.ProgrammingError) and cause.sqlstate is None:  # the driver's own, of the URL
+        return f"DATABASE_URL is malformed: {reason}", os.EX_CONFIG
     if monitor.is_connection_lost(cause):
         return f"The database cannot be reached: {reason}", os.EX_TEMPFAIL
     if isinstance(cause, psycopg.errors.InsufficientPrivilege):
