@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.http.heads import MOST_HEAD, TolerantNetwork, drop_bad_lines
+from worker.http.heads import MAX_HEAD, TolerantNetwork, drop_bad_lines
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_interim_answers_are_passed_over_and_a_body_is_not_changed() -> None:
 
 
 def test_a_head_that_does_not_end_is_left_to_h11() -> None:
-    endless = b"HTTP/1.1 200 OK\r\n" + b"A: 1\r\n" * (MOST_HEAD // 6)
+    endless = b"HTTP/1.1 200 OK\r\n" + b"A: 1\r\n" * (MAX_HEAD // 6)
     assert run(endless, b"A: 1\r\n") == endless + b"A: 1\r\n"
     assert run(b"HTTP/1.1 200 OK\r\nA: 1") == b"HTTP/1.1 200 OK\r\nA: 1"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from odd_photos import ODD, jpeg
 
 from worker.core.errors import JobError
-from worker.pipeline.decoder import MOST_MISSING, decode_image
+from worker.pipeline.decoder import MAX_MISSING, decode_image
 
 # The picture as it is drawn on a canvas: its size, and its pixels as base64.
 SHOWN = """(async () => {
@@ -60,7 +60,7 @@ def test_the_decoder_shows_what_a_browser_shows(tab: Tab, tmp_path: Path, name: 
         empty = theirs[..., 3] == 0
         assert empty.mean() < 0.05
         theirs[empty] = ours[empty]
-        assert 0 <= image.info["missing"] < MOST_MISSING
+        assert 0 <= image.info["missing"] < MAX_MISSING
     else:
         assert "missing" not in image.info
     np.testing.assert_array_equal(ours[..., 3], theirs[..., 3])

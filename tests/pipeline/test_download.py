@@ -170,10 +170,10 @@ def test_a_senseless_wish_to_wait_does_no_harm(server: Server, tmp_path: Path, a
 
 
 def test_the_largest_photo_is_accepted_and_one_byte_more_is_not(server: Server, tmp_path: Path) -> None:
-    assert fetch(server.url("/", http(bytes(1000))), tmp_path / "photo", most_bytes=1000) == 1000
+    assert fetch(server.url("/", http(bytes(1000))), tmp_path / "photo", max_bytes=1000) == 1000
     (tmp_path / "photo").unlink()
     unannounced = b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1001)
-    assert fails(server.url("/", unannounced), tmp_path / "photo", most_bytes=1000).code == "photo_too_large"
+    assert fails(server.url("/", unannounced), tmp_path / "photo", max_bytes=1000).code == "photo_too_large"
 
 
 def drip(first: bytes, each: bytes, pause_s: float = 0.05) -> Callable[[socket.socket], None]:

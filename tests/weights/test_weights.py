@@ -227,7 +227,7 @@ def test_a_beginning_of_something_else_is_thrown_away(
 def test_an_endless_answer_does_not_fill_the_disk(
     tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "MOST_BYTES", 2_000_000)
+    monkeypatch.setattr(transfer, "MAX_BYTES", 2_000_000)
     with pytest.raises(FetchFailed, match="these are not the weights"):
         weights.fetch(tmp_path, "u2net", source=release.replace("new", "endless"))
     assert files(tmp_path) == []

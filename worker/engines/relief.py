@@ -26,10 +26,8 @@ Mask = NDArray[np.bool_]  # (S, S)
 DEPTH = 0.46  # half of the greatest depth, as a share of the product's longer side
 SPECK = 0.004  # of the largest part's area; smaller parts and holes are noise of the cut-out
 MARGIN = 2  # samples around the product in the isosurface's grid
-TURN = (
-    0.1,
-    0.5,
-)  # cosine to the camera: below the first, colours come from the rim; above the second, from the photo
+# Cosines to the camera: below the first, colours come from the rim; above the second, from the photo.
+TURN = (0.1, 0.5)
 SWEEPS = 6  # at the full resolution; twice as many at each coarser one
 ROUND = 0.5  # 1: each part is as deep as it is wide; 0: the whole is one pillow
 BAND = 16  # width in pixels of the rim that colours sides and back
@@ -94,9 +92,8 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
 def _silhouette(alpha: NDArray[np.uint8]) -> Mask:
     """Return the product's mask, cleaned of specks and pinholes; all false if there is no product."""
     mask = alpha > 127
-    mask[[0, -1]] = mask[:, [0, -1]] = (
-        False  # the outermost pixels count as background, so that there is always a rim
-    )
+    # The outermost pixels count as background, so that there is always a rim.
+    mask[[0, -1]] = mask[:, [0, -1]] = False
     parts, count = ndimage.label(mask, np.ones((3, 3)))
     if not count:
         return mask

@@ -1,1 +1,1 @@
-"""What we need of HTTP to talk to servers that are not ours."""
+"""HTTP with servers of others, which may break its rules."""

@@ -1,7 +1,7 @@
-"""Answers whose headers break the rules, read as browsers read them.
+"""Read responses whose headers break the rules as browsers read them.
 
-h11, below httpcore and httpx, refuses a whole answer for one header line that it cannot parse, say `X Cache: HIT` of a
-proxy. RFC 9112, section 5.1, forbids such names; browsers skip the line.
+h11, on which httpcore and httpx are built, refuses a whole response for one header line that it cannot parse, such as the
+`X Cache: HIT` of some proxies. RFC 9112, section 5.1, forbids such names; browsers skip the line.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 import httpcore
 
-MOST_HEAD = 64 * 1024  # bytes; a longer head is left to h11, which refuses it
+MAX_HEAD = 64 * 1024  # bytes; h11 gets a longer head as it is, and refuses it
 _END = re.compile(rb"\r?\n\r?\n")
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:")  # RFC 9110, section 5.6.2
 _INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d")  # all but 101, which ends HTTP on the connection
@@ -30,7 +30,7 @@ def drop_bad_lines(head: bytes) -> bytes:
 
 
 class TolerantNetwork(httpcore.AsyncNetworkBackend):
-    """Connects as another backend does, and reads answers without the header lines that break the rules."""
+    """Connect through another backend, and drop the header lines that break the rules from responses."""
 
     def __init__(self, network: httpcore.AsyncNetworkBackend) -> None:
         self._network = network
@@ -43,12 +43,12 @@ class TolerantNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Raises: httpcore's errors."""
+        """Connect through the other backend. Raises: its errors."""
         return _Stream(await self._network.connect_tcp(host, port, timeout, local_address, socket_options))
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A connection. After each write the head of an answer is awaited; bodies pass unchanged."""
+    """A connection. After each write it expects the head of a response. Bodies pass unchanged."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
@@ -58,12 +58,12 @@ class _Stream(httpcore.AsyncNetworkStream):
         if not self._in_head:
             return await self._stream.read(max_bytes, timeout)
         head = b""
-        while not (end := _END.search(head)) and len(head) < MOST_HEAD:
+        while not (end := _END.search(head)) and len(head) < MAX_HEAD:
             if not (more := await self._stream.read(max_bytes, timeout)):
                 return head
             head += more
             while (end := _END.search(head)) and _INTERIM.match(head):
-                head = head[end.end() :]  # `103 Early Hints` and others, before the answer
+                head = head[end.end() :]  # `103 Early Hints` and others, before the response
         self._in_head = False
         return drop_bad_lines(head[: end.end()]) + head[end.end() :] if end else head
 

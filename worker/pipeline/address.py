@@ -23,7 +23,7 @@ Resolve = Callable[[str], list[str]]
 """A host's name → its IP addresses. Raises: OSError."""
 
 PORTS = (80, 443)
-MOST_ADDRESSES = 4  # of one host, tried in turn
+MAX_ADDRESSES = 4  # of one host, tried in turn
 
 # Networks without public servers, from IANA's registries of special-purpose addresses, and Azure's platform address, which
 # looks like a public one.
@@ -164,7 +164,7 @@ class PinnedNetwork(httpcore.AsyncNetworkBackend):
             good = [address for address in addresses if is_public(address)]
         if len(good) < len(addresses):  # a host with public and private addresses is an attack, not a mistake
             raise JobError("photo_host_refused")
-        return good[:MOST_ADDRESSES]
+        return good[:MAX_ADDRESSES]
 
 
 async def _in_thread(resolve: Resolve, host: str) -> list[str]:

@@ -17,7 +17,7 @@ WORKING_SIDE = 2048
 CPU_S = 20  # 40 megapixels take 1 s as JPEG and 5 to 9 s as AVIF
 WALL_S = 90.0  # longer, because the host may be busy
 MEMORY = 1536 << 20  # bytes of address space; 40 megapixels take 0.2 GB as JPEG, 0.9 GB as WebP
-_MOST_BYTES = 4 * WORKING_SIDE**2 + 200  # the pixels and the line before them
+_MAX_BYTES = 4 * WORKING_SIDE**2 + 200  # the pixels and the line before them
 
 
 def decode_in_subprocess(
@@ -50,8 +50,8 @@ def decode_in_subprocess(
         try:
             assert process.stdout  # noqa: S101 - a pipe
             # Read no more than a valid answer has: a decoder that a photo took over could write for ever.
-            answer = process.stdout.read(_MOST_BYTES)
-            status = process.wait() if len(answer) < _MOST_BYTES else -signal.SIGSEGV
+            answer = process.stdout.read(_MAX_BYTES)
+            status = process.wait() if len(answer) < _MAX_BYTES else -signal.SIGSEGV
         finally:
             late.cancel()
             process.kill()

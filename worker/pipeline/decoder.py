@@ -29,10 +29,10 @@ from PIL import (
 from worker.core.errors import JobError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
-MOST_PIXELS = 40_000_000
-LEAST_SIDE = 64
+MAX_PIXELS = 40_000_000
+MIN_SIDE = 64
 WORKING_SIDE = 2048  # see worker.pipeline.decode
-MOST_MISSING = 0.1  # of the picture; a file of which less came is no photo of the product
+MAX_MISSING = 0.1  # of the picture; if more is missing, the photo is broken
 
 # A thread for each core would need more address space than the limit allows.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 2
@@ -103,13 +103,13 @@ def decode_image(file: Path) -> Image.Image:
 
 
 def _decode(content: BytesIO, fill: int | None = None) -> Image.Image:
-    """Decode a whole file; `fill` is the level that pixels have which the file does not hold."""
+    """Decode a file. Pixels that are missing in it get the level `fill`."""
     with Image.open(content, formats=FORMATS) as image:
         _check_size(*image.size)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time and memory.
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
         if getattr(image, "default_image", False):
-            image.seek(1)  # an APNG's image for programs that know no animation; it may be anything
+            image.seek(1)  # frame 0 of this APNG is for programs without animation, and may show anything
         if fill is not None:
             image.im = Image.new(image.mode, image.size, (fill,) * len(image.getbands())).im
         image.load()
@@ -117,14 +117,14 @@ def _decode(content: BytesIO, fill: int | None = None) -> Image.Image:
 
 
 def _decode_incomplete(content: bytes) -> Image.Image:
-    """Decode a JPEG or PNG that ends too soon, twice and each time completed in another way. What differs is not in the file.
+    """Decode a JPEG or PNG that ends too soon. Complete it in two ways: pixels that differ are missing in the file.
 
-    Raises: JobError `photo_broken` if more than MOST_MISSING of the picture is not there; what Pillow raises.
+    Raises: JobError `photo_broken` if more than MAX_MISSING of the picture is missing; what Pillow raises.
     """
     is_jpeg = content.startswith(b"\xff\xd8")
     if is_jpeg and not _has_all_scans(content):
         raise JobError("photo_broken")
-    # A JPEG is ended where it breaks off, as browsers do, or goes on with noise. In a PNG the missing rows keep their fill.
+    # A JPEG is ended where it breaks off, as browsers do, or continued with noise. In a PNG the missing rows keep `fill`.
     noise = bytes(n * n % 251 for n in range(251)) * (len(content) // 125 + 1) if is_jpeg else b""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
@@ -133,15 +133,15 @@ def _decode_incomplete(content: bytes) -> Image.Image:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     levels = ImageChops.difference(image.convert("RGB"), other.convert("RGB")).convert("L").histogram()
     image.info["missing"] = missing = sum(levels[16:]) / sum(levels)
-    if missing > MOST_MISSING:
+    if missing > MAX_MISSING:
         raise JobError("photo_broken")
     return image
 
 
 def _has_all_scans(content: bytes) -> bool:
-    """True if the last scan of a JPEG has begun: each component has had all 64 coefficients in full precision.
+    """True if the last scan of a JPEG has begun: each component has all 64 coefficients in full precision.
 
-    A baseline JPEG says it with its first scan. A progressive one without its last scans would be a blurred photo.
+    A baseline JPEG has them in its first scan. A progressive one without its last scans is a blurred photo.
     (ITU-T T.81, sections B.2.3 and G.1.1.)
     """
     at, components, seen = 2, 0, dict[int, set[int]]()
@@ -175,9 +175,9 @@ def claims_to_be_a_photo(file: Path) -> bool:
 
 
 def _check_size(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise JobError("photo_too_many_pixels")
-    if min(width, height) < LEAST_SIDE:
+    if min(width, height) < MIN_SIDE:
         raise JobError("photo_too_small")
 
 
@@ -196,7 +196,7 @@ def _normal(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Read the orientation that browsers obey: EXIF's. They ignore XMP, and in a WebP all of it."""
+    """Read the orientation that browsers obey: that of EXIF. They ignore that of XMP, and any in a WebP."""
     if image.format == "WEBP":
         return 1
     try:
@@ -208,20 +208,20 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return RGB, RGBA, L or CMYK, whatever the file had."""
+    """Convert an image of any mode to RGB, RGBA, L or CMYK."""
     if image.mode.startswith(("I", "F")):  # one channel of 16 bits; Pillow's own conversion clips at 255
         levels = image.convert("I")
         grey = levels.point(lambda level: level * (1 / 257) + 0.5).convert("L")
         if not isinstance(transparent := image.info.get("transparency"), int):
             return grey
-        # Only scaling is allowed on this mode: all but one level end at 255 or at 0 of each of the two.
+        # This mode allows only scaling: in one of the two images each level but the transparent one becomes 255.
         above, below = (
             levels.point(lambda level, s=sign: (level - transparent) * (255 * s) + 0.0) for sign in (1, -1)
         )
         alpha = ImageChops.lighter(above.convert("L"), below.convert("L"))
         return Image.merge("LA", (grey, alpha)).convert("RGBA")
     if image.mode == "RGB" and max(image.info.get("transparency", (0,))) > 255:
-        # Of 16 bits a channel Pillow keeps the upper eight, but not of the colour that is transparent.
+        # Pillow keeps the upper 8 of 16 bits of each channel, but all 16 of the transparent colour.
         image.info["transparency"] = tuple(level >> 8 for level in image.info["transparency"])
     if image.has_transparency_data:
         return image.convert("RGBA")

@@ -14,7 +14,7 @@ from worker.http.heads import TolerantNetwork
 from worker.pipeline import address
 from worker.pipeline.address import Policy, Resolve
 
-MOST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
 TOTAL_S = 30.0  # for all tries, pauses included
 CONNECT_S = 5.0
 READ_S = 10.0
@@ -46,7 +46,7 @@ def download(
     policy: Policy,
     *,
     resolve: Resolve = address.resolve,
-    most_bytes: int = MOST_BYTES,
+    max_bytes: int = MAX_BYTES,
     total_s: float = TOTAL_S,
     connect_s: float = CONNECT_S,
     read_s: float = READ_S,
@@ -80,7 +80,7 @@ def download(
                 reraise=True,
             ):
                 with attempt:
-                    return await _fetch(connections, url, policy, timeouts, most_bytes)
+                    return await _fetch(connections, url, policy, timeouts, max_bytes)
         raise AssertionError  # the retrying either returns or raises
 
     try:
@@ -116,7 +116,7 @@ async def _fetch(
     url: str,
     policy: Policy,
     timeouts: dict[str, float],
-    most_bytes: int,
+    max_bytes: int,
 ) -> bytearray:
     """Try once, and follow redirects. Each URL is checked, not only the first."""
     target = address.validate_url(url, policy)
@@ -133,7 +133,7 @@ async def _fetch(
                 headers = httpx.Headers(response.headers)
                 if response.status not in REDIRECTING or "location" not in headers:
                     _check_status(response.status, headers)
-                    return await _body(response, headers, most_bytes)
+                    return await _body(response, headers, max_bytes)
             target = address.validate_url(headers["location"], policy, base=target)
     except httpcore.TimeoutException as error:
         raise _Unanswered("The photo's server did not answer in time.") from error
@@ -143,7 +143,7 @@ async def _fetch(
 
 
 def _check_status(status: int, headers: httpx.Headers) -> None:
-    if status in (200, 203):  # 203: a proxy has changed the photo on its way
+    if status in (200, 203):  # 203: a proxy changed the photo on its way
         return
     if status in (401, 402, 403, 407, 451):
         raise JobError("photo_forbidden")
@@ -155,23 +155,23 @@ def _check_status(status: int, headers: httpx.Headers) -> None:
     raise JobError("photo_not_found")
 
 
-async def _body(response: httpcore.Response, headers: httpx.Headers, most_bytes: int) -> bytearray:
+async def _body(response: httpcore.Response, headers: httpx.Headers, max_bytes: int) -> bytearray:
     # Other values, such as `none`, `utf-8`, `aws-chunked` or nothing at all, name no compression; S3 stores what it is given.
     if COMPRESSIONS & set(headers.get("content-encoding", "").lower().replace(",", " ").split()):
-        # We did not ask for it, and unpacking is how a few bytes become gigabytes.
-        raise JobError("photo_url_refused", "The photo's server sends it compressed, which is not accepted.")
+        # We did not ask for compression, and unpacking could turn a few bytes into gigabytes.
+        raise JobError("photo_url_refused", "The photo's server sends it compressed, which is not allowed.")
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most_bytes:
-        raise _too_large(most_bytes)
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
     content = bytearray()
     async for chunk in response.aiter_stream():
         content += chunk
-        if len(content) > most_bytes:
-            raise _too_large(most_bytes)
+        if len(content) > max_bytes:
+            raise _too_large(max_bytes)
     return content
 
 
-def _too_large(most_bytes: int) -> JobError:
+def _too_large(max_bytes: int) -> JobError:
     return JobError(
-        "photo_too_large", f"The photo's file is too large. Use one below {most_bytes / 1e6:g} MB."
+        "photo_too_large", f"The photo's file is too large. Use one below {max_bytes / 1e6:g} MB."
     )

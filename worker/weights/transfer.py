@@ -21,7 +21,7 @@ from worker.core.errors import is_retryable_status, redact_url
 from worker.weights.errors import FetchFailed, SourceRefused, SourceUnreachable, WrongContent
 
 CHUNK = 1 << 20
-MOST_BYTES = 2 << 30  # the largest known file has 1.7e9 bytes; an endless answer must not fill the disk
+MAX_BYTES = 2 << 30  # the largest known file has 1.7e9 bytes; an endless answer must not fill the disk
 TIMEOUT_S = 30  # to connect, and between two bytes
 TRIES = 3  # in a row without a new byte; a try with new bytes resets the count
 PAUSE_S = 1.0  # before the second try; doubled before each later one
@@ -186,7 +186,7 @@ def _try(url: str, part: Path, expected: Expected, on_progress: OnProgress | Non
     have = size_of(part)
     if have and have == expected.size:
         return
-    if have > (expected.size or MOST_BYTES):
+    if have > (expected.size or MAX_BYTES):
         part.unlink()
         have = 0
     # Sizes and ranges of a compressed answer would not be those of the file.
@@ -201,10 +201,10 @@ def _try(url: str, part: Path, expected: Expected, on_progress: OnProgress | Non
             opened.truncate(have)
             for chunk in response.iter_bytes():
                 have += len(chunk)
-                if have > (total or MOST_BYTES):
+                if have > (total or MAX_BYTES):
                     part.unlink()
                     raise WrongContent(
-                        f"{redact_url(url)} is longer than {total or MOST_BYTES:,} bytes: these are not the weights."
+                        f"{redact_url(url)} is longer than {total or MAX_BYTES:,} bytes: these are not the weights."
                     )
                 opened.write(chunk)
                 if on_progress:
