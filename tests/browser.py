@@ -84,4 +84,4 @@ def chromium(folder: Path) -> Iterator[Tab]:
             yield Tab(socket)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)

@@ -194,7 +194,7 @@ def pooler(postgres: Postgres) -> Iterator[int]:
                 extra_groups=[] if nobody else None,
             )
         try:
-            until(lambda: b"process up" in (folder / "log").read_bytes(), 10, (folder / "log").read_text())
+            until(lambda: b"process up" in (folder / "log").read_bytes(), what="pgbouncer")
             yield port
         finally:
             process.kill()

@@ -165,11 +165,11 @@ def test_the_page_s_program_inserts_a_job_and_waits_for_its_end(
         assert job
         assert (job.shop, job.quality, job.metadata) == (shop, "fast", {"order": 7})
         second = start()
-        said, _ = second.communicate(timeout=30)
+        said, _ = second.communicate(timeout=60)
         assert second.returncode == 1
         assert "This product's model is being made already." in said
         queue.complete(engine, job, model_url="https://m/1.glb?v=1", report={})
-        said, _ = first.communicate(timeout=30)
+        said, _ = first.communicate(timeout=60)
     finally:
         first.kill()
         first.wait()

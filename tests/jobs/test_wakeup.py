@@ -23,15 +23,15 @@ def test_a_wake_up_while_nobody_waits_is_kept_and_used_once() -> None:
     wakeup.wake()
     wakeup.wake()
     began = time.monotonic()
-    assert wakeup.wait(10)
-    assert time.monotonic() - began < 5
+    assert wakeup.wait(60)
+    assert time.monotonic() - began < 30
     assert not wakeup.wait(0.01)
 
 
 def test_a_wake_up_is_for_one_lane_and_the_end_for_all() -> None:
     wakeup = Wakeup()
     woken: list[bool] = []
-    threads = [threading.Thread(target=lambda: woken.append(wakeup.wait(30))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: woken.append(wakeup.wait(60))) for _ in range(4)]
     for thread in threads:
         thread.start()
     until(lambda: wakeup.waiting)
@@ -83,7 +83,7 @@ def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     )
-    until(lambda: heard.inserted == 3, 20, "the listener to come back")
+    until(lambda: heard.inserted == 3, what="the listener to come back")
     job = sql.execute("UPDATE jobs SET cancel_requested_at = now() RETURNING id::text").fetchone()
     assert job
     until(lambda: heard.cancelled == [job[0]])
@@ -110,7 +110,7 @@ def test_who_listens_sees_an_outage_first_and_comes_back_with_its_end(
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         until(lambda: not heard.listener.alive and not heard.monitor.available)
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
-        until(lambda: heard.inserted == 2, 10, "the listener to come back")
+        until(lambda: heard.inserted == 2, what="the listener to come back")
     assert {line["event"] for line in logs} == {
         "not_listening",
         "database_lost",

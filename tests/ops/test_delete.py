@@ -172,7 +172,7 @@ def test_a_deletion_while_a_daemon_works_leaves_nothing_behind(
     sql: psycopg.Connection,
     held: gates.Gates,
 ) -> None:
-    daemon = start_daemon(WORKER_LEASE_S="3")
+    daemon = start_daemon(WORKER_LEASE_S="6")
     for variant in (None, "4"):
         queue.enqueue(engine, shop="a", product_id="1", variant_id=variant, image_urls=[held.url])
     until(lambda: sql.execute("SELECT max(progress) >= 10 FROM jobs").fetchone() == (True,))

@@ -353,7 +353,7 @@ def test_a_check_that_crashes_or_hangs_hides_no_other() -> None:
 
     def hangs(_: Settings) -> Iterator[Finding]:
         yield ok("hangs", "half of it")
-        over.wait(30)
+        over.wait(60)
 
     def fine(_: Settings) -> list[Finding]:
         return [ok("last", "fine")]

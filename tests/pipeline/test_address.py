@@ -421,13 +421,13 @@ def test_a_slow_look_up_meets_the_limit_to_connect_and_nobody_waits_for_it(tmp_p
     released = threading.Event()
 
     def slow(_host: str) -> list[str]:
-        released.wait(30)
+        released.wait(60)
         return [PUBLIC]
 
     began = time.monotonic()
     with pytest.raises(JobError, match="photo_unreachable"):
         download("https://slow.example/", tmp_path / "photo", ANY, resolve=slow, connect_s=0.1, pause_s=0.01)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     released.set()
 
 

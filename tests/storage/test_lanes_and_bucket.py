@@ -119,7 +119,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_way(
     bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path
 ) -> None:
-    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     bucket.fault = one_in_three()
     for n in range(20):
         queue.enqueue(engine, shop="a.myshopify.com", product_id=str(n), image_urls=["https://a.example/x"])
@@ -173,7 +173,7 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("worker.daemon.lane.Child", UnheardChild)
-    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     for n in range(2):
         queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
 
@@ -208,7 +208,7 @@ def test_a_hijacked_child_s_report_is_taken_by_its_types(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("worker.daemon.lane.Child", HijackedChild)
-    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.02)
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
     with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
         until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
@@ -224,7 +224,7 @@ def test_a_hijacked_child_s_report_is_taken_by_its_types(
 def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(
     bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path, why: str
 ) -> None:
-    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=0.4, wait_s=0.001)
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.001)
     wrong = FAULTS["503 of a gateway"] if why == "down" else bucket_server.refusal("403", "Unauthorized")
     bucket.fault = lambda _method, _path: wrong
     for n in range(5):
@@ -344,7 +344,7 @@ def test_a_start_waits_for_a_bucket_that_is_down_and_ends_where_it_is_wrong(
     assert "503" in daemon.wait_for("storage_unreachable")["reason"]
     bucket.bucket.public = False
     bucket.fault = lambda _method, _path: None
-    assert daemon.process.wait(30) == 78
+    assert daemon.process.wait(60) == 78
     last = daemon.log.read_text().splitlines()[-1]
     assert last.startswith('error: The bucket "3d-models" is private')
     assert daemon.events("child_ready") == []

@@ -192,7 +192,7 @@ def test_a_wait_between_tries_ends_with_the_job(bucket: BucketServer, model: Pat
 
     thread = threading.Thread(target=put, daemon=True)
     thread.start()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
     assert len(bucket.uploads()) == 1
 

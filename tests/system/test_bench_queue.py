@@ -62,7 +62,7 @@ def test_sigterm_leaves_nothing_behind(u2netp: Path, starting: str) -> None:
         until(lambda: list(folder.rglob(starting)), 60)
         assert left()
         bench.send_signal(signal.SIGTERM)
-        assert bench.wait(30) != 0
+        assert bench.wait(60) != 0
         until(
             lambda: not left(), 30
         )  # a child that was just beginning has yet to see that its daemon is gone

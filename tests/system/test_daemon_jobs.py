@@ -51,7 +51,7 @@ def daemon(database_url: str, site: DevServer, folder: Path, u2netp: Path) -> It
         "BACKEND_URL": site.url,
         "WORKER_STORAGE_DIR": str(folder / "store"),
         "WORKER_WEIGHTS_DIR": str(u2netp),
-        "WORKER_LEASE_S": "3",
+        "WORKER_LEASE_S": "6",
     }
     daemon = launch(folder, 0, variables | SECRETS)
     daemon.wait_for("ready")

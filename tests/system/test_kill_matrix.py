@@ -192,7 +192,7 @@ def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
         daemon.process.kill()
         daemon.process.wait()
     if victim == "daemon" and how in {"SIGTERM", "SIGTERM twice", "SIGKILL", "exit"}:
-        code = daemon.process.wait(30)
+        code = daemon.process.wait(60)
         assert code == 0 or not how.startswith("SIGTERM")
     _check_the_rest(fleet, job, row)
     until(lambda: not fleet.starves(), what="memory for the next one")
@@ -266,10 +266,10 @@ def _done_to(fleet: Fleet, job: Any, daemon: Daemon, target: int, how: str, stag
         until(lambda: _state(target) == "T")
         renewed = fleet.row(job)["lease_expires_at"]
         if target == daemon.process.pid and stage != "settling":  # there its statement holds the row
-            until(lambda: fleet.row(job)["attempts"] == 2, LEASE_S + 10)
+            until(lambda: fleet.row(job)["attempts"] == 2, LEASE_S + 60)
         else:
             later = "SELECT clock_timestamp() > %s + interval '1 s'"
-            until(lambda: fleet.sql.execute(later, [renewed]).fetchone() == (True,), LEASE_S + 10)
+            until(lambda: fleet.sql.execute(later, [renewed]).fetchone() == (True,), LEASE_S + 60)
         try:
             if target == daemon.process.pid:
                 yield
@@ -307,7 +307,7 @@ def _wait_for_the_end(fleet: Fleet, job: Any) -> None:
             fleet.sql.execute("UPDATE jobs SET run_after = now() WHERE id = %s AND run_after > now()", [job])
         return fleet.row(job)["completed_at"] is not None
 
-    until(ended, HARD_LIMIT_S + 30, f"the end of {fleet.row(job)}")
+    until(ended, HARD_LIMIT_S + 60, f"the end of {fleet.row(job)}")
 
 
 def _expected(victim: str, how: str, stage: str) -> tuple[str, set[int]]:
@@ -324,7 +324,7 @@ def _expected(victim: str, how: str, stage: str) -> tuple[str, set[int]]:
 
 def _check_the_rest(fleet: Fleet, job: Any, row: dict[str, Any]) -> None:
     fleet.mend()
-    until(lambda: fleet.outbox(job, "delivered_at IS NULL") == 0, 30, "the webhooks")
+    until(lambda: fleet.outbox(job, "delivered_at IS NULL") == 0, what="the webhooks")
     events = [event for event in _webhooks(fleet) if event["jobId"] == str(job)]
     sequence = [event["seq"] for event in events]
     assert sequence == sorted(set(sequence)), "webhooks in order and none twice"

@@ -23,7 +23,7 @@ from worker.database import migrate
 from worker.local.postgres import remove_server, start_server
 
 AWAY_S = 2
-RESUMED_S = 20  # what a slow machine may need; `worker bench queue` tells how long it takes
+RESUMED_S = 60  # what a slow machine may need; `worker bench queue` tells how long it takes
 
 
 class Site:

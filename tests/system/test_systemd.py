@@ -176,13 +176,13 @@ def test_a_frozen_lane_starves_the_watchdog_and_thawed_feeds_it_again(
     until(lambda: file_manager.said("WATCHDOG", since=now))
     until(lambda: alive.stat().st_mtime_ns > touched)
     os.kill(daemon.process.pid, signal.SIGABRT)
-    daemon.process.wait(10)
+    daemon.process.wait(60)
     assert "in _watch" in daemon.log.read_text(), "the journal has no word of where the threads were"
 
 
 def test_a_start_that_fails_is_never_ready(start_daemon: StartDaemon, file_manager: Manager) -> None:
     daemon = start_daemon(ready=False, NOTIFY_SOCKET=file_manager.address, WORKER_ENGINE="cube")
-    assert daemon.process.wait(30) == 78
+    assert daemon.process.wait(60) == 78
     assert not file_manager.said("READY")
     assert not daemon.events("ready")
 

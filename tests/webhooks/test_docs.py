@@ -46,7 +46,7 @@ def running(folder: Path, program: str, file: str, language: str) -> Iterator[st
             [program, folder / file], env=os.environ | variables, stdout=out, stderr=subprocess.DEVNULL
         )
     try:
-        until(lambda: answers(port), 20, f"{file} to listen")
+        until(lambda: answers(port), what=f"{file} to listen")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()

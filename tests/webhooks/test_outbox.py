@@ -79,7 +79,7 @@ def test_progress_that_comes_while_its_forerunner_is_being_taken_is_an_event_of_
         )
         reporter.start()
         blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        until(lambda: sql.execute(blocked).fetchone() == (1,), 30, "the report to wait for the taker")
+        until(lambda: sql.execute(blocked).fetchone() == (1,), what="the report to wait for the taker")
         taker.commit()
         reporter.join()
     assert told(sql) == [("processing", 5), ("processing", 40)]
@@ -127,9 +127,11 @@ def test_what_others_write_wakes_the_senders_and_what_a_daemon_writes_does_not(
         listener.execute("LISTEN worker_webhooks")
         queue.complete(engine, start_job(engine), model_url="x", report={})
         queue.enqueue(engine, shop="a", product_id="2", image_urls=["http://a/b"])
-        assert list(listener.notifies(timeout=0.2)) == []
+        sql.execute("NOTIFY worker_webhooks, 'first'")
         sql.execute("UPDATE jobs SET cancel_requested_at = now() WHERE status = 'pending'")
-        assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
+        sql.execute("NOTIFY worker_webhooks, 'last'")
+        heard = [notification.payload for notification in listener.notifies(timeout=60, stop_after=3)]
+        assert (heard[0], heard[2]) == ("first", "last")
 
 
 def bury(engine: Engine) -> UUID:

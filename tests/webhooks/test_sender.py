@@ -329,14 +329,14 @@ def test_a_slow_answer_holds_up_no_other_job_and_one_event_of_a_job_is_under_way
         complete(engine, job)
     for sender in senders:
         sender.wake()
-    until(lambda: len(backend.got) == 10, 30, "the other jobs' events")
+    until(lambda: len(backend.got) == 10, what="the other jobs' events")
     assert {e["jobId"] for e in backend.events} == {str(job.id) for job in others}
     gate.set()
-    until(lambda: len(backend.got) == 14, 30, "the slow jobs'")
+    until(lambda: len(backend.got) == 14, what="the slow jobs'")
     for held in slow:
         assert [e["progress"] for e in backend.events if e["jobId"] == str(held.id)] == [5, 100]
     for sender in senders:
-        sender.stop(30)
+        sender.stop(60)
         assert not sender.is_alive()
 
 
@@ -353,7 +353,7 @@ def test_a_sender_that_was_overtaken_marks_nothing(
     backend.answers = [(500, {})]
     drain(make_sender())
     gate.set()
-    frozen.stop(30)
+    frozen.stop(60)
     row = sql.execute("SELECT attempts, delivered_at, last_error FROM worker.outbox").fetchone()
     assert row == (2, None, "the backend answered 500")
 
@@ -366,7 +366,7 @@ def test_it_sends_when_nudged_and_what_is_left_when_stopped(
     sender.wake()
     until(lambda: backend.got)
     complete(engine, job)
-    sender.stop(30)
+    sender.stop(60)
     assert [e["progress"] for e in backend.events] == [5, 100]
 
 
@@ -375,7 +375,7 @@ def test_it_wakes_by_itself_when_a_retry_is_due(engine: Engine, sender: Sender, 
     start_job(engine)
     sender.start()
     until(lambda: backend.got)
-    sender.stop(30)
+    sender.stop(60)
     assert len(backend.seen) == 2
 
 
@@ -390,7 +390,7 @@ def test_while_it_is_idle_it_asks_the_database_twice_a_minute(
     time.sleep(1.5)  # nothing is to happen
     assert asked == ["take", "due_in"]
     assert sending.IDLE_S == 60
-    sender.stop(30)
+    sender.stop(60)
 
 
 def test_a_database_that_is_away_is_told_once_and_nothing_is_lost(
@@ -418,6 +418,6 @@ def test_a_database_that_is_away_is_told_once_and_nothing_is_lost(
     until(lambda: len(tries) > 2)
     away.clear()
     until(lambda: backend.got)
-    sender.stop(30)
+    sender.stop(60)
     log = capsys.readouterr().out
     assert (log.count("webhooks_paused"), log.count("webhooks_resumed")) == (1, 1)

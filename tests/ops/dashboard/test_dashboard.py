@@ -52,7 +52,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def site(engine: Engine) -> Iterator[httpx.Client]:
-    with served(engine) as address, httpx.Client(base_url=address, timeout=30) as client:
+    with served(engine) as address, httpx.Client(base_url=address, timeout=60) as client:
         yield client
 
 
@@ -324,7 +324,7 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
 
 
 def test_with_10000_jobs_the_pages_show_what_is_asked_for(crowded: Engine) -> None:
-    with served(crowded) as address, httpx.Client(base_url=address, timeout=30) as site:
+    with served(crowded) as address, httpx.Client(base_url=address, timeout=60) as site:
         page = site.get("/").text
         assert "<dt>waiting</dt><dd>200</dd>" in page
         assert len(ids(page)) == 10 + pages.AHEAD + pages.PAGE
