@@ -62,13 +62,16 @@ def as_user(uid: int, folder: Path) -> list[str | Path]:
 
     The command is to begin with that interpreter's path, `folder`/python/bin/python3. The checkout is the current folder, read-only.
     """
-    for name in ("python", "site", "repo"):
-        (folder / name).mkdir(exist_ok=True)
+    for name in ("python", "site", "repo/worker", "repo/migrations"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    # Only what the user needs of the checkout: the folder itself may be private.
     setup = """
         mount --bind "$1" "$4/python"
         mount --bind "$2" "$4/site"
-        mount --bind "$3" "$4/repo"
-        mount -o remount,bind,ro "$4/repo"
+        for part in worker migrations; do
+            mount --bind "$3/$part" "$4/repo/$part"
+            mount -o remount,bind,ro "$4/repo/$part"
+        done
         cd "$4/repo"
     """
     return [
@@ -77,6 +80,18 @@ def as_user(uid: int, folder: Path) -> list[str | Path]:
         "env", f"LD_LIBRARY_PATH={folder}/python/lib", f"PYTHONPATH={folder}/site:{folder}/repo",
         "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups",
     ]  # fmt: skip
+
+
+def require_readable() -> None:
+    """Skip the test where other users cannot read the files of the checkout and of the environment, whatever the mounts."""
+    require_mounts()
+    files = (
+        REPOSITORY / "worker" / "__init__.py",
+        PACKAGES / "psycopg" / "__init__.py",
+        Path(sys.base_prefix),
+    )
+    if not all(file.stat().st_mode & 0o004 for file in files):
+        pytest.skip("installed with a umask that keeps other users out")
 
 
 def require_mounts() -> None:

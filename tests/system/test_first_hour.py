@@ -23,6 +23,7 @@ from places import (
     environment_with,
     private_python,
     require_mounts,
+    require_readable,
     say,
     with_mounts,
 )
@@ -146,7 +147,7 @@ def test_worker_dev_runs_in_a_private_folder_without_a_home_or_a_locale(
 
 
 def test_worker_dev_runs_for_an_ordinary_user_beside_a_read_only_checkout(place: Path, u2netp: Path) -> None:
-    require_mounts()
+    require_readable()
     home = place / "a home"
     home.mkdir(mode=0o700)
     environment = {
@@ -242,7 +243,7 @@ def test_where_postgres_cannot_run_one_line_says_why(
 
 
 def test_a_user_without_a_name_is_told_so(place: Path, u2netp: Path) -> None:
-    require_mounts()
+    require_readable()
     with TemporaryDirectory() as name:
         os.chmod(name, 0o777)  # noqa: PTH101
         code, said = say(
