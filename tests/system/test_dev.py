@@ -4,9 +4,11 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -14,29 +16,44 @@ import psycopg
 import pytest
 from conftest import CHILD, until
 
-from worker.local.postgres import remove_server
+from worker.local.postgres import remove_server, start_server
+
+
+@dataclass
+class Running:
+    """A `worker dev`: its process, its folder and what it says."""
+
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    log: Path
 
 
 @pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[dict[str, str]]:
-    """What `source dev.env` gives."""
+def running(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("dev")
-    folder, said = place / "dev", place / "dev.log"
-    with said.open("wb") as log:
+    folder, log = place / "dev", place / "dev.log"
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker", "dev", "--folder", folder, "--port", "0"],
             env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp), "PYTHONPATH": str(CHILD)},
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
     try:
-        until((folder / "dev.env").exists, 120, f"dev.env\n{said.read_text()}")
-        shell = f"set -e; . '{folder}/dev.env'; '{sys.executable}' -c 'import json, os; print(json.dumps(dict(os.environ)))'"
-        yield json.loads(subprocess.check_output(["/bin/sh", "-c", shell], text=True))
+        until(lambda: "is running" in log.read_text() or process.poll() is not None, 120, "the start")
+        assert process.poll() is None, log.read_text()
+        yield Running(process, folder, log)
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         remove_server(folder / "postgres")
+
+
+@pytest.fixture(scope="module")
+def dev(running: Running) -> dict[str, str]:
+    """What `. dev.env` gives."""
+    shell = f"set -e; . '{running.folder}/dev.env'; '{sys.executable}' -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    return dict(json.loads(subprocess.check_output(["/bin/sh", "-c", shell], text=True)))
 
 
 def psql(dev: dict[str, str], statement: str) -> str:
@@ -132,3 +149,48 @@ def test_without_a_database_a_command_says_so_in_a_line(dev: dict[str, str]) -> 
         assert said.stderr.startswith("error: ")
         assert "Traceback" not in said.stderr
         assert "planted" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "taken"),
+    [("--port", "WORKER_STORAGE_URL"), ("--dashboard-port", "BACKEND_URL")],
+)
+def test_a_port_in_use_is_one_line(dev: dict[str, str], tmp_path: Path, option: str, taken: str) -> None:
+    port = dev[taken].rpartition(":")[2]
+    refused = subprocess.run(
+        [sys.executable, "-m", "worker", "dev", "--folder", tmp_path / "dev", "--port", "0", option, port],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 78, refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert f":{port}: Address already in use" in refused.stderr
+    remove_server(tmp_path / "dev" / "postgres")
+
+
+def test_a_second_ctrl_c_requeues_the_running_job(running: Running, dev: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        job = psql(
+            dev,
+            "INSERT INTO jobs (shop, product_id, image_urls)"
+            f" VALUES ('a.myshopify.com', 'slow', ARRAY['http://127.0.0.1:{silent.getsockname()[1]}/a.jpg']) RETURNING id",
+        )
+        until(lambda: psql(dev, f"SELECT stage FROM jobs WHERE id = '{job}'") == "downloading")
+        running.process.send_signal(signal.SIGINT)
+        until(lambda: "Stopping: a running job may take up to 120 s to finish" in running.log.read_text(), 5)
+        assert psql(dev, f"SELECT status FROM jobs WHERE id = '{job}'") == "processing"
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 0  # the photo alone would take longer
+    assert "Stopping now: a running job is requeued." in running.log.read_text()
+    server = start_server(running.folder / "postgres")
+    try:
+        assert (
+            psql(
+                dev | {"DATABASE_URL": server.url()},
+                "SELECT status, attempts FROM jobs WHERE product_id = 'slow'",
+            )
+            == "pending|0"
+        )
+    finally:
+        server.stop("immediate")
