@@ -34,7 +34,7 @@ def verify_glb(data: bytes, report: Mapping[str, Any]) -> None:
     except MemoryError:
         raise
     except Exception as error:  # a broken file makes a reader fail in every way there is
-        raise _damaged("it cannot be read") from error
+        raise _damaged(f"it cannot be read ({type(error).__name__})") from error
     if problem:
         raise _damaged(problem)
 
@@ -58,7 +58,7 @@ def _problems(data: bytes, report: Mapping[str, Any]) -> Iterator[str]:
     size = scene.extents
     if not np.allclose(size, report["size_m"], rtol=1e-5, atol=TOLERANCE):
         yield f"it measures {' by '.join(f'{side:.4g}' for side in size)} m"
-    yield from _wrong_look(mesh, report)
+    yield from _wrong_appearance(mesh, report)
     # Last, since it takes the longest. Vertices stand on both sides of a seam: merged by position, as a reader does.
     vertices, faces = weld(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.int32))
     welded = trimesh.Trimesh(vertices, faces, process=False)
@@ -78,7 +78,7 @@ def _wrong_geometry(mesh: Any, report: Mapping[str, Any]) -> Iterator[str]:
         yield "some of its normals are no unit vectors"
 
 
-def _wrong_look(mesh: Any, report: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_appearance(mesh: Any, report: Mapping[str, Any]) -> Iterator[str]:
     uv, material = np.asarray(mesh.visual.uv), mesh.visual.material
     if uv.shape != (len(mesh.vertices), 2) or not ((uv >= 0) & (uv <= 1)).all():
         yield "some of its texture coordinates lie outside of the texture"
