@@ -99,11 +99,18 @@ def test_a_child_that_was_told_nothing_does_not_count_as_one_that_runs(
 
 
 def hijacked(monkeypatch: pytest.MonkeyPatch, folder: Path, *says: str, ends: bool = False) -> Child:
-    """A child that says these lines and then sleeps or ends."""
+    """A child that answers its start with the first of these lines and its first work with the others, and then sleeps or ends."""
     lines = folder / "lines"
     lines.write_bytes("\n".join((*says, "")).encode("utf-8", "surrogateescape"))
-    code = "import sys, shutil, time; shutil.copyfileobj(open(sys.argv[1], 'rb'), sys.stdout.buffer)"
-    code += "; sys.stdout.flush()" + ("" if ends else "; time.sleep(60)")
+    code = f"""if True:
+        import sys, time
+        first, rest = open(sys.argv[1], "rb").read().split(b"\\n", 1)
+        for said in (first + b"\\n", rest):
+            sys.stdin.buffer.readline()
+            sys.stdout.buffer.write(said)
+            sys.stdout.buffer.flush()
+        time.sleep({0 if ends else 60})
+    """
     begin = subprocess.Popen
 
     def popen(_arguments: object, **named: Any) -> "subprocess.Popen[bytes]":

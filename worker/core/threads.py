@@ -4,6 +4,9 @@ import _thread
 import random
 from collections.abc import Callable
 
+# Our own generator: the threads that draw from it leave the state of `random`, which tests and libraries seed, alone.
+_generator = random.Random()  # noqa: S311 - jitter needs no secure random numbers
+
 START_S = 5.0  # for the first step of a new thread, however busy the machine is
 
 
@@ -29,4 +32,4 @@ def start_thread(target: Callable[[], object]) -> None:
 
 def jitter(low: float, high: float) -> float:
     """Return a random number between the two, so that many daemons do not act at the same moment."""
-    return random.uniform(low, high)  # noqa: S311 - jitter needs no secure random numbers
+    return _generator.uniform(low, high)
