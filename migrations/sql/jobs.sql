@@ -172,6 +172,7 @@ BEGIN
     ELSE
         DELETE FROM worker.outbox WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
         DELETE FROM worker.attempts WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
+        PERFORM worker.release_events(shop, NULL) FROM (SELECT DISTINCT shop FROM gone) AS shops;
     END IF;
     RETURN NULL;
 END $$;

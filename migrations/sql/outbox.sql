@@ -1,15 +1,26 @@
 -- The webhook outbox: what is written to it, and what of it comes back. How events are sent is in
 -- worker/webhooks/queries.sql. Every upgrade applies this file: migrations/env.py.
 
+-- An event may be sent once `next_attempt_at` is set and past. A job's events are sent one at a time and in order, so only the
+-- first of those that wait has it set. An event of a shop as a whole, such as the end of a batch, comes after all earlier
+-- events of that shop. Whatever ends an event, or deletes one, lets the next ones go: worker.release_events().
+--
+-- Two transactions must not miss each other: one that writes an event behind another, and one that ends the other. So the
+-- writer locks the event that it waits behind. Either the end waits for that lock and then sees the new event, or the
+-- writer waits for the end and then finds nothing to wait behind.
+
 -- Write an event for each change of a job, in the transaction that makes the change. Progress that nobody has begun to
 -- send is replaced. SECURITY DEFINER: whoever may change a job, its event is written, without a right on the outbox itself.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
     next_seq bigint := nextval('worker.outbox_seq_seq');
 BEGIN
-    INSERT INTO worker.outbox (seq, job_id, terminal, body)
-    VALUES (next_seq, NEW.id, NEW.completed_at IS NOT NULL, (
+    -- The last that waits: if it ends meanwhile, no other waited before it.
+    PERFORM FROM worker.outbox
+        WHERE job_id = NEW.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR SHARE;
+    INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
+    VALUES (next_seq, 'job.updated', NEW.shop, NEW.id, NEW.completed_at IS NOT NULL, CASE WHEN NOT FOUND THEN now() END, (
         jsonb_strip_nulls(jsonb_build_object(
             'jobId', NEW.id,
             'status', NEW.status,
@@ -60,3 +71,114 @@ END $$;
 CREATE OR REPLACE TRIGGER drop_echo BEFORE UPDATE OF status ON public.jobs
 FOR EACH ROW WHEN (NEW.metadata <> OLD.metadata)
 EXECUTE FUNCTION worker.drop_echo();
+
+-- Write an event of a shop as a whole. It is sent after all events of the shop that were written before it, and only to a
+-- backend that asked for its type (WORKER_WEBHOOK_EVENTS). Gives its id.
+CREATE OR REPLACE FUNCTION worker.write_shop_event(shop_name text, event_type text, details jsonb) RETURNS uuid
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    event_id CONSTANT uuid := gen_random_uuid();
+    next_seq CONSTANT bigint := nextval('worker.outbox_seq_seq');
+    waits boolean;
+BEGIN
+    LOOP
+        PERFORM FROM worker.outbox
+            WHERE shop = shop_name AND delivered_at IS NULL AND dead_at IS NULL ORDER BY shop, seq LIMIT 1 FOR SHARE;
+        waits := FOUND;
+        EXIT WHEN waits OR NOT EXISTS (
+            SELECT FROM worker.outbox WHERE shop = shop_name AND delivered_at IS NULL AND dead_at IS NULL);
+    END LOOP;
+    INSERT INTO worker.outbox (seq, id, type, shop, terminal, next_attempt_at, body)
+    VALUES (next_seq, event_id, event_type, shop_name, true, CASE WHEN NOT waits THEN now() END,
+        (jsonb_build_object('shop', shop_name, 'seq', next_seq) || details)::text);
+    PERFORM pg_notify('worker_webhooks', '');
+    RETURN event_id;
+END $$;
+
+-- Let the events go that waited behind one that has ended or is gone: the job's next, and those of the shop as a whole.
+CREATE OR REPLACE FUNCTION worker.release_events(shop_name text, job uuid) RETURNS void
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE worker.outbox SET next_attempt_at = now()
+    WHERE next_attempt_at IS NULL AND seq = (
+        SELECT seq FROM worker.outbox
+        WHERE job_id = job AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id, seq LIMIT 1);
+    UPDATE worker.outbox AS event SET next_attempt_at = now()
+    WHERE next_attempt_at IS NULL AND seq = (
+            SELECT seq FROM worker.outbox
+            WHERE shop = shop_name AND job_id IS NULL AND delivered_at IS NULL AND dead_at IS NULL ORDER BY shop, seq LIMIT 1)
+        AND NOT EXISTS (
+            SELECT FROM worker.outbox AS earlier
+            WHERE earlier.shop = shop_name AND earlier.delivered_at IS NULL AND earlier.dead_at IS NULL
+              AND earlier.seq < event.seq
+            ORDER BY earlier.shop, earlier.seq OFFSET 0);
+END $$;
+
+-- End an event for the sender that has it in hand: delivered, or dead for a reason. False if another sender has it by now.
+CREATE OR REPLACE FUNCTION worker.end_event(event_id uuid, token uuid, is_dead boolean, refused int, reason text)
+RETURNS boolean
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    ended worker.outbox;
+BEGIN
+    UPDATE worker.outbox
+    SET delivered_at = CASE WHEN NOT is_dead THEN now() END, dead_at = CASE WHEN is_dead THEN now() END,
+        next_attempt_at = NULL, sending_token = NULL, refusals = refused, last_error = reason
+    WHERE id = event_id AND sending_token = token AND delivered_at IS NULL AND dead_at IS NULL
+    RETURNING * INTO ended;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM worker.release_events(ended.shop, ended.job_id);
+    RETURN true;
+END $$;
+
+-- Send dead events after all, those of a list or all, and give their ids. Not one that a later event of its job has
+-- overtaken, or is about to: it would take the backend back. Attempts begin at 1 and not at 0, because its bytes stay what
+-- they were.
+CREATE OR REPLACE FUNCTION worker.replay_events(wanted uuid[]) RETURNS SETOF uuid
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    affected CONSTANT uuid[] := ARRAY(
+        SELECT DISTINCT job_id FROM worker.outbox
+        WHERE dead_at IS NOT NULL AND (wanted IS NULL OR id = ANY (wanted)));
+BEGIN
+    -- Whoever writes an event of a job holds its row.
+    PERFORM FROM public.jobs WHERE id = ANY (affected) ORDER BY id FOR NO KEY UPDATE;
+    PERFORM FROM worker.outbox
+        WHERE job_id = ANY (affected) AND delivered_at IS NULL AND dead_at IS NULL ORDER BY seq FOR UPDATE;
+    RETURN QUERY
+        UPDATE worker.outbox AS event
+        SET dead_at = NULL, attempts = 1, refusals = 0, next_attempt_at = CASE WHEN event.job_id IS NULL THEN now() END
+        WHERE event.dead_at IS NOT NULL AND (wanted IS NULL OR event.id = ANY (wanted))
+          AND NOT EXISTS (
+              SELECT FROM worker.outbox AS later
+              WHERE later.job_id = event.job_id AND later.seq > event.seq
+                AND (later.delivered_at IS NOT NULL OR later.sending_token IS NOT NULL))
+        RETURNING event.id;
+    -- The first of each job goes, and what went before waits behind it.
+    UPDATE worker.outbox AS event
+    SET next_attempt_at = CASE WHEN event.seq = first.seq THEN coalesce(event.next_attempt_at, now()) END
+    FROM (SELECT job_id, min(seq) AS seq FROM worker.outbox
+          WHERE job_id = ANY (affected) AND delivered_at IS NULL AND dead_at IS NULL GROUP BY job_id) AS first
+    WHERE event.job_id = first.job_id AND event.delivered_at IS NULL AND event.dead_at IS NULL;
+    PERFORM pg_notify('worker_webhooks', '');
+END $$;
+
+-- Delete events that were written so many days ago and that no daemon was there to send, a batch at a time. Gives their ids.
+CREATE OR REPLACE FUNCTION worker.prune_unsendable_events(days int, batch int) RETURNS SETOF uuid
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    gone worker.outbox;
+BEGIN
+    FOR gone IN
+        DELETE FROM worker.outbox WHERE seq IN (
+            SELECT seq FROM worker.outbox
+            WHERE delivered_at IS NULL AND dead_at IS NULL AND created_at < now() - make_interval(days => days)
+            ORDER BY created_at LIMIT batch FOR UPDATE SKIP LOCKED)
+        RETURNING *
+    LOOP
+        PERFORM worker.release_events(gone.shop, gone.job_id);
+        RETURN NEXT gone.id;
+    END LOOP;
+END $$;

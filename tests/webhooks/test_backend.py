@@ -98,7 +98,7 @@ def test_a_backend_that_was_down_for_ten_minutes_gets_every_job_s_events(
         until(partial(tried_again, daemon, tried))
     with receiver.serve(port) as backend:
         ends[enqueue(engine, "late", bad)] = "failed"
-        sql.execute("UPDATE worker.outbox SET next_attempt_at = now()")
+        sql.execute("UPDATE worker.outbox SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")
         sql.execute("NOTIFY worker_webhooks")
         until(lambda: scalar(sql, ENDED) and scalar(sql, UNTOLD) == 0, 60, "all to be told")
         check(backend, ends)
@@ -128,7 +128,7 @@ def test_kill_9_between_commit_and_send_and_between_send_and_mark_has_the_same_e
         kill(daemon)
         gate.set()
         sql.execute(
-            "UPDATE worker.outbox SET sending_until = now() - interval '1 s' WHERE sending_until IS NOT NULL"
+            "UPDATE worker.outbox SET next_attempt_at = now() - interval '1 s' WHERE sending_token IS NOT NULL"
         )
 
     variables = {"BACKEND_URL": backend.url, "WEBHOOK_SECRET": SECRET}

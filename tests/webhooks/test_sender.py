@@ -62,7 +62,7 @@ def complete(engine: Engine, job: queue.Job) -> None:
 
 def due_now(sql: psycopg.Connection) -> None:
     sql.execute(
-        "UPDATE worker.outbox SET next_attempt_at = now(), sending_until = NULL, sending_token = NULL"
+        "UPDATE worker.outbox SET next_attempt_at = now(), sending_token = NULL WHERE next_attempt_at IS NOT NULL"
     )
 
 
@@ -421,3 +421,25 @@ def test_a_database_that_is_away_is_told_once_and_nothing_is_lost(
     sender.stop(60)
     log = capsys.readouterr().out
     assert (log.count("webhooks_paused"), log.count("webhooks_resumed")) == (1, 1)
+
+
+def test_every_event_says_its_type_and_other_types_are_sent_to_those_who_ask(
+    engine: Engine, sql: psycopg.Connection, backend: Backend, make_sender: MakeSender
+) -> None:
+    start_job(engine)
+    write = """SELECT worker.write_shop_event('a', 'batch.finished', '{"batch": "monday"}')"""
+    sql.execute(write)
+    drain(make_sender())
+    (first,) = backend.seen
+    assert first.headers["webhook-type"] == "job.updated"
+    assert "type" not in first.event
+    assert outbox.counts(engine)["waiting"] == 0, "what the backend has not asked for waits for nobody"
+
+    sql.execute(write)
+    drain(make_sender(webhook_events=("job.updated", "batch.finished"), webhook_type_in_body=True))
+    told = backend.seen[-1]
+    assert len(backend.seen) == 2
+    assert told.headers["webhook-type"] == told.event["type"] == "batch.finished"
+    assert told.event["batch"] == "monday"
+    assert "jobId" not in told.event
+    Webhook(SECRET).verify(told.body, told.headers)

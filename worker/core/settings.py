@@ -94,6 +94,15 @@ class Settings(BaseSettings):
     webhook_bearer_token: SecretStr | None = Field(
         None, description="Sent with every webhook as `Authorization: Bearer …`."
     )
+    webhook_events: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("job.updated",),
+        description="The types of events that are sent, separated by commas. Only `job.updated` has a `jobId`; add others "
+        "when the backend handles them.",
+    )
+    webhook_type_in_body: bool = Field(
+        default=False,
+        description="Also sends the type of an event as `type` in its body. The header `webhook-type` always has it.",
+    )
 
     # The photos
     photo_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -239,6 +248,14 @@ class Settings(BaseSettings):
         ):
             raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
+
+    @field_validator("webhook_events", mode="before")
+    @classmethod
+    def _types(cls, value: object) -> object:
+        types = value.replace(",", " ").split() if isinstance(value, str) else value
+        if isinstance(types, list) and not all(re.fullmatch(r"[a-z]+(\.[a-z]+)+", each) for each in types):
+            raise ValueError("write types of events as `job.updated`")
+        return types
 
     def redact(self, text: str) -> str:
         """Replace each secret in a text by `…`: the secret settings, the keys in a list of them, the passwords in URLs."""

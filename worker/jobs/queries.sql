@@ -108,11 +108,7 @@ RETURNING id;
 
 -- name: prune_unsendable
 -- Delete webhooks that nobody was there to send.
-DELETE FROM worker.outbox WHERE seq IN (
-    SELECT seq FROM worker.outbox
-    WHERE delivered_at IS NULL AND dead_at IS NULL AND created_at < now() - make_interval(days => :days)
-    ORDER BY created_at LIMIT :batch FOR UPDATE SKIP LOCKED)
-RETURNING id;
+SELECT id FROM worker.prune_unsendable_events(:days, :batch) AS id;
 
 -- name: enqueue
 -- What a backend does, for `worker enqueue` and the demo.

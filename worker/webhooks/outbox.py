@@ -14,11 +14,12 @@ QUERIES = queries("worker.webhooks")
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """A taken event. `attempts` counts the one that is made now, `refusals` the 3xx and 4xx answers before it."""
+    """A taken event; `job_id` is None for one of a shop as a whole. `attempts` counts the one that is made now, `refusals` the 3xx and 4xx answers before it."""
 
     id: UUID
     token: UUID
-    job_id: UUID
+    type: str
+    job_id: UUID | None
     seq: int
     terminal: bool
     body: str

@@ -46,6 +46,8 @@ class Sender(threading.Thread):
         self.url = webhook_url(settings.backend_url)
         secret, token = settings.webhook_secret, settings.webhook_bearer_token
         self.keys = signature.keys(secret.get_secret_value()) if secret else []
+        self.types = settings.webhook_events
+        self.type_in_body = settings.webhook_type_in_body
         self.headers = {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
         if token:
             self.headers["authorization"] = _bearer(token.get_secret_value())
@@ -112,6 +114,10 @@ class Sender(threading.Thread):
 
     async def _send(self, client: httpx.AsyncClient, event: Event) -> None:
         status, retry_after_s = None, None
+        if event.type not in self.types:
+            with suppress(SQLAlchemyError):
+                await self._ask(lambda: outbox.delivered(self.engine, event))
+            return
         try:
             async with asyncio.timeout(TOTAL_S):
                 status, retry_after_s = await self._post(client, event)
@@ -130,9 +136,11 @@ class Sender(threading.Thread):
 
     async def _post(self, client: httpx.AsyncClient, event: Event) -> tuple[int, float | None]:
         """Send the event. Returns the answer's status and Retry-After in seconds; its body may repeat a secret and is dropped."""
-        body = event.body.encode()
-        signed = signature.headers(self.keys, event=str(event.id), body=body, sent_at=datetime.now(UTC))
-        async with client.stream("POST", self.url, content=body, headers=self.headers | signed) as answer:
+        text = f'{{"type": "{event.type}", {event.body[1:]}' if self.type_in_body else event.body
+        body = text.encode()
+        headers = self.headers | {"webhook-type": event.type}
+        headers |= signature.headers(self.keys, event=str(event.id), body=body, sent_at=datetime.now(UTC))
+        async with client.stream("POST", self.url, content=body, headers=headers) as answer:
             received = 0
             async for chunk in answer.aiter_raw():
                 received += len(chunk)
