@@ -39,6 +39,17 @@ DO $$ BEGIN
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job TO service_role;
 END $$;
 
+-- The type of `status` lies in the schema `worker`. PostgREST names it in what it writes, Realtime in its filters, each as the
+-- role that asks, which must be able to see it there. It may read none of the tables.
+DO $$
+DECLARE
+    found name;
+BEGIN
+    FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated', 'service_role') LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA worker TO %I', found);
+    END LOOP;
+END $$;
+
 -- Supabase grants all on new tables, views and functions to these two. They may read in the table what a policy of the app
 -- shows them, and write nothing.
 DO $$

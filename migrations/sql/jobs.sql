@@ -17,15 +17,27 @@ BEGIN
             WHEN btrim(job.product_id) = '' OR length(job.product_id) > 255 THEN 'product_id_is_1_to_255_characters'
             WHEN btrim(job.variant_id) = '' OR length(job.variant_id) > 255 THEN 'variant_id_is_1_to_255_characters'
             WHEN btrim(job.dedupe_key) = '' OR length(job.dedupe_key) > 255 THEN 'dedupe_key_is_1_to_255_characters'
+            WHEN length(job.product_handle) > 255 THEN 'product_handle_is_at_most_255_characters'
+            WHEN array_ndims(job.image_urls) > 1 THEN 'image_urls_are_one_list'
             WHEN cardinality(job.image_urls) NOT BETWEEN 1 AND 16 THEN 'image_urls_are_1_to_16'
+            WHEN octet_length(array_to_string(job.image_urls, '')) > 65536 THEN 'image_urls_are_at_most_64_kB'
             WHEN array_to_string(job.image_urls, E'\n', '')
                  !~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$' THEN 'image_urls_are_http_or_https'
             WHEN job.quality NOT IN ('fast', 'balanced', 'quality') THEN 'quality_is_fast_balanced_or_quality'
             WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
+            -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The report of
+            -- the worker counts by itself, so that what a job writes never makes its row one that nobody may change.
+            WHEN octet_length((job.metadata - 'worker')::text) > 1048576
+                OR octet_length((job.metadata -> 'worker')::text) > 1048576 THEN 'metadata_is_at_most_1_MB'
+            -- Python's dates have no infinity, and no difference of two times may be more than an interval holds.
+            WHEN least(job.created_at, job.queued_at, job.updated_at, job.started_at, job.completed_at,
+                       job.lease_expires_at, job.cancel_requested_at) < '1970-01-01 00:00+00'
+                OR greatest(job.created_at, job.queued_at, job.updated_at, job.started_at, job.completed_at,
+                            job.lease_expires_at, job.cancel_requested_at) > '9999-01-01 00:00+00'
+                THEN 'times_are_between_1970_and_9999'
         END;
     END IF;
     broken := coalesce(broken, CASE
-        -- Python's dates have no infinity, so a list of jobs could not show one.
         WHEN job.run_after NOT BETWEEN '1970-01-01 00:00+00' AND '9999-01-01 00:00+00'
             THEN 'run_after_is_before_the_year_9999'
         WHEN jsonb_typeof(job.metadata) <> 'object' THEN 'metadata_is_an_object'
@@ -88,36 +100,70 @@ FOR EACH ROW EXECUTE FUNCTION worker.receive_job();
 CREATE OR REPLACE FUNCTION worker.guard_job() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
-    guarded text[] := ARRAY[
-        'id', 'status', 'progress', 'stage', 'attempts', 'model_url', 'error_code', 'error_message', 'lease_token',
-        'lease_expires_at', 'claimed_by', 'created_at', 'started_at', 'completed_at', 'queued_at'];
-    before jsonb;
-    wanted jsonb;
     refused text;
+    merged jsonb;
 BEGIN
     IF current_setting('worker.lease', true) IN ('queue', OLD.lease_token::text) THEN
         NEW.updated_at := clock_timestamp();
         RETURN NEW;
     END IF;
 
-    -- These say where a job's files lie: another job must not come to run there beside it.
-    IF OLD.status = 'processing' THEN
-        guarded := guarded || ARRAY['shop', 'product_id', 'variant_id'];
-    END IF;
-    before := to_jsonb(OLD);
-    wanted := to_jsonb(NEW);
-    SELECT string_agg(name, ', ' ORDER BY name) INTO refused
-        FROM unnest(guarded) AS name WHERE before -> name IS DISTINCT FROM wanted -> name;
-    IF refused IS NOT NULL THEN
+    -- Column by column: the app may have added columns of types without equality (json, point, xml), or generated ones.
+    refused := concat_ws(', ',
+        CASE WHEN NEW.attempts IS DISTINCT FROM OLD.attempts THEN 'attempts' END,
+        CASE WHEN NEW.claimed_by IS DISTINCT FROM OLD.claimed_by THEN 'claimed_by' END,
+        CASE WHEN NEW.completed_at IS DISTINCT FROM OLD.completed_at THEN 'completed_at' END,
+        CASE WHEN NEW.created_at IS DISTINCT FROM OLD.created_at THEN 'created_at' END,
+        CASE WHEN NEW.error_code IS DISTINCT FROM OLD.error_code THEN 'error_code' END,
+        CASE WHEN NEW.error_message IS DISTINCT FROM OLD.error_message THEN 'error_message' END,
+        CASE WHEN NEW.id IS DISTINCT FROM OLD.id THEN 'id' END,
+        CASE WHEN NEW.lease_expires_at IS DISTINCT FROM OLD.lease_expires_at THEN 'lease_expires_at' END,
+        CASE WHEN NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN 'lease_token' END,
+        CASE WHEN NEW.model_url IS DISTINCT FROM OLD.model_url THEN 'model_url' END,
+        CASE WHEN NEW.progress IS DISTINCT FROM OLD.progress THEN 'progress' END,
+        CASE WHEN NEW.queued_at IS DISTINCT FROM OLD.queued_at THEN 'queued_at' END,
+        CASE WHEN NEW.stage IS DISTINCT FROM OLD.stage THEN 'stage' END,
+        CASE WHEN NEW.started_at IS DISTINCT FROM OLD.started_at THEN 'started_at' END,
+        CASE WHEN NEW.status IS DISTINCT FROM OLD.status THEN 'status' END,
+        -- These say where a job's files lie: another job must not come to run there beside it.
+        CASE WHEN OLD.status = 'processing' AND NEW.product_id IS DISTINCT FROM OLD.product_id THEN 'product_id' END,
+        CASE WHEN OLD.status = 'processing' AND NEW.shop IS DISTINCT FROM OLD.shop THEN 'shop' END,
+        CASE WHEN OLD.status = 'processing' AND NEW.variant_id IS DISTINCT FROM OLD.variant_id THEN 'variant_id' END);
+    IF refused <> '' THEN
         RAISE WARNING 'job %: % not changed, because only the worker that holds the lease may do so', OLD.id, refused
             USING HINT = 'To run a finished job again: SELECT retry_job(id). To stop one: SELECT cancel_job(id).';
-        NEW := jsonb_populate_record(NEW, (
-            SELECT jsonb_object_agg(key, value) FROM jsonb_each(before) WHERE key = ANY (guarded)));
+        NEW.attempts := OLD.attempts;
+        NEW.claimed_by := OLD.claimed_by;
+        NEW.completed_at := OLD.completed_at;
+        NEW.created_at := OLD.created_at;
+        NEW.error_code := OLD.error_code;
+        NEW.error_message := OLD.error_message;
+        NEW.id := OLD.id;
+        NEW.lease_expires_at := OLD.lease_expires_at;
+        NEW.lease_token := OLD.lease_token;
+        NEW.model_url := OLD.model_url;
+        NEW.progress := OLD.progress;
+        NEW.queued_at := OLD.queued_at;
+        NEW.stage := OLD.stage;
+        NEW.started_at := OLD.started_at;
+        NEW.status := OLD.status;
+        IF OLD.status = 'processing' THEN
+            NEW.shop := OLD.shop;
+            NEW.product_id := OLD.product_id;
+            NEW.variant_id := OLD.variant_id;
+        END IF;
     END IF;
 
     -- The backend's keys are merged, ours are kept.
-    NEW.metadata := CASE WHEN jsonb_typeof(NEW.metadata) = 'object'
-        THEN OLD.metadata || (NEW.metadata - 'worker') ELSE OLD.metadata END;
+    IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
+        merged := CASE WHEN jsonb_typeof(NEW.metadata) = 'object'
+            THEN OLD.metadata || (NEW.metadata - 'worker') ELSE OLD.metadata END;
+        IF octet_length((merged - 'worker')::text) > 1048576 THEN
+            RAISE WARNING 'job %: metadata not changed, because it would be larger than 1 MB', OLD.id;
+            merged := OLD.metadata;
+        END IF;
+        NEW.metadata := merged;
+    END IF;
 
     IF NEW.cancel_requested_at IS DISTINCT FROM OLD.cancel_requested_at THEN
         NEW.cancel_requested_at := CASE
@@ -130,7 +176,7 @@ BEGIN
     END IF;
 
     NEW.updated_at := OLD.updated_at;
-    IF NEW IS DISTINCT FROM OLD THEN
+    IF NEW *<> OLD THEN  -- byte by byte, which works for every type
         NEW.updated_at := clock_timestamp();
     END IF;
     RETURN NEW;
@@ -184,13 +230,15 @@ CREATE OR REPLACE TRIGGER forget_all_jobs AFTER TRUNCATE ON public.jobs
 FOR EACH STATEMENT EXECUTE FUNCTION worker.forget_jobs();
 
 -- The functions for backends set no search_path: it would hold for the app's own triggers on the table too, which may name
--- their tables without a schema. All names in them have theirs.
+-- their tables without a schema. All names in them have theirs. The app may add a column of any name to the table, also
+-- that of a parameter or variable: SQL functions write parameters with the function's name before them, and PL/pgSQL
+-- functions say #variable_conflict use_variable.
 
 CREATE OR REPLACE FUNCTION public.cancel_job(job_id uuid) RETURNS boolean
 LANGUAGE sql AS $$
     WITH asked AS (
         UPDATE public.jobs SET cancel_requested_at = now()
-        WHERE id = job_id AND status IN ('pending', 'processing') RETURNING 1)
+        WHERE id = cancel_job.job_id AND status IN ('pending', 'processing') RETURNING 1)
     SELECT EXISTS (SELECT FROM asked)
 $$;
 
@@ -200,6 +248,7 @@ COMMENT ON FUNCTION public.cancel_job IS 'Ends a job that has not ended; false w
 -- `postgres` is not. The caller's transaction goes on after this, so the key is put back.
 CREATE OR REPLACE FUNCTION public.retry_job(job_id uuid) RETURNS boolean
 LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
 DECLARE
     key text := coalesce(current_setting('worker.lease', true), '');
     again boolean;

@@ -25,23 +25,32 @@ def upgrade() -> None:
 def downgrade() -> None:
     _unpublish()
     op.execute("DROP TABLE worker.attempts, worker.outbox, public.jobs")
-    op.execute("DROP TYPE worker.outcome, public.job_state")
+    op.execute("DROP TYPE worker.outcome, worker.job_state")
     op.execute("DROP FUNCTION worker.storage_path")
     op.execute("ALTER TABLE worker.alembic_version DISABLE ROW LEVEL SECURITY")
     # The role stays: another database of this server may use it.
     op.execute("""
-        DO $$ BEGIN
+        DO $$
+        DECLARE
+            found name;
+        BEGIN
             IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'worker') THEN
                 DROP POLICY IF EXISTS worker_sees_all ON worker.alembic_version;
                 REVOKE ALL ON worker.alembic_version FROM worker;
                 REVOKE ALL ON SCHEMA worker FROM worker;
             END IF;
+            FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated', 'service_role') LOOP
+                EXECUTE 'REVOKE ALL ON SCHEMA worker FROM ' || quote_ident(found);
+            END LOOP;
         END $$
     """)
 
 
 def _make_storage_path() -> None:
-    """Where a job's files lie, as worker/storage/paths.py has it but for the escapes, which never make two paths one.
+    """A digest of where a job's files lie: the same for two jobs if and only if worker/storage/paths.py gives one path.
+
+    A digest, because an index entry holds 2,700 bytes at most and three names may have more. A line break in a name is
+    doubled, so that no name runs into the next.
 
     The only function outside migrations/sql: two indexes hold its results, so its text changes only in a revision that
     builds them anew.
@@ -49,14 +58,18 @@ def _make_storage_path() -> None:
     op.execute(r"""
         CREATE FUNCTION worker.storage_path(shop text, product_id text, variant_id text) RETURNS text
         LANGUAGE sql IMMUTABLE PARALLEL SAFE
-        RETURN shop || E'\n' || coalesce(nullif(regexp_replace(product_id, '^gid:/(/.*)?/', ''), ''), product_id)
-            || coalesce(E'\n' || coalesce(nullif(regexp_replace(variant_id, '^gid:/(/.*)?/', ''), ''), variant_id), '')
+        RETURN encode(sha256(replace(
+            replace(shop, E'\n', E'\n\n') || E'\n/'
+            || replace(coalesce(nullif(regexp_replace(product_id, '^gid:/(/.*)?/', ''), ''), product_id), E'\n', E'\n\n')
+            || coalesce(
+                E'\n/' || coalesce(nullif(regexp_replace(variant_id, '^gid:/(/.*)?/', ''), ''), variant_id), ''),
+            E'\\', E'\\\\')::bytea), 'hex')
     """)
 
 
 def _make_jobs() -> None:
     op.execute(
-        "CREATE TYPE public.job_state AS ENUM ('pending', 'processing', 'completed', 'failed', 'cancelled')"
+        "CREATE TYPE worker.job_state AS ENUM ('pending', 'processing', 'completed', 'failed', 'cancelled')"
     )
     # The rules of a row are one CHECK, which calls a function and stands beside it: migrations/sql/jobs.sql.
     op.execute("""
@@ -75,7 +88,7 @@ def _make_jobs() -> None:
             dedupe_key text,
             metadata jsonb NOT NULL DEFAULT '{}',
             -- written by the worker
-            status public.job_state NOT NULL DEFAULT 'pending',
+            status worker.job_state NOT NULL DEFAULT 'pending',
             progress smallint NOT NULL DEFAULT 0,
             stage text,
             attempts smallint NOT NULL DEFAULT 0,
@@ -118,6 +131,8 @@ def _make_jobs() -> None:
     op.execute("""
         CREATE INDEX jobs_waiting ON public.jobs (priority DESC, shop, run_after, created_at) WHERE status = 'pending'
     """)
+    # What is due next, whatever its priority: the claim looks here first where jobs wait for their time.
+    op.execute("CREATE INDEX jobs_due ON public.jobs (run_after) WHERE status = 'pending'")
     # Whose turn it was last at each priority.
     op.execute("CREATE INDEX jobs_started ON public.jobs (priority, started_at) WHERE started_at IS NOT NULL")
     # Finds the few rows that run, for the rescue too. lease_expires_at is left out on purpose: indexed, every renewal

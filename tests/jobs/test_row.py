@@ -35,6 +35,15 @@ def insert(sql: psycopg.Connection, **columns: Any) -> Any:
         ({"image_urls": ["https://a/b c.jpg"]}, "image_urls_are_http_or_https"),
         ({"image_urls": ["https://a\njavascript:x"]}, "image_urls_are_http_or_https"),
         ({"image_urls": ["https://"]}, "image_urls_are_http_or_https"),
+        ({"image_urls": [["https://a/b.jpg"], ["https://a/c.jpg"]]}, "image_urls_are_one_list"),
+        ({"image_urls": ["https://a/" + "b" * 65_536]}, "image_urls_are_at_most_64_kB"),
+        ({"product_handle": "x" * 256}, "product_handle_is_at_most_255_characters"),
+        ({"metadata": '{"a": "' + "b" * 1_048_576 + '"}'}, "metadata_is_at_most_1_MB"),
+        ({"metadata": '{"a": [' + "1e100000," * 11 + "1]}"}, "metadata_is_at_most_1_MB"),
+        ({"metadata": '{"worker": "' + "b" * 1_048_576 + '"}'}, "metadata_is_at_most_1_MB"),
+        ({"cancel_requested_at": "infinity"}, "times_are_between_1970_and_9999"),
+        ({"status": "cancelled", "completed_at": "-infinity"}, "times_are_between_1970_and_9999"),
+        ({"started_at": "0044-03-15 BC"}, "times_are_between_1970_and_9999"),
         ({"quality": "ultra"}, "quality_is_fast_balanced_or_quality"),
         ({"shop": " "}, "shop_is_1_to_255_characters"),
         ({"shop": ...}, "shop"),
@@ -170,6 +179,16 @@ def test_the_backend_s_metadata_is_merged_and_ours_is_kept(sql: psycopg.Connecti
     assert row == ({"a": 1, "b": 3, "c": 4, "worker": {"engine": "relief"}},)
     sql.execute("UPDATE jobs SET metadata = NULL")
     assert sql.execute("SELECT metadata FROM jobs").fetchone() == row
+
+
+def test_metadata_that_would_grow_too_large_stays_as_it_is(sql: psycopg.Connection) -> None:
+    """An error would make the backend's handler fail, and the webhook come again."""
+    insert(sql, metadata=json.dumps({"a": "x" * 600_000}))
+    warnings: list[str] = []
+    sql.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    sql.execute("UPDATE jobs SET priority = 3, metadata = %s", [json.dumps({"b": "x" * 600_000})])
+    assert sql.execute("SELECT metadata ? 'b', priority FROM jobs").fetchone() == (False, 3)
+    assert ["larger than 1 MB" in warning for warning in warnings] == [True]
 
 
 def test_a_cancel_ends_a_waiting_job_at_once_and_marks_a_running_one(

@@ -1,8 +1,10 @@
 import itertools
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from worker.storage.local import LocalStore
 from worker.storage.paths import stem
 
 
@@ -34,6 +36,49 @@ def test_different_ids_never_share_a_path() -> None:
     assert all(part not in {"", ".", ".."} for path in paths for part in path.split("/"))
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ("a.myshopify.com", "商" * 30),
+        ("a.myshopify.com", "x" * 250),
+        ("a.myshopify.com", "ü" * 200, "ü" * 255),
+        ("店" * 255, "😀" * 255, "😀" * 255),
+        ("." + "😀" * 254, "1"),
+    ],
+    ids=[
+        "30 Chinese characters",
+        "250 letters",
+        "200 umlauts",
+        "all as long as a row may hold",
+        "a leading dot",
+    ],
+)
+def test_every_name_that_a_row_may_hold_can_be_stored(
+    sql: psycopg.Connection, tmp_path: Path, ids: tuple[str, ...]
+) -> None:
+    """In a folder, in a bucket, whose keys have 1,024 bytes at most, and in the indexes of the queue."""
+    path = stem(*ids)
+    assert len(path) + len(".cutout.png") < 1024
+    store = LocalStore(tmp_path / "store", "http://store")
+    file = tmp_path / "model"
+    file.write_bytes(b"x")
+    store.put(f"{path}.cutout.png", file, "image/png")
+    assert store.find(path) == [f"{path}.cutout.png"]
+    names = dict(zip(("shop", "product_id", "variant_id"), ids, strict=False))
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, variant_id, image_urls) VALUES (%s, %s, %s, '{http://a/b}')",
+        [names["shop"], names["product_id"], names.get("variant_id")],
+    )
+    assert sql.execute("SELECT shop FROM worker.claim_job('w', 'h', 30, 1)").fetchall() == [(ids[0],)]
+
+
+def test_long_names_that_differ_at_their_end_have_paths_of_their_own() -> None:
+    names = ["x" * length for length in (179, 180, 181, 182, 250)]
+    names += ["x" * 250 + end for end in "ab"] + ["ü" * 60 + end for end in ("", "ü", "u")]
+    names += [stem("a", name).partition("/")[2] for name in names]  # a path as another product's name
+    assert len({stem("a", name) for name in names}) == len(set(names))
+
+
 def test_the_database_tells_paths_apart_as_we_do(sql: psycopg.Connection) -> None:
     """Two jobs with the same files never run at once, which the database sees to by its own idea of the path."""
     ids = [
@@ -46,6 +91,12 @@ def test_the_database_tells_paths_apart_as_we_do(sql: psycopg.Connection) -> Non
         "a/1",
         "gid://shopify/Product/",
         "x gid://y/1",
+        "1\n",
+        "1\n/1",
+        "\\n1",
+        "\\001",
+        "x" * 250,
+        "gid://shopify/Product/" + "x" * 200,
     ]
     products: list[tuple[str, str | None]] = [(p, v) for p in ids for v in (*ids, None)]
     ours: dict[str, set[int]] = {}

@@ -39,15 +39,7 @@ SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
 -- name: next_due
 -- Is there something to do, for a lane or for the rescue, and if not, in how many seconds at the earliest?
-SELECT due, expired,
-    CAST(extract(epoch FROM least(
-        (SELECT min(lease_expires_at) FROM public.jobs WHERE status = 'processing'),
-        CASE WHEN NOT due THEN (SELECT min(run_after) FROM public.jobs WHERE status = 'pending') END
-    ) - now()) AS double precision) AS seconds
-FROM (
-    SELECT EXISTS (SELECT FROM public.jobs WHERE status = 'pending' AND run_after <= now()) AS due,
-        EXISTS (SELECT FROM public.jobs WHERE status = 'processing' AND lease_expires_at < now()) AS expired
-) AS found;
+SELECT due, expired, seconds FROM worker.next_due();
 
 -- name: notify
 -- Say something on a channel.

@@ -1,11 +1,17 @@
 """Paths of a product's files: `{shop}/{product}` or `{shop}/{product}/{variant}`, and an ending for each file."""
 
+import hashlib
 import string
 
 # Characters that Supabase Storage, S3 and each file system allow, and that need no escaping in a URL. A dot is kept only in
 # a shop's name: in an id it could look like the ending of another file.
 _ID = frozenset(string.ascii_letters + string.digits + "_-")
 _SHOP = _ID | {"."}
+
+# Bytes of one part of a path. File systems take 255, of which the endings and a draft's name need some; a bucket's key may
+# have 1,024 in all.
+LONGEST = 180
+_DIGEST = 32  # hex digits of the name's SHA-256 that end a shortened part
 
 
 def stem(shop: str, product_id: str | None = None, variant_id: str | None = None) -> str:
@@ -22,5 +28,12 @@ def last_part(gid: str) -> str:
 
 
 def _segment(text: str, allowed: frozenset[str]) -> str:
-    """Replace each other character by `=` and its bytes in hex, so that different names never share a path."""
-    return "".join(c if c in allowed else "".join(f"={byte:02X}" for byte in c.encode()) for c in text)
+    """Replace each other character by `=` and its bytes in hex, so that different names never share a path.
+
+    A result longer than LONGEST is cut and ends in `==` and a digest of the whole name; no escape holds `==`.
+    """
+    escaped = "".join(c if c in allowed else "".join(f"={byte:02X}" for byte in c.encode()) for c in text)
+    if len(escaped) <= LONGEST:
+        return escaped
+    digest = hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+    return f"{escaped[: LONGEST - _DIGEST - 2]}=={digest}"

@@ -3,7 +3,7 @@ ALTER TABLE public.jobs DISABLE TRIGGER USER;
 
 INSERT INTO public.jobs (shop, product_id, image_urls, status, progress, stage, attempts, model_url, error_code, error_message,
     lease_token, lease_expires_at, claimed_by, created_at, run_after, started_at, completed_at, metadata)
-SELECT 'shop-' || n % 50 || '.myshopify.com', n::text, ARRAY['https://cdn.shopify.com/a.jpg'], s::public.job_state,
+SELECT 'shop-' || n % 50 || '.myshopify.com', n::text, ARRAY['https://cdn.shopify.com/a.jpg'], s::worker.job_state,
     CASE s WHEN 'completed' THEN 100 WHEN 'processing' THEN 50 ELSE 0 END,
     CASE s WHEN 'processing' THEN 'generating' WHEN 'completed' THEN 'completed' END, 1,
     CASE s WHEN 'completed' THEN 'https://store.example/a.glb' END,
