@@ -111,7 +111,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "one-byte": (lambda: b"\xff", NONE),
     "signature-alone": (lambda: b"\x89PNG\r\n\x1a\n", BROKEN),
     "truncated-jpeg": (lambda: noise("JPEG", 0.5), BROKEN),
-    "truncated-png": (lambda: noise("PNG", 0.9), BROKEN),
+    "truncated-png": (lambda: noise("PNG", 0.5), BROKEN),
     "truncated-webp": (lambda: noise("WEBP", 0.5), BROKEN),
     "truncated-avif": (lambda: noise("AVIF", 0.5), BROKEN),
     "webp-of-nothing": (lambda: b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff" + bytes(100), BROKEN),

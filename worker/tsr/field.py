@@ -35,6 +35,7 @@ class Decoder(nn.Module):
 
     @property
     def linears(self) -> list[Linear]:
+        """The linear layers in order; SiLU is between them."""
         return [layer for layer in self.layers if isinstance(layer, Linear)]
 
 

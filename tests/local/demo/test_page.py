@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from worker.local.demo.page import Photo, Result, write_page
+from worker.local.demo.page import NotedPhoto, Result, write_page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -77,7 +77,8 @@ def write(tmp_path: Path, *results: Result) -> str:
 
 def test_the_page_refers_to_nothing_outside_but_its_models(tmp_path: Path, glb: Path, picture: Path) -> None:
     page = write(
-        tmp_path, job(glb=glb, poster=picture, cutout=picture, photos=[Photo(picture)], stages={"a": 1.0})
+        tmp_path,
+        job(glb=glb, poster=picture, cutout=picture, photos=[NotedPhoto(picture)], stages={"a": 1.0}),
     )
     links = Links()
     links.feed(page)
@@ -98,7 +99,7 @@ def test_words_from_outside_stay_words(tmp_path: Path, picture: Path) -> None:
     every = dict.fromkeys(("job_id", "title", "shop", "product", "quality", "status", "engine"), HOSTILE)
     failed = job(
         **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], stages={HOSTILE: 1.0}, warnings=[HOSTILE],
-        photos=[Photo(picture, HOSTILE), Photo(b"<svg onload=alert(3)>", HOSTILE)],
+        photos=[NotedPhoto(picture, HOSTILE), NotedPhoto(b"<svg onload=alert(3)>", HOSTILE)],
     )  # fmt: skip
     page = write(tmp_path, failed)
     links = Links()
@@ -123,7 +124,7 @@ def test_a_failed_job_says_why(tmp_path: Path) -> None:
             status="failed",
             error_code="photo_not_an_image",
             error_message=sentence,
-            photos=[Photo(b"%PDF", "refused")],
+            photos=[NotedPhoto(b"%PDF", "refused")],
         ),
     )
     assert f"<p>{sentence}</p>" in page

@@ -18,7 +18,7 @@ from worker import database, engines
 from worker.core import stages
 from worker.jobs import queue
 from worker.local import samples
-from worker.local.demo.page import Photo, Result, write_page
+from worker.local.demo.page import NotedPhoto, Result, write_page
 from worker.local.folder import own_folder
 from worker.local.postgres import remove_server
 from worker.local.stack import Stack, await_jobs, interrupt_on_signals, start_daemon, start_stack
@@ -203,7 +203,7 @@ def _collect(
         engine=told.get("engine"),
         error_code=row["error_code"],
         error_message=row["error_message"],
-        photos=[Photo(content, refused.get(name, "")) for name, content in sample.photos.items()],
+        photos=[NotedPhoto(content, refused.get(name, "")) for name, content in sample.photos.items()],
         cutout=kept(".cutout.png"),
         poster=kept(".png"),
         glb=kept(".glb"),

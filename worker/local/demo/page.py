@@ -27,8 +27,8 @@ SIGNATURES = (
 )
 
 
-class Photo(NamedTuple):
-    """A photo as the job was given it, and what became of it where that needs saying."""
+class NotedPhoto(NamedTuple):
+    """A photo of a job as the page shows it; `note` says why it was refused, and is empty if it was not."""
 
     image: bytes | Path
     note: str = ""
@@ -47,7 +47,7 @@ class Result:
     engine: str | None = None
     error_code: str | None = None
     error_message: str | None = None
-    photos: Sequence[Photo] = ()
+    photos: Sequence[NotedPhoto] = ()
     cutout: Path | None = None
     poster: Path | None = None
     glb: Path | None = None
@@ -81,7 +81,7 @@ def data_uri(image: bytes | Path | None) -> str | None:
     return kind and f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def show(photo: Photo) -> Shown:
+def show(photo: NotedPhoto) -> Shown:
     size = photo.image.stat().st_size if isinstance(photo.image, Path) else len(photo.image)
     return Shown(data_uri(photo.image), file_size(size), photo.note)
 
