@@ -79,7 +79,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO")
-    parser.add_argument("--engine", choices=["relief", "triposr"], default="relief")
+    parser.add_argument("--engine", choices=list(engines.ENGINES), default=engines.WITHOUT_WEIGHTS)
     parser.add_argument("--background-model", default="u2netp")
     chosen = parser.parse_args()
     folder = settings.load().weights_dir

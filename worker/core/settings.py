@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     )
     device: Device = Field(
         "auto",
-        description="The device for TripoSR: `cuda`, `mps` or `cpu`. `auto` uses the first of them that is available.",
+        description="The device of the engine: `cuda`, `mps` or `cpu`. `auto` uses the first of them that the engine supports and the host has.",
     )
     precision: Precision = Field(
         "auto",
