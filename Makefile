@@ -32,7 +32,9 @@ demo: weights ## Make 3D models of sample photos through the real daemon, and a 
 	@$(BIN)/worker demo --engine $(ENGINE) --results "$(RESULTS)"
 
 # Three files at a time on two cores, since many tests wait for a process; in the order of tests/conftest.py, whose first take longest.
-PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+PROCESSES := 3
+test-unit: PROCESSES := 2
 
 test: weights ## Run all tests but the long ones
 	$(PYTEST)

@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def kind(item: pytest.Item) -> str:
     """A test that starts a daemon or lies in tests/system is a system test, one with a database an integration test.
 
-    A module may say otherwise with `pytestmark`.
+    A module or a test may say otherwise with a mark.
     """
     said = next((name for name in KINDS if item.get_closest_marker(name)), None)
     fixtures = set(getattr(item, "fixturenames", ()))

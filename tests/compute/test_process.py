@@ -18,6 +18,8 @@ from worker.compute.process import Child, ChildDied
 from worker.compute.protocol import Failed, Progress, Result, Work
 from worker.core.settings import ConfigError, Settings
 
+pytestmark = pytest.mark.integration  # processes
+
 JOB, OTHER = UUID(int=1), UUID(int=2)
 READY = '{"kind":"ready","engine":"e","engine_version":"1","details":{},"weights":[]}'
 FRAMED = f'{{"kind":"progress","job_id":"{JOB}","stage":40}}'
@@ -54,9 +56,9 @@ def test_a_message_larger_than_a_pipe_arrives_and_a_child_that_does_not_read_hol
     urls = ["https://127.0.0.1/" + "a" * 100_000] * 16
     large = work(tmp_path, image_urls=urls, dimensions={"unit": "x" * 1_000_000})
     child.work(large)
-    answer = child.receive(30)
+    answer = child.receive(60)
     while isinstance(answer, Progress):
-        answer = child.receive(30)
+        answer = child.receive(60)
     assert isinstance(answer, Failed)
     assert (answer.job_id, answer.code, answer.traceback) == (JOB, "photo_url_refused", "")
 
@@ -145,9 +147,9 @@ def test_a_hijacked_child_is_one_that_died(
     try:
         child.start()
         child.work(work(tmp_path))
-        assert isinstance(child.receive(30), Progress)
+        assert isinstance(child.receive(60), Progress)
         with pytest.raises(ChildDied, match=r"it (sent|reported)"):
-            child.receive(30)
+            child.receive(60)
     finally:
         child.kill()
     assert not child.running
@@ -160,7 +162,7 @@ def test_a_line_that_does_not_end_fills_no_memory(monkeypatch: pytest.MonkeyPatc
         child.start()
         child.work(work(tmp_path))
         with pytest.raises(ChildDied, match="too long"):
-            child.receive(30)
+            child.receive(60)
     finally:
         child.kill()
 
@@ -172,10 +174,10 @@ def test_what_is_left_of_a_job_is_not_taken_for_the_next_one_s(
     try:
         child.start()
         child.work(work(tmp_path))
-        assert isinstance(child.receive(30), Result)
+        assert isinstance(child.receive(60), Result)
         child.work(work(tmp_path, OTHER))
         with pytest.raises(ChildDied, match="not of its job"):
-            child.receive(30)
+            child.receive(60)
     finally:
         child.kill()
 
@@ -183,14 +185,17 @@ def test_what_is_left_of_a_job_is_not_taken_for_the_next_one_s(
 def test_the_end_of_a_child_is_told_after_all_that_it_said(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(
+        "worker.compute.process.STOP_S", 60
+    )  # so long may a busy machine take to end a process
     child = hijacked(monkeypatch, tmp_path, READY, FRAMED, DONE, ends=True)
     try:
         child.start()
         child.work(work(tmp_path))
-        assert isinstance(child.receive(30), Progress)
-        assert isinstance(child.receive(30), Result)
+        assert isinstance(child.receive(60), Progress)
+        assert isinstance(child.receive(60), Result)
         with pytest.raises(ChildDied, match="exit status 0"):
-            child.receive(30)
+            child.receive(60)
     finally:
         child.kill()
 

@@ -7,6 +7,8 @@ import pytest
 
 from worker.local.postgres import Postgres, remove_server, start_server
 
+pytestmark = pytest.mark.integration  # Postgres
+
 
 def test_data_port_and_password_stay_from_start_to_start(tmp_path: Path) -> None:
     above = [(parent, parent.stat().st_mode) for parent in tmp_path.parents]

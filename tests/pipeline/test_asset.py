@@ -29,6 +29,8 @@ from worker.pipeline.frame import frame
 from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
 
+pytestmark = pytest.mark.integration  # seconds of computing, and a validator in Node
+
 SCENE = Path(__file__).parent.parent / "data" / "tsr-fitted"
 NPM = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "shop-model-worker" / "npm"
 MEGABYTES = {"fast": 1, "balanced": 3, "quality": 5}

@@ -14,6 +14,8 @@ from odd_photos import ODD, jpeg
 from worker.core.errors import JobError
 from worker.pipeline.decoder import MAX_MISSING, decode_image
 
+pytestmark = pytest.mark.integration  # Chromium
+
 # The picture as it is drawn on a canvas: its size, and its pixels as base64.
 SHOWN = """(async () => {
   const image = new Image();

@@ -18,6 +18,8 @@ from test_decode import corners, picture, png, wide_profile
 from worker.core.errors import ERRORS, JobError
 from worker.pipeline.decode import decode_in_subprocess
 
+pytestmark = pytest.mark.integration  # a process for each file
+
 NONE, BROKEN, PIXELS = "photo_not_an_image", "photo_broken", "photo_too_many_pixels"
 FINE = "red green blue gray"  # the quadrants of `picture`, as they should come out
 

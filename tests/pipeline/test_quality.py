@@ -17,6 +17,8 @@ from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.quality import PhotoQuality, Similarity, assess, blur, compare, score
 
+pytestmark = pytest.mark.integration  # seconds of computing: whole models
+
 GOOD = Similarity(0.98, 2.0, 0.8)
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)
 PLAIN_PHOTO = PhotoQuality(1.0, 0.3, whole=True)

@@ -280,6 +280,7 @@ def test_a_model_can_come_from_a_folder(tmp_path: Path) -> None:
     assert Release.asked == []
 
 
+@pytest.mark.integration  # the wheel of the registry
 def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +297,7 @@ def test_u2netp_comes_out_of_the_wheel_and_replaces_a_damaged_file(
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.integration  # the same
 def test_a_wheel_that_was_tampered_with_is_not_used(
     tmp_path: Path, release: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def test_the_viewer_is_valid_javascript() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+@pytest.mark.integration  # Chromium
 def test_a_browser_draws_the_model(tmp_path: Path, glb: Path) -> None:
     """The ball is red and the page is not: red pixels can only come from the model, drawn by WebGL."""
     write(tmp_path, job(glb=glb))
