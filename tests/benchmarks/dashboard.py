@@ -1,4 +1,4 @@
-"""What a page of the dashboard costs with 10,000 jobs in the table: `.venv/bin/python tests/benchmarks/dashboard.py`.
+"""Measure a page of the dashboard with 10,000 jobs in the table: `.venv/bin/python tests/benchmarks/dashboard.py`.
 
 A real `worker dashboard` before a real Postgres, asked over HTTP, one request after the other.
 """
@@ -31,7 +31,7 @@ REQUESTS = 40
 
 @contextmanager
 def crowded(folder: Path) -> Iterator[str]:
-    """The address of a database with the jobs in it."""
+    """Yield the URL of a database with the jobs in it."""
     postgres = start_server(folder)
     try:
         url = postgres.create_database("crowded")

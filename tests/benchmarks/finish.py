@@ -1,4 +1,4 @@
-"""What each step from the surface to the file costs here, at every preset: `python tests/benchmarks/finish.py [--json]`."""
+"""Measure each step from the surface to the file, at every preset: `python tests/benchmarks/finish.py [--json]`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What becomes of a photo at each preset, and what laying it over the model adds.
+"""Measure what becomes of a photo at each preset, and what laying it over the model adds.
 
     .venv/bin/python tests/benchmarks/photos.py [--engine triposr] [PHOTO …]
 
@@ -40,7 +40,7 @@ HEAD = "photo            preset    triangles  GLB kB poster kB    IoU    ΔE sco
 
 
 def psnr(model: Model, camera: Camera, view: View) -> float:
-    """The peak signal-to-noise ratio in dB between the model, seen by `camera`, and the photo."""
+    """Return the peak signal-to-noise ratio in dB between the model, seen by `camera`, and the photo."""
     seen = Scene(model.mesh).render_unlit(camera, len(view))
     both = (seen[..., 3] > 250) & (view[..., 3] > 250)
     off = (seen[..., :3][both].astype(float) - view[..., :3][both]) / 255

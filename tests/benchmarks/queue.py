@@ -1,4 +1,4 @@
-"""What the queue does when nothing goes wrong, and when everything does: `python tests/benchmarks/queue.py [--quick] [--json]`.
+"""Measure the queue when nothing goes wrong, and when everything does: `python tests/benchmarks/queue.py [--quick] [--json]`.
 
 The daemons are real, with the engine `relief`, and have the default settings except where a measurement names others.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from benchmarks.rig import Daemon, Rig, Row, rig, sql, until
+from benchmarks.rig import Daemon, Json, Rig, rig, sql, until
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import Engine
@@ -77,9 +77,9 @@ class Size:
 QUICK = Size(2_000, 100, 10, 200, 10, 10.0, 3.0, 1, (1.5,))
 
 
-def run(size: Size, on_step: Callable[[str], None]) -> Row:
+def run(size: Size, on_step: Callable[[str], None]) -> Json:
     """Do all measurements. `--json` prints what they give. Raises: ConfigError; TimeoutError if the queue does not do its work."""
-    found: Row = {}
+    found: Json = {}
     with tempfile.TemporaryDirectory(prefix="worker-bench-") as folder, rig(Path(folder)) as bench:
         on_step("claiming and settling beside a bare loop")
         found["settled_per_s"] = settled_per_s(bench, size)
@@ -98,8 +98,8 @@ def run(size: Size, on_step: Callable[[str], None]) -> Row:
     return found
 
 
-def settled_per_s(bench: Rig, size: Size) -> Row:
-    """One claimer, claim and settle, over a deep history: ours, and a bare loop of two UPDATEs, in turns.
+def settled_per_s(bench: Rig, size: Size) -> Json:
+    """Measure one claimer that claims and settles over a deep history: ours, and a bare loop of two UPDATEs, in turns.
 
     Both go through the daemon's engine and hand out the job, so that the ratio is that of the queue's rules alone.
     """
@@ -161,7 +161,7 @@ def _bare(engine: Engine) -> None:
 
 
 def fair_after_claims(bench: Rig, size: Size) -> int:
-    """The how manieth claim takes shop B's one job, which came when shop A had filled the queue; four lanes."""
+    """Return which claim, counted from 1, takes shop B's one job, which came when shop A had filled the queue; four lanes."""
     url = bench.database("fair")
     sql(
         url,
@@ -188,8 +188,8 @@ def fair_after_claims(bench: Rig, size: Size) -> int:
     return int(before) + 1
 
 
-def pickup_ms(bench: Rig, size: Size) -> Row:
-    """From the INSERT's commit to the lane's line in the log that it has the job."""
+def pickup_ms(bench: Rig, size: Size) -> Json:
+    """Measure from the INSERT's commit to the lane's line in the log that it has the job."""
     url = bench.database("pickup")
     listening = _pickups(bench, url, size)
     # Nobody listens there, so polling is what is left.
@@ -220,8 +220,8 @@ def _percentile(values: list[float], percent: int) -> float:
     return round(statistics.quantiles(values, n=100, method="inclusive")[percent - 1], 2)
 
 
-def statements_per_s(bench: Rig, size: Size) -> Row:
-    """What one daemon sends, from the server's own log, while it is idle and while a job runs."""
+def statements_per_s(bench: Rig, size: Size) -> Json:
+    """Count what one daemon sends, from the server's own log, while it is idle and while a job runs."""
     server = bench.postgres.url()
     for setting in ("log_line_prefix = '%a '", "log_statement = 'all'"):
         sql(server, f"ALTER SYSTEM SET {setting}")
@@ -249,7 +249,7 @@ def _statements(bench: Rig, size: Size) -> float:
 
 
 def retaken_s(bench: Rig, size: Size) -> list[float]:
-    """From `kill -9` of a daemon in the middle of a job until another one has it."""
+    """Measure from `kill -9` of a daemon in the middle of a job until another one has it."""
     url = bench.database("killed")
     lease = {"WORKER_LEASE_S": str(size.lease_s)}
     pair = [bench.start(url, **lease), bench.start(url, **lease)]
@@ -268,7 +268,7 @@ def retaken_s(bench: Rig, size: Size) -> list[float]:
 
 
 def frozen_writes(bench: Rig, size: Size) -> int:
-    """Rows and files that a daemon changes which was frozen, lost its job to another, and wakes when that is done."""
+    """Count the rows and files that a frozen daemon changes when it wakes, after another one has done its job."""
     url = bench.database("frozen")
     lease = {"WORKER_LEASE_S": str(size.lease_s)}
     pair = [bench.start(url, **lease), bench.start(url, **lease)]
@@ -294,7 +294,7 @@ def frozen_writes(bench: Rig, size: Size) -> int:
 
 
 def _state(bench: Rig, url: str) -> dict[str, str]:
-    """Every row of the queue and every file of the store, as text."""
+    """Return every row of the queue and every file of the store, as text."""
     rows = {
         f"{table} {key}": row
         for table, key_of in (("public.jobs", "id"), ("worker.outbox", "seq"))
@@ -306,8 +306,8 @@ def _state(bench: Rig, url: str) -> dict[str, str]:
     }
 
 
-def outages(bench: Rig, size: Size) -> list[Row]:
-    """Postgres stopped under a daemon with a job, which then ends, and under an idle one."""
+def outages(bench: Rig, size: Size) -> list[Json]:
+    """Stop Postgres under a daemon with a job, which then ends, and under an idle one."""
     url = bench.database("outages")
     pair = [bench.start(url), bench.start(url)]
     found = [_outage(bench, url, pair, away_s) for away_s in size.outages]
@@ -315,7 +315,7 @@ def outages(bench: Rig, size: Size) -> list[Row]:
     return found
 
 
-def _outage(bench: Rig, url: str, pair: list[Daemon], away_s: float) -> Row:
+def _outage(bench: Rig, url: str, pair: list[Daemon], away_s: float) -> Json:
     job, _, _ = _hold(bench, url, pair)
     bench.postgres.stop()
     bench.photos.quick.set()
@@ -339,7 +339,7 @@ def _outage(bench: Rig, url: str, pair: list[Daemon], away_s: float) -> Row:
 
 
 def _hold(bench: Rig, url: str, daemons: list[Daemon], photos: int = 1) -> tuple[str, Daemon, Daemon]:
-    """A job that goes on until the photos come quickly; its id, who has it and who is idle."""
+    """Start a job that runs until the photos come quickly. Return its id, the daemon that has it and one that is idle."""
     bench.photos.quick.clear()
     job = _insert(url, bench.photos.slow(photos))
     owners = until(lambda: [d for d in daemons if d.events("job_progress", job_id=job)], LONG_S, "a claim")

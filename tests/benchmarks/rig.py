@@ -1,4 +1,4 @@
-"""What the benchmark of the queue stands on: an embedded Postgres, real daemons, and a photo server that can take its time."""
+"""What the benchmark of the queue needs: an embedded Postgres, real daemons, and a photo server that can take its time."""
 
 import json
 import os
@@ -29,11 +29,11 @@ from worker.local.weights import BACKGROUND_MODEL
 TRICKLE_S = 25  # what a slow photo takes; the worker's own limit is 30 s
 
 T = TypeVar("T")
-Row = dict[str, Any]
+Json = dict[str, Any]
 
 
 class Photos(ThreadingHTTPServer):
-    """/slow… sends a photo byte by byte, until `quick` is set; nothing else is found."""
+    """Sends a photo byte by byte at /slow…, until `quick` is set, and 404 elsewhere."""
 
     daemon_threads = True
 
@@ -71,7 +71,7 @@ class _Slow(BaseHTTPRequestHandler):
             self.wfile.write(self.server.photo[n + 1 :])
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Silent."""
+        """Log nothing."""
 
 
 @dataclass
@@ -82,17 +82,17 @@ class Daemon:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def events(self, name: str, **fields: str) -> list[Row]:
+    def events(self, name: str, **fields: str) -> list[Json]:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if (line | fields | {"event": name}) == line]
 
     def first(self, name: str, timeout: float, **fields: str) -> float:
-        """When it first logged this, in seconds of this machine's clock. Raises: TimeoutError."""
+        """Return when it first logged this, in seconds since the epoch. Raises: TimeoutError."""
         found = until(lambda: self.events(name, **fields), timeout, f"{name} of {self.name}")
         return datetime.fromisoformat(found[0]["timestamp"]).timestamp()
 
     def processes(self) -> list[int]:
-        """Its own and that of its newest child."""
+        """Return its process id and that of its newest child."""
         return [self.process.pid, *(event["pid"] for event in self.events("child_ready")[-1:])]
 
 
@@ -109,13 +109,13 @@ class Rig:
         return self.folder / "files"
 
     def database(self, name: str) -> str:
-        """A new one with our schema; its address."""
+        """Create a database with our schema. Return its URL."""
         url = self.postgres.create_database(name)
         migrate.upgrade(database.parse(url, "DATABASE_URL"))
         return url
 
     def start(self, url: str, **settings: str) -> Daemon:
-        """A daemon that is ready to claim."""
+        """Start a daemon. Return when it is ready to claim."""
         name = f"bench-{len(self.daemons)}"
         log = self.folder / f"{name}.log"
         environment = {
@@ -138,7 +138,7 @@ class Rig:
                 env=os.environ | environment | settings,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a terminal's Ctrl-C reaches us alone, and we end it
+                start_new_session=True,  # Ctrl-C in a terminal reaches us alone, and we end it
             )
             daemon = Daemon(name, process, log)
             self.daemons.append(daemon)
@@ -157,7 +157,7 @@ class Rig:
 
 @contextmanager
 def rig(folder: Path) -> Iterator[Rig]:
-    """All in `folder`, and nothing of it left running. Raises: ConfigError."""
+    """Start all in `folder`, and leave nothing running. Raises: ConfigError."""
     with ExitStack() as stack:
         with defer_signals():
             postgres = start_server(folder / "postgres")
@@ -180,10 +180,10 @@ def sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def until(look: Callable[[], T], timeout: float, what: str) -> T:
-    """What `look` gives as soon as it is true. Raises: TimeoutError."""
+def until(condition: Callable[[], T], timeout: float, what: str) -> T:
+    """Return what `condition` gives as soon as it is true. Raises: TimeoutError."""
     end = time.monotonic() + timeout
-    while not (found := look()):
+    while not (found := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"waited {timeout:g} s for {what}")
         time.sleep(0.02)

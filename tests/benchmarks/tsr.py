@@ -1,4 +1,4 @@
-"""What TripoSR's parts cost here, beside the reference's way of doing the same: `python tests/benchmarks/tsr.py [--json]`.
+"""Measure TripoSR's parts, beside the reference's way of doing the same: `python tests/benchmarks/tsr.py [--json]`.
 
 The network is the official one if its weights are there, else one of its size with random weights: the arithmetic is
 the same, the values are not. The field is a scene fitted to a known shape. Each measurement runs in a process of its own,
@@ -37,7 +37,7 @@ from worker.mesh.isosurface import extract
 from worker.tsr.field import LEVEL, Decoder, Field
 
 Floats = NDArray[np.float32]
-Row = dict[str, Any]
+Json = dict[str, Any]
 
 CHUNK = 8192  # points at once in the reference
 PLANES = ((0, 1), (0, 2), (1, 2))  # the axes along the columns and the rows of each plane
@@ -46,12 +46,12 @@ ENCODE_FLOP = 2.96e12
 QUERY_FLOP = 2 * (8 * 64 * 64 + 64)  # of one density with the first layer applied beforehand
 
 
-def run(scene: Path, weights: Path, resolutions: list[int], repeat: int) -> Row:
+def run(scene: Path, weights: Path, resolutions: list[int], repeat: int) -> Json:
     """Do all measurements. `--json` prints what they give."""
     rate = _matrix_rate()
     encode = _in_process("encode", str(weights), str(repeat))
     encode["floor_s"] = ENCODE_FLOP / rate
-    found: Row = {
+    found: Json = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "gflops": rate / 1e9,
@@ -65,13 +65,13 @@ def run(scene: Path, weights: Path, resolutions: list[int], repeat: int) -> Row:
     return found
 
 
-def _in_process(measurement: str, *arguments: str) -> Row:
+def _in_process(measurement: str, *arguments: str) -> Json:
     command = [sys.executable, __file__, measurement, *arguments]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
 def _matrix_rate(size: int = 2048, repeat: int = 8) -> float:
-    """The best of several float32 matrix products, FLOP a second: the ceiling for all of the above."""
+    """Return the best of several float32 matrix products, FLOP a second: the ceiling for all of the above."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     return 2 * size**3 / min(_seconds(lambda: a @ b) for _ in range(repeat))
 
@@ -87,11 +87,11 @@ def _peak_mb() -> int:
 
 
 @torch.no_grad()
-def encode(weights: Path, repeat: int) -> Row:
-    """One photo → scene code, in float32 and in bfloat16, on the CPU and, if there is one, on the GPU."""
+def encode(weights: Path, repeat: int) -> Json:
+    """Measure one photo → scene code, in float32 and in bfloat16, on the CPU and, if there is one, on the GPU."""
     photo = np.random.default_rng(0).random((512, 512, 3), np.float32)
     official = (weights / "config.yaml").exists()
-    row: Row = {"weights": "those of WORKER_WEIGHTS_DIR" if official else "random, of the official size"}
+    row: Json = {"weights": "those of WORKER_WEIGHTS_DIR" if official else "random, of the official size"}
     codes = {}
     devices = [("", "cpu", torch.float32), ("", "cpu", torch.bfloat16)]
     if torch.cuda.is_available():
@@ -147,7 +147,7 @@ def _random_model(device: str, dtype: torch.dtype) -> tsr.TripoSR:
 
 
 @torch.no_grad()
-def extract_scene(scene: Path, resolution: int, repeat: int) -> Row:
+def extract_scene(scene: Path, resolution: int, repeat: int) -> Json:
     """Field → coloured mesh: ours first, so that its peak of memory is not the dense one's; then the reference's way."""
     code = torch.from_numpy(np.load(scene / "scene_code.npy").astype(np.float32))
     config = tsr.Config()
@@ -170,7 +170,7 @@ def extract_scene(scene: Path, resolution: int, repeat: int) -> Row:
         field.color(ours.vertices)
         times.append(time.perf_counter() - began)
         asking.append(asked)
-    row: Row = {
+    row: Json = {
         "sparse_s": statistics.median(times),
         "field_s": statistics.median(asking),
         "queries": ours.queries,

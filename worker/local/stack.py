@@ -24,7 +24,7 @@ from worker.local.postgres import start_server
 from worker.local.server import DevServer, serve_folder
 from worker.local.weights import BACKGROUND_MODEL
 
-PAUSE_S = 0.2  # between two looks at the jobs
+PAUSE_S = 0.2  # between two readings of the rows
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AFTER_GRACE_S = 30  # for the last webhooks and the end of the daemon
 

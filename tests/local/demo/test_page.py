@@ -12,7 +12,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from worker.local.demo.page import NotedPhoto, Result, write_page
+from worker.local.demo.page import JobResult, NotedPhoto, write_page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
@@ -59,7 +59,7 @@ def picture(tmp_path: Path) -> Path:
     return file
 
 
-def job(**changes: Any) -> Result:
+def job(**changes: Any) -> JobResult:
     known: dict[str, Any] = {
         "job_id": "1",
         "title": "Ball",
@@ -67,18 +67,17 @@ def job(**changes: Any) -> Result:
         "product": "7",
         "quality": "fast",
     }
-    return Result(**(known | {"status": "completed", "engine": "relief", "seconds": 2.0} | changes))
+    return JobResult(**(known | {"status": "completed", "engine": "relief", "seconds": 2.0} | changes))
 
 
-def write(tmp_path: Path, *results: Result) -> str:
+def write(tmp_path: Path, *results: JobResult) -> str:
     write_page(results, tmp_path / "index.html")
     return (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_page_refers_to_nothing_outside_but_its_models(tmp_path: Path, glb: Path, picture: Path) -> None:
     page = write(
-        tmp_path,
-        job(glb=glb, poster=picture, cutout=picture, photos=[NotedPhoto(picture)], stages={"a": 1.0}),
+        tmp_path, job(glb=glb, poster=picture, cutout=picture, photos=[NotedPhoto(picture)], steps={"a": 1.0})
     )
     links = Links()
     links.feed(page)
@@ -98,7 +97,7 @@ def test_the_model_is_in_the_page_byte_for_byte(tmp_path: Path, glb: Path) -> No
 def test_words_from_outside_stay_words(tmp_path: Path, picture: Path) -> None:
     every = dict.fromkeys(("job_id", "title", "shop", "product", "quality", "status", "engine"), HOSTILE)
     failed = job(
-        **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], stages={HOSTILE: 1.0}, warnings=[HOSTILE],
+        **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], steps={HOSTILE: 1.0}, warnings=[HOSTILE],
         photos=[NotedPhoto(picture, HOSTILE), NotedPhoto(b"<svg onload=alert(3)>", HOSTILE)],
     )  # fmt: skip
     page = write(tmp_path, failed)
@@ -150,7 +149,6 @@ def test_the_viewer_is_valid_javascript() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
-@pytest.mark.integration  # Chromium
 def test_a_browser_draws_the_model(tmp_path: Path, glb: Path) -> None:
     """The ball is red and the page is not: red pixels can only come from the model, drawn by WebGL."""
     write(tmp_path, job(glb=glb))

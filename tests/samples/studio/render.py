@@ -1,4 +1,4 @@
-"""Draws the sample photos anew: in tests/samples, `python -m studio.render [scene …]`. Minutes each; the files are committed."""
+"""Draw the sample photos anew: in tests/samples, `python -m studio.render [scene …]`. Minutes each; the files are committed."""
 
 import importlib
 import io

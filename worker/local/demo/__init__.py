@@ -18,7 +18,7 @@ from worker import database, engines
 from worker.core import stages
 from worker.jobs import queue
 from worker.local import samples
-from worker.local.demo.page import NotedPhoto, Result, write_page
+from worker.local.demo.page import JobResult, NotedPhoto, write_page
 from worker.local.folder import own_folder
 from worker.local.postgres import remove_server
 from worker.local.stack import Stack, await_jobs, interrupt_on_signals, start_daemon, start_stack
@@ -27,7 +27,7 @@ from worker.ops.terminal import tables
 from worker.storage import paths
 
 SHOP = "demo.myshopify.com"
-LIMIT_S = 900  # for all jobs together, far more than they take
+LIMIT_S = 900  # from one job's end to the next, far more than it takes
 WEBHOOKS_S = 15  # for the last events to arrive
 PAUSE_S = 0.2
 
@@ -170,19 +170,19 @@ def _problem(sample: Sample, row: Mapping[str, Any], events: Sequence[Mapping[st
     if (row["status"], row["error_code"]) != (wanted, sample.fails_with):
         return f"{sample.product}: {row['status']} ({row['error_code']}) where it should be {wanted}"
     if _last_event(row, events) != wanted:
-        return f"{sample.product}: the webhook of its end did not arrive"
+        return f"{sample.product}: its last webhook did not arrive"
     return None
 
 
 def _collect(
     sample: Sample, row: Mapping[str, Any], files: Path, results: Path, events: Sequence[Mapping[str, Any]]
-) -> Result:
-    """Copies the job's files into the results."""
-    told = row["metadata"].get("worker", {})
-    model = told.get("model", {})
+) -> JobResult:
+    """Copy the job's files into the results."""
+    report = row["metadata"].get("worker", {})
+    model = report.get("model", {})
     refused = {
         Path(photo["url"]).name: f"refused: {photo['error_code']}"
-        for photo in told.get("photos", [])
+        for photo in report.get("photos", [])
         if photo["status"] == "refused"
     }
     stem = files / paths.stem(row["shop"], row["product_id"], row["variant_id"])
@@ -193,14 +193,14 @@ def _collect(
             Path(shutil.copy(source, results)) if row["status"] == "completed" and source.exists() else None
         )
 
-    return Result(
+    return JobResult(
         job_id=str(row["id"]),
         title=sample.title,
         shop=row["shop"],
         product=row["product_id"],
         status=row["status"],
         quality=row["quality"],
-        engine=told.get("engine"),
+        engine=report.get("engine"),
         error_code=row["error_code"],
         error_message=row["error_message"],
         photos=[NotedPhoto(content, refused.get(name, "")) for name, content in sample.photos.items()],
@@ -208,12 +208,12 @@ def _collect(
         poster=kept(".png"),
         glb=kept(".glb"),
         seconds=(row["completed_at"] - row["started_at"]).total_seconds(),
-        stages=stages.in_order(told.get("seconds", {})),
+        steps=stages.in_order(report.get("seconds", {})),
         glb_bytes=model.get("glb_bytes"),
         triangles=model.get("triangles"),
         watertight=model.get("watertight"),
-        score=told.get("quality", {}).get("score"),
-        warnings=told.get("quality", {}).get("warnings", ()),
+        score=report.get("quality", {}).get("score"),
+        warnings=report.get("quality", {}).get("warnings", ()),
         events=[
             f"{e['body']['status']} {e['body'].get('progress', '')} %"
             for e in events
@@ -222,7 +222,7 @@ def _collect(
     )
 
 
-def _summarise(console: Console, shown: Sequence[Result], wrong: Sequence[str], page: Path) -> None:
+def _summarise(console: Console, shown: Sequence[JobResult], wrong: Sequence[str], page: Path) -> None:
     done = [result for result in shown if result.status == "completed"]
     console.print(
         f"\n[bold]{len(done)} models[/bold] and {len(shown) - len(done)} job that failed as it should"

@@ -35,7 +35,7 @@ class NotedPhoto(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class JobResult:
     """One job as it ended."""
 
     job_id: str
@@ -52,7 +52,7 @@ class Result:
     poster: Path | None = None
     glb: Path | None = None
     seconds: float | None = None  # from claim to end
-    stages: dict[str, float] = field(default_factory=dict)  # seconds by stage, in order
+    steps: dict[str, float] = field(default_factory=dict)  # seconds by step, in order
     glb_bytes: int | None = None
     triangles: int | None = None
     watertight: bool | None = None
@@ -61,7 +61,7 @@ class Result:
     events: Sequence[str] = ()  # the webhooks, in the order in which they arrived
 
 
-class Shown(NamedTuple):
+class PhotoView(NamedTuple):
     """A photo on the page."""
 
     uri: str | None  # None: no browser can show it
@@ -70,10 +70,12 @@ class Shown(NamedTuple):
 
 
 def media_type(data: bytes) -> str | None:
+    """Return the media type of a picture that a browser can show, else None."""
     return next((kind for start, at, kind in SIGNATURES if data[at : at + len(start)] == start), None)
 
 
 def data_uri(image: bytes | Path | None) -> str | None:
+    """Return a picture as a data: URI, or None if no browser can show it."""
     if image is None:
         return None
     data = image.read_bytes() if isinstance(image, Path) else image
@@ -81,12 +83,13 @@ def data_uri(image: bytes | Path | None) -> str | None:
     return kind and f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def show(photo: NotedPhoto) -> Shown:
+def view_photo(photo: NotedPhoto) -> PhotoView:
+    """Return what the page says about a photo."""
     size = photo.image.stat().st_size if isinstance(photo.image, Path) else len(photo.image)
-    return Shown(data_uri(photo.image), file_size(size), photo.note)
+    return PhotoView(data_uri(photo.image), file_size(size), photo.note)
 
 
-def write_page(results: Sequence[Result], target: Path) -> None:
+def write_page(results: Sequence[JobResult], target: Path) -> None:
     """Write `target`. The GLBs stay where they are; the page links to them and carries a copy for its viewers."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
@@ -95,7 +98,12 @@ def write_page(results: Sequence[Result], target: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_uri": data_uri, "duration": duration, "file_size": file_size, "show": show}
+    environment.filters |= {
+        "data_uri": data_uri,
+        "duration": duration,
+        "file_size": file_size,
+        "view_photo": view_photo,
+    }
     viewer = (Path(dashboard.__file__).parent / "static" / "viewer.js").read_text(encoding="utf-8")
     page = environment.get_template("page.html.j2").render(
         results=results,

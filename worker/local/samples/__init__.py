@@ -1,4 +1,4 @@
-"""Product photos for the demo and the tests. All but the coffee are our own renders (see `render.py`)."""
+"""Product photos for the demo, `worker bench` and the tests. All but the coffee are our own renders (tests/samples/studio)."""
 
 import io
 from pathlib import Path
@@ -18,14 +18,15 @@ COFFEE = "A cup of coffee on a wooden table; photo by Rachel Michetti, courtesy 
 
 
 def path(name: str) -> Path:
+    """Return the file of a sample. Raises: KeyError."""
     if name not in SAMPLES:
         raise KeyError(name)
     return Path(__file__).with_name(name)
 
 
 def coffee_jpeg() -> bytes:
-    """A real photograph with a real background, which scikit-image carries in its package."""
-    from skimage import data  # noqa: PLC0415 - it takes a second, and only who wants the coffee should wait
+    """Return a real photograph with a real background, which is in scikit-image's package."""
+    from skimage import data  # noqa: PLC0415 - it takes a second, which only the coffee is worth
 
     file = io.BytesIO()
     photo = data.coffee()  # type: ignore[no-untyped-call]
