@@ -69,11 +69,11 @@ COMMANDS = {
 # so runs in one of its own.
 RUN = command("run", DATABASE, STORE, WEIGHTS)
 
-# These bring their own database and store: tests/local and tests/system try them.
+# These start a database, a store and a daemon of their own, and handle signals: tests/local and tests/system try that.
 LOCAL = {
-    "dev": Command("dev --folder {tmp}/dev --port 0"),
-    "demo": Command("demo --results {tmp}/demo"),
-    "bench": Command("bench"),
+    "dev": command("dev --folder dev --port 0", WEIGHTS),
+    "demo": command("demo --results demo", WEIGHTS),
+    "bench": command("bench", WEIGHTS),
 }
 
 
@@ -86,8 +86,7 @@ def leaves(group: object, prefix: str = "") -> Iterator[str]:
 
 
 def test_no_command_is_left_out() -> None:
-    assert set(leaves(get_command(app))) <= {*COMMANDS, "run", *LOCAL}
-    assert {*COMMANDS, "run"} <= set(leaves(get_command(app)))
+    assert set(leaves(get_command(app))) == {*COMMANDS, "run", *LOCAL}
 
 
 @dataclass
@@ -140,9 +139,9 @@ class Ending:
     out: str
     err: str
 
-    def problem(self, expected: int) -> str | None:
-        """What is wrong with it: a traceback, another status, or more than one line of error."""
-        lines = [line for line in self.err.splitlines() if line.strip() and not line.startswith("Usage: ")]
+    def problem(self, expected: int, before: str = "Usage: ") -> str | None:
+        """What is wrong with it: a traceback, another status, or more than one line of error, but for one `before` it."""
+        lines = [line for line in self.err.splitlines() if line.strip() and not line.startswith(before)]
         if "Traceback" in self.out + self.err:
             return self.out + self.err
         if self.status != expected:
@@ -604,6 +603,35 @@ def test_a_terminal_of_20_columns(place: Place, call: Call) -> None:
     # An error stays one line: whoever greps for it finds it whole.
     place.set("DATABASE_URL", "")
     assert call("status").problem(78) is None
+
+
+def settings_malformed(place: Place) -> str:
+    place.set("WORKER_LEASE_S", PASSWORD)
+    return "WORKER_LEASE_S"
+
+
+def weights_that_cannot_be_written(place: Place) -> str:
+    place.set("WORKER_WEIGHTS_DIR", "/dev/null/weights")
+    return "/dev/null/weights"
+
+
+@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("spoil", [settings_malformed, weights_that_cannot_be_written])
+def test_what_runs_on_this_machine_alone_does_not_start(
+    place: Place, spoil: Callable[[Place], str], name: str
+) -> None:
+    words = spoil(place)
+    ending = process(LOCAL[name].arguments, cwd=place.tmp)
+    assert ending.problem(78, before="Fetching") is None
+    assert words in ending.err
+
+
+@pytest.mark.parametrize("name", ["dev", "demo"])
+def test_the_folder_of_this_machine_s_stack_cannot_be_made(place: Place, name: str) -> None:
+    (place.tmp / name).touch()
+    ending = process(LOCAL[name].arguments, cwd=place.tmp)
+    assert ending.problem(78) is None
+    assert f"cannot use the folder {name}" in ending.err
 
 
 RUN_STATES: list[tuple[Callable[[Place], object], str]] = [
