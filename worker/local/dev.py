@@ -4,10 +4,7 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -16,7 +13,14 @@ from rich.markup import escape
 
 from worker.core import settings
 from worker.local.folder import own_folder
-from worker.local.stack import STOP_SIGNALS, Stack, interrupt_on_signals, start_daemon, start_stack
+from worker.local.stack import (
+    Stack,
+    announce,
+    handle_stop_signals,
+    interrupt_on_signals,
+    start_daemon,
+    start_stack,
+)
 from worker.local.weights import ensure_weights
 from worker.ops import dashboard
 
@@ -35,7 +39,8 @@ def run(folder: Path, *, engine: str, port: int, dashboard_port: int, console: C
             with dashboard.serve(settings.load(), host="127.0.0.1", port=dashboard_port) as dashboard_url:
                 env_file = folder / "dev.env"
                 _write_environment(env_file, stack)
-                with start_daemon(stack.environment) as daemon, _stop_on_signal(daemon) as stopping:
+                with start_daemon(stack.environment) as daemon:
+                    stopping = _stop_on_signal(daemon)
                     _explain(console, stack, env_file, dashboard_url)
                     while not stopping.wait(0.5) and daemon.poll() is None:
                         pass
@@ -57,9 +62,8 @@ def _write_environment(file: Path, stack: Stack) -> None:
     draft.replace(file)
 
 
-@contextmanager
-def _stop_on_signal(daemon: "subprocess.Popen[bytes]") -> Iterator[threading.Event]:
-    """Set the event at the first signal. At the second, tell the daemon again, which then requeues its job immediately."""
+def _stop_on_signal(daemon: "subprocess.Popen[bytes]") -> threading.Event:
+    """Return an event that the first signal sets. The second tells the daemon, which then requeues its job immediately."""
     stopping = threading.Event()
     grace_s = settings.load().grace_s
 
@@ -72,12 +76,10 @@ def _stop_on_signal(daemon: "subprocess.Popen[bytes]") -> Iterator[threading.Eve
             text = "Stopping now: a running job is requeued."
         else:
             text = "Stopping Postgres."
-        # A handler may interrupt whoever writes to stderr, so this goes past the file object.
-        os.write(sys.stderr.fileno(), f"{text}\n".encode())
+        announce(text)
 
-    for each in STOP_SIGNALS:
-        signal.signal(each, stop)
-    yield stopping
+    handle_stop_signals(stop)
+    return stopping
 
 
 def _explain(console: Console, stack: Stack, env_file: Path, dashboard_url: str) -> None:

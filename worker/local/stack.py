@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from worker.local.server import DevServer, serve_folder
 from worker.local.weights import BACKGROUND_MODEL
 
 PAUSE_S = 0.2  # between two readings of the rows
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, `kill`, a terminal that is closed
 AFTER_GRACE_S = 30  # for the last webhooks and the end of the daemon
 
 
@@ -126,31 +126,30 @@ def _drain(process: "subprocess.Popen[bytes]") -> None:
 
 
 def interrupt_on_signals() -> None:
-    """Let the first SIGINT or SIGTERM say so and raise KeyboardInterrupt, and ignore those that follow: nothing keeps us
-    from stopping what was started.
+    """Let the first stop signal say so and raise KeyboardInterrupt, and ignore those that follow: nothing keeps us from
+    stopping what was started.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        _announce()
+        announce("Stopping ...")
         _interrupt()
 
-    for each in STOP_SIGNALS:
-        signal.signal(each, interrupt)
+    handle_stop_signals(interrupt)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Raise the KeyboardInterrupt of SIGINT and SIGTERM after the block, not in it: it starts a process, and only a process
-    that is known to run can be stopped.
+    """Raise the KeyboardInterrupt of a stop signal after the block, not in it: it starts a process, and only a process that
+    is known to run can be stopped.
     """
     came: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         if not came:
-            _announce()
+            announce("Stopping ...")
         came.append(number)
 
-    before = {each: signal.signal(each, note) for each in STOP_SIGNALS}
+    before = handle_stop_signals(note)
     try:
         yield
     finally:
@@ -160,9 +159,18 @@ def defer_signals() -> Iterator[None]:
             _interrupt()
 
 
-def _announce() -> None:
-    # A handler may interrupt whoever writes to stderr, so this goes past the file object.
-    os.write(sys.stderr.fileno(), b"Stopping ...\n")
+def handle_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+    """Install a handler for the stop signals, but not for SIGHUP under `nohup`. Return the handlers that were there."""
+    handled = [
+        each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    return {each: signal.signal(each, handler) for each in handled}
+
+
+def announce(text: str) -> None:
+    """Write a line to stderr from a signal's handler, which may have interrupted another writer. The terminal may be gone."""
+    with suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 def _interrupt() -> NoReturn:
