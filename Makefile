@@ -49,7 +49,7 @@ test-system: weights ## Run the tests of whole processes: daemons, the demo, sys
 	$(PYTEST) -m "system and not long"
 
 test-long: weights ## Run the tests that take minutes each, one after the other
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -o faulthandler_timeout=1800
 
 check: install ## Lint, formatting and types
 	$(BIN)/ruff check

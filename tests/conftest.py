@@ -34,6 +34,8 @@ from worker.local.server import DevServer, serve_folder
 # Several tests run at a time. In each, threads that spin while they wait for each other would take the processors from
 # the rest: one test took 6 s by itself and 109 s beside two others. Children inherit this, too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUMBERS = itertools.count()
 TESTS = Path(__file__).parent

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import trimesh
 from PIL import Image, ImageDraw
 from places import private_python
+
+pytestmark = pytest.mark.system
 
 
 def overlap(model: trimesh.Trimesh, cutout: Path) -> float:
