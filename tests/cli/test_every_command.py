@@ -631,7 +631,8 @@ def test_the_folder_of_this_machine_s_stack_cannot_be_made(place: Place, name: s
     (place.tmp / name).touch()
     ending = process(LOCAL[name].arguments, cwd=place.tmp)
     assert ending.problem(78) is None
-    assert f"cannot use the folder {name}" in ending.err
+    assert "cannot use the folder" in ending.err
+    assert f"{name}: it is a file" in ending.err
 
 
 RUN_STATES: list[tuple[Callable[[Place], object], str]] = [
