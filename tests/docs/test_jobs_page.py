@@ -163,7 +163,7 @@ def test_the_page_s_program_inserts_a_job_and_waits_for_its_end(
     try:
         job = until(lambda: queue.claim(engine, worker="w", lease_s=300), what="the program's job")
         assert job
-        assert (job.shop, job.quality, job.metadata) == (shop, "fast", {"order": 7})
+        assert (job.shop, job.quality) == (shop, "fast")
         second = start()
         said, _ = second.communicate(timeout=60)
         assert second.returncode == 1

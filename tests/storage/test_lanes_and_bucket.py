@@ -215,7 +215,7 @@ def test_a_hijacked_child_s_report_is_taken_by_its_types(
     store.storage.session.close()
     (row,) = queue.get_jobs(engine, [job])
     assert (row["status"], row["attempts"]) == ("completed", 1)
-    assert set(row["metadata"]["worker"]["seconds"]) == {"upload"}
+    assert set(row["report"]["seconds"]) == {"upload"}
     assert "lane_error" not in {line["event"] for line in lines}
 
 

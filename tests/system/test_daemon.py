@@ -72,12 +72,14 @@ def test_a_row_becomes_a_model(
     )
     assert row["model_url"].startswith("https://models.example/a.myshopify.com/123/4.glb?v=")
 
-    told = row["metadata"]["worker"]
-    assert row["metadata"]["order"] == 7
+    told = row["report"]
+    metadata = sql.execute("SELECT metadata FROM jobs").fetchone()
+    assert metadata
+    assert (metadata[0]["order"], metadata[0]["worker"]) == (7, told)
     assert (told["engine"], told["preset"]) == ("relief", "fast")
     assert [photo["status"] for photo in told["photos"]] == ["used", "refused"]
     assert told["photos"][1]["error_code"] == "photo_not_found"
-    assert "secret" not in json.dumps(row["metadata"])
+    assert "secret" not in json.dumps(told)
     assert set(told["seconds"]) >= {"download", "cutout", "generate", "finish", "poster", "upload"}
 
     model = trimesh.load(daemon.files / "a.myshopify.com/123/4.glb", force="mesh")
@@ -105,7 +107,7 @@ def test_a_row_becomes_a_model(
     assert set(progress) <= {5, 10, 40, 50, 80, 85, 95, 100}
     last = events[-1]
     assert (last["status"], last["modelUrl"]) == ("completed", row["model_url"])
-    assert last["metadata"] == row["metadata"]
+    assert last["metadata"] == metadata[0]
 
 
 def test_two_daemons_do_every_row_exactly_once(

@@ -100,7 +100,7 @@ def test_a_full_size_checkpoint_makes_a_model_on_two_cores(
         until(lambda job=job: queue.get_jobs(engine, [job])[0]["completed_at"], 900)  # type: ignore[misc]
         row = queue.get_jobs(engine, [job])[0]
         assert row["status"] == "completed", row["error_message"]
-        told = row["metadata"]["worker"]
+        told = row["report"]
         print(product, told["seconds"], told["surface"], told["model"]["seconds"])  # noqa: T201 - run with -s to read it
     child = daemon.events("child_ready")[0]["pid"]
     status = Path(f"/proc/{child}/status").read_text()

@@ -151,7 +151,7 @@ def test_a_bad_photo_fails_at_once_with_a_code_and_a_sentence(
     row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["error_code"], row["attempts"]) == ("failed", code, 1)
     assert row["error_message"].endswith((".", "…"))
-    assert row["metadata"]["worker"]["photos"][0]["error_code"] == code
+    assert row["report"]["photos"][0]["error_code"] == code
     until(lambda: not daemon.leftovers())
     assert not (daemon.files / "a" / f"{row['product_id']}.glb").exists()
 

@@ -47,7 +47,7 @@ def test_rows_become_models_in_one_child_that_does_not_grow(
     # The allocator gives back more after one job than after another.
     assert resident[2] < 1.1 * max(resident[:2]), "the first job warms up, the next must not add to it"
 
-    told = row["metadata"]["worker"]
+    told = row["report"]
     assert (told["engine"], told["device"], told["precision"], told["preset"]) == (
         "triposr",
         "cpu",

@@ -1,5 +1,6 @@
 """The console script's entry. It imports nothing heavy, so that Ctrl-C is handled from the first moment on."""
 
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,11 @@ def main() -> int:
     While the command's modules load and while Python shuts down, Ctrl-C ends the process at once and in silence.
     """
     _open_missing_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a shop's name may have letters that the locale lacks
     obeys = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a background job ignores Ctrl-C
     try:
         if obeys:

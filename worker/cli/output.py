@@ -11,6 +11,7 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 
 from worker import database
+from worker.core.errors import printable
 from worker.core.settings import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -43,7 +44,7 @@ def print_json(document: Any) -> None:
 
 def print_error(reason: str) -> None:
     """Print one line on stderr, whatever the reason holds."""
-    line = Text.assemble(("error: ", "bold red"), " ".join(reason.split()))
+    line = Text.assemble(("error: ", "bold red"), printable(" ".join(reason.split())))
     console.print(line, soft_wrap=True)
 
 

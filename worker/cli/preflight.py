@@ -9,6 +9,7 @@ from worker.core.errors import JobError, redact_url
 from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
 from worker.database import Row
+from worker.ops.terminal.formats import file_size
 from worker.storage import open_store, version
 
 TYPES = {
@@ -112,11 +113,11 @@ def outcome(job: Row) -> Sequence[str]:
     """Describe what a completed job made, a line each."""
     if job["status"] != "completed":
         return []
-    report = job["metadata"].get("worker", {})
-    model, quality = report.get("model", {}), report.get("quality", {})
     lines = [job["model_url"]]
-    if "triangles" in model:
-        lines.append(f"{model['triangles']:,} triangles, {model.get('glb_bytes', 0) / 1e6:.1f} MB")
-    if "score" in quality:
-        lines.append(f"quality {quality['score']:.0f} of 100")
-    return [*lines, *quality.get("warnings", ())]
+    match job["report"].get("model"):
+        case {"triangles": int() as triangles, "glb_bytes": int() as size}:
+            lines.append(f"{triangles:,} triangles, {file_size(size)}")
+    match job["report"].get("quality"):
+        case {"score": int() | float() as score, "warnings": list() as warnings}:
+            lines += [f"quality {score:.0f} of 100", *map(str, warnings)]
+    return lines

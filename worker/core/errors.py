@@ -74,9 +74,21 @@ class JobError(Exception):
         super().__init__(f"{code}: {self.message}")
 
 
+# ESC and the other controls but for tab and line feed, line and paragraph separators, marks that turn the direction of what
+# follows, and lone surrogates, which no encoding holds.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
 def one_line(error: BaseException | None) -> str:
     """Return an error's text on one line. Of an SQLAlchemy error it is the driver's, which does not repeat the statement."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def printable(text: str) -> str:
+    """Return a text that cannot command a terminal or reorder a line: control and bidirectional characters become �."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def first_line(error: BaseException) -> str:

@@ -104,7 +104,7 @@ class Attempt:
                     image_urls=list(self.job.image_urls),
                     quality=self.job.quality,
                     folder=folder,
-                    dimensions=self.job.metadata.get("dimensions"),
+                    dimensions=self.job.dimensions,
                     turntable=self.settings.turntable,
                     usdz=self.settings.usdz,
                 )

@@ -7,6 +7,8 @@ from typing import Literal
 import structlog
 from structlog.types import EventDict, Processor
 
+from worker.core.errors import printable
+
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     """Set up the daemon's log. `auto` is `console` on a terminal and `json` elsewhere."""
@@ -17,9 +19,12 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     )
     as_json: list[Processor] = [
         structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(ensure_ascii=False),
+        # Letters as they are where the stream takes them.
+        structlog.processors.JSONRenderer(ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"),
     ]
-    shown = [readable] if form == "console" or (form == "auto" and terminal) else as_json
+    shown: list[Processor] = (
+        [_printable, readable] if form == "console" or (form == "auto" and terminal) else as_json
+    )
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -41,6 +46,11 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+
+
+def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Let no text of a row command the terminal; JSON escapes such characters anyway."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _of_library(_logger: object, _method: str, event: EventDict) -> EventDict:

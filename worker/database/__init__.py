@@ -24,6 +24,7 @@ from worker.database.connection import (
     revision,
     url,
 )
+from worker.database.values import parse_json
 
 __all__ = [
     "ANSWER_S",
@@ -41,6 +42,7 @@ __all__ = [
     "fetch_value",
     "listen",
     "parse",
+    "parse_json",
     "probe",
     "queries",
     "revision",

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from worker.core.settings import ConfigError, Settings
+from worker.database import values
 
 # The revision of migrations/ that this code was written for; a test holds it against alembic's head.
 SCHEMA = "0101"
@@ -96,7 +97,9 @@ def connect(target: URL, *, pool_size: int = 2) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: list[Any], named: dict[str, Any]) -> Connection:
-        return Connection.connect(*arguments, **named)
+        connection = Connection.connect(*arguments, **named)
+        values.register(connection.adapters)
+        return connection
 
     return engine
 

@@ -3,8 +3,10 @@
 -- here. The database's clock alone decides.
 
 -- name: claim
--- Take the next job.
-SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, metadata, attempts, max_attempts
+-- Take the next job. Of its metadata only what the worker reads, and that as text: see worker/database/values.py.
+SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, attempts, max_attempts,
+    CASE WHEN octet_length((metadata -> 'dimensions')::text) > 4000 THEN '"too long"'
+         ELSE (metadata -> 'dimensions')::text END AS dimensions
 FROM worker.claim_job(:worker, :host, :lease_s, :shop_limit);
 
 -- name: renew
@@ -155,11 +157,14 @@ SELECT id FROM (
 ) AS listed ORDER BY part, place;
 
 -- name: get_jobs
--- These jobs as they are now, in the order in which they are named.
-SELECT id, shop, product_id, variant_id, quality, status::text AS status, progress, stage, attempts, max_attempts,
-    model_url, error_code, error_message, claimed_by, created_at, started_at, completed_at, run_after, image_urls, metadata
+-- These jobs as they are now, in the order in which they are named. A backend may insert texts of any length.
+SELECT id, shop, product_id, variant_id, quality, status::text AS status, progress, left(stage, 200) AS stage, attempts,
+    max_attempts, left(model_url, 8000) AS model_url, left(error_code, 200) AS error_code,
+    left(error_message, 2000) AS error_message, left(claimed_by, 200) AS claimed_by, created_at, started_at, completed_at,
+    run_after, image_urls,
+    CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
-ORDER BY place;
+ORDER BY named.place;
 
 -- name: request_cancel
 -- Ends a waiting job at once and asks a running one to stop.

@@ -1,6 +1,7 @@
 """The queue as its callers see it. The rules are in queries.sql and migrations/sql/."""
 
 import json
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import ERRORS, JobError
-from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, queries
+from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, parse_json, queries
 
 QUERIES = queries("worker.jobs")
 
@@ -30,7 +31,7 @@ class Job:
     variant_id: str | None
     image_urls: Sequence[str]
     quality: str
-    metadata: Mapping[str, Any]
+    dimensions: Any  # `metadata.dimensions`, parsed: whatever the backend wrote; None where it is missing
     attempts: int
     max_attempts: int
 
@@ -53,7 +54,10 @@ def claim(engine: Engine, *, worker: str, lease_s: float, shop_limit: int | None
     row = _one(
         engine, "claim", worker=worker, host=socket.gethostname(), lease_s=lease_s, shop_limit=shop_limit
     )
-    return Job(**row) if row else None
+    if row is None:
+        return None
+    dimensions = row.pop("dimensions")
+    return Job(**row, dimensions=None if dimensions is None else parse_json(dimensions))
 
 
 def renew(engine: Engine, job: Job, *, lease_s: float) -> bool:
@@ -68,7 +72,7 @@ def report(engine: Engine, job: Job, *, progress: int, stage: str, lease_s: floa
 
 def complete(engine: Engine, job: Job, *, model_url: str, report: Mapping[str, Any]) -> None:
     """Complete the job, and end older jobs for the same files. Raises: LeaseLost."""
-    _held(engine, "complete", job, model_url=model_url, report=json.dumps(report))
+    _held(engine, "complete", job, model_url=model_url, report=json.dumps(_storable(report)))
 
 
 def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:
@@ -78,9 +82,9 @@ def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]
         "fail",
         job,
         code=error.code,
-        message=error.message,
+        message=_storable(error.message),
         retryable=error.retryable,
-        report=json.dumps(report),
+        report=json.dumps(_storable(report)),
     )
 
 
@@ -211,8 +215,26 @@ def recent(engine: Engine, limit: int = 10) -> list[Row]:
 
 
 def get_jobs(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
-    """Return these jobs as they are now, in this order."""
-    return _all(engine, "get_jobs", ids=list(ids))
+    """Return these jobs as they are now, in this order. `report` is `metadata.worker`; empty if it is missing or no object."""
+    rows = _all(engine, "get_jobs", ids=list(ids))
+    for row in rows:
+        report = parse_json(row["report"] or "")
+        row["report"] = report if isinstance(report, dict) else {}
+    return rows
+
+
+def _storable(value: Any) -> Any:
+    """Return a text or a report without what Postgres refuses: zero bytes, lone surrogates, NaN and infinity."""
+    match value:
+        case str():
+            return value.replace("\0", "").encode(errors="replace").decode()
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {_storable(key): _storable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_storable(item) for item in value]
+    return value
 
 
 def _all(engine: Engine, query: str, **parameters: Any) -> list[Row]:

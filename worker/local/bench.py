@@ -97,7 +97,7 @@ def run(
 def summarise(rows: Rows) -> dict[str, Any]:
     """Return what the jobs' rows tell: jobs an hour from the first claim to the last end, means by step, peak of memory."""
     completed = [row for row in rows if row["status"] == "completed"]
-    reports = [row["metadata"]["worker"] for row in completed]
+    reports = [row["report"] for row in completed]
     began = [row["started_at"] for row in rows if row["started_at"]]
     elapsed_s = (max(row["completed_at"] for row in rows) - min(began)).total_seconds() if began else 0.0
     steps = stages.in_order({step: 0.0 for report in reports for step in report["seconds"]})

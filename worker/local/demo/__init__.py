@@ -178,7 +178,7 @@ def _collect(
     sample: Sample, row: Mapping[str, Any], files: Path, results: Path, events: Sequence[Mapping[str, Any]]
 ) -> JobResult:
     """Copy the job's files into the results."""
-    report = row["metadata"].get("worker", {})
+    report = row["report"]
     model = report.get("model", {})
     refused = {
         Path(photo["url"]).name: f"refused: {photo['error_code']}"

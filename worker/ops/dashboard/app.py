@@ -1,7 +1,6 @@
 """The routes: two pages and a login, all read-only. dashboard.js fetches the pages again to keep them up to date."""
 
 import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +22,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from worker import database, engines
-from worker.core.errors import first_line
+from worker.core.errors import first_line, printable
 from worker.core.settings import ConfigError, Settings
 from worker.ops.dashboard import access, pages
 from worker.ops.terminal import formats
@@ -185,6 +184,7 @@ def _renderer() -> Callable[..., Response]:
     environment = Environment(
         loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -204,7 +204,6 @@ def _renderer() -> Callable[..., Response]:
         "last_part": last_part,
         "web_url": access.web_url,
         "since": lambda then, now: max(0.0, (now - then).total_seconds()),
-        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str),
         "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
     }
 

@@ -1,5 +1,6 @@
 """Read what each page shows. Nothing here writes."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,12 +9,13 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.core import stages
-from worker.database import Row, fetch_all, fetch_one, queries
+from worker.database import Row, fetch_all, fetch_one, parse_json, queries
 from worker.jobs import queue
 
 QUERIES = queries("worker.ops.dashboard")
 
 PAGE = 25  # jobs
+LONGEST_STEP_S = 86_400  # a report that claims more is not ours
 LAST_PAGE = 400  # a search finds older jobs
 AHEAD = 5  # waiting jobs that the first page shows beside the others
 WITHIN = 5000  # how many of the jobs that ended last are filtered by status
@@ -91,19 +93,31 @@ def job(engine: Engine, job_id: UUID) -> Row | None:
     card = cards(engine, [job_id])
     if not card:  # deleted in between
         return None
-    report = _object(found["metadata"], "worker")
+    metadata = found.pop("metadata")
+    report = _object({"worker": parse_json(found.pop("report") or "")}, "worker")
     return {
         "job": card[0],
-        "row": found["row"] | {"metadata": found["metadata"]},
-        "cut": found["cut"],
+        "row": found,
+        "source": _source(found, metadata),
+        "cut": metadata is None,
         "position": queue.queue_position(engine, job_id) if card[0]["status"] == "pending" else None,
         "attempts": fetch_all(engine, QUERIES["attempts"], id=job_id),
-        "photos": _photos(found["row"]["image_urls"], report.get("photos")),
+        "photos": _photos(found["image_urls"], report.get("photos")),
         "report": {name: _text(report, name) for name in REPORT_TEXTS},
         "model": _object(report, "model"),
         "quality": _quality(_object(report, "quality")),
         "seconds": _seconds(_object(report, "seconds")),
     }
+
+
+def _source(row: Row, metadata: str | None) -> str:
+    """Return the row as JSON for people. Metadata that Python cannot read stays the text that it is."""
+    try:
+        return json.dumps(
+            row | {"metadata": json.loads(metadata or "null")}, indent=2, ensure_ascii=False, default=str
+        )
+    except (ValueError, RecursionError):
+        return json.dumps(row | {"metadata": metadata}, indent=2, ensure_ascii=False, default=str)
 
 
 # A report may be of another version, or written by a backend: values of unexpected types are left out.
@@ -138,7 +152,11 @@ def _quality(quality: Row) -> Row | None:
 
 def _seconds(seconds: Row) -> dict[str, float]:
     return stages.in_order(
-        {step: took for step, value in seconds.items() if (took := _number(value)) is not None and took >= 0}
+        {
+            step: took
+            for step, value in seconds.items()
+            if (took := _number(value)) is not None and 0 <= took <= LONGEST_STEP_S
+        }
     )
 
 

@@ -33,20 +33,23 @@ ORDER BY id LIMIT :limit OFFSET :offset;
 
 -- name: cards
 -- What a line of a list shows, in the order of the ids.
-SELECT id, shop, product_id, variant_id, product_handle, quality, status::text AS status, progress, stage, attempts,
-    max_attempts, error_code, left(error_message, 500) AS error_message, claimed_by,
+SELECT id, shop, product_id, variant_id, product_handle, quality, status::text AS status, progress, left(stage, 200) AS stage, attempts,
+    max_attempts, left(error_code, 200) AS error_code, left(error_message, 500) AS error_message, left(claimed_by, 200) AS claimed_by,
     CASE WHEN status = 'completed' THEN left(metadata #>> '{worker,poster_url}', 4000) END AS poster_url,
     lease_expires_at < now() AS overdue, cancel_requested_at, created_at, run_after, started_at, completed_at, now() AS now
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
-ORDER BY place;
+ORDER BY named.place;
 
 -- name: job
--- The whole row, without the lease's token, which is a secret, and without metadata that is too large for a page.
-SELECT to_jsonb(job) - 'lease_token' - 'metadata' AS row, now() AS now, lease_expires_at < now() AS overdue,
-    CASE WHEN octet_length(metadata::text) <= 200000 THEN metadata
-         ELSE jsonb_build_object('worker', metadata -> 'worker') END AS metadata,
-    octet_length(metadata::text) > 200000 AS cut
-FROM public.jobs AS job WHERE id = :id;
+-- Our columns, but not the lease's token, which is a secret. The app's own columns may be of any type and size. JSON comes as
+-- text, without what is too long for a page.
+SELECT id, shop, product_id, variant_id, product_handle, image_urls, quality, priority, run_after, max_attempts, dedupe_key,
+    status::text AS status, progress, left(stage, 200) AS stage, attempts, left(model_url, 8000) AS model_url,
+    left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message, lease_expires_at,
+    left(claimed_by, 200) AS claimed_by, cancel_requested_at, created_at, queued_at, updated_at, started_at, completed_at,
+    CASE WHEN octet_length(metadata::text) <= 200000 THEN metadata::text END AS metadata,
+    CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
+FROM public.jobs WHERE id = :id;
 
 -- name: attempts
 SELECT attempt, worker, started_at, ended_at, outcome, error_code, error_message, seconds, now() AS now

@@ -8,6 +8,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from worker.core.errors import printable
 from worker.ops.terminal.formats import about, duration
 from worker.storage.paths import last_part
 
@@ -31,7 +32,7 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("", width=16)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", ratio=4, overflow="fold")
-    for job in jobs:
+    for job in map(_printable, jobs):
         color = COLORS[job["status"]]
         table.add_row(
             # The beginning tells jobs apart as well as the whole, which --json prints.
@@ -72,7 +73,7 @@ def queue_summary(
         table.add_row(
             "workers", Text("no worker active in the last hour", style="yellow" if waits else "dim")
         )
-    for n, worker in enumerate(workers[:MOST]):
+    for n, worker in enumerate(map(_printable, workers[:MOST])):
         doing = (
             Text.assemble(("● ", "green"), worker["worker"], (f"  {worker['running']} running", "cyan"))
             if worker["running"]
@@ -81,7 +82,7 @@ def queue_summary(
         table.add_row("" if n else "workers", doing)
     if len(workers) > MOST:
         table.add_row("", Text(f"and {len(workers) - MOST} more", style="dim"))
-    for n, failure in enumerate(failures[:MOST]):
+    for n, failure in enumerate(map(_printable, failures[:MOST])):
         table.add_row(
             "" if n else "failures",
             Text.assemble(
@@ -95,8 +96,11 @@ def queue_summary(
 
 def verdict(job: Mapping[str, Any], outcome: Sequence[str], advice: str | None) -> Text:
     """Return how a job ended, and what to do if it did not complete."""
+    job = _printable(job)
     if job["status"] == "completed":
-        return Text.assemble(("✓ completed  ", "bold green"), "\n  ".join([_seconds(job), *outcome]))
+        return Text.assemble(
+            ("✓ completed  ", "bold green"), "\n  ".join(map(printable, [_seconds(job), *outcome]))
+        )
     said = Text.assemble((f"✗ {job['status']}  ", "bold red"), job["error_message"] or "")
     if advice:
         said.append(f"\n  {job['error_code']}: ", "dim").append(advice)
@@ -109,7 +113,7 @@ def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("event", "status", "tries"):
         table.add_column(column, no_wrap=True)
     table.add_column("", overflow="fold")
-    for event in events:
+    for event in map(_printable, events):
         reason = "superseded by a later event" if event["overtaken"] else event["reason"]
         table.add_row(
             str(event["id"]),
@@ -121,6 +125,14 @@ def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
             ),
         )
     return table
+
+
+def _printable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row whose texts stay on their line and in their colour, whatever a backend has written into them."""
+    return {
+        name: printable(value).replace("\n", " ") if isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 def _seconds(job: Mapping[str, Any]) -> str:
