@@ -47,6 +47,7 @@ def crowded(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def dashboard(url: str) -> Iterator[httpx.Client]:
+    """Run `worker dashboard` on the database. Yield a client of it."""
     command = [sys.executable, "-m", "worker", "dashboard", "--port", "0"]
     with subprocess.Popen(command, env={"DATABASE_URL": url}, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -59,6 +60,7 @@ def dashboard(url: str) -> Iterator[httpx.Client]:
 
 
 def main() -> None:
+    """Print the figures."""
     with tempfile.TemporaryDirectory() as folder, crowded(Path(folder) / "postgres") as url:
         with psycopg.connect(url) as connection:
             found = connection.execute("SELECT id FROM jobs WHERE status = 'completed' LIMIT 1").fetchone()

@@ -73,6 +73,7 @@ def as_table(found: Mapping[str, Any]) -> Table:
 
 
 def main() -> None:
+    """Print the figures."""
     parser = argparse.ArgumentParser(
         description="Measure each step from the surface to the file, at every preset."
     )

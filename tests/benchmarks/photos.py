@@ -48,7 +48,7 @@ def psnr(model: Model, camera: Camera, view: View) -> float:
 
 
 def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
-    """Prints a line for each preset. Raises: JobError."""
+    """Print a line for each preset. Raises: JobError."""
     cutout = cutter.cut(decode_in_subprocess(photo))
     view = frame(cutout)
     for preset in PRESETS.values():
@@ -75,6 +75,7 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
 
 
 def main() -> None:
+    """Print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

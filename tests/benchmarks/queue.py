@@ -63,6 +63,8 @@ BARE_FINISH = sa.text(
 
 @dataclass(frozen=True)
 class Size:
+    """How much of everything to do."""
+
     history: int = 500_000  # finished rows
     settled: int = 2_000  # claimed and settled by each of the two loops
     shops: int = 50
@@ -392,6 +394,7 @@ def as_table(found: Mapping[str, Any]) -> Table:
 
 
 def main() -> None:
+    """Print the figures."""
     parser = argparse.ArgumentParser(
         description="Measure the queue, and what it does when daemons are killed or frozen or Postgres is away. Takes ten minutes."
     )

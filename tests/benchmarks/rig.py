@@ -83,6 +83,7 @@ class Daemon:
     log: Path
 
     def events(self, name: str, **fields: str) -> list[Json]:
+        """Return the lines of its log with this event and these fields."""
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if (line | fields | {"event": name}) == line]
 
@@ -98,6 +99,8 @@ class Daemon:
 
 @dataclass
 class Rig:
+    """What runs, all in one folder."""
+
     folder: Path
     postgres: Postgres
     photos: Photos
@@ -106,6 +109,7 @@ class Rig:
 
     @property
     def files(self) -> Path:
+        """The store's folder."""
         return self.folder / "files"
 
     def database(self, name: str) -> str:
@@ -148,6 +152,7 @@ class Rig:
         return daemon
 
     def stop(self, *daemons: Daemon) -> None:
+        """Kill these daemons, or all."""
         for daemon in daemons or self.daemons:
             for pid in daemon.processes():
                 with suppress(ProcessLookupError):
@@ -175,6 +180,7 @@ def rig(folder: Path) -> Iterator[Rig]:
 
 
 def sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Execute a statement on a connection of its own. Return its rows."""
     with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
         cursor = connection.execute(statement.encode(), parameters or None)
         return cursor.fetchall() if cursor.description else []

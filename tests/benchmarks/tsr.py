@@ -249,6 +249,7 @@ def as_table(found: Mapping[str, Any]) -> Table:
 
 
 def main() -> None:
+    """Print the figures."""
     parser = argparse.ArgumentParser(
         description="Measure TripoSR's network, and its surface against a dense extraction in the same run. Takes some minutes."
     )

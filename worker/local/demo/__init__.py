@@ -59,20 +59,20 @@ def run(results: Path, *, engine: str, console: Console) -> int:
                 with start_stack(Path(folder), engine=engine, on_webhook=events.append) as stack:
                     rows = _work(stack, chosen, results / "daemon.log", console)
                     _wait_for_webhooks(rows, events)
-                    shown = [
+                    made = [
                         _collect(sample, row, stack.files, results, events)
                         for sample, row in zip(chosen, rows, strict=True)
                     ]
             finally:
                 remove_server(Path(folder) / "postgres")
         page = results / "index.html"
-        write_page(shown, page)
+        write_page(made, page)
     wrong = [
         problem
         for sample, row in zip(chosen, rows, strict=True)
         if (problem := _problem(sample, row, events))
     ]
-    _summarise(console, shown, wrong, page)
+    _summarise(console, made, wrong, page)
     return 1 if wrong else 0
 
 
@@ -222,10 +222,10 @@ def _collect(
     )
 
 
-def _summarise(console: Console, shown: Sequence[JobResult], wrong: Sequence[str], page: Path) -> None:
-    done = [result for result in shown if result.status == "completed"]
+def _summarise(console: Console, made: Sequence[JobResult], wrong: Sequence[str], page: Path) -> None:
+    done = [result for result in made if result.status == "completed"]
     console.print(
-        f"\n[bold]{len(done)} models[/bold] and {len(shown) - len(done)} job that failed as it should"
+        f"\n[bold]{len(done)} models[/bold] and {len(made) - len(done)} job that failed as it should"
         if not wrong
         else "\n[bold red]Not as it should be:[/bold red] " + "; ".join(wrong)
     )
