@@ -190,8 +190,8 @@ def delete(
     if as_json:
         print_json({"path": stem, "jobs": removed.jobs, "files": removed.files})
     else:
-        said = f"{stem}: deleted files {removed.files}, rows {removed.jobs}"
-        console.print(said, soft_wrap=True, highlight=False)
+        text = f"{stem}: deleted files {removed.files}, rows {removed.jobs}"
+        console.print(text, soft_wrap=True, highlight=False)
 
 
 def _prepare_photos(

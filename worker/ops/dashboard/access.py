@@ -16,7 +16,7 @@ COOKIE_S = 30 * 86_400
 
 
 class TokenAuth:
-    """Let in those who know the token; where there is none, everybody who asks on localhost."""
+    """Let in clients that know the token; without a configured token, all clients on localhost."""
 
     def __init__(self, token: str | None) -> None:
         self.token = token.encode() if token else None

@@ -177,33 +177,29 @@ def clock(settings: Settings) -> Iterator[Finding]:
         theirs = float(connection.scalar(QUERIES["clock"]))
         ours = (before + time.time()) / 2
     skew = ours - theirs
-    said = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
+    text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
     fix = "Let the network set this host's clock: timedatectl set-ntp true."
     if abs(skew) > TOLERANCE_S:
-        yield fail("clock", f"{said}; receivers refuse the webhooks' signatures", fix)
+        yield fail("clock", f"{text}; receivers refuse the webhooks' signatures", fix)
     elif abs(skew) > SKEW_S:
-        yield advice("clock", said, fix)
+        yield advice("clock", text, fix)
     else:
-        yield ok("clock", said)
-
-
-def database_says(error: DBAPIError) -> str:
-    return one_line(error)
+        yield ok("clock", text)
 
 
 def _explained(error: DBAPIError, target: URL) -> Finding:
-    said = one_line(error)
+    text = one_line(error)
     for words, fix in EXPLAINED.items():
-        if words in said:
-            return fail("database", said, fix)
+        if words in text:
+            return fail("database", text, fix)
     if isinstance(error, OperationalError):
         return unreachable(
             "database",
-            said,
+            text,
             f"Check that {target.host or 'the socket'}:{target.port or 5432} can be reached from here: name, port, firewall; "
             "Supabase's direct host has IPv6 only, its poolers have IPv4.",
         )
-    return fail("database", said, "Correct DATABASE_URL.")
+    return fail("database", text, "Correct DATABASE_URL.")
 
 
 def _is_remote(target: URL) -> bool:

@@ -66,15 +66,15 @@ def memory(settings: Settings) -> Iterator[Finding]:
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         total = min(total, int(text))
     needed = engines.find(settings.engine).ram_gb
-    said = f"{total / 1e9:.1f} GB"
+    text = f"{total / 1e9:.1f} GB"
     if total / 1e9 < needed:
         yield advice(
             "memory",
-            f"{said} in all, and {settings.engine} needs about {needed:g} GB per lane",
+            f"{text} in all, and {settings.engine} needs about {needed:g} GB per lane",
             "Give the host or the container more memory: jobs may fail with out_of_memory or worker_lost.",
         )
     else:
-        yield ok("memory", said)
+        yield ok("memory", text)
 
 
 def disk(settings: Settings) -> Iterator[Finding]:
@@ -88,17 +88,17 @@ def disk(settings: Settings) -> Iterator[Finding]:
         if place is None:
             continue
         free_mb = shutil.disk_usage(_standing(place)).free // 1_000_000
-        said = f"{variable} ({place}) has {free_mb:,} MB free"
+        text = f"{variable} ({place}) has {free_mb:,} MB free"
         if free_mb < settings.min_free_mb and variable != "WORKER_WEIGHTS_DIR":
             yield fail(
                 "disk",
-                f"{said}; no job is claimed below {settings.min_free_mb:,} MB",
+                f"{text}; no job is claimed below {settings.min_free_mb:,} MB",
                 f"Free some space, point {variable} to a larger disk, or lower WORKER_MIN_FREE_MB.",
             )
         elif free_mb < ROOMY_MB:
-            yield advice("disk", said, "Free some space before the disk is full.")
+            yield advice("disk", text, "Free some space before the disk is full.")
         else:
-            yield ok("disk", said)
+            yield ok("disk", text)
 
 
 def temp_folder(settings: Settings) -> Iterator[Finding]:
@@ -126,17 +126,17 @@ def gpu(settings: Settings) -> Iterator[Finding]:
         return
     listed = _driver()
     if isinstance(listed, str):
-        said = f"not found: {listed}"
+        text = f"not found: {listed}"
         if settings.device == "cuda" or asked:
             yield fail(
                 "gpu",
-                said,
+                text,
                 "Install NVIDIA's driver (nvidia-smi must list the GPU), or set WORKER_DEVICE=cpu.",
             )
         elif "cuda" in engines.find(settings.engine).devices and settings.device == "auto":
             yield advice(
                 "gpu",
-                f"{said}; {settings.engine} on a CPU needs half a minute or more for a model",
+                f"{text}; {settings.engine} on a CPU needs half a minute or more for a model",
                 "Install NVIDIA's driver, or set WORKER_DEVICE=cpu if this is intended.",
             )
         else:

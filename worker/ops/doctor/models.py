@@ -75,15 +75,15 @@ def torch(settings: Settings) -> Iterator[Finding]:
         return
     found = json.loads(answer.stdout)
     for gpu in found["gpus"]:
-        said = f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free"
+        text = f"{found['version']} computes on {gpu['name']}, {gpu['free_gb']:.1f} of {gpu['total_gb']:.1f} GB free"
         if gpu["total_gb"] < spec.vram_gb:
             yield advice(
                 "torch",
-                f"{said}; {settings.engine} needs about {spec.vram_gb:g} GB",
+                f"{text}; {settings.engine} needs about {spec.vram_gb:g} GB",
                 "Name another GPU in CUDA_VISIBLE_DEVICES, or set WORKER_DEVICE=cpu.",
             )
         else:
-            yield ok("torch", said)
+            yield ok("torch", text)
     if found["gpus"]:
         return
     if settings.device == "cuda" or devices or (settings.device == "mps" and not found["mps"]):

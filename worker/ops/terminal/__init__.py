@@ -1,0 +1,1 @@
+"""Tables, live views, findings and numbers on a terminal."""

@@ -101,10 +101,10 @@ def verdict(job: Mapping[str, Any], outcome: Sequence[str], advice: str | None) 
         return Text.assemble(
             ("✓ completed  ", "bold green"), "\n  ".join(map(printable, [_seconds(job), *outcome]))
         )
-    said = Text.assemble((f"✗ {job['status']}  ", "bold red"), job["error_message"] or "")
+    text = Text.assemble((f"✗ {job['status']}  ", "bold red"), job["error_message"] or "")
     if advice:
-        said.append(f"\n  {job['error_code']}: ", "dim").append(advice)
-    return said
+        text.append(f"\n  {job['error_code']}: ", "dim").append(advice)
+    return text
 
 
 def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
