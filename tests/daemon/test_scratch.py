@@ -1,4 +1,6 @@
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,14 @@ import pytest
 from worker.daemon.scratch import Scratch
 
 
+def opened(root: Path) -> Scratch:
+    scratch = Scratch(root)
+    scratch.open()
+    return scratch
+
+
 def test_a_job_s_folder_is_gone_after_it_whatever_happens(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path)
+    scratch = opened(tmp_path)
 
     def crash() -> None:
         with scratch.job("1") as folder:
@@ -24,13 +32,13 @@ def test_a_job_s_folder_is_gone_after_it_whatever_happens(tmp_path: Path) -> Non
 
 
 def test_what_a_dead_process_left_is_swept_and_a_living_one_s_is_not(tmp_path: Path) -> None:
-    crash = "import os, sys, pathlib; from worker.daemon.scratch import Scratch; s = Scratch(pathlib.Path(sys.argv[1]))\n"
+    crash = "import os, sys, pathlib; from worker.daemon.scratch import Scratch; s = Scratch(pathlib.Path(sys.argv[1])); s.open()\n"
     crash += "(s.folder / 'photo').write_text('x'); os._exit(1)"
     subprocess.run([sys.executable, "-c", crash, str(tmp_path)], check=False)
     assert len(list(tmp_path.iterdir())) == 1
-    living = Scratch(tmp_path)
+    living = opened(tmp_path)
     assert [path.name.partition("-")[0] for path in tmp_path.iterdir()] == [str(os.getpid())]
-    another = Scratch(tmp_path)
+    another = opened(tmp_path)
     assert living.folder.exists()
     living.close()
     another.close()
@@ -42,5 +50,39 @@ def test_a_link_in_the_root_is_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(precious)
-    Scratch(root).close()
+    opened(root).close()
     assert precious.exists()
+
+
+@pytest.mark.parametrize("gone", ["root", "folder", "lock"])
+def test_a_folder_that_somebody_deleted_is_made_anew_and_no_other_daemon_sweeps_it(
+    tmp_path: Path, gone: str
+) -> None:
+    root = tmp_path / "root"
+    scratch = opened(root)
+    with scratch.job("1") as running:
+        if gone == "lock":
+            (scratch.folder / ".lock").unlink()
+        else:
+            shutil.rmtree(root if gone == "root" else scratch.folder)
+        scratch.ensure()
+        another = opened(root)
+        assert scratch.folder.exists()
+        assert running.exists() == (gone == "lock"), "a job that runs keeps its folder"
+        with scratch.job("2") as folder:
+            assert folder.is_dir()
+    assert [path.name for path in scratch.folder.iterdir()] == [".lock"]
+    another.close()
+    scratch.close()
+    assert list(root.iterdir()) == []
+
+
+def test_a_folder_that_another_daemon_swept_and_locked_is_left_to_it(tmp_path: Path) -> None:
+    scratch = opened(tmp_path)
+    swept = scratch.folder
+    (swept / ".lock").unlink()
+    with (swept / ".lock").open("w") as lock:  # as another daemon's sweep does, before it deletes the folder
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        scratch.ensure()
+    assert scratch.folder != swept
+    scratch.close()

@@ -82,7 +82,9 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 @contextmanager
 def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
     """They work until the context ends."""
-    stop, wakeup, scratch, admission = Stop(), Wakeup(), Scratch(folder), Admission(store, [], 0)
+    stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
+    scratch.open()
+    admission = Admission(store, scratch, None, 0)
     context = LaneContext(
         settings=settings.load(),
         engine=engine,

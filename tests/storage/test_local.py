@@ -8,8 +8,8 @@ from urllib.request import urlopen
 import pytest
 
 from worker.core.errors import JobError
-from worker.core.finding import Level
 from worker.local.server import serve_folder
+from worker.storage import StoreUnreachable
 from worker.storage.local import LocalStore
 
 GLB = "model/gltf-binary"
@@ -119,6 +119,8 @@ def test_a_folder_is_tried_out_and_left_as_it_was(tmp_path: Path) -> None:
     assert store.check() == []
     assert list((tmp_path / "store").iterdir()) == []
     (tmp_path / "store").rmdir()
-    [finding] = store.check()
-    assert finding.level is Level.FAIL
-    assert "WORKER_STORAGE_DIR" in finding.text
+    assert store.check() == []
+    (tmp_path / "store").rmdir()
+    (tmp_path / "store").touch()
+    with pytest.raises(StoreUnreachable, match="WORKER_STORAGE_DIR cannot be written"):
+        store.check()

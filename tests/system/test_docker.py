@@ -57,6 +57,7 @@ def test_the_health_check_sees_a_living_daemon_and_no_dead_one(tmp_path: Path) -
 
     assert not healthy()
     scratch = Scratch(tmp_path)
+    scratch.open()
     lock = scratch.folder / ".lock"
     long_ago = lock.stat().st_mtime - 300
     os.utime(lock, (long_ago, long_ago))

@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -154,16 +156,28 @@ def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> 
     except StopRequested:
         return protocol.Stopped(job_id=work.job_id, report=_plain(report))
     except JobError as error:
-        return failed(error)
+        return failed(error if work.folder.is_dir() else JobError("temp_unavailable"))
     except engines.DeviceLost as error:
         # Every later call would fail too, so the process ends; the daemon makes it a lost worker and starts another.
         sys.exit(f"The device is lost: {error}")
     except MemoryError:
         return failed(JobError("out_of_memory"))
     except Exception as error:  # noqa: BLE001 - not foreseen, so the traceback goes to the daemon's log
-        full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
-        code = "no_space" if full else "internal_error"
-        return failed(JobError(code), redact_text(traceback.format_exc()))
+        if code := _disk_error(error, work.folder):
+            return failed(JobError(code))
+        return failed(JobError("internal_error"), redact_text(traceback.format_exc()))
+
+
+def _disk_error(error: Exception, folder: Path) -> str:
+    """Return the code for an error of the disk, or of a job's folder that somebody deleted; an empty string for others."""
+    if not isinstance(error, OSError):
+        return "" if folder.is_dir() else "temp_unavailable"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return "no_space"
+    inside = isinstance(error.filename, str | PathLike) and folder in Path(error.filename).parents
+    return (
+        "temp_unavailable" if inside or error.errno in {errno.EROFS, errno.EIO} or not folder.is_dir() else ""
+    )
 
 
 def _plain(report: Any) -> dict[str, Any]:

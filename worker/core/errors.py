@@ -1,5 +1,6 @@
 """Every way in which a job can fail, and what the errors of others mean: their text, without secrets, and if a retry can help."""
 
+import errno
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -41,6 +42,7 @@ ERRORS: dict[str, ErrorKind] = {
     ),
     "out_of_memory": ErrorKind(True, "The server ran out of memory while making the model."),
     "no_space": ErrorKind(True, "The server ran out of disk space while making the model."),
+    "temp_unavailable": ErrorKind(True, "The server's temporary files were lost while making the model."),
     "timed_out": ErrorKind(False, "Making the model took too long and was stopped."),
     "internal_error": ErrorKind(True, "Something went wrong while making the model."),
     "worker_lost": ErrorKind(True, "The server that was making the model stopped working."),
@@ -94,6 +96,11 @@ def printable(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text: a Postgres error shows the row's values in the lines after it."""
     return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+
+
+def is_wrong_path(error: OSError) -> bool:
+    """True if an error says that a path itself is wrong. Other errors, such as a disk that is read-only, can go away."""
+    return error.errno in {errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 def is_retryable_status(status: int) -> bool:

@@ -1,6 +1,7 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
 import time
+from contextlib import ExitStack
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.compute.process import STOP_S, Child, ChildDied
 from worker.compute.protocol import Failed, Progress, Result, Stopped, Work
 from worker.core import metrics
-from worker.core.errors import JobError
+from worker.core.errors import JobError, one_line
 from worker.core.stages import Stage, Step
 from worker.core.threads import jitter
 from worker.daemon import settlement
@@ -46,7 +47,7 @@ class Interrupted(Exception):
 
 
 class Attempt:
-    """One claimed job: `run` it once. `child_fate` says afterwards what became of the child."""
+    """One claimed job: `run` it once. `child_fate` says afterwards what became of the child, `begun` if there was any work."""
 
     def __init__(self, job: Job, child: Child, heartbeat: Heartbeat, context: LaneContext) -> None:
         self.job = job
@@ -63,14 +64,23 @@ class Attempt:
         )
         self.report: dict[str, Any] = {}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
+        self.begun = False
         self._began = time.monotonic()
 
     def run(self) -> None:
         """Do the job and settle it. Raises: sqlalchemy's DBAPIError if the row cannot be written; its lease then expires."""
         self.heartbeat.beat(f"job {self.job.id}, {Stage.CLAIMED.title}")
         log.info("job_claimed", quality=self.job.quality, photos=len(self.job.image_urls))
-        with self.context.scratch.job(str(self.job.id)) as folder, self.lease:
-            ending = self._work(folder)
+        with ExitStack() as held:
+            try:
+                folder = held.enter_context(self.context.scratch.job(str(self.job.id)))
+                held.enter_context(self.lease)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the job is not to blame and loses no attempt
+                log.error("job_not_begun", reason=one_line(error))  # noqa: TRY400 - it names itself
+                ending = Ending(outcome=Outcome.RELEASED, report=self.report)
+            else:
+                self.begun = True
+                ending = self._work(folder)
             if ending.error and ending.error.code in {"storage_unavailable", "storage_denied"}:
                 self.context.admission.close()
             self.heartbeat.beat()
@@ -186,7 +196,12 @@ class Attempt:
         def put(ending: str, file: str) -> str:
             self._renew_or_wait()
             kind = CONTENT_TYPES[Path(file).suffix]
-            return self.context.store.put(stem + ending, folder / file, kind, self._check)
+            try:
+                return self.context.store.put(stem + ending, folder / file, kind, self._check)
+            except (JobError, OSError) as error:
+                if not (folder / file).is_file():  # somebody deleted it; the store is not to blame
+                    raise JobError("temp_unavailable") from error
+                raise
 
         self.report["cutout_url"] = put(".cutout.png", "cutout.png")
         self.report["poster_url"] = put(".png", "poster.png")

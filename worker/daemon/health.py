@@ -67,6 +67,7 @@ class Health:
     bucket: Bucket
     gauges: QueueGauges
     lanes: Sequence[Lane] = ()
+    waiting_for: str = "the database and the store"  # while there are no lanes
     watchdog_timeout_s: float = field(default_factory=watchdog_timeout_s)
 
     def alive(self) -> tuple[bool, Answer]:
@@ -79,6 +80,7 @@ class Health:
             "daemon": self._daemon_problem(),
             "database": "" if self.monitor.available else "it cannot be used",
             "bucket": self._bucket_problem(),
+            "folders": self.admission.folder_problem,
             "weights": self._weights_problem(),
         } | {f"child {lane.device}": _child_problem(lane) for lane in self.lanes}
         parts = {name: problem or "ok" for name, problem in problems.items()}
@@ -100,14 +102,12 @@ class Health:
     def _daemon_problem(self) -> str:
         if self.stopping():
             return "it is stopping"
-        return "" if self.lanes else "waiting for the database and the store"
+        return "" if self.lanes else f"waiting for {self.waiting_for}"
 
     def _bucket_problem(self) -> str:
         if not self.lanes:
             return "not checked yet"
-        return self.bucket.check() or (
-            "" if self.admission.is_open else "it does not work, or a disk is full"
-        )
+        return self.bucket.check() or self.admission.store_problem
 
     def _weights_problem(self) -> str:
         """The children load the weights, and say from where; a later child needs them too."""

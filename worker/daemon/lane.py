@@ -82,6 +82,7 @@ class Lane(threading.Thread):
         """Wait for a wake-up, a signal, or the child's end."""
         while not self.draining.is_set() and self.child.running and not self.wakeup.wait(1):
             self.heartbeat.beat()
+            self.context.admission.recheck()
 
     def _start_child(self) -> None:
         """Try until there is a child: at once after its first death, and then later each time. Raises: ConfigError."""
@@ -152,6 +153,9 @@ class Lane(threading.Thread):
             attempt.run()
             self._count_deaths(attempt.child_fate)
             self.context.wake_sender()
+        if not attempt.begun:
+            # The job was released and is due. What kept it from its start may keep the next one too.
+            self.draining.wait(UNFORESEEN_S)
         return True
 
     def _count_deaths(self, fate: ChildFate) -> None:

@@ -1,8 +1,10 @@
 """The log: one line an event on stdout, JSON for machines, readable on a terminal."""
 
+import io
 import logging
 import sys
-from typing import Literal
+from contextlib import suppress
+from typing import Literal, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor
@@ -13,6 +15,8 @@ from worker.core.errors import printable
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     """Set up the daemon's log. `auto` is `console` on a terminal and `json` elsewhere."""
     terminal = sys.stdout.isatty()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack the letters of a shop's name
     # Tracebacks show no local variables: one of them could be a secret.
     readable = structlog.dev.ConsoleRenderer(
         colors=terminal, exception_formatter=structlog.dev.plain_traceback
@@ -33,7 +37,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     structlog.configure(
         processors=[*common, *shown],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=lambda *_: _Output(sys.stdout),
     )
     # Libraries log through the standard library. Their warnings become lines like ours. Their other messages are noise,
     # and httpx logs every URL that it requests.
@@ -51,6 +55,21 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
 def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Let no text of a row command the terminal; JSON escapes such characters anyway."""
     return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+class _Output:
+    """Writes lines. One that cannot be written, say to a full disk, is dropped: no job may fail because of its log."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):
+            # In one call, so that lines of two threads do not mix.
+            self._file.write(message + "\n")
+            self._file.flush()
+
+    debug = info = warning = error = critical = exception = msg
 
 
 def _of_library(_logger: object, _method: str, event: EventDict) -> EventDict:

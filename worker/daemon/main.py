@@ -5,20 +5,22 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import structlog
-import tenacity
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database, engines
 from worker.compute import linux
 from worker.core import metrics
-from worker.core.errors import one_line
+from worker.core.errors import is_wrong_path, one_line
 from worker.core.finding import Level
 from worker.core.settings import ConfigError, Settings
+from worker.core.threads import jitter
 from worker.daemon import health, systemd
 from worker.daemon.admission import Admission
 from worker.daemon.context import LaneContext, Stop
@@ -32,9 +34,12 @@ from worker.storage import Store, StoreUnreachable, open_store
 from worker.webhooks.sender import Sender
 
 UNUSABLE_S = 30.0  # between two checks of a schema that the database refuses to show
+LONGEST_S = 30.0  # between two tries of a store or a folder that cannot be used at the start
 LAST_WEBHOOKS_S = 10.0  # what a stopping daemon gives to the events of its last jobs
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 def run(settings: Settings) -> int:
@@ -77,7 +82,8 @@ class Daemon:
         self.stop = Stop()
         self.wakeup = Wakeup()
         self.monitor = DatabaseMonitor(engine, lambda: database.probe(target))
-        self.admission = Admission(store, [settings.temp_dir, settings.storage_dir], settings.min_free_mb)
+        self.scratch = Scratch(settings.temp_dir)
+        self.admission = Admission(store, self.scratch, settings.storage_dir, settings.min_free_mb)
         self.sender = Sender(engine, settings) if settings.backend_url else None
         self.gauges = metrics.QueueGauges(
             lambda: queue.gauges(engine, GAUGES),
@@ -121,19 +127,18 @@ class Daemon:
         )
         systemd.notify(STATUS="looking for the database")
         try:
-            if not (self._wait_for_database() and self._wait_for_store()):
+            if not (self._wait_for_database() and self._wait_for_store() and self._wait_for_scratch()):
                 return os.EX_OK
-            scratch = self._open_scratch()
             try:
-                return self._work(scratch)
+                return self._work()
             finally:
                 if self.sender:
                     self.sender.stop(LAST_WEBHOOKS_S)
-                scratch.close()
+                self.scratch.close()
         finally:
             self.engine.dispose()
 
-    def _work(self, scratch: Scratch) -> int:
+    def _work(self) -> int:
         """Run all threads until the lanes have ended. Returns the exit status."""
         log.info(
             "starting",
@@ -148,7 +153,7 @@ class Daemon:
             engine=self.engine,
             store=self.store,
             admission=self.admission,
-            scratch=scratch,
+            scratch=self.scratch,
             monitor=self.monitor,
             stop=self.stop,
             wake_sender=self._wake_sender,
@@ -160,7 +165,7 @@ class Daemon:
         threads: list[threading.Thread] = [*self.lanes, *shared]
         for thread in threads:
             thread.start()
-        notifier = systemd.Notifier({lane.device: lane.heartbeat for lane in self.lanes}, scratch.touch)
+        notifier = systemd.Notifier({lane.device: lane.heartbeat for lane in self.lanes}, self.scratch.touch)
         return self._watch(threads, notifier)
 
     def _watch(self, threads: list[threading.Thread], notifier: systemd.Notifier) -> int:
@@ -232,17 +237,12 @@ class Daemon:
 
     def _wait_for_store(self) -> bool:
         """Wait until the store answers and takes our files. False if a signal came first. Raises: ConfigError."""
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StoreUnreachable),
-            wait=tenacity.wait_random_exponential(multiplier=1, max=30),
-            stop=tenacity.stop_when_event_set(self.stop.draining),
-            sleep=tenacity.sleep_using_event(self.stop.draining),
-            before_sleep=_log_unreachable,
-            reraise=True,
-        )
-        try:
-            findings = retrying(self.store.check)
-        except StoreUnreachable:
+
+        def tell(reason: str) -> None:
+            log.warning("storage_unreachable", reason=reason)
+
+        findings = self._wait_for("the storage", self.store.check, tell)
+        if findings is None:
             return False
         if fatal := [str(finding) for finding in findings if finding.level is Level.FAIL]:
             raise ConfigError(" ".join(fatal))
@@ -250,14 +250,37 @@ class Daemon:
             log.warning("storage_advice", advice=str(finding))
         return True
 
-    def _open_scratch(self) -> Scratch:
-        try:
-            return Scratch(self.settings.temp_dir)
-        except OSError as error:
-            raise ConfigError(f"WORKER_TEMP_DIR cannot be used: {error}") from None
+    def _wait_for_scratch(self) -> bool:
+        """Wait until files can be made in WORKER_TEMP_DIR. False if a signal came first. Raises: ConfigError."""
 
+        def open_it() -> bool:
+            try:
+                self.scratch.open()
+            except OSError as error:
+                if is_wrong_path(error):
+                    raise ConfigError(f"WORKER_TEMP_DIR cannot be used: {error}") from None
+                raise
+            return True
 
-def _log_unreachable(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    log.warning("storage_unreachable", reason=str(error), tries=state.attempt_number)
-    systemd.notify(STATUS=f"waiting for the storage: {error}")
+        def tell(reason: str) -> None:
+            log.error("temp_unavailable", reason=reason)
+
+        return self._wait_for("WORKER_TEMP_DIR", open_it, tell) is not None
+
+    def _wait_for(self, what: str, attempt: Callable[[], T], tell: Callable[[str], None]) -> T | None:
+        """Call `attempt` until it succeeds. Returns what it returned; None if a signal came first. `tell` gets each reason once."""
+        draining = self.stop.draining
+        logged, wait = "", 1.0
+        while not draining.is_set():
+            try:
+                return attempt()
+            except (StoreUnreachable, OSError) as error:
+                reason = one_line(error)
+            if reason != logged:
+                logged = reason
+                tell(reason)
+            self.health.waiting_for = f"{what}: {reason}"
+            systemd.notify(STATUS=f"waiting for {self.health.waiting_for}")
+            draining.wait(jitter(wait / 2, wait))
+            wait = min(LONGEST_S, wait * 2)
+        return None

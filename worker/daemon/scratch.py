@@ -4,25 +4,50 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+TRIES = 10  # to make a folder: another daemon's sweep may delete it before it is locked
+
 
 class Scratch:
-    """This process's own folder below `root`, locked for as long as the process lives. Raises: OSError."""
+    """This process's own folder below `root`, locked for as long as the process lives. `open` it first."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _sweep(root)
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=root))
-        # The kernel releases the lock when the process ends, however it ends.
-        self._lock = _lock(self.folder)
+        self.root = root
+        self._folder: Path | None = None
+        self._lock: TextIO | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def folder(self) -> Path:
+        """The folder. `ensure` may replace it by another one."""
+        assert self._folder  # noqa: S101 - opened
+        return self._folder
+
+    def open(self) -> None:
+        """Delete what ended processes left below the root, and make the folder. Raises: OSError."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _sweep(self.root)
+        self.ensure()
+
+    def ensure(self) -> None:
+        """Make sure that a job's folder and a file in it can be made. If our own folder is gone, make a new one. Raises: OSError."""
+        with self._opening:
+            if not self._is_ours():
+                self._make()
+        folder = Path(tempfile.mkdtemp(prefix=".check-", dir=self.folder))
+        try:
+            (folder / "file").write_bytes(b"probe")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def job(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder, and delete it afterwards."""
+        """Yield an empty folder, and delete it afterwards. Raises: OSError."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         try:
             yield folder
@@ -36,9 +61,33 @@ class Scratch:
 
     def close(self) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock:
             self._lock.close()
+
+    def _is_ours(self) -> bool:
+        """True if the folder holds the lock file that we have locked. Raises: OSError if the folder cannot be read."""
+        return bool(self._folder and self._lock and _is_at(self._lock, self._folder / ".lock"))
+
+    def _make(self) -> None:
+        """Make and lock a folder, or lock ours again if only its lock file is gone: jobs may run in it. Raises: OSError."""
+        if self._folder and (lock := _lock(self._folder)):
+            self._replace(self._folder, lock)
+            return
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for _ in range(TRIES):
+            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=self.root))
+            if lock := _lock(folder):
+                self._replace(folder, lock)
+                return
+        raise OSError(f"{self.root} does not keep the folders that are made in it")
+
+    def _replace(self, folder: Path, lock: TextIO) -> None:
+        if self._lock:
+            self._lock.close()
+        # The kernel releases the lock when the process ends, however it ends.
+        self._folder, self._lock = folder, lock
 
 
 def _sweep(root: Path) -> None:
@@ -50,14 +99,25 @@ def _sweep(root: Path) -> None:
 
 
 def _lock(folder: Path) -> TextIO | None:
-    """Take the folder's lock. None if a living process holds it."""
+    """Take the folder's lock. None if a living process holds it, or if the folder is gone."""
+    path = folder / ".lock"
     try:
-        file = (folder / ".lock").open("w")
+        file = path.open("w")
     except OSError:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(file, path):  # not if a sweep deleted it between the two calls
+            return file
     except OSError:
-        file.close()
-        return None
-    return file
+        pass
+    file.close()
+    return None
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """True if the open file is the one at this path. Raises: OSError if the path cannot be read."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core import metrics
-from worker.core.errors import JobError
+from worker.core.errors import JobError, one_line
 from worker.database.monitor import is_transient
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
@@ -108,10 +108,11 @@ def settle(engine: Engine, job: Job, ending: Ending, wait_for_database: Callable
     """Write the job's end to its row. Returns how it ended there.
 
     A result that cost minutes of a GPU is kept until the database is back: `wait_for_database` returns True when it is,
-    and False if the daemon must stop first.
+    and False if the daemon must stop first. A result that the database refuses for good is a failure of the attempt.
 
-    Raises: sqlalchemy's DBAPIError if the database refuses the statement for good.
+    Raises: sqlalchemy's DBAPIError if the database refuses that too.
     """
+    refused = False
     while True:
         try:
             return ENDS[ending.outcome].write(engine, job, ending)
@@ -119,7 +120,12 @@ def settle(engine: Engine, job: Job, ending: Ending, wait_for_database: Callable
             return Ending(outcome=Outcome.LOST, report=ending.report)
         except DBAPIError as error:
             if not is_transient(error):
-                raise
+                if refused:
+                    raise
+                refused = True
+                log.error("result_refused", outcome=ending.outcome.name, reason=one_line(error))  # noqa: TRY400 - it names itself
+                ending = Ending(outcome=Outcome.FAILED, report={}, error=JobError("internal_error"))
+                continue
             if not wait_for_database():
                 return Ending(outcome=Outcome.ABANDONED, report=ending.report)
 

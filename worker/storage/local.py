@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from worker.core.errors import JobError
-from worker.core.finding import Finding, fail
+from worker.core.errors import JobError, is_wrong_path, one_line
+from worker.core.finding import Finding
 from worker.storage import StoreUnreachable, version
 from worker.weights.transfer import file_digest
 
@@ -17,12 +17,19 @@ _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "stor
 
 
 class LocalStore:
-    """A store in a folder. `url` is where the folder is served; without it, URLs are file:// ones. Raises: OSError."""
+    """A store in a folder. `url` is where the folder is served; without it, URLs are file:// ones.
+
+    Raises: OSError if the path cannot be a folder. One that cannot be made or written just now is found by `check`.
+    """
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folder = folder.resolve()
         self.url = (url or self.folder.as_uri()).rstrip("/")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if is_wrong_path(error):
+                raise
 
     def put(
         self,
@@ -59,21 +66,14 @@ class LocalStore:
                 _prune(file.parent, self.folder)
 
     def check(self) -> list[Finding]:
-        """Write a small file into the folder. As `Store.check`."""
+        """Write a small file into the folder, which is made if it is missing. As `Store.check`."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".check-") as probe:
                 probe.write(b"probe")
                 probe.flush()
         except OSError as error:
-            if error.errno in _CODES:
-                raise StoreUnreachable(str(error)) from error
-            return [
-                fail(
-                    "store",
-                    f"WORKER_STORAGE_DIR cannot be written: {error}",
-                    "Let the worker's user write there.",
-                )
-            ]
+            raise StoreUnreachable(f"WORKER_STORAGE_DIR cannot be written: {one_line(error)}") from error
         return []
 
 

@@ -18,6 +18,9 @@ def store(settings: Settings) -> Iterator[Finding]:
     try:
         findings = open_store(settings).check()
     except StoreUnreachable as error:
+        if settings.storage_dir:
+            yield fail("store", str(error), "Let the worker's user write there.")
+            return
         yield unreachable(
             "store",
             f"the store does not answer: {error}",
