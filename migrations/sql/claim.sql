@@ -9,7 +9,8 @@
 -- Plans of functions are kept. As one statement with recursive CTEs the claim's walk took 1.3 ms to plan and 0.5 ms to
 -- run. But a plan that was made while a table was empty would read all of it, until statistics of a later day:
 -- enable_seqscan = off leaves it the indexes. No search_path is set: it would hold for the app's own triggers on the table
--- too, which may name their tables without a schema.
+-- too, which may name their tables without a schema. lock_timeout: a job's row that somebody else has locked is no outage,
+-- and the connection that waits for it is not given up (worker/database/connection.py, ANSWER_S).
 
 -- Two rules that a claim cannot see in a snapshot of its own start, because another claim may be about to commit. Each
 -- takes a lock that ends with the claim and looks only then: in a volatile function every statement sees what is
@@ -210,7 +211,7 @@ END $$;
 
 -- Keep a job for another lease. True if a cancel was requested.
 CREATE OR REPLACE FUNCTION worker.renew_lease(job_id uuid, token uuid, lease_s double precision) RETURNS SETOF boolean
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);
@@ -223,7 +224,7 @@ END $$;
 -- Write how far a job is, and renew its lease too. Progress never falls. True if a cancel was requested.
 CREATE OR REPLACE FUNCTION worker.report_progress(
     job_id uuid, token uuid, new_progress int, new_stage text, lease_s double precision) RETURNS SETOF boolean
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);
@@ -240,7 +241,7 @@ END $$;
 -- An older job for the same files that still waits, because it failed or is of lower priority, would put back what this
 -- one has replaced. Without sorting only jobs_waiting_path has this order.
 CREATE OR REPLACE FUNCTION worker.complete_job(job_id uuid, token uuid, url text, report jsonb) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_sort = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_variable
 DECLARE
     path text;
@@ -283,7 +284,7 @@ $$;
 -- daemon.
 CREATE OR REPLACE FUNCTION worker.fail_job(
     job_id uuid, token uuid, code text, message text, retryable boolean, report jsonb) RETURNS SETOF public.jobs
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 DECLARE
     verdict worker.job_state;
@@ -312,7 +313,7 @@ END $$;
 
 -- Settle a running job whose cancel was requested, once the worker has stopped.
 CREATE OR REPLACE FUNCTION worker.stop_job(job_id uuid, token uuid) RETURNS SETOF public.jobs
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);
@@ -325,7 +326,7 @@ END $$;
 
 -- Put a job back without using up an attempt, when the daemon stops before it is done; cancelled if that was requested.
 CREATE OR REPLACE FUNCTION worker.release_job(job_id uuid, token uuid) RETURNS SETOF public.jobs
-LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);

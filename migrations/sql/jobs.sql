@@ -1,5 +1,8 @@
 -- A row of public.jobs: the rules that it keeps, who may change what, and who is notified. What a worker does with a job
 -- is in claim.sql. Every upgrade applies this file: migrations/env.py.
+--
+-- Postgres refuses the transaction of a notification while its queue is full, say because a session that listens has a
+-- transaction open. No notification is worth a row: nobody is notified then, and polling finds what there is to do.
 
 -- The rules of a row. A broken one raises the same error as a CHECK of its name.
 --
@@ -189,7 +192,7 @@ FOR EACH ROW EXECUTE FUNCTION worker.guard_job();
 CREATE OR REPLACE FUNCTION worker.wake() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    PERFORM pg_notify('worker_jobs', '');
+    PERFORM pg_notify('worker_jobs', '') WHERE pg_notification_queue_usage() < 0.9;
     RETURN NULL;
 END $$;
 
@@ -200,7 +203,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION worker.wake();
 CREATE OR REPLACE FUNCTION worker.notify_cancel() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
-    PERFORM pg_notify('worker_cancel', NEW.id::text);
+    PERFORM pg_notify('worker_cancel', NEW.id::text) WHERE pg_notification_queue_usage() < 0.9;
     RETURN NULL;
 END $$;
 
@@ -262,7 +265,7 @@ BEGIN
     again := FOUND;
     PERFORM set_config('worker.lease', key, true);
     IF again THEN
-        PERFORM pg_notify('worker_jobs', '');
+        PERFORM pg_notify('worker_jobs', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;
     RETURN again;
 END $$;

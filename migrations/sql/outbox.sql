@@ -35,7 +35,7 @@ BEGIN
     DO UPDATE SET seq = excluded.seq, body = excluded.body, created_at = excluded.created_at;
     -- A daemon wakes its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
-        PERFORM pg_notify('worker_webhooks', '');
+        PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;
     RETURN NULL;
 END $$;
@@ -95,7 +95,7 @@ BEGIN
     INSERT INTO worker.outbox (seq, id, type, shop, terminal, next_attempt_at, body)
     VALUES (next_seq, event_id, event_type, shop_name, true, CASE WHEN NOT waits THEN now() END,
         (jsonb_build_object('shop', shop_name, 'seq', next_seq) || details)::text);
-    PERFORM pg_notify('worker_webhooks', '');
+    PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
     RETURN event_id;
 END $$;
 
@@ -166,7 +166,7 @@ BEGIN
     FROM (SELECT job_id, min(seq) AS seq FROM worker.outbox
           WHERE job_id = ANY (affected) AND delivered_at IS NULL AND dead_at IS NULL GROUP BY job_id) AS first
     WHERE event.job_id = first.job_id AND event.delivered_at IS NULL AND event.dead_at IS NULL;
-    PERFORM pg_notify('worker_webhooks', '');
+    PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
 END $$;
 
 -- Delete events that were written so many days ago and that no daemon was there to send, a batch at a time. Gives their ids.

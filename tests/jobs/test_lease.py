@@ -2,8 +2,10 @@ import psycopg
 import pytest
 from conftest import until
 from sqlalchemy.engine import Engine
+from structlog.testing import capture_logs
 
 from worker.core.stages import Stage
+from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.lease import Lease
 from worker.jobs.queue import LeaseLost
@@ -86,3 +88,30 @@ def test_a_worker_cut_off_from_the_database_gives_up_in_time(engine: Engine, sql
         sql.execute("LOCK TABLE jobs")
         until(lambda: lease.lost)
     assert queue.renew(engine, job, lease_s=30) is False, "nobody had taken it meanwhile"
+
+
+def test_a_row_that_somebody_has_locked_is_no_outage_and_stays_ours(
+    engine: Engine, database_url: str, sql: psycopg.Connection
+) -> None:
+    for function in ("renew_lease", "report_progress"):  # a lease of the test is short, too
+        sql.execute(f"ALTER FUNCTION worker.{function} SET lock_timeout = '0.3s'".encode())
+    job = claim(engine)
+    monitor = DatabaseMonitor(engine, lambda: None)
+    with capture_logs() as logs, Lease(engine, job, 1.5) as lease:
+        with psycopg.connect(database_url, application_name="an-app") as other:
+            other.execute("SELECT FROM jobs FOR UPDATE")
+            until(lambda: [line for line in logs if line["event"] == "job_row_locked"])
+            lapsed = "SELECT lease_expires_at < clock_timestamp() FROM jobs"
+            until(lambda: sql.execute(lapsed).fetchone() == (True,))
+            assert queue.rescue(engine) == []
+            lease.renew_now()
+            assert not lease.lost
+            assert monitor.available
+            pid = other.info.backend_pid
+        until(lambda: sql.execute(lapsed).fetchone() == (False,))
+        assert not lease.lost
+        queue.complete(engine, job, model_url="http://m/1.glb", report={})
+    (line,) = [line for line in logs if line["event"] == "job_row_locked"]
+    assert (line["pid"], line["application"]) == (pid, "an-app")
+    assert line["open_s"] > 0
+    assert not [line for line in logs if line["event"] == "database_lost"]

@@ -2,7 +2,7 @@
 
 import time
 from importlib.resources import files
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from worker.core.settings import ConfigError, Settings
-from worker.database import values
+from worker.database import session
 
 # The revision of migrations/ that this code was written for; a test holds it against alembic's head.
 SCHEMA = "0101"
@@ -27,6 +27,7 @@ DROP_OLD_SCHEMA = (
 # Prepared statements break behind a transaction pooler. TCP gives up on a silent peer in well under a lease.
 CONNECT_ARGS: dict[str, Any] = {
     "prepare_threshold": None,
+    "client_encoding": "utf8",
     "connect_timeout": 5,
     "application_name": "shop-model-worker",
     "keepalives": 1,
@@ -47,6 +48,19 @@ Row = dict[str, Any]
 
 class Connection(psycopg.Connection[Any]):
     """Closes itself and raises OperationalError if a statement is not answered within ANSWER_S."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
+        """Connect, with our settings pinned if the other side takes them (worker/database/session.py). Raises: psycopg.Error."""
+        options = f"{parameters.get('options', '')} {session.OPTIONS}".strip()
+        try:
+            connection = super().connect(conninfo, **parameters | {"options": options})
+        except psycopg.OperationalError as error:
+            if not session.takes_no_options(error):
+                raise
+            connection = super().connect(conninfo, **parameters)
+        session.adapt(connection)
+        return connection
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         if timeout is not None:
@@ -97,9 +111,7 @@ def connect(target: URL, *, pool_size: int = 2) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, arguments: list[Any], named: dict[str, Any]) -> Connection:
-        connection = Connection.connect(*arguments, **named)
-        values.register(connection.adapters)
-        return connection
+        return Connection.connect(*arguments, **named)
 
     return engine
 
@@ -129,7 +141,7 @@ def revision(connection: sa.Connection) -> str | None:
 
     Raises: ConfigError with what to do, for a revision of before the first release.
     """
-    if connection.scalar(sa.text("SELECT to_regclass('worker.alembic_version')")) is None:
+    if connection.scalar(sa.text("SELECT to_regclass('worker.alembic_version')::text")) is None:
         return None
     found: str | None = connection.scalar(sa.text("SELECT version_num FROM worker.alembic_version"))
     if found is not None and found < FIRST_SCHEMA:
@@ -141,10 +153,13 @@ def revision(connection: sa.Connection) -> str | None:
 
 
 def check_schema(engine: Engine) -> None:
-    """Raises: ConfigError with the command to run if the database's schema is not the one that this code was written for."""
+    """Raises: ConfigError with the command to run if the database's schema is not the one that this code was written for, or if a
+    setting of the session would stop the queue.
+    """
     with engine.connect() as connection:
+        session.check(connection)
         found = revision(connection)
-        complete = connection.scalar(sa.text("SELECT to_regproc('worker.claim_job')")) is not None
+        complete = connection.scalar(sa.text("SELECT to_regproc('worker.claim_job')::text")) is not None
     if found == SCHEMA and complete:
         return
     if found == SCHEMA:

@@ -140,6 +140,11 @@ def is_auth_refused(error: psycopg.Error) -> bool:
     )
 
 
+def is_lock_timeout(error: DBAPIError) -> bool:
+    """True if a statement waited too long for a row that another session has locked."""
+    return isinstance(error.orig, psycopg.errors.LockNotAvailable)
+
+
 def is_transient(error: DBAPIError) -> bool:
     """True if the same statement may succeed later: the database is away, or busy with other sessions' locks."""
     cause = error.orig

@@ -1,14 +1,19 @@
-"""Reads values of rows so that nothing a row may hold raises: JSON of any size and depth, times without a date."""
+"""Reads values of rows so that nothing a row may hold raises: JSON of any size and depth, times without a date.
+
+They are read in Postgres's binary format, which depends on no setting of the session (worker/database/session.py).
+"""
 
 import json
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from psycopg.abc import Buffer
+from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.errors import DataError
-from psycopg.types.datetime import TimestamptzLoader
+from psycopg.pq import Format
+from psycopg.types.datetime import TimestamptzBinaryLoader
+from psycopg.types.string import TextBinaryLoader
 
 _LARGEST = sys.float_info.max
 _MOST_DIGITS = 18  # of an integer; a longer one becomes a float
@@ -26,25 +31,42 @@ def parse_json(text: str) -> Any:
 
 
 def register(adapters: AdaptersMap) -> None:
-    """Read JSON and times of a connection leniently."""
-    for name in ("json", "jsonb"):
-        adapters.register_loader(name, _JsonLoader)
+    """Read JSON and times of a connection leniently, times in UTC, and types that the driver does not know, such as enums, as text."""
+    adapters.register_loader("json", _JsonLoader)
+    adapters.register_loader("jsonb", _JsonbLoader)
     adapters.register_loader("timestamptz", _TimeLoader)
+    adapters.register_loader(0, TextBinaryLoader)
 
 
 class _JsonLoader(Loader):
+    format = Format.BINARY
+
     def load(self, data: Buffer) -> Any:
         return parse_json(bytes(data).decode(errors="replace"))
 
 
-class _TimeLoader(TimestamptzLoader):
-    """Loads a time that Python's dates cannot hold as the nearest that they can."""
+class _JsonbLoader(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> Any:
+        return parse_json(bytes(data[1:]).decode(errors="replace"))  # the first byte is the format's version
+
+
+class _TimeLoader(TimestamptzBinaryLoader):
+    """Loads times in UTC, and one that Python's dates cannot hold as the nearest that they can.
+
+    psycopg itself uses the session's time zone, and warns of those that Python does not know.
+    """
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._timezone = UTC
 
     def load(self, data: Buffer) -> datetime:
         try:
             return super().load(data)
         except (DataError, OverflowError, ValueError):
-            past = bytes(data).startswith(b"-") or bytes(data).endswith(b"BC")
+            past = bytes(data)[0] >= 0x80  # microseconds, signed, big-endian
             return datetime.min.replace(tzinfo=UTC) if past else datetime.max.replace(tzinfo=UTC)
 
 

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import structlog
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core import metrics, threads
 from worker.core.stages import Stage
+from worker.database.monitor import is_lock_timeout
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
 
 ASK_S = 2.0  # between two renewals if no notification would tell of a cancel request
+
+log = structlog.get_logger()
 
 # This clock counts the time for which the machine was suspended, too.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -46,6 +50,7 @@ class Lease:
         self._held_since = _now()
         self._wake = threading.Event()
         self._done = False
+        self._lock_logged = False
         self._unwritten: deque[Stage] = deque()
         self._writing = threading.Lock()
 
@@ -102,9 +107,11 @@ class Lease:
                 self.renew()
             except LeaseLost:
                 return
-            except DBAPIError:
-                # The monitor logs an outage. Try again soon, so that a short one costs no lease.
-                time.sleep(min(1.0, self.lease_s / 10))
+            except DBAPIError as error:
+                # The monitor logs an outage. Try again soon, so that a short one costs no lease; for a locked row at once,
+                # to be the first in the line when it is free.
+                if not is_lock_timeout(error):
+                    time.sleep(min(1.0, self.lease_s / 10))
                 self._wake.set()
 
     def _write(self) -> bool:
@@ -118,9 +125,25 @@ class Lease:
     def _hold(self, write: Callable[[], bool]) -> None:
         """Count the lease from before the statement: nobody knows when in between the database read its clock."""
         began = _now()
-        self.cancelled |= write()
+        try:
+            self.cancelled |= write()
+        except DBAPIError as error:
+            if is_lock_timeout(error):
+                # The row still had our token, and while it is locked nobody else can take the job either.
+                self._held_since = began
+                self._log_lock()
+            raise
         self._held_since = began
+        self._lock_logged = False
         metrics.LEASES.inc()
+
+    def _log_lock(self) -> None:
+        if not self._lock_logged:
+            self._lock_logged = True
+            holder = queue.lock_holder(self.engine, self.job.id) or {"pid": "unknown"}
+            log.warning(
+                "job_row_locked", meaning="its lease cannot be renewed until that transaction ends", **holder
+            )
 
 
 def _now() -> float:

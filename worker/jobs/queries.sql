@@ -17,6 +17,15 @@ SELECT cancelled FROM worker.renew_lease(:id, CAST(:token AS uuid), :lease_s) AS
 -- Write how far a job is, which renews its lease too. No row: the lease is lost.
 SELECT cancelled FROM worker.report_progress(:id, CAST(:token AS uuid), :progress, :stage, :lease_s) AS cancelled;
 
+-- name: lock_holder
+-- Who has locked a job's row: the session whose transaction is noted on the row. No row if several share the lock.
+SELECT activity.pid, activity.usename AS role, activity.application_name AS application,
+    CAST(extract(epoch FROM now() - activity.xact_start) AS double precision) AS open_s
+FROM public.jobs AS job
+JOIN pg_catalog.pg_locks AS held ON held.locktype = 'transactionid' AND held.granted AND held.transactionid = job.xmax
+JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
+WHERE job.id = :id;
+
 -- name: complete
 -- Settle a job whose model is stored, and end the older ones for the same files. No row: the lease is lost.
 SELECT true AS completed
@@ -45,7 +54,7 @@ SELECT due, expired, seconds FROM worker.next_due();
 
 -- name: notify
 -- Say something on a channel.
-SELECT pg_notify(:channel, '');
+SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.9;
 
 -- name: gauges
 -- The whole queue in figures, from the partial indexes, for one daemon's scrape and told to the others.
@@ -67,7 +76,7 @@ WITH figures AS MATERIALIZED (
         SELECT status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
     ) AS unfinished
 )
-SELECT found, pg_notify(:channel, found::text) FROM figures;
+SELECT found, CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify(:channel, found::text) END FROM figures;
 
 -- name: prune_jobs
 -- Delete jobs that ended long ago, with their history, unless the backend has still to be told of them. A batch at a

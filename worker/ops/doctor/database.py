@@ -14,6 +14,7 @@ from worker import database
 from worker.core.errors import one_line
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
+from worker.database import session
 from worker.jobs import queue
 
 QUERIES = database.queries("worker.ops.doctor")
@@ -42,10 +43,14 @@ EXPLAINED = {
 
 
 def reachable(settings: Settings) -> Iterator[Finding]:
-    """Connect, and check that the server can be written to and the connection is encrypted."""
+    """Connect, and check that the server can be written to, keeps what it confirms, and the connection is encrypted.
+
+    Raises: ConfigError for a setting of the session under which the queue would not work.
+    """
     target = database.url(settings)
     try:
         with _connected(target) as connection:
+            session.check(connection)
             who = connection.execute(QUERIES["who"]).mappings().one()
             encrypted = _pgconn(connection).ssl_in_use
     except DBAPIError as error:
@@ -55,6 +60,12 @@ def reachable(settings: Settings) -> Iterator[Finding]:
     if who["read_only"]:
         yield fail(
             "database", "the server is read-only", "Point DATABASE_URL to the primary, not to a replica."
+        )
+    if who["forgets"]:
+        yield advice(
+            "database",
+            "synchronous_commit is off: a crash of the server can undo the end of a job, which then runs again",
+            "Run as the database's owner: ALTER ROLE … SET synchronous_commit = on;",
         )
     if not encrypted and _is_remote(target):
         yield advice("database", "the connection is not encrypted", "Add ?sslmode=require to DATABASE_URL.")

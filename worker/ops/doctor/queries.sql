@@ -3,7 +3,8 @@
 -- name: who
 -- The server, the database and our role.
 SELECT current_database() AS database, current_user AS role, current_setting('server_version') AS version,
-    current_setting('transaction_read_only') = 'on' AS read_only;
+    current_setting('transaction_read_only') = 'on' AS read_only,
+    current_setting('synchronous_commit') = 'off' AS forgets;
 
 -- name: backend
 -- The server process that runs this.
