@@ -48,7 +48,7 @@ class Tab:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait_for(self, expression: str, timeout: float = 30) -> Any:
+    def wait_for(self, expression: str, timeout: float = 60) -> Any:
         return until(lambda: self.ask(expression), timeout, expression)
 
     def shot(self, file: Path, *, width: int = 1200, dark: bool = False) -> None:

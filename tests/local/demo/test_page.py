@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from browser import MISSING, chromium
+from conftest import until
 from PIL import Image
 
 from worker.local.demo.page import JobResult, NotedPhoto, write_page
@@ -148,25 +150,19 @@ def test_the_viewer_is_valid_javascript() -> None:
     subprocess.run(["node", "--check", str(script)], check=True)
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+@pytest.mark.integration
+@pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
 def test_a_browser_draws_the_model(tmp_path: Path, glb: Path) -> None:
     """The ball is red and the page is not: red pixels can only come from the model, drawn by WebGL."""
     write(tmp_path, job(glb=glb))
     shot = tmp_path / "page.png"
-    options = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run",
-        "--disable-quic", "--run-all-compositor-stages-before-draw", "--virtual-time-budget=10000",
-        "--window-size=1200,1000", f"--user-data-dir={tmp_path / 'browser'}", f"--screenshot={shot}",
-        (tmp_path / "index.html").as_uri(),
-    ]  # fmt: skip
-    # The browser's clock does not wait for the texture, which is decoded on another thread: on a busy machine the
-    # picture may be taken too early. So it is asked again, and must have drawn the ball once.
-    assert any(_red_pixels(options, shot) > 10_000 for _ in range(6))
 
+    def red_pixels() -> int:
+        tab.shot(shot)
+        with Image.open(shot) as picture:
+            red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), dtype=int), 2, 0)
+        return int(((red > 120) & (green < 80) & (blue < 80)).sum())
 
-def _red_pixels(options: list[str], shot: Path) -> int:
-    subprocess.run(["chromium", *options], check=True, capture_output=True, timeout=60)
-    with Image.open(shot) as picture:
-        red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB"), dtype=int), 2, 0)
-    return int(((red > 120) & (green < 80) & (blue < 80)).sum())
+    with chromium(tmp_path) as tab:
+        tab.open((tmp_path / "index.html").as_uri())
+        until(lambda: red_pixels() > 10_000, what="the ball")
