@@ -1,6 +1,7 @@
 """Threads where memory is short."""
 
 import _thread
+import sys
 import threading
 from collections.abc import Callable
 
@@ -23,12 +24,13 @@ def unborn(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     """What new threads should have run, none of which takes its first step: for that there was no memory."""
     targets: list[Callable[[], object]] = []
 
-    def start(target: Callable[[], object], _arguments: tuple[()]) -> int:
+    def start(target: Callable[[], object], *_: object, **__: object) -> int:
         targets.append(target)
         return 0
 
     monkeypatch.setattr(_thread, "start_new_thread", start)
-    monkeypatch.setattr(threading, "_start_new_thread", start)
+    name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+    monkeypatch.setattr(threading, name, start)
     monkeypatch.setattr(threads, "START_S", 0.1)
     return targets
 

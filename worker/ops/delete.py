@@ -20,7 +20,7 @@ class StillRunning(Exception):
 
 @dataclass(frozen=True)
 class Removed:
-    """How many rows and files were deleted."""
+    """Counts of what was deleted: rows of jobs, and files."""
 
     jobs: int
     files: int
