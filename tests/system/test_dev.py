@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 from conftest import CHILD, until
 
-from worker.local.postgres import remove_server
+from worker.local.postgres import remove_server, start_server
 
 
 @dataclass
@@ -133,3 +134,48 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     with psycopg.connect(dev["DATABASE_URL"]) as connection:
         nothing = "SELECT count(*) FROM jobs WHERE quality = 'ultra' OR image_urls[1] LIKE '%no-such-file%'"
         assert connection.execute(nothing).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("option", "taken"),
+    [("--port", "WORKER_STORAGE_URL"), ("--dashboard-port", "BACKEND_URL")],
+)
+def test_a_port_in_use_is_one_line(dev: dict[str, str], tmp_path: Path, option: str, taken: str) -> None:
+    port = dev[taken].rpartition(":")[2]
+    refused = subprocess.run(
+        [sys.executable, "-m", "worker", "dev", "--folder", tmp_path / "dev", "--port", "0", option, port],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 78, refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert f":{port}: Address already in use" in refused.stderr
+    remove_server(tmp_path / "dev" / "postgres")
+
+
+def test_a_second_ctrl_c_requeues_the_running_job(running: Running, dev: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        job = psql(
+            dev,
+            "INSERT INTO jobs (shop, product_id, image_urls)"
+            f" VALUES ('a.myshopify.com', 'slow', ARRAY['http://127.0.0.1:{silent.getsockname()[1]}/a.jpg']) RETURNING id",
+        )
+        until(lambda: psql(dev, f"SELECT stage FROM jobs WHERE id = '{job}'") == "downloading")
+        running.process.send_signal(signal.SIGINT)
+        until(lambda: "Stopping: a running job may take up to 120 s to finish" in running.log.read_text())
+        assert psql(dev, f"SELECT status FROM jobs WHERE id = '{job}'") == "processing"
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(60) == 0  # the photo alone would take longer
+    assert "Stopping now: a running job is requeued." in running.log.read_text()
+    server = start_server(running.folder / "postgres")
+    try:
+        assert (
+            psql(
+                dev | {"DATABASE_URL": server.url()},
+                "SELECT status, attempts FROM jobs WHERE product_id = 'slow'",
+            )
+            == "pending|0"
+        )
+    finally:
+        server.stop("immediate")
