@@ -1,4 +1,4 @@
-"""A server that answers as Supabase Storage was seen to answer: mostly with HTTP 400, the true status in the body."""
+"""A server that answers like Supabase Storage: mostly with HTTP 400, and the true status in the body."""
 
 import base64
 import json
@@ -37,17 +37,17 @@ class Refused(Exception):
         self.http = http
 
 
-# A fault gets the handler and what would do the request, and answers in its own way.
+# A fault takes the handler and a function that does the request, and answers in its own way.
 Fault = Callable[["Handler", Callable[[], Any]], None]
 
 
 def html(status: int) -> Fault:
-    """A gateway that does not reach the server."""
+    """Answer like a gateway that does not reach the server."""
     return lambda handler, _: handler.answer(status, b"<html><body>gateway</body></html>", "text/html")
 
 
 def html_after(status: int) -> Fault:
-    """A gateway that loses the answer of a request that was done."""
+    """Do the request, but answer like a gateway that lost the answer."""
 
     def fault(handler: "Handler", do: Callable[[], Any]) -> None:
         do()
@@ -119,7 +119,7 @@ class Bucket:
 
 
 class BucketServer(ThreadingHTTPServer):
-    """`fault` is asked for every request with its method and path, and gives what goes wrong with it, or nothing."""
+    """The server. `fault` is called with the method and path of each request and returns its fault, or None."""
 
     daemon_threads = True
 
@@ -138,7 +138,7 @@ class BucketServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def uploads(self, ending: str = "") -> list[str]:
-        """The paths that were asked to be stored, as often as they were."""
+        """Return the path of every upload request, repeated ones too."""
         start = f"/storage/v1/object/{BUCKET}/"
         return [
             path.removeprefix(start)

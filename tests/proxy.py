@@ -1,4 +1,4 @@
-"""A TCP proxy that can stop passing on what it gets while its connections stay open: a peer behind a dead link."""
+"""A TCP proxy that can stop forwarding while its connections stay open, as a dead link does."""
 
 import socket
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 
 class Proxy:
-    """`swallow` makes every connection of now half open for ever; those that are made after `heal` work."""
+    """Forward connections. `swallow` stops the current ones for good; connections made after `heal` work."""
 
     def __init__(self, port: int) -> None:
         self.target = ("127.0.0.1", port)
@@ -36,7 +36,7 @@ class Proxy:
         self.dead = threading.Event()
 
     def cut(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         for pair in self.pairs:
             for end in pair:
                 with suppress(OSError):

@@ -22,7 +22,7 @@ def leave() -> None:
 
 
 def hang() -> None:
-    """For ever in C and with the GIL, so that no Python code of the process runs again: locks one mutex twice."""
+    """Lock one mutex twice, in C and holding the GIL, so that no Python code of the process runs again."""
     libc = ctypes.PyDLL(None)
     mutex = ctypes.create_string_buffer(64)
     while True:
@@ -30,7 +30,7 @@ def hang() -> None:
 
 
 def lose_upkeep() -> None:
-    """Raises in that thread what none of its handlers expects."""
+    """Raise an exception in that thread that no handler expects."""
     thread = next(thread for thread in threading.enumerate() if thread.name == "upkeep")
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident or 0), ctypes.py_object(MemoryError)
@@ -38,7 +38,7 @@ def lose_upkeep() -> None:
 
 
 def starve(least: int = 1 << 20) -> None:
-    """Takes all the memory that the process may still have, for a second. Meanwhile there is a file `<pid>-starves`."""
+    """Use up the memory that the process may have, for a second. Meanwhile there is a file `<pid>-starves`."""
     mark = FOLDER / f"{os.getpid()}-starves"
     mark.touch()
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -61,18 +61,18 @@ def starve(least: int = 1 << 20) -> None:
 
 
 def famish() -> None:
-    """Takes all but the last bytes, so that a new thread may have no memory for its first step."""
+    """Use up all but the last bytes, so that a new thread may have no memory for its first step."""
     starve(1 << 6)
 
 
 def _obey() -> None:
     while True:
         with suppress(MemoryError):
-            _look(FOLDER / str(os.getpid()))
+            _obey_file(FOLDER / str(os.getpid()))
         time.sleep(0.02)
 
 
-def _look(order: Path) -> None:
+def _obey_file(order: Path) -> None:
     if order.exists():
         name = order.read_text()
         order.unlink()  # it is being obeyed
@@ -80,9 +80,9 @@ def _look(order: Path) -> None:
 
 
 def _wait_while_held() -> None:
-    """Where the engine would compute."""
+    """Wait and obey orders while the file `hold` exists."""
     while (FOLDER / "hold").exists():
-        _look(FOLDER / f"{os.getpid()}-engine")
+        _obey_file(FOLDER / f"{os.getpid()}-engine")
         time.sleep(0.02)
 
 

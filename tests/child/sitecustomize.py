@@ -18,6 +18,6 @@ try:
 
         rogue.install()
 except Exception:  # noqa: BLE001 - whatever it is
-    # Python itself would only print it and go on, with a test that is slow or waits for ever.
+    # Python would only print the error and go on without the changes.
     traceback.print_exc()
     os._exit(70)

@@ -1,9 +1,8 @@
 """The real pipeline at the smallest size that it has, for tests about rows, signals, webhooks and storage.
 
-A job takes 0.2 s of a processor instead of 2 to 7 s. Everything runs as it does in production, from the download to the report,
-but for the engine, whose surface is always a tetrahedron, and for the number of pixels of texture, poster and turntable. What
-the real engines and the full sizes give is shown by the tests that start a daemon with `real_models=True`, and by those of
-`tests/engines`, `tests/mesh` and `tests/pipeline`.
+A job takes 0.2 s of a processor instead of 2 to 7 s. Every step runs as in production, from the download to the report. Only
+the engine differs, whose surface is always a tetrahedron, and the number of pixels of texture, poster and turntable. Real
+engines and full sizes are tested by daemons with `real_models=True` and in `tests/engines`, `tests/mesh` and `tests/pipeline`.
 """
 
 from collections.abc import Callable
@@ -18,14 +17,14 @@ from worker.pipeline import preview
 
 
 class Tetrahedron:
-    """Of another colour each time, so that no two files are the same."""
+    """An engine whose surface has another colour each time, so that no two files are the same."""
 
     name = "tetrahedron"
     version = "1"
     details: dict[str, str] = {}  # noqa: RUF012 - the protocol's
 
     def __init__(self, wait: Callable[[], None] = lambda: None) -> None:
-        """`wait` is called where another engine would compute."""
+        """`wait` is called when a real engine would compute."""
         self.wait = wait
 
     def reconstruct(self, _views: object, _preset: Preset) -> Surface:

@@ -1,4 +1,4 @@
-"""What becomes of jobs in a daemon that lives on: all tests of this file share one, and its database."""
+"""What happens to jobs in one daemon: the tests of this file share it and its database."""
 
 import io
 import os
@@ -26,7 +26,7 @@ SECRETS = {"WEBHOOK_SECRET": "c2VjcmV0LXBsYW50ZWQ=", "SUPABASE_SERVICE_ROLE_KEY"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the daemon and, in `site`, of the photos."""
+    """Make the daemon's folder; `site` in it has the photos."""
     path = tmp_path_factory.mktemp("daemon")
     (path / "site").mkdir()
     return path
@@ -62,7 +62,7 @@ def daemon(database_url: str, site: DevServer, folder: Path, u2netp: Path) -> It
 
 @pytest.fixture
 def enqueue(engine: Engine, daemon: Daemon) -> Callable[[str], UUID]:
-    """Inserts a job for a photo, once the daemon has a child for it; every product has another number."""
+    """Return a function that inserts a job for a photo, each for another product, after the daemon has a child."""
 
     def insert(url: str) -> UUID:
         until(lambda: Path(f"/proc/{child(daemon)}").exists())
@@ -74,7 +74,7 @@ def enqueue(engine: Engine, daemon: Daemon) -> Callable[[str], UUID]:
 
 
 def child(daemon: Daemon) -> int:
-    """Its process now."""
+    """Return the process id of the daemon's current child."""
     return int(daemon.events("child_ready")[-1]["pid"])
 
 

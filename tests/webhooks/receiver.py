@@ -1,4 +1,4 @@
-"""A backend for the tests: a real server on loopback that writes down what it gets and answers what a test wants."""
+"""A backend for the tests: a real server on loopback that records requests and answers as a test wants."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ Answer = tuple[int, dict[str, str]]
 
 
 class Backend(ThreadingHTTPServer):
-    """`seen` is every request, `got` those that were answered with 2xx. `answers` are given first, then `reply`'s."""
+    """`seen` has every request, `got` those answered with 2xx. Uses up `answers` first, then calls `reply`."""
 
     daemon_threads = True
 
@@ -52,7 +52,7 @@ class Backend(ThreadingHTTPServer):
         return [webhook.event for webhook in self.got]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A sender that hangs up is no error of the test."""
+        """Ignore a sender that closes its connection."""
 
 
 @contextmanager
