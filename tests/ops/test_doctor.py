@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+import forward_proxy
 import psycopg
 import pytest
+import receiver
 from bucket_server import BUCKET, KEY, Bucket, BucketServer, serve
 
 from worker import database as connections
@@ -414,3 +416,49 @@ def test_an_older_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.name for finding in named] == ["schema"]
     assert f"({found}) is older" in named[0].text
     assert "worker migrate" in named[0].fix
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "says"),
+    [
+        (204, Level.OK, "answers (204 to HEAD)"),
+        (401, Level.ADVICE, "set WORKER_WEBHOOK_BEARER_TOKEN"),
+        (403, Level.ADVICE, "set WORKER_WEBHOOK_BEARER_TOKEN"),
+        (404, Level.ADVICE, "correct BACKEND_URL"),
+        (302, Level.FAIL, "redirect"),
+    ],
+)
+def test_the_backend_s_answer_says_if_webhooks_would_arrive(
+    status: int, level: Level, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiver.serve() as backend:
+        # The whole URL, which is used as it is.
+        monkeypatch.setenv("BACKEND_URL", f"{backend.url}/api/models/webhook/update")
+        monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+        monkeypatch.setenv("WORKER_WEBHOOK_BEARER_TOKEN", "planted-token")
+        backend.answers = [(status, {"X Cache": "no"})]
+        (found,) = services.webhook(Settings())
+    assert found.level is level
+    assert says in str(found)
+    assert "planted" not in str(found)
+    assert found.text.count("/api/models/webhook/update") == 1
+    # As a webhook, so that the backend's authentication treats it as one.
+    (asked,) = backend.seen
+    assert (asked.path, asked.body) == ("/api/models/webhook/update", b"")
+    assert asked.headers["authorization"] == "Bearer planted-token"
+    assert asked.headers["webhook-signature"].startswith("v1,")
+
+
+def test_the_doctor_names_the_proxy_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKEND_URL", "http://backend.test")
+    with receiver.serve() as backend, forward_proxy.serve(backend.server_port, "us", "planted") as proxy:
+        address = f"127.0.0.1:{proxy.server_port}"
+        monkeypatch.setenv("HTTP_PROXY", f"http://us:planted@{address}")
+        (found,) = services.webhook(Settings())
+        assert found.level is Level.OK
+        assert f"through the proxy http://{address}" in found.text
+        monkeypatch.setenv("HTTP_PROXY", f"http://us:planted-wrong@{address}")
+        (refused,) = services.webhook(Settings())
+    assert refused.level is Level.FAIL
+    assert "the proxy refuses us" in refused.text
+    assert "planted" not in f"{found} {refused}"

@@ -1,8 +1,6 @@
 # ruff: noqa: RUF001 - characters that look like others are what some of these addresses are about
 """Addresses from strangers: by the name, by the number behind the name, and after a redirect."""
 
-import datetime as dt
-import importlib
 import logging
 import socket
 import ssl
@@ -12,12 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import certificates
 import httpcore
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from worker.core.errors import JobError
 from worker.pipeline import address
@@ -325,42 +320,13 @@ def site() -> Iterator[Site]:
     site.close()
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of cdn.shopify.com, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cdn.shopify.com")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("cdn.shopify.com")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path_factory.mktemp("certificate") / "both.pem"
-    file.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return file
-
-
 @pytest.fixture
-def secure_site(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    monkeypatch.setattr(
-        importlib.import_module("worker.pipeline.download"), "_certificates", lambda: trusting
-    )
-    site = Site(context)
+def secure_site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    issued = certificates.issue(tmp_path_factory.mktemp("certificates"), "cdn.shopify.com")
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued.authority))
+    # A proxy would connect to addresses that nobody has checked: photos use none.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    site = Site(issued.context())
     yield site
     site.close()
 

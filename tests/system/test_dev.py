@@ -35,7 +35,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker", "dev", "--folder", folder, "--port", "0"],
-            env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp), "PYTHONPATH": str(CHILD)},
+            env=os.environ
+            | {
+                "WORKER_WEIGHTS_DIR": str(u2netp),
+                "PYTHONPATH": str(CHILD),
+                "HTTP_PROXY": "http://127.0.0.1:9",  # an office's, which cannot reach this machine's servers
+            },
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -4,7 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
+import certificates
+import forward_proxy
 import psycopg
 import pytest
 import receiver
@@ -443,3 +446,47 @@ def test_every_event_says_its_type_and_other_types_are_sent_to_those_who_ask(
     assert told.event["batch"] == "monday"
     assert "jobId" not in told.event
     Webhook(SECRET).verify(told.body, told.headers)
+
+
+def test_the_backend_s_own_authority_and_a_proxy_are_found_in_the_environment_and_no_log_has_the_password(
+    engine: Engine,
+    sql: psycopg.Connection,
+    make_sender: MakeSender,
+    backend: Backend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    issued = certificates.issue(tmp_path, "backend.test")
+    backend.socket = issued.context().wrap_socket(backend.socket, server_side=True)
+    start_job(engine)
+    with forward_proxy.serve(backend.server_port, "us", "planted-right") as proxy:
+        address = f"127.0.0.1:{proxy.server_port}"
+        monkeypatch.setenv("SSL_CERT_FILE", str(issued.authority))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://us:planted-wrong@{address}")
+        drain(make_sender(backend_url="https://backend.test"))
+        (reason,) = sql.execute("SELECT last_error FROM worker.outbox").fetchall()[0]
+        assert reason.startswith("ProxyError: 407")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://us:planted-right@{address}")
+        due_now(sql)
+        drain(make_sender(backend_url="https://backend.test"))
+        assert proxy.asked == ["CONNECT backend.test:443"]
+    assert [event["status"] for event in backend.events] == ["processing"]
+    assert "planted" not in capsys.readouterr().out + reason
+
+
+def test_an_answer_with_a_malformed_header_is_an_answer(
+    engine: Engine, sql: psycopg.Connection, sender: Sender, backend: Backend
+) -> None:
+    backend.answers = [(204, {"X Cache Status": "MISS"})]
+    start_job(engine)
+    drain(sender)
+    assert sql.execute("SELECT delivered_at IS NOT NULL, attempts FROM worker.outbox").fetchall() == [
+        (True, 1)
+    ]
+
+
+@pytest.mark.parametrize("end", ["", "/", sending.PATH, sending.PATH + "/"])
+def test_backend_url_may_be_the_whole_url_of_the_webhooks(end: str) -> None:
+    for start in ("https://b.example", "https://b.example/shop"):
+        assert sending.webhook_url(start + end) == start + sending.PATH

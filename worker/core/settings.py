@@ -83,7 +83,8 @@ class Settings(BaseSettings):
     backend_url: str | None = Field(
         None,
         validation_alias="BACKEND_URL",
-        description="Webhooks are sent to `{BACKEND_URL}/api/models/webhook/update`. If unset, no webhooks are sent.",
+        description="Webhooks are sent to `{BACKEND_URL}/api/models/webhook/update`; the whole URL may be given as well. If unset, no "
+        "webhooks are sent.",
     )
     webhook_secret: SecretStr | None = Field(
         None,

@@ -29,6 +29,22 @@ def drop_bad_lines(head: bytes) -> bytes:
     return b"".join(kept)
 
 
+class _Head:
+    """The head of a response, while it is received."""
+
+    def __init__(self) -> None:
+        self._received = b""
+
+    def add(self, more: bytes) -> bytes | None:
+        """Add what was read; nothing at the connection's end. Returns what h11 gets, or None while the head is incomplete."""
+        self._received += more
+        while (end := _END.search(self._received)) and _INTERIM.match(self._received):
+            self._received = self._received[end.end() :]  # `103 Early Hints` and others, before the response
+        if end:
+            return drop_bad_lines(self._received[: end.end()]) + self._received[end.end() :]
+        return self._received if not more or len(self._received) >= MAX_HEAD else None
+
+
 class TolerantNetwork(httpcore.AsyncNetworkBackend):
     """Connect through another backend, and drop the header lines that break the rules from responses."""
 
@@ -52,23 +68,18 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream
-        self._in_head = False
+        self._head: _Head | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        if not self._in_head:
+        if self._head is None:
             return await self._stream.read(max_bytes, timeout)
-        head = b""
-        while not (end := _END.search(head)) and len(head) < MAX_HEAD:
-            if not (more := await self._stream.read(max_bytes, timeout)):
-                return head
-            head += more
-            while (end := _END.search(head)) and _INTERIM.match(head):
-                head = head[end.end() :]  # `103 Early Hints` and others, before the response
-        self._in_head = False
-        return drop_bad_lines(head[: end.end()]) + head[end.end() :] if end else head
+        while (got := self._head.add(await self._stream.read(max_bytes, timeout))) is None:
+            pass
+        self._head = None
+        return got
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        self._in_head = True
+        self._head = _Head()
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -81,6 +92,58 @@ class _Stream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109
     ) -> httpcore.AsyncNetworkStream:
         return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class TolerantSyncNetwork(httpcore.NetworkBackend):
+    """As TolerantNetwork, for clients without an event loop."""
+
+    def __init__(self, network: httpcore.NetworkBackend) -> None:
+        self._network = network
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect through the other backend. Raises: its errors."""
+        return _SyncStream(self._network.connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+class _SyncStream(httpcore.NetworkStream):
+    """As _Stream."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+        self._head: _Head | None = None
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._head is None:
+            return self._stream.read(max_bytes, timeout)
+        while (got := self._head.add(self._stream.read(max_bytes, timeout))) is None:
+            pass
+        self._head = None
+        return got
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._head = _Head()
+        self._stream.write(buffer, timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _SyncStream(self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -83,6 +83,12 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_HEAD(self) -> None:
+        if self.path == PATH:
+            self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
+        else:
+            super().do_HEAD()
+
     def do_POST(self) -> None:
         length = int(self.headers.get("content-length", 0))
         if self.path != PATH or length > LARGEST_WEBHOOK:

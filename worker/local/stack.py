@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
+from urllib.request import getproxies_environment
 from uuid import UUID
 
 from sqlalchemy.engine import Engine
@@ -66,6 +67,8 @@ def start_stack(
             "WORKER_PHOTO_HTTP": "true",
             "WORKER_PHOTO_LOOPBACK": "true",
             "WORKER_TEMP_DIR": str(folder / "tmp"),
+            # A developer's proxy does not lead back to this machine. Where both spellings are set, the lower case is read.
+            "no_proxy": ",".join(filter(None, [getproxies_environment().get("no"), "127.0.0.1"])),
         }
         migrate.upgrade(database.parse(postgres.url(), "DATABASE_URL"))
         yield Stack(environment, server, files)

@@ -1,8 +1,6 @@
 """A photo's URL → its bytes in a file, within limits of size and time that hold whatever the server does."""
 
 import asyncio
-import ssl
-from functools import cache
 from pathlib import Path
 
 import httpcore
@@ -10,6 +8,7 @@ import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from worker.core.errors import JobError, is_retryable_status, parse_retry_after
+from worker.http.clients import authorities
 from worker.http.heads import TolerantNetwork
 from worker.pipeline import address
 from worker.pipeline.address import Policy, Resolve
@@ -100,15 +99,9 @@ def download(
 def _connections(policy: Policy, resolve: Resolve) -> httpcore.AsyncConnectionPool:
     """Open the pool of one download. It is httpcore's, which has no proxies, cookies or redirects, and logs no URLs."""
     return httpcore.AsyncConnectionPool(
-        ssl_context=_certificates(),
+        ssl_context=authorities(),
         network_backend=TolerantNetwork(address.PinnedNetwork(policy, resolve)),
     )
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    # Cached, because reading all certificate authorities takes longer than downloading a small photo.
-    return httpx.create_ssl_context(trust_env=False)
 
 
 async def _fetch(

@@ -18,6 +18,7 @@ from worker.core.errors import one_line, parse_retry_after
 from worker.core.settings import ConfigError, Settings
 from worker.core.threads import jitter
 from worker.database.monitor import is_connection_lost
+from worker.http import clients
 from worker.webhooks import outbox, retries, signature
 from worker.webhooks.outbox import Event
 
@@ -44,13 +45,14 @@ class Sender(threading.Thread):
         super().__init__(name="webhooks", daemon=True)
         self.engine = engine
         self.url = webhook_url(settings.backend_url)
+        clients.validate(self.url)
         secret, token = settings.webhook_secret, settings.webhook_bearer_token
         self.keys = signature.keys(secret.get_secret_value()) if secret else []
         self.types = settings.webhook_events
         self.type_in_body = settings.webhook_type_in_body
         self.headers = {"content-type": "application/json", "user-agent": f"shop-model-worker/{__version__}"}
         if token:
-            self.headers["authorization"] = _bearer(token.get_secret_value())
+            self.headers["authorization"] = bearer(token.get_secret_value())
         self.stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._paused = False
@@ -86,7 +88,7 @@ class Sender(threading.Thread):
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         sending: set[asyncio.Task[None]] = set()
-        async with httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
+        async with clients.async_client(self.url, timeout=TIMEOUT, follow_redirects=False) as client:
             while True:
                 self._wake.clear()
                 last = self.stopping.is_set()
@@ -196,7 +198,10 @@ class Sender(threading.Thread):
 
 
 def webhook_url(backend_url: str | None) -> str:
-    """Return the URL for webhooks. Raises: ConfigError, which does not repeat the value: it may hold a password."""
+    """Return the URL for webhooks; BACKEND_URL may be that URL itself.
+
+    Raises: ConfigError, which does not repeat the value: it may hold a password.
+    """
     if backend_url is None:
         raise ConfigError("BACKEND_URL is not set.")
     try:
@@ -210,10 +215,11 @@ def webhook_url(backend_url: str | None) -> str:
             "BACKEND_URL must not hold a password, a query or a fragment. A token goes into "
             "WORKER_WEBHOOK_BEARER_TOKEN."
         )
-    return backend_url.rstrip("/") + PATH
+    return backend_url.rstrip("/").removesuffix(PATH) + PATH
 
 
-def _bearer(token: str) -> str:
+def bearer(token: str) -> str:
+    """Return the value of the header `authorization`. Raises: ConfigError, which does not repeat the token."""
     if not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError("WORKER_WEBHOOK_BEARER_TOKEN must be printable ASCII without spaces.")
     return f"Bearer {token}"

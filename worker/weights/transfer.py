@@ -18,6 +18,7 @@ from pathlib import Path
 import httpx
 
 from worker.core.errors import is_retryable_status, redact_url
+from worker.http import clients
 from worker.weights.errors import FetchFailed, SourceRefused, SourceUnreachable, WrongContent
 
 CHUNK = 1 << 20
@@ -191,7 +192,10 @@ def _try(url: str, part: Path, expected: Expected, on_progress: OnProgress | Non
         have = 0
     # Sizes and ranges of a compressed answer would not be those of the file.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=TIMEOUT_S) as response:
+    with (
+        clients.client(url, follow_redirects=True, timeout=TIMEOUT_S) as client,
+        client.stream("GET", url, headers=headers) as response,
+    ):
         have, total = _beginning(url, response, have, part)
         if total is not None and expected.size not in {None, total}:
             raise WrongContent(f"{redact_url(url)} has {total:,} bytes instead of {expected.size:,}.")

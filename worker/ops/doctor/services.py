@@ -1,11 +1,17 @@
 """What is reached over HTTP: the store, the hosts of photos, and the backend."""
 
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from http import HTTPStatus
+from uuid import uuid4
 
 import httpx
 
+from worker.core.errors import redact_url
 from worker.core.finding import Finding, Level, advice, fail, ok, unreachable
-from worker.core.settings import Settings
+from worker.core.settings import ConfigError, Settings
+from worker.http import clients
 from worker.storage import StoreUnreachable, open_store
 from worker.webhooks import sender, signature
 
@@ -56,24 +62,56 @@ def webhook(settings: Settings) -> Iterator[Finding]:
         )
         return
     url = sender.webhook_url(settings.backend_url)
+    proxy = clients.proxy(url)
+    way = f", through the proxy {redact_url(str(proxy.url))}" if proxy else ""
     try:
-        with httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=False) as client:
-            answer = client.head(url)
+        with clients.client(url, timeout=TIMEOUT, follow_redirects=False) as client:
+            status = client.head(url, headers=_webhook_headers(settings)).status_code
     except httpx.TransportError as error:
         yield unreachable(
             "webhook",
-            f"{url} does not answer: {type(error).__name__}: {error}",
+            f"{url} does not answer{way}: {type(error).__name__}: {error}",
             "Check that the backend runs and BACKEND_URL can be reached from here. Events wait meanwhile.",
         )
         return
-    if answer.is_redirect:
+    if 300 <= status < 400:
         yield fail(
             "webhook",
-            f"{url} answers {answer.status_code}, but redirects are not followed",
+            f"{url} answers {status}, but redirects are not followed",
             "Set BACKEND_URL to the redirect's target; usually that is https:// in place of http://.",
         )
+    elif status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+        yield advice(
+            "webhook",
+            f"{url} answers {status} to HEAD{way}: if it answers so to a webhook too, events are dropped after five tries",
+            "Except this path from the backend's authentication, or set WORKER_WEBHOOK_BEARER_TOKEN to a token that it accepts.",
+        )
+    elif status == HTTPStatus.NOT_FOUND:
+        yield advice(
+            "webhook",
+            f"{url} answers 404 to HEAD{way}: the backend may not have this path, or have it for POST alone",
+            f"Look what it answers to curl -X POST {url}; if that is 404 too, correct BACKEND_URL.",
+        )
+    elif status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        yield fail(
+            "webhook",
+            f"the proxy refuses us{way}",
+            "Set HTTPS_PROXY or HTTP_PROXY to http://USER:PASSWORD@HOST:PORT.",
+        )
     else:
-        yield ok("webhook", f"{url} answers ({answer.status_code} to HEAD)")
+        yield ok("webhook", f"{url} answers ({status} to HEAD){way}")
+
+
+def _webhook_headers(settings: Settings) -> dict[str, str]:
+    """Return the headers of a webhook without a body, which the backend's authentication treats as it treats webhooks."""
+    keys = []
+    if settings.webhook_secret:
+        with suppress(ConfigError):  # the check of the secret says so
+            keys = signature.keys(settings.webhook_secret.get_secret_value())
+    headers = signature.headers(keys, event=str(uuid4()), body=b"", sent_at=datetime.now(UTC))
+    if settings.webhook_bearer_token:
+        headers["authorization"] = sender.bearer(settings.webhook_bearer_token.get_secret_value())
+    return headers
 
 
 def secret(settings: Settings) -> Iterator[Finding]:

@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
         webhook = Webhook(self.path, body, {name.lower(): value for name, value in self.headers.items()})
         self.server.seen.append(webhook)
         answer = self.server.answers.pop(0) if self.server.answers else self.server.reply(webhook, self)
@@ -88,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("content-length", "0")
         self.end_headers()
+
+    do_HEAD = do_POST  # noqa: N815 - the base class's names
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
