@@ -62,6 +62,23 @@ def refusal(status: str, error: str, http: int = 400) -> Fault:
     )
 
 
+def busy(status: int, retry_after: str) -> Fault:
+    """A server that asks for patience."""
+
+    def fault(handler: "Handler", _: Callable[[], Any]) -> None:
+        handler.send_response(status)
+        handler.send_header("retry-after", retry_after)
+        handler.send_header("content-length", "0")
+        handler.end_headers()
+
+    return fault
+
+
+def says(answer: Any) -> Fault:
+    """A success that says something else than the server would."""
+    return lambda handler, _: handler.answer(200, answer)
+
+
 def reset(handler: "Handler", _: Callable[[], Any]) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.drop()

@@ -48,6 +48,7 @@ class QuickChild(Child):
 
     running = True
     pid = None
+    padding = b""  # makes the model larger
 
     def __init__(self, configured: settings.Settings, device: str) -> None:
         super().__init__(configured, device)
@@ -56,6 +57,8 @@ class QuickChild(Child):
     def work(self, work: Work) -> None:
         for name in ("cutout.png", "poster.png", "model.glb"):
             (work.folder / name).write_bytes(content(work.name, name))
+        with (work.folder / "model.glb").open("ab") as model:
+            model.write(self.padding)
         self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "of": work.name}))
 
     def receive(self, timeout: float) -> Progress | Result | None:
@@ -239,6 +242,106 @@ def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(
         bucket.fault = lambda _method, _path: None
         sql.execute("UPDATE jobs SET run_after = now()")
         until(lambda: {row[1] for row in rows(sql)} == {"completed"})
+    store.storage.session.close()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("why", ["size", "type"])
+def test_a_job_whose_model_is_refused_leaves_the_files_of_the_model_before_it(
+    bucket: BucketServer, engine: Engine, tmp_path: Path, why: str
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.001)
+    before = bucket_server.Object(b"the model before", "", "", {})
+    bucket.bucket.objects = dict.fromkeys(["a/1.glb", "a/1.png", "a/1.cutout.png"], before)
+    if why == "size":
+        # Only the model, which is stored last, is too large.
+        bucket.bucket.file_size_limit = max(len(content("1", n)) for n in ("cutout.png", "poster.png")) + 1
+        QuickChild.padding = b"x" * bucket.bucket.file_size_limit
+    else:
+        bucket.bucket.allowed_mime_types = ["image/png"]
+    try:
+        job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+        with lanes(1, store, engine, tmp_path / "tmp"):
+            until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
+    finally:
+        QuickChild.padding = b""
+    store.storage.session.close()
+    (row,) = queue.get_jobs(engine, [job])
+    assert (row["status"], row["error_code"]) == (
+        "failed",
+        "storage_too_large" if why == "size" else "storage_refused",
+    )
+    assert bucket.uploads() == []
+    assert set(map(id, bucket.bucket.objects.values())) == {id(before)}
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cancel_while_files_are_stored_leaves_no_poster_beside_another_model(
+    bucket: BucketServer, engine: Engine, tmp_path: Path
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=5, wait_s=0.001)
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+
+    def cancel(method: str, path: str) -> Fault | None:
+        if method == "POST" and path.endswith("/a/1.png"):
+            queue.request_cancel(engine, job)
+        return None
+
+    bucket.fault = cancel
+    with lanes(1, store, engine, tmp_path / "tmp"):
+        until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
+    store.storage.session.close()
+    (row,) = queue.get_jobs(engine, [job])
+    assert row["status"] == "completed"
+    assert {path: stored.content for path, stored in bucket.bucket.objects.items()} == {
+        "a/1.cutout.png": content("1", "cutout.png"),
+        "a/1.png": content("1", "poster.png"),
+        "a/1.glb": content("1", "model.glb"),
+    }
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cancel_before_the_first_file_is_stored_leaves_what_was_there(
+    bucket: BucketServer, engine: Engine, tmp_path: Path
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=5, wait_s=0.001)
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+
+    def cancel(method: str, path: str) -> Fault | None:
+        if method == "GET" and path.endswith(f"/bucket/{BUCKET}"):
+            queue.request_cancel(engine, job)
+        return None
+
+    bucket.fault = cancel
+    with lanes(1, store, engine, tmp_path / "tmp"):
+        until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
+    store.storage.session.close()
+    assert queue.get_jobs(engine, [job])[0]["status"] == "cancelled"
+    assert bucket.uploads() == []
+
+
+def test_after_one_failed_upload_the_store_is_checked_at_once_and_a_long_outage_costs_seconds(
+    bucket: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("worker.daemon.admission.time.monotonic", lambda: now[0])
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.001)
+    scratch = Scratch(tmp_path)
+    gate = Admission(store, scratch, None, 0)
+    gate.close()
+    assert gate.check(), "the store works, and nothing waits"
+
+    bucket.fault = lambda _method, _path: FAULTS["503 of a gateway"]
+    gate.close()
+    for _ in range(60):
+        now[0] += 1
+        assert not gate.check()
+    bucket.fault = lambda _method, _path: None
+    asked = now[0]
+    while not gate.check():
+        now[0] += 1
+    assert now[0] - asked <= 10
+    scratch.close()
     store.storage.session.close()
 
 

@@ -1,6 +1,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from urllib.request import urlopen
@@ -124,3 +125,36 @@ def test_a_folder_is_tried_out_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "store").touch()
     with pytest.raises(StoreUnreachable, match="WORKER_STORAGE_DIR cannot be written"):
         store.check()
+
+
+def test_who_may_read_a_file_may_enter_its_folders_under_the_unit_s_umask(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"x")
+    before = os.umask(0o027)
+    try:
+        LocalStore(tmp_path / "models" / "site").put("s.example/1/2.glb", tmp_path / "model", GLB)
+    finally:
+        os.umask(before)
+    folder = tmp_path / "models"
+    modes = {path.relative_to(folder).as_posix(): path.stat().st_mode & 0o777 for path in folder.rglob("*")}
+    assert modes == {
+        "site": 0o755,
+        "site/s.example": 0o755,
+        "site/s.example/1": 0o755,
+        "site/s.example/1/2.glb": 0o644,
+    }
+
+
+def test_files_that_do_not_fit_on_the_disk_together_are_refused_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "model").write_bytes(b"x" * 60)
+    files = [(tmp_path / "model", GLB)] * 2
+    store.check_files(files)
+    (tmp_path / "store").rmdir()
+    store.check_files(files)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(JobError) as error:
+        store.check_files(files)
+    assert (error.value.code, error.value.retryable) == ("no_space", True)

@@ -3,20 +3,28 @@
 import hashlib
 import random
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import bucket_server
+import certificates
+import forward_proxy
 import pytest
 from bucket_server import BUCKET, FAULTS, KEY, BucketServer
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from worker.core.errors import JobError
 from worker.core.finding import Level
-from worker.core.settings import ConfigError
+from worker.core.settings import ConfigError, Settings
 from worker.storage import StoreUnreachable
+from worker.storage import open_store as open_configured
 from worker.storage.supabase import TRIES, SupabaseStore
 
 PATH = "a.myshopify.com/123.glb"
@@ -138,17 +146,27 @@ def test_a_refusal_is_not_tried_again_at_once(
         assert len(bucket.uploads()) == 1
 
 
-def test_a_file_above_the_limit_is_not_sent_until_the_limit_is_raised(
+def test_files_are_checked_together_and_again_once_the_bucket_is_changed(
     bucket: BucketServer, store: SupabaseStore, model: Path
 ) -> None:
+    poster = model.with_name("poster.png")
+    poster.write_bytes(b"PNG")
+    files = [(poster, "image/png"), (model, GLB)]
+    store.check_files(files)
     bucket.bucket.file_size_limit = 5
-    with pytest.raises(JobError) as error:
-        store.put(PATH, model, GLB)
-    assert error.value.code == "storage_too_large"
-    assert bucket.uploads() == []
+    with pytest.raises(JobError, match=r"0\.00 MB") as error:
+        store.check_files(files)
+    assert (error.value.code, error.value.retryable) == ("storage_too_large", False)
     bucket.bucket.file_size_limit = 500
-    store.put(PATH, model, GLB)
-    assert PATH in bucket.bucket.objects
+    bucket.bucket.allowed_mime_types = ["image/*"]
+    with pytest.raises(JobError, match=f"of the type {GLB}. ") as error:
+        store.check_files(files)
+    assert error.value.code == "storage_refused"
+    bucket.bucket.allowed_mime_types = ["image/png", GLB]
+    store.check_files(files)
+    bucket.fault = lambda _method, _path: FAULTS["503 of a gateway"]
+    store.check_files(files)  # an upload has more tries
+    assert bucket.uploads() == []
 
 
 def test_nothing_is_tried_once_the_job_is_lost(
@@ -370,3 +388,156 @@ def test_no_log_and_no_error_shows_the_key_or_a_token(bucket: BucketServer, mode
     assert len(lines) > len(FAULTS)
     assert "planted" not in shown
     assert "token" not in shown
+
+
+def test_types_that_this_worker_does_not_store_need_not_be_allowed(bucket: BucketServer) -> None:
+    base = {"SUPABASE_URL": bucket.url, "SUPABASE_SERVICE_ROLE_KEY": KEY, "storage_dir": None}
+
+    def says(**settings: object) -> list[str]:
+        store = open_configured(Settings(**base, **settings))  # type: ignore[arg-type]
+        assert isinstance(store, SupabaseStore)
+        OPENED.append(store)
+        return [finding.text for finding in store.check()]
+
+    bucket.bucket.allowed_mime_types = [GLB, "image/png"]
+    assert says(turntable=False) == []
+    assert says(turntable=True) == ['The bucket "3d-models" does not allow image/webp']
+    bucket.bucket.allowed_mime_types = [GLB, "image/png", "image/webp"]
+    assert says(turntable=True) == []
+    assert says(turntable=True, usdz=True) == ['The bucket "3d-models" does not allow model/vnd.usdz+zip']
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "waits"), [(429, "1", True), (503, "1", True), (503, "soon", False)]
+)
+def test_a_wait_that_the_storage_asks_for_is_respected(
+    bucket: BucketServer, store: SupabaseStore, model: Path, status: int, header: str, waits: bool
+) -> None:
+    bucket.fail_once_each(bucket_server.busy(status, header))
+    began = time.monotonic()
+    store.put(PATH, model, GLB)
+    assert (time.monotonic() - began >= 1) is waits
+
+
+def test_it_is_respected_up_to_a_minute(
+    bucket: BucketServer, store: SupabaseStore, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.storage.supabase.RETRY_AFTER_S", 0.2)
+    bucket.fail_once_each(bucket_server.busy(429, "3600"))
+    store.put(PATH, model, GLB)
+    assert PATH in bucket.bucket.objects
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "Key",
+                    "signedURL",
+                    "name",
+                    "id",
+                    "size",
+                    "metadata",
+                    "sha256",
+                    "message",
+                    "error",
+                    "statusCode",
+                ]
+            )
+            | st.text(max_size=5),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=8,
+)
+PROPERTIES = [
+    "id",
+    "name",
+    "owner",
+    "public",
+    "created_at",
+    "updated_at",
+    "file_size_limit",
+    "allowed_mime_types",
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    answer=JSON | st.fixed_dictionaries(dict.fromkeys(PROPERTIES, JSON)),
+    status=st.sampled_from([200, 400, 500]),
+)
+@example(answer=None, status=200)
+@example(answer=[], status=200)
+@example(answer=[{"name": "a", "id": None}], status=200)  # a folder in each folder
+@example(answer={"signedURL": ""}, status=200)
+@example(answer={"message": {}, "error": [], "statusCode": "²"}, status=400)
+@example(answer={"message": "", "error": "", "statusCode": "9" * 5000}, status=400)
+def test_whatever_the_storage_answers_is_an_answer_a_refusal_or_tried_again(
+    bucket: BucketServer, model: Path, monkeypatch: pytest.MonkeyPatch, answer: object, status: int
+) -> None:
+    monkeypatch.setattr("worker.storage.supabase.TRIES", 1)
+    store = fuzzed(bucket)
+    bucket.fault = lambda _method, _path: lambda handler, _: handler.answer(status, answer)
+    for act in (
+        lambda: store.put(PATH, model, GLB),
+        lambda: store.check_files([(model, GLB)]),
+        lambda: store.find("a/1"),
+        lambda: store.remove(["a/1.glb"]),
+    ):
+        with suppress(JobError):
+            act()
+    try:
+        found = store.check()
+    except StoreUnreachable as error:
+        lines = [str(error)]
+    else:
+        lines = [str(finding) for finding in found]
+    assert all("\n" not in line and len(line) < 1000 for line in lines)
+
+
+@cache
+def fuzzed(bucket: BucketServer) -> SupabaseStore:
+    """One store for all examples: making one takes longer than a request."""
+    return open_store(bucket, signed_url_s=60)
+
+
+@pytest.mark.parametrize("answer", [None, [], "deleted", {"signedURL": "x"}])
+def test_a_success_of_something_else_is_tried_again_and_stores_nothing(
+    bucket: BucketServer, model: Path, answer: object
+) -> None:
+    bucket.bucket.public = False
+    store = open_store(bucket, signed_url_s=60)
+    bucket.fail_once_each(bucket_server.says(answer), bucket_server.says(answer))
+    assert "token=" in store.put(PATH, model, GLB)
+    assert bucket.bucket.objects[PATH].content == b"glTF model"
+    if not isinstance(answer, list):  # which is how a removal is answered
+        bucket.fail_once_each(bucket_server.says(answer), method="DELETE")
+    store.remove([PATH])
+    assert bucket.bucket.objects == {}
+
+
+def test_a_store_behind_its_own_authority_and_a_proxy(
+    bucket: BucketServer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = certificates.issue(tmp_path, "storage.test")
+    bucket.socket = issued.context().wrap_socket(bucket.socket, server_side=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued.authority))
+    with forward_proxy.serve(bucket.server_port, "us", "planted") as proxy, capture_logs() as lines:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://us:planted@127.0.0.1:{proxy.server_port}")
+        store = SupabaseStore("https://storage.test", KEY, BUCKET, wait_s=0.001)
+        OPENED.append(store)
+        url = store.put(PATH, model, GLB)
+        assert url.startswith("https://storage.test/storage/v1/object/public/")
+        assert set(proxy.asked) == {"CONNECT storage.test:443"}
+        proxy.credentials = "changed"
+        store.storage.session.close()
+        store = SupabaseStore("https://storage.test", KEY, BUCKET, wait_s=0.001)
+        OPENED.append(store)
+        with pytest.raises(StoreUnreachable, match="407") as error:
+            store.check()
+    assert "planted" not in f"{lines} {error.value}"

@@ -1,6 +1,7 @@
 """`worker enqueue`: prepare a job's photos, and say what to do about a job that failed."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
 from worker.database import Row
 from worker.ops.terminal.formats import file_size
-from worker.storage import open_store, version
+from worker.storage import Store, open_store, version
 
 TYPES = {
     ".jpg": "image/jpeg",
@@ -53,6 +54,16 @@ ADVICE = {
 }
 
 
+# What the store says of a photo: its errors' own sentences are of a finished model.
+STORE_ERRORS = {
+    "no_space": "Its disk is full.",
+    "storage_unavailable": "It does not answer.",
+    "storage_denied": "The worker has no access to it.",
+    "storage_too_large": "The photo is larger than it allows.",
+    "storage_refused": "It allows neither the photo's type nor PNG.",
+}
+
+
 def check_photo(url: str, settings: Settings) -> Finding:
     """Say whether a worker with these settings takes a photo from this URL."""
     from worker.pipeline.address import Policy, validate_url  # noqa: PLC0415 - brings the image libraries
@@ -70,25 +81,48 @@ def check_photo(url: str, settings: Settings) -> Finding:
 
 def photo_url(photo: str, settings: Settings) -> str:
     """Return a photo's URL. A file is uploaded to the store first, under its content's hash. Raises: ConfigError."""
-    from worker.weights.transfer import file_digest  # noqa: PLC0415 - brings an HTTP client
-
     if "://" in photo:
         return photo
     file = Path(photo)
     if not file.is_file():
         raise ConfigError(f"{photo} is neither a URL nor a file.")
-    ending = file.suffix.lower()
     try:
-        path = f"uploads/{version(file_digest(file))}{ending}"
-        url = open_store(settings).put(path, file, TYPES.get(ending, "application/octet-stream"))
+        url = _upload(file, open_store(settings))
     except JobError as error:
         status = os.EX_TEMPFAIL if error.retryable else os.EX_CONFIG
-        die(f"The store does not take {file.name}: {error.message} See: worker doctor", status)
+        said = STORE_ERRORS.get(error.code)
+        what = f"The store does not take {file.name}: {said} See: worker doctor" if said else error.message
+        die(what, status)
     if not url.startswith("http"):
         raise ConfigError(
             f"{photo} is a file, and nothing serves the store. Run `worker dev`, or set WORKER_STORAGE_URL."
         )
     return url
+
+
+def _upload(file: Path, store: Store) -> str:
+    """Store a photo as it is, or as PNG if the store does not allow its type. Return its URL. Raises: JobError."""
+    from worker.pipeline.decode import decode_in_subprocess  # noqa: PLC0415 - brings the image libraries
+
+    try:
+        return _put(file, store)
+    except JobError as error:
+        if error.code != "storage_refused":
+            raise
+    # A bucket may allow the types of the worker's own files alone, and PNG is always one of them.
+    with tempfile.TemporaryDirectory() as folder:
+        png = Path(folder) / f"{file.stem}.png"
+        decode_in_subprocess(file).save(png)
+        return _put(png, store)
+
+
+def _put(file: Path, store: Store) -> str:
+    from worker.weights.transfer import file_digest  # noqa: PLC0415 - brings an HTTP client
+
+    ending = file.suffix.lower()
+    content_type = TYPES.get(ending, "application/octet-stream")
+    store.check_files([(file, content_type)])
+    return store.put(f"uploads/{version(file_digest(file))}{ending}", file, content_type)
 
 
 def sample(name: str) -> str:

@@ -15,7 +15,7 @@ from worker.core.finding import Level
 from worker.daemon.scratch import Scratch
 from worker.storage import Store, StoreUnreachable
 
-LONGEST_S = 30.0  # between two checks of a store that does not work
+LONGEST_S = 10.0  # between two checks of a store that does not work
 RECHECK_S = 10.0  # between two checks of the folders while no lane has a reason to check them
 MIN_FREE_FILES = 100  # a job makes some twenty
 

@@ -65,6 +65,7 @@ class Attempt:
         self.report: dict[str, Any] = {}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
         self.begun = False
+        self._storing = False  # a file of the model before this one may be replaced already
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -169,7 +170,8 @@ class Attempt:
     def _interruption(self) -> Outcome | None:
         if self.lease.lost:
             return Outcome.LOST
-        if self.lease.cancelled:
+        # A cancel that comes while files are stored comes too late: half of them would be of another model.
+        if self.lease.cancelled and not self._storing:
             return Outcome.CANCELLED
         return Outcome.RELEASED if self.context.stop.releasing else None
 
@@ -192,25 +194,31 @@ class Attempt:
         structlog.contextvars.bind_contextvars(stage=Stage.UPLOADING.title)
         stem = paths.stem(self.job.shop, self.job.product_id, self.job.variant_id)
         began = time.perf_counter()
-
-        def put(ending: str, file: str) -> str:
-            self._renew_or_wait()
-            kind = CONTENT_TYPES[Path(file).suffix]
-            try:
-                return self.context.store.put(stem + ending, folder / file, kind, self._check)
-            except (JobError, OSError) as error:
-                if not (folder / file).is_file():  # somebody deleted it; the store is not to blame
-                    raise JobError("temp_unavailable") from error
-                raise
-
-        self.report["cutout_url"] = put(".cutout.png", "cutout.png")
-        self.report["poster_url"] = put(".png", "poster.png")
-        if self.settings.turntable:
-            self.report["turntable_url"] = put(".webp", "turntable.webp")
-        if self.settings.usdz:
-            self.report["usdz_url"] = put(".usdz", "model.usdz")
         # The model comes last: a reader who sees the new model finds its new poster beside it.
-        url = put(".glb", "model.glb")
+        files = {
+            "cutout_url": (".cutout.png", folder / "cutout.png"),
+            "poster_url": (".png", folder / "poster.png"),
+            **({"turntable_url": (".webp", folder / "turntable.webp")} if self.settings.turntable else {}),
+            **({"usdz_url": (".usdz", folder / "model.usdz")} if self.settings.usdz else {}),
+            "model_url": (".glb", folder / "model.glb"),
+        }
+        try:
+            # A file that the store refuses must not leave the others beside the model before this one.
+            types = [(file, CONTENT_TYPES[file.suffix]) for _, file in files.values()]
+            self.context.store.check_files(types)
+            for name, (ending, file) in files.items():
+                self._renew_or_wait()
+                self.report[name] = self.context.store.put(
+                    stem + ending, file, CONTENT_TYPES[file.suffix], self._check
+                )
+                self._storing = True
+        except (JobError, OSError) as error:
+            if not all(file.is_file() for _, file in files.values()):
+                raise JobError(
+                    "temp_unavailable"
+                ) from error  # somebody deleted it; the store is not to blame
+            raise
+        url = str(self.report.pop("model_url"))
         seconds = self.report.get("seconds")
         self.report["seconds"] = (seconds if isinstance(seconds, dict) else {}) | {
             Step.UPLOAD: round(time.perf_counter() - began, 3)

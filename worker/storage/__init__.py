@@ -13,7 +13,7 @@ CONTENT_TYPES = {
     ".webp": "image/webp",
     ".usdz": "model/vnd.usdz+zip",
 }
-"""The type of each file that the worker stores, by its ending. A bucket must allow these types."""
+"""The type of each file that the worker stores, by its ending."""
 
 
 class StoreUnreachable(Exception):
@@ -22,6 +22,13 @@ class StoreUnreachable(Exception):
 
 class Store(Protocol):
     """A place for files, each of which has a URL."""
+
+    def check_files(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Check the size and the content type of files that belong together, before the first of them is stored.
+
+        Raises: JobError `storage_too_large`, `storage_refused`, `no_space`.
+        """
+        ...
 
     def put(self, path: str, file: Path, content_type: str, check: Callable[[], None] = lambda: None) -> str:
         """Store a file under a path, or replace it, whole or not at all. Return its URL.
@@ -74,10 +81,17 @@ def open_store(settings: Settings) -> Store:
             settings.supabase_url,
             key.get_secret_value(),
             settings.supabase_bucket_name,
+            content_types=stored_types(settings),
             signed_url_s=settings.signed_url_s,
             timeout_s=settings.storage_timeout_s,
         )
     raise ConfigError("No place for the models: set SUPABASE_URL, or WORKER_STORAGE_DIR for a local folder.")
+
+
+def stored_types(settings: Settings) -> list[str]:
+    """Return the content types of the files that a worker with these settings stores."""
+    optional = {".webp": settings.turntable, ".usdz": settings.usdz}
+    return [kind for ending, kind in CONTENT_TYPES.items() if optional.get(ending, True)]
 
 
 def version(digest: str) -> str:

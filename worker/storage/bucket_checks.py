@@ -2,24 +2,30 @@
 
 import base64
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import httpx
 from storage3.exceptions import StorageApiError
 from storage3.types import BaseBucket
 
-from worker.core.errors import is_retryable_status, one_line
+from worker.core.errors import is_retryable_status, one_line, parse_retry_after
 from worker.core.finding import Finding, advice, fail
 from worker.core.settings import ConfigError
-from worker.storage import CONTENT_TYPES, StoreUnreachable
+from worker.storage import StoreUnreachable
 
 LOCKED = 423  # another upload to the same path is running
 LARGEST_MODEL = 10_000_000  # bytes; models of the preset `quality` are smaller
+STATUS = re.compile("[1-9][0-9]{2}", re.ASCII)
+
+
+class UnexpectedAnswer(Exception):
+    """A success whose body has another shape than the storage's: something else has answered."""
 
 
 def status(error: StorageApiError) -> int:
     """Return an error's status. It is in the body, while HTTP's own is mostly 400; if the body has none, return 500."""
-    return int(error.status) if str(error.status).isdigit() else 500
+    return int(error.status) if STATUS.fullmatch(str(error.status)) else 500
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -29,10 +35,20 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, httpx.RequestError)
 
 
+def retry_after_s(error: BaseException | None) -> float:
+    """Return the seconds that the server asked to wait, 0 if it did not ask. The client's errors hide the answer behind them."""
+    while error is not None:
+        if isinstance(error, httpx.HTTPStatusError):
+            return parse_retry_after(error.response.headers.get("retry-after")) or 0.0
+        error = error.__cause__ or error.__context__
+    return 0.0
+
+
 def reason(error: BaseException) -> str:
     """Return an error as one short line, for the log and for people."""
     if isinstance(error, StorageApiError):
-        return f"{error.status} {error.code}: {' '.join(str(error.message).split())[:200]}"
+        parts = f"{error.status} {error.code}: {error.message}"
+        return " ".join(parts.split())[:250]
     return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
@@ -58,11 +74,16 @@ def _role(key: str) -> str | None:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "==")) if len(parts) == 3 else {}
     except ValueError:
         return None
-    return claims.get("role") if isinstance(claims, dict) else None
+    role = claims.get("role") if isinstance(claims, dict) else None
+    return role if isinstance(role, str) else None
 
 
-def check_bucket(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
-    """Yield what is wrong with a bucket's properties. `signed`: the URLs of its files are signed."""
+def check_bucket(bucket: BaseBucket, content_types: Sequence[str], *, signed: bool) -> Iterator[Finding]:
+    """Yield what is wrong with a bucket's properties.
+
+    content_types: those of the files to be stored.
+    signed: the URLs of its files are signed.
+    """
     edit = f'In Supabase open Storage, "{bucket.id}", Edit bucket'
     if not bucket.public and not signed:
         yield fail(
@@ -76,13 +97,11 @@ def check_bucket(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
             f'WORKER_SIGNED_URL_S is set, but the bucket "{bucket.id}" is public: whoever guesses a URL needs no signature',
             f"{edit}, and make it private; or unset WORKER_SIGNED_URL_S.",
         )
-    allowed = bucket.allowed_mime_types or ["*/*"]
-    missing = [kind for kind in CONTENT_TYPES.values() if not _fits(kind, allowed)]
-    if missing:
+    if missing := refused_types(bucket, content_types):
         yield fail(
             "store",
             f'The bucket "{bucket.id}" does not allow {" and ".join(missing)}',
-            f"{edit}, and allow the MIME types {', '.join(CONTENT_TYPES.values())}.",
+            f"{edit}, and allow the MIME types {', '.join(content_types)}.",
         )
     limit = bucket.file_size_limit
     if limit is not None and limit < LARGEST_MODEL:
@@ -93,8 +112,14 @@ def check_bucket(bucket: BaseBucket, *, signed: bool) -> Iterator[Finding]:
         )
 
 
-def _fits(kind: str, allowed: list[str]) -> bool:
-    return bool({kind, f"{kind.partition('/')[0]}/*", "*/*"}.intersection(allowed))
+def refused_types(bucket: BaseBucket, content_types: Sequence[str]) -> list[str]:
+    """Return those of the types that the bucket does not allow."""
+    allowed = bucket.allowed_mime_types or ["*/*"]
+    return [
+        kind
+        for kind in content_types
+        if not {kind, f"{kind.partition('/')[0]}/*", "*/*"}.intersection(allowed)
+    ]
 
 
 def explain_error(error: BaseException, bucket: str) -> Finding:

@@ -26,10 +26,17 @@ class LocalStore:
         self.folder = folder.resolve()
         self.url = (url or self.folder.as_uri()).rstrip("/")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.folder)
         except OSError as error:
             if is_wrong_path(error):
                 raise
+
+    def check_files(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Check that the disk has room for the files. As `Store.check_files`."""
+        with _job_errors():
+            _make_folder(self.folder)
+            if shutil.disk_usage(self.folder).free < sum(file.stat().st_size for file, _ in files):
+                raise JobError("no_space")
 
     def put(
         self,
@@ -68,7 +75,7 @@ class LocalStore:
     def check(self) -> list[Finding]:
         """Write a small file into the folder, which is made if it is missing. As `Store.check`."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.folder)
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".check-") as probe:
                 probe.write(b"probe")
                 probe.flush()
@@ -79,7 +86,7 @@ class LocalStore:
 
 def _replace(target: Path, file: Path) -> None:
     """Replace the target atomically: readers see the old file or the new one, also after a power failure."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     # Beside the target, so that the rename is atomic.
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     draft = Path(name)
@@ -97,6 +104,14 @@ def _replace(target: Path, file: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Who may read the files in it may enter it, whatever the umask is."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
 
 
 def _prune(folder: Path, root: Path) -> None:

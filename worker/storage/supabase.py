@@ -17,7 +17,9 @@ from supabase.client import SupabaseException
 from worker.core.errors import JobError
 from worker.core.finding import Finding, Level
 from worker.core.settings import ConfigError
+from worker.http import clients
 from worker.storage import CONTENT_TYPES, bucket_checks, version
+from worker.storage.bucket_checks import UnexpectedAnswer
 from worker.weights.transfer import file_digest
 
 TRIES = 6
@@ -27,8 +29,12 @@ YEAR_S = 31_536_000
 PAGE = 1000  # names in one answer
 BATCH = 100  # files in one removal
 
-# The errors of a request. ValueError and KeyError: something that is not the storage answered with 200.
-REQUEST_ERRORS = (StorageApiError, httpx.HTTPError, ValueError, KeyError)
+RETRY_AFTER_S = 60.0  # the longest wait that the storage may ask for; a longer one is for the job's own retry
+DEPTH = 32  # of folders; a server that shows more of them is not the storage
+
+REQUEST_ERRORS = (StorageApiError, httpx.HTTPError, UnexpectedAnswer)
+# What the client raises when a success has a body that it did not expect.
+CLIENT_ERRORS = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 log = structlog.get_logger()
 
@@ -47,6 +53,7 @@ class SupabaseStore:
         url: the project's.
         key: its service key.
         bucket: the bucket's name.
+        content_types: those of the files that will be stored; `check` tells if the bucket allows them.
         signed_url_s: for a private bucket: the seconds for which its signed URLs are valid.
         timeout_s: seconds without progress after which a request is tried again.
         wait_s: the unit of the waits between tries, seconds.
@@ -60,35 +67,52 @@ class SupabaseStore:
         key: str,
         bucket: str,
         *,
+        content_types: Sequence[str] = tuple(CONTENT_TYPES.values()),
         signed_url_s: int | None = None,
         timeout_s: float = 60,
         wait_s: float = 1,
     ) -> None:
         # HTTP/1.1: the default client's HTTP/2 connections go stale between uploads that are minutes apart.
         # The read timeout also covers bytes that are still in the socket's buffer after the last write.
-        client = httpx.Client(
-            timeout=httpx.Timeout(timeout_s, connect=10), follow_redirects=True, http2=False
-        )
         try:
+            client = clients.client(url, timeout=httpx.Timeout(timeout_s, connect=10), follow_redirects=True)
             supabase: Client = create_client(
                 url, bucket_checks.validate_key(key), options=ClientOptions(httpx_client=client)
             )
-        except (SupabaseException, ValueError) as error:
+        except (SupabaseException, httpx.InvalidURL, ValueError) as error:
             raise ConfigError(f"SUPABASE_URL or SUPABASE_SERVICE_ROLE_KEY is malformed: {error}") from None
         self.storage = supabase.storage
         self.bucket = supabase.storage.from_(bucket)
+        self.content_types = content_types
         self.signed_url_s = signed_url_s
         self.wait_s = wait_s
-        self._limit: int | None = None  # bytes
-        self._knows_limit = False
         # The same name each time, so that the next check removes a file that a failed one left behind.
         self._probe = f"worker-check/{uuid4()}.glb"
+
+    def check_files(self, files: Sequence[tuple[Path, str]]) -> None:
+        """Compare with the bucket's limit and its MIME types. As `Store.check_files`.
+
+        The project's limit cannot be read; the server enforces it.
+        """
+        try:
+            bucket = self._describe()
+        except REQUEST_ERRORS:
+            return  # the uploads will show what is wrong
+        largest, limit = max(file.stat().st_size for file, _ in files), bucket.file_size_limit
+        if limit is not None and largest > limit:
+            raise JobError(
+                "storage_too_large",
+                f"A file of the finished model has {largest / 1e6:.2f} MB, and the storage allows {limit / 1e6:.2f} MB.",
+            )
+        if refused := bucket_checks.refused_types(bucket, [content_type for _, content_type in files]):
+            raise JobError(
+                "storage_refused",
+                f"The storage does not allow files of the type {' and '.join(refused)}. The shop's developer must look at it.",
+            )
 
     def put(self, path: str, file: Path, content_type: str, check: Check = _nothing) -> str:
         """Upload a file, with up to six tries in three minutes. As `Store.put`."""
         size, digest = file.stat().st_size, file_digest(file)
-        if self._too_large(size):
-            raise JobError("storage_too_large")
         options: dict[str, Any] = {
             "content-type": content_type,
             # The URL changes with the content, so a cached copy is never outdated.
@@ -104,14 +128,12 @@ class SupabaseStore:
             if sent and self._holds(path, size, digest):
                 return
             sent = True
-            self.bucket.upload(path, file, options)  # type: ignore[arg-type]
+            _ask(lambda: self.bucket.upload(path, file, options))  # type: ignore[arg-type]
 
         self._retrying(send, check)
         if self.signed_url_s is None:
             return f"{self.bucket.get_public_url(path).rstrip('?')}?v={version(digest)}"
-        lifetime = self.signed_url_s
-        signed = self._retrying(lambda: self.bucket.create_signed_url(path, lifetime), check)
-        return f"{signed['signedUrl']}&v={version(digest)}"
+        return f"{self._retrying(lambda: self._sign(path), check)}&v={version(digest)}"
 
     def find(self, stem: str) -> list[str]:
         """List the stem's files, a page of names at a time. As `Store.find`."""
@@ -127,19 +149,19 @@ class SupabaseStore:
         """Remove files in batches. As `Store.remove`."""
         for first in range(0, len(paths), BATCH):
             batch = list(paths[first : first + BATCH])
-            self._retrying(lambda batch=batch: self.bucket.remove(batch))  # type: ignore[misc]
+            self._retrying(lambda batch=batch: self._remove(batch))  # type: ignore[misc]
 
     def check(self) -> list[Finding]:
         """Check the bucket's properties, then upload and remove a small file. As `Store.check`."""
         try:
-            bucket = self._ask()
-            findings = list(bucket_checks.check_bucket(bucket, signed=self.signed_url_s is not None))
+            bucket = self._describe()
+            signed = self.signed_url_s is not None
+            findings = list(bucket_checks.check_bucket(bucket, self.content_types, signed=signed))
             if any(finding.level is Level.FAIL for finding in findings):
                 return findings
-            self.bucket.upload(
-                self._probe, b"probe", {"content-type": CONTENT_TYPES[".glb"], "upsert": "true"}
-            )
-            self.bucket.remove([self._probe])
+            options: Any = {"content-type": CONTENT_TYPES[".glb"], "upsert": "true"}
+            _ask(lambda: self.bucket.upload(self._probe, b"probe", options))
+            self._remove([self._probe])
         except REQUEST_ERRORS as error:
             return [bucket_checks.explain_error(error, self.bucket.id)]
         return findings
@@ -151,12 +173,18 @@ class SupabaseStore:
             check()
             return act()
 
+        backoff = tenacity.wait_random_exponential(multiplier=self.wait_s, max=15 * self.wait_s)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            asked_s = bucket_checks.retry_after_s(state.outcome.exception() if state.outcome else None)
+            return max(backoff(state), min(asked_s, RETRY_AFTER_S))
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(
-                lambda error: bucket_checks.is_retryable(error) or isinstance(error, (ValueError, KeyError))
+                lambda error: bucket_checks.is_retryable(error) or isinstance(error, UnexpectedAnswer)
             ),
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_after_delay(RETRY_S),
-            wait=tenacity.wait_random_exponential(multiplier=self.wait_s, max=15 * self.wait_s),
+            wait=wait,
             sleep=lambda seconds: _sleep(seconds, check),
             before_sleep=_log_retry,
             reraise=True,
@@ -171,45 +199,80 @@ class SupabaseStore:
     def _holds(self, path: str, size: int, digest: str) -> bool:
         """True if exactly these bytes are stored there already. False if that cannot be found out."""
         try:
-            info = self.bucket.info(path)
+            info: object = _ask(lambda: self.bucket.info(path))
         except REQUEST_ERRORS:
             return False
-        return info.get("size") == size and (info.get("metadata") or {}).get("sha256") == digest
+        metadata = info.get("metadata") if isinstance(info, dict) else None
+        return (
+            isinstance(info, dict)
+            and isinstance(metadata, dict)
+            and (info.get("size"), metadata.get("sha256")) == (size, digest)
+        )
 
-    def _too_large(self, size: int) -> bool:
-        """Compare with the bucket's limit. The project's limit cannot be read: the server enforces it."""
-        # Read a limit again before it refuses a file: it may have been raised.
-        if not self._knows_limit or (self._limit is not None and size > self._limit):
-            try:
-                self._ask()
-            except REQUEST_ERRORS:
-                return False
-        return self._limit is not None and size > self._limit
+    def _describe(self) -> BaseBucket:
+        """Ask for the bucket's properties. Raises: REQUEST_ERRORS."""
+        return _ask(lambda: self.storage.get_bucket(self.bucket.id))
 
-    def _ask(self) -> BaseBucket:
-        bucket = self.storage.get_bucket(self.bucket.id)
-        self._limit, self._knows_limit = bucket.file_size_limit, True
-        return bucket
+    def _sign(self, path: str) -> str:
+        """Have a URL signed. Raises: REQUEST_ERRORS."""
+        signed = _ask(lambda: self.bucket.create_signed_url(path, self.signed_url_s or 0))
+        url = signed["signedUrl"] or ""
+        if "/object/sign/" not in url or "?" not in url:
+            raise UnexpectedAnswer("the signed URL is none")
+        return url
 
-    def _below(self, folder: str) -> Iterator[str]:
+    def _remove(self, paths: list[str]) -> None:
+        """Remove files in one request. Raises: REQUEST_ERRORS."""
+        removed: object = _ask(lambda: self.bucket.remove(paths))
+        if not isinstance(removed, list):
+            raise UnexpectedAnswer("the answer to a removal is no list")
+
+    def _below(self, folder: str, depth: int = DEPTH) -> Iterator[str]:
         for path, is_file in self._list(folder):
             if is_file:
                 yield path
+            elif depth:
+                yield from self._below(path, depth - 1)
             else:
-                yield from self._below(path)
+                raise JobError("storage_unavailable")
 
     def _list(self, folder: str, search: str = "") -> list[tuple[str, bool]]:
         """List a folder's entries as (path, is a file). The server may match more than `search`."""
-        entries: list[tuple[str, bool]] = []
+        entries: dict[str, bool] = {}
         while True:
             options: dict[str, Any] = {"limit": PAGE, "offset": len(entries), "search": search}
-            page = self._retrying(lambda options=options: self.bucket.list(folder, options))  # type: ignore[misc]
-            entries += [
-                (f"{folder}/{entry['name']}" if folder else entry["name"], entry["id"] is not None)
-                for entry in page
-            ]
-            if len(page) < PAGE:
-                return entries
+            page = self._retrying(lambda options=options: self._page(folder, options))  # type: ignore[misc]
+            known = len(entries)
+            entries |= page
+            if len(page) < PAGE or len(entries) == known:
+                return [
+                    (f"{folder}/{name}" if folder else name, is_file) for name, is_file in entries.items()
+                ]
+
+    def _page(self, folder: str, options: Any) -> dict[str, bool]:
+        """Return one page of a folder's entries: each name, and if it is a file's. Raises: REQUEST_ERRORS."""
+        page: object = _ask(lambda: self.bucket.list(folder, options))
+        if not isinstance(page, list):
+            raise UnexpectedAnswer("the list is none")
+        entries: dict[str, bool] = {}
+        for entry in page:
+            name = entry.get("name") if isinstance(entry, dict) else None
+            if not isinstance(name, str) or not name or "/" in name:
+                raise UnexpectedAnswer("the list has an entry without a name")
+            entries[name] = entry.get("id") is not None
+        return entries
+
+
+def _ask(request: Callable[[], T]) -> T:
+    """Make a request. The client takes the shape of a success for granted, and here that is an error of its own.
+
+    Raises: REQUEST_ERRORS.
+    """
+    try:
+        return request()
+    except CLIENT_ERRORS as error:
+        # Its text may repeat a token.
+        raise UnexpectedAnswer(f"not an answer of the storage ({type(error).__name__})") from error
 
 
 def _code(error: BaseException) -> str:
