@@ -21,6 +21,7 @@ from alembic.util import CommandError
 from worker import database
 from worker.core import settings
 from worker.core.settings import ConfigError
+from worker.database.taken import check_names
 
 SQL = Path(__file__).parent / "sql"
 FILES = ("jobs", "claim", "outbox", "views", "access")
@@ -33,6 +34,8 @@ def migrate(connection: sa.Connection | None) -> None:
         moves, goal = True, {context.get_revision_argument()}
     except KeyError:  # `alembic current`, `history` and others, which go nowhere
         moves, goal = False, set()
+    if moves and connection is not None and database.revision(connection) is None:
+        check_names(connection)  # before a function of the project's own is replaced or dropped
     if moves and goal != newest:
         apply(connection, "drop")
     context.run_migrations()

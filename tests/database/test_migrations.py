@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 
 from worker import database
 from worker.core.settings import ConfigError
-from worker.database import migrate
+from worker.database import migrate, taken
 from worker.local.postgres import Postgres
 
 ROOT = Path(__file__).parents[2]
@@ -389,3 +389,55 @@ def test_the_worker_role_sees_the_rows_and_a_stranger_does_not(sql: psycopg.Conn
         sql.execute("RESET ROLE")
         sql.execute("REVOKE ALL ON jobs FROM stranger")
         sql.execute("DROP ROLE stranger")
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("CREATE TABLE jobs (id int)", "table public.jobs"),
+        ("CREATE VIEW jobs AS SELECT 1 AS id", "view public.jobs"),
+        ("CREATE TYPE job_status AS ENUM ('pending', 'done')", "type public.job_status"),
+        ("CREATE DOMAIN queue_health AS text", "domain public.queue_health"),
+        ("CREATE TYPE job_status AS (a int)", "type public.job_status"),
+        ("CREATE MATERIALIZED VIEW queue_health AS SELECT 1 AS a", "materialized view public.queue_health"),
+        ("CREATE FUNCTION cancel_job(uuid) RETURNS int LANGUAGE sql AS 'SELECT 1'", "function public.cancel_job(uuid)"),
+        ("CREATE FUNCTION retry_job(int, text) RETURNS int LANGUAGE sql AS 'SELECT 1'", "function public.retry_job(integer, text)"),
+        ("CREATE TABLE mine (a int); CREATE INDEX jobs_started ON mine (a)", "index public.jobs_started"),
+        ("CREATE SCHEMA worker; CREATE TABLE worker.shifts (a int)", "schema worker"),
+    ],
+    ids=lambda value: value if "CREATE" not in value else "",
+)  # fmt: skip
+def test_what_has_a_name_of_ours_is_named_and_left_as_it_is(
+    postgres: Postgres, empty_database: str, made: str, named: str
+) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as sql:
+        sql.execute(made.encode())
+        before = catalogue(postgres, empty_database)
+        with pytest.raises(ConfigError) as refusal:
+            migrate.upgrade(database.parse(empty_database, ""))
+        line = str(refusal.value)
+        assert f": {named}. Nothing" in line
+        assert "\n" not in line
+        assert catalogue(postgres, empty_database) == before
+        sql.execute(line.partition("take old jobs over): ")[2].encode())
+        migrate.upgrade(database.parse(empty_database, ""))
+        insert_jobs(sql)
+
+
+def test_types_of_the_project_may_have_names_of_ours_in_the_schema_worker(empty_database: str) -> None:
+    with psycopg.connect(empty_database, autocommit=True) as sql:
+        sql.execute("CREATE TYPE job_state AS ENUM ('open'); CREATE TYPE outcome AS ENUM ('won')")
+        migrate.upgrade(database.parse(empty_database, ""))
+        insert_jobs(sql)
+
+
+def test_all_names_that_the_schema_needs_in_public_are_looked_for(sql: psycopg.Connection) -> None:
+    made = sql.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname <> 'jobs_pkey'"
+        " UNION SELECT typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'"
+    ).fetchall()
+    assert {name for (name,) in made} == set(taken.RELATIONS)
+    functions = sql.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    ).fetchall()
+    assert {name for (name,) in functions} == set(taken.FUNCTIONS)
