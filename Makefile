@@ -7,7 +7,7 @@ ENGINE  ?= relief
 BIN     := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install weights demo test test-unit test-integration test-system test-long check format clean
+.PHONY: help install weights demo test test-unit test-integration test-system test-postgres test-long check format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,11 @@ test-integration: weights ## Run the tests with Postgres, but no daemon
 
 test-system: weights ## Run the tests of whole processes: daemons, the demo, systemd
 	$(PYTEST) -m "system and not long"
+
+BINARIES ?= /usr/lib/postgresql/15/bin
+test-postgres: install ## Run the tests of the queue on another Postgres, set up as Supabase's: BINARIES=/its/bin
+	WORKER_TEST_POSTGRES="$(BINARIES)" $(PYTEST) tests/jobs/test_queue.py tests/jobs/test_row.py tests/jobs/test_app_table.py \
+	    tests/jobs/test_claim_at_scale.py tests/database/test_migrations.py
 
 test-long: weights ## Run the tests that take minutes each, one after the other
 	$(BIN)/python -m pytest -m long -o faulthandler_timeout=1800

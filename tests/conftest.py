@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 import gates
 import psycopg
 import pytest
+import supabase_server as supabase
 from PIL import Image, ImageDraw
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -41,6 +42,9 @@ NUMBERS = itertools.count()
 TESTS = Path(__file__).parent
 CHILD = TESTS / "child"
 WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))
+
+# The programs of another Postgres than the embedded one, set up as Supabase's are: .ci/run tries 15 and 17.
+BINARIES = os.environ.get("WORKER_TEST_POSTGRES")
 
 KINDS = ("system", "integration", "unit")
 """The kinds of tests, in the order in which they run."""
@@ -87,15 +91,36 @@ def postgres(memory: Path) -> Iterator[Postgres]:
     # disk busy, the tests of the queue took 92 to 157 s on that disk and 51 to 55 s in memory.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(memory))
-        server = start_server(memory / "postgres")
+        server = start_server(memory / "postgres", binaries=Path(BINARIES) if BINARIES else None)
         with psycopg.connect(server.url(), autocommit=True) as admin:
             for setting in ("fsync = off", "max_wal_size = '64MB'"):
                 admin.execute(f"ALTER SYSTEM SET {setting}".encode())
             admin.execute("SELECT pg_reload_conf()")
+    if BINARIES:
+        supabase.furnish(server)
     template = server.create_database("template_jobs")
     migrate.upgrade(database.parse(template, "DATABASE_URL"))
+    if BINARIES:
+        supabase.let_in(server)
     yield server
     server.stop("immediate")
+
+
+@pytest.fixture
+def superuser() -> None:
+    """Skip the test where the tests' role is no superuser, as at Supabase."""
+    if BINARIES:
+        pytest.skip("needs a superuser")
+
+
+def pytest_report_header() -> str | None:
+    """Say which server is tested, where it is not the embedded one."""
+    if not BINARIES:
+        return None
+    version = subprocess.run(
+        [f"{BINARIES}/postgres", "--version"], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+    return f"{version.strip()}, furnished like Supabase's, as a role that is no superuser"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The schema goes up, down and up again, on plain Postgres and on one that looks like Supabase's."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -16,9 +17,13 @@ from alembic.script import ScriptDirectory
 from worker import database
 from worker.core.settings import ConfigError
 from worker.database import migrate, taken
-from worker.local.postgres import Postgres
+from worker.local.postgres import PACKAGE, VERSION, Postgres
 
 ROOT = Path(__file__).parents[2]
+
+# Of the newest version: they read older servers too, of which a package may hold nothing but the server.
+WHEEL = importlib.util.find_spec(PACKAGE)
+PROGRAMS = Path(str(WHEEL and WHEEL.origin)).parent / VERSION / "bin"
 
 
 # How a command of sql/ begins that makes a function, and its body.
@@ -50,10 +55,10 @@ def migrations(folder: Path) -> Path:
     return Path(shutil.copytree(ROOT / "migrations", folder / "migrations"))
 
 
-def catalogue(postgres: Postgres, url: str) -> list[str]:
+def catalogue(url: str) -> list[str]:
     """The whole schema, with owners, rights and comments; sorted, since some of pg_dump's order is that of the making."""
     dump = subprocess.run(
-        [postgres.binaries / "pg_dump", "--schema-only", url], stdout=subprocess.PIPE, text=True, check=True
+        [PROGRAMS / "pg_dump", "--schema-only", url], stdout=subprocess.PIPE, text=True, check=True
     ).stdout
     return sorted(line for line in dump.splitlines() if "restrict " not in line)
 
@@ -93,28 +98,26 @@ def insert_jobs(sql: psycopg.Connection) -> None:
     assert found == [("1", "completed"), ("2", "failed"), ("3", "processing"), ("4", "pending")]
 
 
-def test_up_down_and_up_again_with_alembic(postgres: Postgres, empty_database: str) -> None:
+def test_up_down_and_up_again_with_alembic(empty_database: str) -> None:
     alembic(empty_database, "upgrade", "head")
-    first = catalogue(postgres, empty_database)
+    first = catalogue(empty_database)
     with psycopg.connect(empty_database, autocommit=True) as connection:
         insert_jobs(connection)
     alembic(empty_database, "downgrade", "base")
     assert relations(empty_database) == {"worker.alembic_version"}
     alembic(empty_database, "upgrade", "head")
-    assert catalogue(postgres, empty_database) == first
+    assert catalogue(empty_database) == first
     with psycopg.connect(empty_database, autocommit=True) as connection:
         insert_jobs(connection)
 
 
-def test_a_second_upgrade_changes_nothing(
-    postgres: Postgres, sql: psycopg.Connection, database_url: str
-) -> None:
+def test_a_second_upgrade_changes_nothing(sql: psycopg.Connection, database_url: str) -> None:
     insert_jobs(sql)
     tables = (b"jobs", b"worker.outbox", b"worker.attempts")
     rows = [sql.execute(b"SELECT * FROM " + table).fetchall() for table in tables]
-    first = catalogue(postgres, database_url)
+    first = catalogue(database_url)
     alembic(database_url, "upgrade", "head")
-    assert catalogue(postgres, database_url) == first
+    assert catalogue(database_url) == first
     assert [sql.execute(b"SELECT * FROM " + table).fetchall() for table in tables] == rows
 
 
@@ -147,12 +150,10 @@ def test_an_edited_function_is_applied_by_the_next_upgrade_though_no_revision_is
     assert functions(database_url) == before
 
 
-def test_back_from_a_later_revision(
-    postgres: Postgres, sql: psycopg.Connection, database_url: str, tmp_path: Path
-) -> None:
+def test_back_from_a_later_revision(sql: psycopg.Connection, database_url: str, tmp_path: Path) -> None:
     """Its functions go before its columns do, and an upgrade with this version's own files ends where it began."""
     insert_jobs(sql)
-    first, rows = catalogue(postgres, database_url), sql.execute("SELECT * FROM jobs").fetchall()
+    first, rows = catalogue(database_url), sql.execute("SELECT * FROM jobs").fetchall()
     later = migrations(tmp_path)
     (later / "versions" / "9999_later.py").write_text(f"""
 from alembic import op
@@ -178,18 +179,16 @@ CREATE TRIGGER paint AFTER UPDATE OF hue ON public.jobs FOR EACH ROW EXECUTE FUN
         database.check_schema(engine)
     engine.dispose()
     migrate.upgrade(database.parse(database_url, ""))
-    assert catalogue(postgres, database_url) == first
+    assert catalogue(database_url) == first
     assert sql.execute("SELECT * FROM jobs").fetchall() == rows
 
 
-def test_what_alembic_prints_makes_the_same_schema(
-    postgres: Postgres, empty_database: str, database_url: str
-) -> None:
+def test_what_alembic_prints_makes_the_same_schema(empty_database: str, database_url: str) -> None:
     upgrade = alembic("", "upgrade", "head", "--sql")
     downgrade = alembic("", "downgrade", f"{database.SCHEMA}:base", "--sql")
     with psycopg.connect(empty_database, autocommit=True) as connection:
         connection.execute(upgrade.encode())
-        assert catalogue(postgres, empty_database) == catalogue(postgres, database_url)
+        assert catalogue(empty_database) == catalogue(database_url)
         version = connection.execute("SELECT version_num FROM worker.alembic_version").fetchall()
         assert version == [(database.SCHEMA,)]
         insert_jobs(connection)
@@ -198,6 +197,7 @@ def test_what_alembic_prints_makes_the_same_schema(
         assert connection.execute("SELECT * FROM worker.alembic_version").fetchall() == []
 
 
+@pytest.mark.usefixtures("superuser")
 def test_an_upgrade_leaves_the_owner_s_own_grants(sql: psycopg.Connection, database_url: str) -> None:
     sql.execute("CREATE ROLE reader")
     try:
@@ -213,6 +213,7 @@ def test_an_upgrade_leaves_the_owner_s_own_grants(sql: psycopg.Connection, datab
         sql.execute("DROP OWNED BY reader; DROP ROLE reader")
 
 
+@pytest.mark.usefixtures("superuser")
 def test_a_backup_can_be_restored(
     postgres: Postgres, sql: psycopg.Connection, empty_database: str, tmp_path: Path
 ) -> None:
@@ -221,9 +222,9 @@ def test_a_backup_can_be_restored(
     sql.execute("SELECT worker.claim_job('w', 'h', 30, NULL)")
     backup = tmp_path / "backup"
     source = postgres.url(sql.info.dbname)
-    subprocess.run([postgres.binaries / "pg_dump", "--format=custom", "--file", backup, source], check=True)
+    subprocess.run([PROGRAMS / "pg_dump", "--format=custom", "--file", backup, source], check=True)
     subprocess.run(
-        [postgres.binaries / "pg_restore", "--exit-on-error", "--dbname", empty_database, backup], check=True
+        [PROGRAMS / "pg_restore", "--exit-on-error", "--dbname", empty_database, backup], check=True
     )
     with psycopg.connect(empty_database, autocommit=True) as restored:
         for table in (b"jobs", b"worker.outbox", b"worker.attempts"):
@@ -233,14 +234,14 @@ def test_a_backup_can_be_restored(
             restored.execute("UPDATE jobs SET quality = 'ultra'")
 
 
-def test_worker_migrate_does_the_same(postgres: Postgres, empty_database: str, database_url: str) -> None:
+def test_worker_migrate_does_the_same(empty_database: str, database_url: str) -> None:
     subprocess.run(
         [sys.executable, "-m", "worker", "migrate"],
         env=os.environ | {"DATABASE_URL": empty_database},
         cwd="/",
         check=True,
     )
-    assert catalogue(postgres, empty_database) == catalogue(postgres, database_url)
+    assert catalogue(empty_database) == catalogue(database_url)
 
 
 def test_the_code_expects_the_newest_revision() -> None:
@@ -303,17 +304,16 @@ def test_a_database_that_cannot_be_migrated_ends_the_command_in_one_line(
     assert relations(database_url) == before
 
 
-def test_what_the_line_says_makes_room_for_the_schema(
-    postgres: Postgres, sql: psycopg.Connection, database_url: str
-) -> None:
+def test_what_the_line_says_makes_room_for_the_schema(sql: psycopg.Connection, database_url: str) -> None:
     insert_jobs(sql)
-    first = catalogue(postgres, database_url)
+    first = catalogue(database_url)
     sql.execute(database.DROP_OLD_SCHEMA.encode())
     assert relations(database_url) == set()
     migrate.upgrade(database.parse(database_url, ""))
-    assert catalogue(postgres, database_url) == first
+    assert catalogue(database_url) == first
 
 
+@pytest.mark.usefixtures("superuser")
 def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, empty_database: str) -> None:
     """Supabase's `postgres` is no superuser; anon, authenticated and service_role exist; Realtime is a publication."""
     name = empty_database.rpartition("/")[2]
@@ -371,6 +371,7 @@ def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, 
             admin.execute("DROP ROLE owner, anon, authenticated, service_role")
 
 
+@pytest.mark.usefixtures("superuser")
 def test_the_worker_role_sees_the_rows_and_a_stranger_does_not(sql: psycopg.Connection) -> None:
     sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
     sql.execute("SET ROLE worker")
@@ -408,17 +409,17 @@ def test_the_worker_role_sees_the_rows_and_a_stranger_does_not(sql: psycopg.Conn
     ids=lambda value: value if "CREATE" not in value else "",
 )  # fmt: skip
 def test_what_has_a_name_of_ours_is_named_and_left_as_it_is(
-    postgres: Postgres, empty_database: str, made: str, named: str
+    empty_database: str, made: str, named: str
 ) -> None:
     with psycopg.connect(empty_database, autocommit=True) as sql:
         sql.execute(made.encode())
-        before = catalogue(postgres, empty_database)
+        before = catalogue(empty_database)
         with pytest.raises(ConfigError) as refusal:
             migrate.upgrade(database.parse(empty_database, ""))
         line = str(refusal.value)
         assert f": {named}. Nothing" in line
         assert "\n" not in line
-        assert catalogue(postgres, empty_database) == before
+        assert catalogue(empty_database) == before
         sql.execute(line.partition("take old jobs over): ")[2].encode())
         migrate.upgrade(database.parse(empty_database, ""))
         insert_jobs(sql)

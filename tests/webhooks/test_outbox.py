@@ -249,6 +249,7 @@ def test_metadata_that_is_no_object_is_no_error_to_the_backend(
     assert metadata(sql) == {"order": 7}
 
 
+@pytest.mark.usefixtures("superuser")
 def test_neither_the_worker_s_role_nor_a_backend_s_needs_more_rights(
     engine: Engine, sql: psycopg.Connection
 ) -> None:

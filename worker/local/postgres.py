@@ -62,14 +62,15 @@ class Postgres:
         return self.url(name)
 
 
-def start_server(folder: Path) -> Postgres:
+def start_server(folder: Path, *, binaries: Path | None = None) -> Postgres:
     """Start the server that belongs to `folder`, or take over the one that runs already.
 
     Data, port and password stay from one start to the next. The data lie in `folder`/home, which is a link to another
-    place where the server's user cannot reach `folder`. Raises: ConfigError.
+    place where the server's user cannot reach `folder`. `binaries` holds other programs than the wheel's; the server's user
+    must be able to run them. Raises: ConfigError.
     """
     try:
-        return _start(folder)
+        return _start(folder, binaries)
     except OSError as error:
         raise ConfigError(f"The embedded Postgres cannot start in {folder}: {error}") from None
 
@@ -80,16 +81,18 @@ def remove_server(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path) -> Postgres:
+def _start(folder: Path, others: Path | None) -> Postgres:
     user = _server_user()
     wheel = importlib.util.find_spec(PACKAGE)
     if wheel is None or wheel.origin is None:
         raise ConfigError("The embedded Postgres is not installed. Run: pip install 'shop-model-worker[dev]'")
     package = Path(wheel.origin).parent
-    needs_copy = user is not None and not all(_open_to_all(part) for part in _parts(package))
+    needs_copy = (
+        others is None and user is not None and not all(_open_to_all(part) for part in _parts(package))
+    )
     folder.mkdir(parents=True, exist_ok=True)
     home = _home(folder, user, executable=needs_copy)
-    binaries = (_copy(package, home) if needs_copy else package) / VERSION / "bin"
+    binaries = others or (_copy(package, home) if needs_copy else package) / VERSION / "bin"
     data = home / "data"
     password_file, port_file = folder / "postgres-password", folder / "postgres-port"
     if not data.exists():
