@@ -13,6 +13,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from conftest import BINARIES
 
 from worker import database
 from worker.core.settings import ConfigError
@@ -313,6 +314,40 @@ def test_what_the_line_says_makes_room_for_the_schema(sql: psycopg.Connection, d
     assert catalogue(database_url) == first
 
 
+def use_roles(sql: psycopg.Connection) -> None:
+    """Do as Supabase's roles what they may do, and try what they may not."""
+    published = sql.execute("SELECT tablename FROM pg_publication_tables").fetchall()
+    assert published == [("jobs",)]
+
+    sql.execute("SET ROLE service_role")
+    sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
+    assert sql.execute("SELECT cancel_job(id) FROM jobs").fetchone() == (True,)
+    assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("cancelled",)
+    assert sql.execute("SELECT retry_job(id) FROM jobs").fetchone() == (True,)
+
+    assert sql.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
+    assert sql.execute("SELECT position FROM job_status").fetchone() == (1,)
+
+    for user in (b"anon", b"authenticated"):
+        sql.execute(b"SET ROLE " + user)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql.execute("SELECT count(*) FROM job_status")
+        assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql.execute("SELECT cancel_job(gen_random_uuid())")
+    sql.execute("RESET ROLE")
+
+
+@pytest.mark.skipif(
+    not BINARIES, reason="the embedded Postgres has none of Supabase's roles; the next test makes them"
+)
+def test_supabase_s_roles_and_default_privileges(sql: psycopg.Connection) -> None:
+    assert sql.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (False,)
+    use_roles(sql)
+
+
 @pytest.mark.usefixtures("superuser")
 def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, empty_database: str) -> None:
     """Supabase's `postgres` is no superuser; anon, authenticated and service_role exist; Realtime is a publication."""
@@ -338,30 +373,7 @@ def test_at_supabase_its_roles_and_its_publication_are_used(postgres: Postgres, 
     try:
         alembic(url, "upgrade", "head")
         with psycopg.connect(empty_database, autocommit=True) as admin:
-            published = admin.execute("SELECT tablename FROM pg_publication_tables").fetchall()
-            assert published == [("jobs",)]
-
-            admin.execute("SET ROLE service_role")
-            admin.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
-            assert admin.execute("SELECT cancel_job(id) FROM jobs").fetchone() == (True,)
-            assert admin.execute("SELECT status::text FROM jobs").fetchone() == ("cancelled",)
-            assert admin.execute("SELECT retry_job(id) FROM jobs").fetchone() == (True,)
-
-            assert admin.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
-            assert admin.execute("SELECT position FROM job_status").fetchone() == (1,)
-
-            for user in (b"anon", b"authenticated"):
-                admin.execute(b"SET ROLE " + user)
-                with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    admin.execute("SELECT count(*) FROM job_status")
-                assert admin.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
-                with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    admin.execute(
-                        "INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')"
-                    )
-                with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    admin.execute("SELECT cancel_job(gen_random_uuid())")
-            admin.execute("RESET ROLE")
+            use_roles(admin)
         alembic(url, "upgrade", "head")
         alembic(url, "downgrade", "base")
         alembic(url, "upgrade", "head")
