@@ -46,7 +46,7 @@ WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "sh
 # The programs of another Postgres than the embedded one, set up as Supabase's are: .ci/run tries 15 and 17.
 BINARIES = os.environ.get("WORKER_TEST_POSTGRES")
 
-KINDS = ("system", "integration", "unit")
+TEST_KINDS = ("system", "integration", "unit")
 """The kinds of tests, in the order in which they run."""
 
 
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with its kind. Run the system tests first, because they take longest."""
     for item in items:
         item.add_marker(kind(item))
-    items.sort(key=lambda item: KINDS.index(kind(item)))
+    items.sort(key=lambda item: TEST_KINDS.index(kind(item)))
 
 
 def kind(item: pytest.Item) -> str:
@@ -63,7 +63,7 @@ def kind(item: pytest.Item) -> str:
 
     A mark on the test or its module overrides this.
     """
-    said = next((name for name in KINDS if item.get_closest_marker(name)), None)
+    said = next((name for name in TEST_KINDS if item.get_closest_marker(name)), None)
     fixtures = set(getattr(item, "fixturenames", ()))
     if said:
         return said

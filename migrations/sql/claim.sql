@@ -240,12 +240,13 @@ END $$;
 --
 -- An older job for the same files that still waits, because it failed or is of lower priority, would put back what this
 -- one has replaced. Without sorting only jobs_waiting_path has this order.
-CREATE OR REPLACE FUNCTION worker.complete_job(job_id uuid, token uuid, url text, report jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION worker.complete_job(
+    job_id uuid, token uuid, url text, report jsonb, superseded_message text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_variable
 DECLARE
     path text;
-    asked timestamptz;
+    requested_at timestamptz;
     older uuid[];
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);
@@ -254,20 +255,19 @@ BEGIN
         metadata = metadata || jsonb_build_object('worker', report),
         completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
     WHERE id = job_id AND lease_token = token
-    RETURNING worker.storage_path(shop, product_id, variant_id), queued_at INTO path, asked;
+    RETURNING worker.storage_path(shop, product_id, variant_id), queued_at INTO path, requested_at;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     older := ARRAY(
         SELECT id FROM public.jobs
-        WHERE status = 'pending' AND queued_at < asked
+        WHERE status = 'pending' AND queued_at < requested_at
           AND worker.storage_path(shop, product_id, variant_id) = path
         ORDER BY queued_at);
     IF older <> '{}' THEN
         PERFORM set_config('worker.lease', 'queue', true);
         UPDATE public.jobs
-        SET status = 'cancelled', completed_at = now(), error_code = 'superseded',
-            error_message = 'A newer request for the same product was finished first.'
+        SET status = 'cancelled', completed_at = now(), error_code = 'superseded', error_message = superseded_message
         WHERE id = ANY (older) AND status = 'pending';
     END IF;
     RETURN true;

@@ -44,12 +44,12 @@ CREATE OR REPLACE TRIGGER write_event AFTER UPDATE ON public.jobs
 FOR EACH ROW WHEN ((OLD.status, OLD.progress) IS DISTINCT FROM (NEW.status, NEW.progress))
 EXECUTE FUNCTION worker.write_event();
 
--- Take out of an update's metadata what an event of this job told.
+-- Remove from an update's metadata what only repeats an event of this job.
 --
--- A backend's handler may write into the row what a webhook told it: status, URL and the whole metadata, seconds late or
--- twice. Such an update names the status, which is not the backend's to set, and the guard keeps that. Of its metadata,
--- what an event of this job told is no news: were it merged, it would undo what the backend itself has changed since. What
--- the handler added or changed is news, and so is every update that does not name the status.
+-- A backend's handler may write a webhook's content into the row: status, URL and the whole metadata, seconds late or
+-- twice. Such an update names the status, which the backend may not set, and the guard keeps the row's own. Metadata that
+-- repeats an event must not be merged: it would undo what the backend itself has changed since. What the handler added or
+-- changed is merged, and so is every update that does not name the status.
 --
 -- Triggers fire in the order of their names, so this comes before guard_job. SECURITY DEFINER: it reads the outbox.
 CREATE OR REPLACE FUNCTION worker.drop_echo() RETURNS trigger

@@ -38,7 +38,7 @@ class Tetrahedron:
 
 
 def install() -> None:
-    """Make this process write small models, whatever engine it is told to load."""
+    """Make this process write small models, whatever engine it must load."""
     use(Tetrahedron())
     for name, preset in PRESETS.items():
         PRESETS[name] = replace(preset, texture=64)

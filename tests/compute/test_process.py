@@ -1,4 +1,4 @@
-"""The daemon's side of a child: what a lane is told when the child does not read, breaks the protocol, or cannot start. Whole
+"""The daemon's side of a child: what a lane sees when the child does not read, breaks the protocol, or cannot start. Whole
 lives of children: tests/system/test_daemon.py.
 """
 

@@ -7,8 +7,8 @@ from worker.jobs import queue
 
 def test_steps_are_sorted_and_unknown_ones_come_last() -> None:
     # As jsonb gives them: the shortest names first.
-    told = {"stray": 1.0, "cutout": 2.0, "upload": 3.0, "download": 4.0}
-    assert list(in_order(told).items()) == [
+    seconds = {"stray": 1.0, "cutout": 2.0, "upload": 3.0, "download": 4.0}
+    assert list(in_order(seconds).items()) == [
         ("download", 4.0),
         ("cutout", 2.0),
         ("upload", 3.0),

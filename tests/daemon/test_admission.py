@@ -15,7 +15,7 @@ from worker.storage.local import LocalStore
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Admission]:
+def admission(tmp_path: Path) -> Iterator[Admission]:
     scratch = Scratch(tmp_path / "tmp")
     scratch.open()
     yield Admission(LocalStore(tmp_path / "store"), scratch, tmp_path / "store", 0)
@@ -23,54 +23,54 @@ def gate(tmp_path: Path) -> Iterator[Admission]:
 
 
 @pytest.mark.parametrize(
-    ("folder", "trouble", "recovery", "words"),
+    ("folder", "trouble", "recovery", "problem"),
     [
         ("tmp", "temp_unavailable", "disk_recovered", "WORKER_TEMP_DIR cannot be used: "),
         ("store", "store_unavailable", "store_recovered", "WORKER_STORAGE_DIR cannot be written: "),
     ],
 )
 def test_a_folder_that_cannot_be_used_closes_it_with_one_line_until_the_folder_is_back(
-    gate: Admission, tmp_path: Path, folder: str, trouble: str, recovery: str, words: str
+    admission: Admission, tmp_path: Path, folder: str, trouble: str, recovery: str, problem: str
 ) -> None:
     place = tmp_path / folder
     with capture_logs() as lines:
-        assert gate.check()
+        assert admission.check()
         shutil.rmtree(place)
-        assert gate.check(), "a folder that is only missing is made anew"
+        assert admission.check(), "a folder that is only missing is made anew"
         shutil.rmtree(place)
         place.touch()
-        assert [gate.check() for _ in range(3)] == [False] * 3
-        assert not gate.is_open
-        assert gate.folder_problem.startswith(words)
+        assert [admission.check() for _ in range(3)] == [False] * 3
+        assert not admission.is_open
+        assert admission.folder_problem.startswith(problem)
         place.unlink()
-        assert gate.check()
-        assert gate.folder_problem == ""
+        assert admission.check()
+        assert admission.folder_problem == ""
     assert [line["event"] for line in lines] == [trouble, recovery]
 
 
 def test_a_disk_without_room_for_more_files_closes_it(
-    gate: Admission, monkeypatch: pytest.MonkeyPatch
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = SimpleNamespace(f_bavail=10**9, f_frsize=4096, f_files=10**6, f_favail=MIN_FREE_FILES)
     monkeypatch.setattr("worker.daemon.admission.os.statvfs", lambda _: free)
-    assert gate.check()
+    assert admission.check()
     free.f_favail -= 1
     with capture_logs() as lines:
-        assert not gate.check()
+        assert not admission.check()
     assert lines[0]["free_files"] == MIN_FREE_FILES - 1
-    assert "99 more files" in gate.folder_problem
+    assert "99 more files" in admission.folder_problem
     free.f_files = free.f_favail = 0  # as btrfs, which has no such number
-    assert gate.check()
+    assert admission.check()
 
 
 def test_an_idle_daemon_notices_too_but_does_not_touch_the_disk_each_second(
-    gate: Admission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    admission: Admission, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate.recheck()
+    admission.recheck()
     shutil.rmtree(tmp_path / "tmp")
     (tmp_path / "tmp").touch()
-    gate.recheck()
-    assert gate.is_open
+    admission.recheck()
+    assert admission.is_open
     monkeypatch.setattr(admission, "RECHECK_S", 0)
-    gate.recheck()
-    assert not gate.is_open
+    admission.recheck()
+    assert not admission.is_open

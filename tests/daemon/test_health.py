@@ -155,9 +155,9 @@ def _rules_name_what_is_scraped(scraped: set[str]) -> None:
 
 
 def _documented(scraped: set[str]) -> None:
-    told = set(re.findall(r"^\| `(modelworker_\w+)`", OPERATIONS.read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(modelworker_\w+)`", OPERATIONS.read_text(), re.MULTILINE))
     ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in scraped if name.startswith("modelworker_")}
-    assert told == ours | {"modelworker_gpu_memory_peak_bytes"}
+    assert documented == ours | {"modelworker_gpu_memory_peak_bytes"}
 
 
 def test_the_alert_rules_pass_promtool() -> None:
@@ -271,11 +271,11 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
     asked = Counter[str]()
 
     def gauges(name: str) -> metrics.QueueGauges:
-        def look() -> dict[str, Any]:
+        def ask() -> dict[str, Any]:
             asked[name] += 1
             return queue.gauges(engine, GAUGES)
 
-        return metrics.QueueGauges(look, lambda: True, backend=True)
+        return metrics.QueueGauges(ask, lambda: True, backend=True)
 
     heard = threading.Event()
     other = gauges("other")
@@ -373,14 +373,14 @@ def events() -> Iterator[str]:
 
 def test_every_event_of_the_log_is_documented_and_no_other() -> None:
     text = OPERATIONS.read_text().partition("## Log events")[2].partition("\n## ")[0]
-    told = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+    documented = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
     logged = (
         set(events())
         | BY_CODE
         | {end.event for end in ENDS.values()}
         | {"child_died", "child_killed", "library"}
     )
-    assert told == logged
+    assert documented == logged
 
 
 def test_every_error_code_is_documented_and_no_other() -> None:

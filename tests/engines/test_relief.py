@@ -140,8 +140,8 @@ def test_the_background_and_prints_of_the_front_do_not_reach_the_back() -> None:
 def test_the_colours_do_not_jump_where_the_front_meets_the_back() -> None:
     surface = surface_of(flag)
     rim = surface.vertices[np.abs(surface.vertices[:, 2]) < 0.01]
-    nudge = np.array([0, 0, 0.01], np.float32)
-    assert np.abs(surface.color(rim + nudge) - surface.color(rim - nudge)).max() < 0.25
+    shift = np.array([0, 0, 0.01], np.float32)
+    assert np.abs(surface.color(rim + shift) - surface.color(rim - shift)).max() < 0.25
 
 
 def test_a_disk_becomes_a_ball() -> None:

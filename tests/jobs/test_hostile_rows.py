@@ -233,23 +233,23 @@ def _use_row(place: Place, row: dict[str, Any]) -> None:
     except psycopg.Error:
         return
     queue.enqueue(engine, shop="a", product_id="other", image_urls=["https://a/b"])
-    _look(place, job_id)
+    _read_everywhere(place, job_id)
     queue.rescue(engine)
     for _ in range(2):
         if job := queue.claim(engine, worker="w", lease_s=30):
-            _look(place, job_id)
+            _read_everywhere(place, job_id)
             queue.fail(engine, job, JobError("no_object"), report={})
     sql.execute(
         "UPDATE jobs SET status = 'failed', metadata = metadata || '{\"a\": 1}'"
     )  # as a late handler does
-    _look(place, job_id)
+    _read_everywhere(place, job_id)
     while event := outbox.take(engine, sending_s=30):
         assert json.dumps(event.body)
         outbox.dead_letter(engine, event, refusals=5, reason="refused")
     outbox.dead(engine, 10)
 
 
-def _look(place: Place, job_id: Any) -> None:
+def _read_everywhere(place: Place, job_id: Any) -> None:
     engine, sql, site = place
     said = io.StringIO()
     terminal = Console(file=said, force_terminal=True, color_system=None, width=200)

@@ -126,11 +126,11 @@ class Life(RuleBasedStateMachine):
         stale = [job for job in self.held if not self._live(job)]
         # One that another worker has now tells the most.
         stale.sort(key=lambda job: self.before[job.id]["status"] == "processing", reverse=True)
-        told = self._events()
+        events = self._events()
         with pytest.raises(LeaseLost):
             WRITES[what](self.engine, data.draw(st.sampled_from(stale[:2])))
         assert self._rows() == self.before
-        assert self._events() == told
+        assert self._events() == events
 
     @precondition(lambda self: self._any("pending") or self._any("processing"))
     @rule(seconds=st.sampled_from([8, 40, 700]))
@@ -223,10 +223,10 @@ class Life(RuleBasedStateMachine):
         self.before, self.retried = rows, set()
 
     def _check_events(self, rows: dict[UUID, Row]) -> None:
-        told = self._events()
-        assert Counter(event["job_id"] for event in told if event["terminal"]) == +self.endings
+        events = self._events()
+        assert Counter(event["job_id"] for event in events if event["terminal"]) == +self.endings
         last = {}
-        for event in told:
+        for event in events:
             assert event["body"]["seq"] == event["seq"]
             last[event["job_id"]] = event["body"]  # by rising seq
         for job, body in last.items():

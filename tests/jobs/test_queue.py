@@ -474,7 +474,7 @@ def test_what_ended_long_ago_is_pruned_in_batches(engine: Engine, sql: psycopg.C
     assert queue.prune(engine, "attempts", days=1, batch=1) == 1
     assert queue.prune(engine, "events", days=1, batch=100) > 0
     assert [queue.prune(engine, "jobs", days=1, batch=2) for _ in range(3)] == [2, 1, 0]
-    assert row(sql, "id") == (jobs[0],), "the backend has not been told of it yet"
+    assert row(sql, "id") == (jobs[0],), "its webhook has not been delivered yet"
     assert queue.prune(engine, "attempts", days=3, batch=10) == 0
 
 

@@ -1,4 +1,4 @@
-"""What a daemon does for the queue as a whole, and when it looks again."""
+"""What a daemon does for the queue as a whole, and when it does it next."""
 
 import threading
 import time
@@ -59,7 +59,7 @@ def test_a_lost_job_is_looked_for_when_its_lease_runs_out_and_rescued_then(
         sql.execute("UPDATE jobs SET lease_expires_at = now() - interval '1 s'")
     keeper.run_once()
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("pending",)
-    assert keeper.wakeup.wait(0), "a lane is told"
+    assert keeper.wakeup.wait(0), "a lane is woken"
 
 
 def test_a_lost_job_that_somebody_s_transaction_holds_keeps_no_other_from_a_lane(

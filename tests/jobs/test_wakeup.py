@@ -101,7 +101,7 @@ def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
 def test_who_listens_sees_an_outage_first_and_comes_back_with_its_end(
     postgres: Postgres, database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A job that is inserted right after a short outage must not wait for the next look."""
+    """A job that is inserted right after a short outage must not wait for the next poll."""
     monkeypatch.setattr(module, "RETRY_S", (60, 60))
     heard = Heard(Settings().model_copy(update={"database_url": SecretStr(database_url)}), engine)
     until(lambda: heard.inserted == 1)

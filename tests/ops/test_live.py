@@ -83,11 +83,11 @@ def test_status_shows_who_works_what_waits_and_what_fails(
         "8  b.myshopify.com",
     ):
         assert part in said, part
-    told = json.loads(worker("status", "--json").stdout)
-    assert (told["queue"]["due"], told["queue"]["running"], told["queue"]["stuck"]) == (1, 1, 0)
-    assert [(w["worker"], w["running"], w["ended"]) for w in told["workers"]] == [("gpu-1:7", 1, 1)]
-    assert [(f["error_code"], f["jobs"]) for f in told["failures"]] == [("no_object", 1)]
-    assert len(told["jobs"]) == 3
+    status = json.loads(worker("status", "--json").stdout)
+    assert (status["queue"]["due"], status["queue"]["running"], status["queue"]["stuck"]) == (1, 1, 0)
+    assert [(w["worker"], w["running"], w["ended"]) for w in status["workers"]] == [("gpu-1:7", 1, 1)]
+    assert [(f["error_code"], f["jobs"]) for f in status["failures"]] == [("no_object", 1)]
+    assert len(status["jobs"]) == 3
 
 
 def test_a_worker_that_was_lost_is_not_among_the_living(
@@ -118,16 +118,16 @@ def test_the_queue_is_watched_through_an_outage(
 ) -> None:
     """Real rows, a database that goes and comes, and Ctrl-C."""
     run(sql, engine)
-    looks = 0
+    calls = 0
 
     def pause(_seconds: float) -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 1:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
             sql.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
             )
-        if looks == 4:
+        if calls == 4:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", pause)

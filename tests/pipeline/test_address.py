@@ -287,7 +287,7 @@ class Site:
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.answers: list[bytes] = []
         self.requests: list[bytes] = []
-        self.names: list[str | None] = []  # as TLS was told
+        self.names: list[str | None] = []  # as TLS sent them
         if context:
             context.sni_callback = lambda _connection, name, _context: self.names.append(name)
         self._context = context

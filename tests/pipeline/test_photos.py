@@ -43,10 +43,10 @@ def test_a_daemon_in_production_asks_no_host_that_it_was_not_allowed_and_tells_n
 
     row = queue.get_jobs(engine, [job])[0]
     assert (row["status"], row["error_code"], row["attempts"]) == ("failed", "photo_url_refused", 1)
-    told = row["report"]["photos"]
-    assert [photo["error_code"] for photo in told] == list(refused.values())
-    assert all(photo["error_message"].endswith((".", "…")) for photo in told)
-    assert told[4]["url"] == "https://cdn.shopify.com.evil.example/mug.png"
+    reported = row["report"]["photos"]
+    assert [photo["error_code"] for photo in reported] == list(refused.values())
+    assert all(photo["error_message"].endswith((".", "…")) for photo in reported)
+    assert reported[4]["url"] == "https://cdn.shopify.com.evil.example/mug.png"
     for text in (
         json.dumps(row["report"]),
         row["error_message"],

@@ -104,15 +104,15 @@ def test_a_model_that_does_not_look_like_its_photo_scores_low(
     if what == "blurred texture":
         texture = np.asarray(Image.fromarray(model.mesh.texture).filter(ImageFilter.GaussianBlur(14)))
         soft = replace(model, mesh=replace(model.mesh, texture=texture))
-        told = assess(soft, model.source_view, Scene(soft.mesh), worth)
+        assessed = assess(soft, model.source_view, Scene(soft.mesh), worth)
     else:
         front = replace(model.source_view, view=np.ascontiguousarray(other(model.source_view.view, what)))
-        told = assess(model, front, scene, worth)
-    assert told["score"] < most
-    assert told["score"] < report["score"]
+        assessed = assess(model, front, scene, worth)
+    assert assessed["score"] < most
+    assert assessed["score"] < report["score"]
     # Where the outlines have little in common, finishing itself says so.
-    if told["silhouette_iou"] > 0.75:
-        assert any(warning in sentence for sentence in told["warnings"]), told
+    if assessed["silhouette_iou"] > 0.75:
+        assert any(warning in sentence for sentence in assessed["warnings"]), assessed
 
 
 def test_a_bad_photo_is_named_and_lowers_the_score(
@@ -143,14 +143,14 @@ def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, 
         ),
         report={**model.report, "components_dropped": 12, "warnings": ["The dimensions make no sense."]},
     )
-    told = assess(thin, model.source_view, scene, worth)
-    assert told["warnings"] == [
+    assessed = assess(thin, model.source_view, scene, worth)
+    assert assessed["warnings"] == [
         "The dimensions make no sense.",
         "The model is very flat.",
         "12 loose pieces were removed.",
     ]
-    assert told["score"] < report["score"]
-    assert told["components_dropped"] == 12
+    assert assessed["score"] < report["score"]
+    assert assessed["components_dropped"] == 12
 
 
 def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> None:

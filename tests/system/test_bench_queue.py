@@ -46,12 +46,12 @@ def test_sigterm_leaves_nothing_behind(u2netp: Path, starting: str) -> None:
 
         def left() -> list[Path]:
             """Processes whose command or environment names the folder."""
-            told = []
+            found = []
             for file in (*Path("/proc").glob("[0-9]*/environ"), *Path("/proc").glob("[0-9]*/cmdline")):
                 with suppress(OSError):
                     if name.encode() in file.read_bytes():
-                        told.append(file)
-            return told
+                        found.append(file)
+            return found
 
         bench = subprocess.Popen(
             [sys.executable, BENCHMARK, "--quick"],

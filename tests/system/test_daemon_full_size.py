@@ -100,11 +100,11 @@ def test_a_full_size_checkpoint_makes_a_model_on_two_cores(
         until(lambda job=job: queue.get_jobs(engine, [job])[0]["completed_at"], 900)  # type: ignore[misc]
         row = queue.get_jobs(engine, [job])[0]
         assert row["status"] == "completed", row["error_message"]
-        told = row["report"]
-        print(product, told["seconds"], told["surface"], told["model"]["seconds"])  # noqa: T201 - run with -s to read it
+        report = row["report"]
+        print(product, report["seconds"], report["surface"], report["model"]["seconds"])  # noqa: T201 - run with -s to read it
     child = daemon.events("child_ready")[0]["pid"]
     status = Path(f"/proc/{child}/status").read_text()
     peak_mb = int(status.split("VmHWM:")[1].split()[0]) >> 10
     print(f"peak {peak_mb} MB")  # noqa: T201 - run with -s to read it
     assert peak_mb < 5000
-    assert told["model"]["watertight"]
+    assert report["model"]["watertight"]

@@ -46,21 +46,21 @@ def test_rows_become_models_in_one_child_that_does_not_grow(
     assert len(daemon.events("child_ready")) == 1
     assert peaks[2] < 1.05 * peaks[1], "the first jobs warm up, the next must not add to it"
 
-    told = row["report"]
-    assert (told["engine"], told["device"], told["precision"], told["preset"]) == (
+    report = row["report"]
+    assert (report["engine"], report["device"], report["precision"], report["preset"]) == (
         "triposr",
         "cpu",
         "float32",
         "fast",
     )
-    assert len(told["weights_sha256"]) == 64
-    assert told["surface"]["queries"] > 0
-    assert told["peak_rss_mb"] > 0
-    assert {"download", "cutout", "generate", "finish", "poster", "upload"} <= set(told["seconds"])
+    assert len(report["weights_sha256"]) == 64
+    assert report["surface"]["queries"] > 0
+    assert report["peak_rss_mb"] > 0
+    assert {"download", "cutout", "generate", "finish", "poster", "upload"} <= set(report["seconds"])
     model = trimesh.load(daemon.files / "a" / "2.glb", force="mesh")
     assert isinstance(model, trimesh.Trimesh)
     model.merge_vertices(merge_tex=True, merge_norm=True)
-    assert model.is_watertight == told["model"]["watertight"]
+    assert model.is_watertight == report["model"]["watertight"]
 
 
 def no_weights(folder: Path) -> None:

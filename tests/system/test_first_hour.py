@@ -39,7 +39,7 @@ from worker.local.postgres import remove_server, start_server
 folder = Path(sys.argv[1])
 server = start_server(folder)
 try:
-    # Parallel workers share memory, which needs /dev/shm unless told otherwise.
+    # Parallel workers share memory, which needs /dev/shm unless it is set otherwise.
     with psycopg.connect(server.url()) as connection:
         connection.execute("SET debug_parallel_query = on")
         print("answered", connection.execute("SELECT count(*) FROM pg_class").fetchone()[0] > 0)

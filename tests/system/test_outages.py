@@ -99,7 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, u2netp: Path, mug: bytes) -> 
             remove_server(folder / "postgres")
 
 
-Outage = Callable[[Site], Any]
+Disturbance = Callable[[Site], Any]
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def cut_off(site: Site) -> Iterator[None]:
     yield
 
 
-OUTAGES: dict[str, Outage] = {
+OUTAGES: dict[str, Disturbance] = {
     "restarted": lambda site: stopped(site, "fast"),
     "crashed": lambda site: stopped(site, "immediate"),
     "frozen": frozen,

@@ -134,7 +134,7 @@ def test_systemd_is_told_of_a_whole_life(
     assert file_manager.said("EXTEND_TIMEOUT_USEC"), "loading a model asked for no more time"
     until(lambda: file_manager.said("STATUS")[-1] == "cpu: idle")
 
-    # Idle between two looks at the queue for longer than the watchdog's time, and yet alive.
+    # Idle between two polls of the queue for longer than the watchdog's time, and yet alive.
     now = time.monotonic()
     until(lambda: len(file_manager.said("WATCHDOG", since=now)) >= 5)
     assert not daemon.events("lane_frozen")
@@ -164,7 +164,7 @@ def test_a_frozen_lane_starves_the_watchdog_and_thawed_feeds_it_again(
     daemon = start_daemon(NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="3000000")
     alive = next(daemon.temp.glob("*/.lock"))
     with sql.transaction(), psycopg.connect(database_url, autocommit=True) as other:
-        # The lane's next look at the queue hangs, as it would on a database that answers no more.
+        # The lane's next poll of the queue hangs, as it would on a database that answers no more.
         sql.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
         other.execute("NOTIFY worker_jobs")
         daemon.wait_for("lane_frozen")
@@ -181,7 +181,7 @@ def test_a_frozen_lane_starves_the_watchdog_and_thawed_feeds_it_again(
 
 
 def test_a_start_that_fails_is_never_ready(start_daemon: StartDaemon, file_manager: Manager) -> None:
-    daemon = start_daemon(ready=False, NOTIFY_SOCKET=file_manager.address, WORKER_ENGINE="cube")
+    daemon = start_daemon(ready=False, NOTIFY_SOCKET=file_manager.address, WORKER_ENGINE="no-such")
     assert daemon.process.wait(60) == 78
     assert not file_manager.said("READY")
     assert not daemon.events("ready")

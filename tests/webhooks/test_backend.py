@@ -24,7 +24,7 @@ from worker.jobs import queue
 PutPhoto = Callable[[str, bytes], str]
 
 ENDED = "SELECT count(*) = 0 FROM jobs WHERE completed_at IS NULL"
-UNTOLD = "SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL"
+UNDELIVERED = "SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL"
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ def check(backend: Backend, ends: dict[str, str]) -> None:
     """Each job's events, in order, with one end by its id; all genuine. `ends` says how the jobs ended."""
     for webhook in backend.got:
         assert Webhook(SECRET).verify(webhook.body, webhook.headers) == webhook.event
-    told: dict[str, dict[str, dict[str, Any]]] = {job: {} for job in ends}
+    received: dict[str, dict[str, dict[str, Any]]] = {job: {} for job in ends}
     bodies: dict[str, bytes] = {}
     for webhook in backend.seen:
         assert bodies.setdefault(webhook.id, webhook.body) == webhook.body, "other bytes under the same id"
     for webhook in backend.got:
-        told[webhook.event["jobId"]].setdefault(webhook.id, webhook.event)
-    for job, events in told.items():
+        received[webhook.event["jobId"]].setdefault(webhook.id, webhook.event)
+    for job, events in received.items():
         seqs = [event["seq"] for event in events.values()]
         assert seqs == sorted(set(seqs))
         states = [event["status"] for event in events.values()]
@@ -100,7 +100,7 @@ def test_a_backend_that_was_down_for_ten_minutes_gets_every_job_s_events(
         ends[enqueue(engine, "late", bad)] = "failed"
         sql.execute("UPDATE worker.outbox SET next_attempt_at = now() WHERE next_attempt_at IS NOT NULL")
         sql.execute("NOTIFY worker_webhooks")
-        until(lambda: scalar(sql, ENDED) and scalar(sql, UNTOLD) == 0, 60, "all to be told")
+        until(lambda: scalar(sql, ENDED) and scalar(sql, UNDELIVERED) == 0, 60, "all webhooks")
         check(backend, ends)
     assert daemon.stop() == 0
 
@@ -153,7 +153,7 @@ def test_kill_9_between_commit_and_send_and_between_send_and_mark_has_the_same_e
 
     backend.reply = lambda _, __: (200, {})
     daemon = start_daemon(**variables, ready=False)
-    until(lambda: scalar(sql, UNTOLD) == 0, what="all to be told")
+    until(lambda: scalar(sql, UNDELIVERED) == 0, what="all webhooks")
     kill(daemon)
     check(backend, {job: "completed"})
     assert [webhook.id for webhook in backend.seen].count(held[0].id) == 2
@@ -220,7 +220,7 @@ def test_the_existing_backend_that_writes_what_it_is_told_into_the_same_row_does
     sql.execute("""UPDATE generation_jobs SET metadata = metadata || '{"stock": 3, "checked": true}'""")
     rows = "SELECT id::text, status::text, model_url, error_code, progress, metadata -> 'worker' FROM jobs ORDER BY id"
     right = sql.execute(rows.encode()).fetchall()
-    until(lambda: scalar(sql, UNTOLD) == 0, 60, "all to be told")
+    until(lambda: scalar(sql, UNDELIVERED) == 0, 60, "all webhooks")
     for writer in writers:
         writer.join()
 

@@ -32,7 +32,7 @@ def take(engine: Engine) -> Event:
     return event
 
 
-def told(sql: psycopg.Connection) -> list[tuple[str, int]]:
+def queued_events(sql: psycopg.Connection) -> list[tuple[str, int]]:
     rows = sql.execute(
         "SELECT body::jsonb ->> 'status', (body::jsonb -> 'progress')::int FROM worker.outbox ORDER BY seq"
     )
@@ -46,7 +46,7 @@ def test_progress_that_nobody_began_to_send_is_one_event_and_the_end_is_another(
     for progress in (10, 40, 50):
         queue.report(engine, job, progress=progress, stage="x", lease_s=30)
     queue.complete(engine, job, model_url="https://m/1.glb", report={})
-    assert told(sql) == [("processing", 50), ("completed", 100)]
+    assert queued_events(sql) == [("processing", 50), ("completed", 100)]
 
 
 def test_what_was_taken_once_keeps_its_bytes(engine: Engine, sql: psycopg.Connection) -> None:
@@ -57,13 +57,13 @@ def test_what_was_taken_once_keeps_its_bytes(engine: Engine, sql: psycopg.Connec
     queue.report(engine, job, progress=40, stage="x", lease_s=30)
     again = take(engine)
     assert (again.id, again.body, again.attempts) == (first.id, first.body, 2)
-    assert told(sql) == [("processing", 5), ("processing", 40)]
+    assert queued_events(sql) == [("processing", 5), ("processing", 40)]
 
 
 def test_a_renewal_is_no_event(engine: Engine, sql: psycopg.Connection) -> None:
     job = start_job(engine)
     queue.renew(engine, job, lease_s=30)
-    assert told(sql) == [("processing", 5)]
+    assert queued_events(sql) == [("processing", 5)]
 
 
 def test_progress_that_comes_while_its_forerunner_is_being_taken_is_an_event_of_its_own(
@@ -82,7 +82,7 @@ def test_progress_that_comes_while_its_forerunner_is_being_taken_is_an_event_of_
         until(lambda: sql.execute(blocked).fetchone() == (1,), what="the report to wait for the taker")
         taker.commit()
         reporter.join()
-    assert told(sql) == [("processing", 5), ("processing", 40)]
+    assert queued_events(sql) == [("processing", 5), ("processing", 40)]
     assert outbox.take(engine, sending_s=30) is None, "one event of a job is under way"
 
 
@@ -134,7 +134,7 @@ def test_what_others_write_wakes_the_senders_and_what_a_daemon_writes_does_not(
         assert (heard[0], heard[2]) == ("first", "last")
 
 
-def bury(engine: Engine) -> UUID:
+def dead_letter(engine: Engine) -> UUID:
     event = take(engine)
     outbox.dead_letter(engine, event, refusals=5, reason="the backend answered 404")
     return event.id
@@ -150,9 +150,9 @@ def test_the_dead_are_listed_and_sent_again_in_their_order_as_they_were(
     engine: Engine, database_url: str
 ) -> None:
     job = start_job(engine)
-    first = bury(engine)
+    first = dead_letter(engine)
     queue.complete(engine, job, model_url="x", report={})
-    second = bury(engine)
+    second = dead_letter(engine)
 
     listed = json.loads(worker(database_url, "list", "--json").stdout)
     assert (listed["waiting"], listed["oldest"], listed["dead"]) == (0, None, 2)
@@ -175,7 +175,7 @@ def test_the_dead_are_listed_and_sent_again_in_their_order_as_they_were(
 
 def test_a_dead_event_that_was_overtaken_is_not_sent_again(engine: Engine, database_url: str) -> None:
     job = start_job(engine)
-    overtaken = bury(engine)
+    overtaken = dead_letter(engine)
     queue.complete(engine, job, model_url="x", report={})
     outbox.delivered(engine, take(engine))
     assert outbox.dead(engine, 10)[0]["overtaken"]
@@ -196,7 +196,7 @@ def test_replayed_progress_keeps_its_bytes_beside_newer_progress(
     assert outbox.replay(engine, [event.id]) == {event.id}
     queue.report(engine, job, progress=50, stage="x", lease_s=30)
     assert take(engine).body == event.body
-    assert told(sql) == [("processing", 5), ("processing", 50)]
+    assert queued_events(sql) == [("processing", 5), ("processing", 50)]
 
 
 def test_replay_wants_to_know_which(database_url: str) -> None:
@@ -331,7 +331,7 @@ def test_a_replayed_event_goes_first_and_not_beside_one_that_is_under_way(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
     job = start_job(engine)
-    first = bury(engine)
+    first = dead_letter(engine)
     queue.report(engine, job, progress=40, stage="x", lease_s=30)
     queue.complete(engine, job, model_url="x", report={})
     event = take(engine)

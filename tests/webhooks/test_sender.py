@@ -440,12 +440,12 @@ def test_every_event_says_its_type_and_other_types_are_sent_to_those_who_ask(
 
     sql.execute(write)
     drain(make_sender(webhook_events=("job.updated", "batch.finished"), webhook_type_in_body=True))
-    told = backend.seen[-1]
+    received = backend.seen[-1]
     assert len(backend.seen) == 2
-    assert told.headers["webhook-type"] == told.event["type"] == "batch.finished"
-    assert told.event["batch"] == "monday"
-    assert "jobId" not in told.event
-    Webhook(SECRET).verify(told.body, told.headers)
+    assert received.headers["webhook-type"] == received.event["type"] == "batch.finished"
+    assert received.event["batch"] == "monday"
+    assert "jobId" not in received.event
+    Webhook(SECRET).verify(received.body, received.headers)
 
 
 def test_the_backend_s_own_authority_and_a_proxy_are_found_in_the_environment_and_no_log_has_the_password(

@@ -25,8 +25,9 @@ def bench(
 ) -> None:
     """Send photos through this host's own lanes, engine and weights, beside its real queue and store, and measure them.
 
-    It reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It needs the extra `dev`:
-    pip install 'shop-model-worker[dev]'. Exit codes: 0 all jobs completed, 1 some did not, 78 it cannot run here.
+    It reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It needs the package's extra `dev`.
+
+    Exit status: 0 all jobs completed, 1 some did not, 78 it cannot run here.
     """
     from worker.local import bench  # noqa: PLC0415 - the other commands have no use for it
 

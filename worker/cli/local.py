@@ -41,8 +41,10 @@ def dev(
 ) -> None:
     """Run everything on this machine: Postgres, a store, a receiver for webhooks, the dashboard and the daemon.
 
-    Ctrl-C lets a running job finish; a second one requeues it immediately. Exit codes: 0 stopped by a signal, 78 it cannot run
-    here, for instance because another `worker dev` runs in the folder; else that of the daemon.
+    Ctrl-C lets a running job finish; a second one requeues it immediately.
+
+    Exit status: 0 stopped by a signal, 78 it cannot run here, for instance because another `worker dev` runs in the folder;
+    else that of the daemon.
     """
     from worker.local import dev  # noqa: PLC0415 - what only a laptop needs
 
@@ -58,7 +60,7 @@ def demo(
 ) -> None:
     """Make 3D models of sample photos through the real daemon, and a page to look at them.
 
-    Exit codes: 0 each job ended as it should, 1 one did not, 78 it cannot run here.
+    Exit status: 0 each job ended as it should, 1 one did not, 78 it cannot run here.
     """
     from worker.local import demo  # noqa: PLC0415 - what only a laptop needs
 

@@ -95,7 +95,7 @@ class Child:
             os.set_blocking(_fd(self._process.stdin), False)
             return self._load(give_up)
         except BaseException:
-            # A child that was told nothing, or that nobody reads, must not count as one that runs.
+            # A child without its first message, or that nobody reads, must not count as one that runs.
             self.kill()
             raise
 

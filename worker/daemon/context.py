@@ -49,4 +49,4 @@ class LaneContext:
     monitor: DatabaseMonitor
     stop: Stop
     wake_sender: Callable[[], None]  # call it after writing an event
-    cancel_push_works: Callable[[], bool]  # true while a cancel request reaches `Lane.cancelled`
+    cancel_push_works: Callable[[], bool]  # true while a cancel request reaches `Lane.on_cancel`

@@ -72,8 +72,8 @@ class Lane(threading.Thread):
             self.heartbeat.beat("ended", silent_s=float("inf"))
             self.ready.set()
 
-    def cancelled(self, job_id: str) -> None:
-        """Have the lane look at its job now if it is this one. For other threads, when a cancel was requested."""
+    def on_cancel(self, job_id: str) -> None:
+        """Renew the lease now if this lane has the job, which tells of a cancel request. For other threads."""
         attempt = self._attempt
         if attempt and str(attempt.job.id) == job_id:
             attempt.lease.renew_now()

@@ -193,7 +193,7 @@ class Daemon:
 
     def _on_cancel(self, job_id: str) -> None:
         for lane in self.lanes:
-            lane.cancelled(job_id)
+            lane.on_cancel(job_id)
         self._wake_sender()
 
     def _wake_sender(self) -> None:

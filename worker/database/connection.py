@@ -63,6 +63,7 @@ class Connection(psycopg.Connection[Any]):
         return connection
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait for a statement's answer, `timeout` seconds or else ANSWER_S. Raises: psycopg.OperationalError, and closes the connection."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
         deadline = time.monotonic() + ANSWER_S

@@ -29,7 +29,7 @@ WHERE job.id = :id;
 -- name: complete
 -- Settle a job whose model is stored, and end the older ones for the same files. No row: the lease is lost.
 SELECT true AS completed
-WHERE worker.complete_job(:id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb));
+WHERE worker.complete_job(:id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :superseded_message);
 
 -- name: fail
 -- Settle an attempt that failed: once more later, or for good. No row: the lease is lost.
@@ -57,7 +57,7 @@ SELECT due, expired, seconds FROM worker.next_due();
 SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.9;
 
 -- name: gauges
--- The whole queue in figures, from the partial indexes, for one daemon's scrape and told to the others.
+-- The whole queue in figures, from the partial indexes, for one daemon's scrape; the others are notified of them.
 WITH figures AS MATERIALIZED (
     SELECT json_build_object(
         'due', count(*) FILTER (WHERE status = 'pending' AND run_after <= now()),
@@ -79,7 +79,7 @@ WITH figures AS MATERIALIZED (
 SELECT found, CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify(:channel, found::text) END FROM figures;
 
 -- name: prune_jobs
--- Delete jobs that ended long ago, with their history, unless the backend has still to be told of them. A batch at a
+-- Delete jobs that ended long ago, with their history, unless webhooks for them are still waiting. A batch at a
 -- time, and one daemon at a time.
 WITH turn AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtext('worker prune jobs')) AS ours

@@ -71,13 +71,20 @@ def report(engine: Engine, job: Job, *, progress: int, stage: str, lease_s: floa
 
 
 def lock_holder(engine: Engine, job_id: UUID) -> Row | None:
-    """Return who has locked a job's row: `pid`, `role`, `application`, `open_s` of its transaction; None if that cannot be told."""
+    """Return who has locked a job's row: `pid`, `role`, `application`, `open_s` of its transaction; None if that is unknown."""
     return _one(engine, "lock_holder", id=job_id)
 
 
 def complete(engine: Engine, job: Job, *, model_url: str, report: Mapping[str, Any]) -> None:
     """Complete the job, and end older jobs for the same files. Raises: LeaseLost."""
-    _held(engine, "complete", job, model_url=model_url, report=json.dumps(_storable(report)))
+    _held(
+        engine,
+        "complete",
+        job,
+        model_url=model_url,
+        report=json.dumps(_storable(report)),
+        superseded_message=ERRORS["superseded"].message,
+    )
 
 
 def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:

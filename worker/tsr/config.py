@@ -251,5 +251,8 @@ def _resolve(flat: dict[str, Any], key: str) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's text on one line, shortened; its type's name if it has none."""
+    """Return an error's text on one line, at most 300 characters; its type's name if it has none.
+
+    worker.core.errors has one that shortens nothing. This room imports nothing of the worker.
+    """
     return " ".join(str(error).split())[:300] or type(error).__name__

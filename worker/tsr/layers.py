@@ -16,6 +16,7 @@ class Linear(nn.Linear):
         """Do nothing: the weights come from a checkpoint, and 419 million random numbers take seconds."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute (…, inputs) of any float type → (…, outputs) in the precision of the weights."""
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 

@@ -75,6 +75,7 @@ class Attention(nn.Module):
         self.heads = config.num_heads
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Attend: (B, N, width) and a context (B, M, C) → (B, N, width)."""
         mixed = attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads)
         return self.to_out(mixed)  # type: ignore[no-any-return]  # modules are untyped
 
@@ -88,6 +89,7 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute (B, N, width) → (B, N, width)."""
         return self.net(x)  # type: ignore[no-any-return]  # modules are untyped
 
 
@@ -99,5 +101,6 @@ class GEGLU(nn.Module):
         self.proj = Linear(inputs, 2 * outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute (…, inputs) → (…, outputs)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)  # type: ignore[no-any-return]  # modules are untyped

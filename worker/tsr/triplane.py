@@ -27,6 +27,7 @@ class Upsample(nn.Module):
         self.side = config.plane_size
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Compute (B, C, N) tokens → (B, 3, plane_channels, 2·plane_size, 2·plane_size) scene codes."""
         batch, channels, _ = tokens.shape
         planes = tokens.reshape(batch, channels, 3, self.side, self.side).transpose(
             1, 2

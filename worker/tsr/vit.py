@@ -22,6 +22,7 @@ class ImageTokenizer(nn.Module):
         self.model = ViT(config, image_size)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Normalise (B, H, W, 3) images in 0..1 and compute their (B, 1 + P, C) tokens."""
         normalised = (images - images.new_tensor(MEAN)) / images.new_tensor(STD)
         tokens: Tensor = self.model(normalised.permute(0, 3, 1, 2))  # (B, 3, H, W)
         return tokens
@@ -37,6 +38,7 @@ class ViT(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute (B, 3, H, W) normalised images → (B, 1 + P, C) tokens."""
         x = self.embeddings(images)  # (B, 1 + P, C)
         for layer in self.encoder.layer:
             x = layer(x)
@@ -56,6 +58,7 @@ class Embeddings(nn.Module):
         self.patch_embeddings = PatchEmbeddings(config)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Embed (B, 3, H, W) normalised images → (B, 1 + P, C), with the positions added."""
         patches = self.patch_embeddings.projection(images)  # (B, C, side, side)
         patches = patches.flatten(2).transpose(1, 2)  # (B, P, C), row by row
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
@@ -106,6 +109,7 @@ class Layer(nn.Module):
         self.output = Dense(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Attend, then feed forward, each added to its input: (B, 1 + P, C) → (B, 1 + P, C)."""
         x = x + self.attention(self.layernorm_before(x))
         return x + self.output.dense(F.gelu(self.intermediate.dense(self.layernorm_after(x))))  # type: ignore[no-any-return]  # modules are untyped
 
@@ -120,6 +124,7 @@ class Attention(nn.Module):
         self.heads = config.num_attention_heads
 
     def forward(self, x: Tensor) -> Tensor:
+        """Let the tokens attend to each other: (B, 1 + P, C) → (B, 1 + P, C)."""
         at = self.attention
         mixed = attention(at.query(x), at.key(x), at.value(x), self.heads)
         return self.output.dense(mixed)  # type: ignore[no-any-return]  # modules are untyped

@@ -65,11 +65,11 @@ def test_the_demo_makes_what_it_promises(tmp_path: Path, u2netp: Path) -> None:
 
 def test_an_engine_that_is_not_there_is_no_success(tmp_path: Path, u2netp: Path) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "worker", "demo", "--results", tmp_path, "--engine", "cube"],
+        [sys.executable, "-m", "worker", "demo", "--results", tmp_path, "--engine", "no-such"],
         env=os.environ | {"WORKER_WEIGHTS_DIR": str(u2netp)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 2
-    assert "'cube' is not one of 'triposr'" in run.stderr
+    assert "'no-such' is not one of 'triposr'" in run.stderr

@@ -103,7 +103,7 @@ def test_long_lists_have_pages(site: httpx.Client, sql: psycopg.Connection) -> N
 
 
 def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection) -> None:
-    told = {
+    report = {
         "engine": "triposr",
         "seconds": {"upload": 0.25, "download": 1.5, "generate": 3.25},
         "model": {"triangles": 30000, "glb_bytes": 2_400_000, "watertight": True},
@@ -111,7 +111,7 @@ def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection
         "photos": [{"status": "used"}, {"status": "refused", "error_message": "The photo is too small."}],
     }
     photos = ["https://cdn.shopify.com/1.jpg", "https://cdn.shopify.com/2.jpg"]
-    job = insert(sql, status="completed", image_urls=photos, metadata={"worker": told, "mine": "kept"})
+    job = insert(sql, status="completed", image_urls=photos, metadata={"worker": report, "mine": "kept"})
     sql.execute(
         "INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome,"
         " error_code, error_message) VALUES (gen_random_uuid(), %s, 1, 'gpu-9:1', 'gpu-9', now() - interval '60 s',"
@@ -130,13 +130,13 @@ def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection
 
 
 @pytest.mark.parametrize(
-    "told", [None, [], "x", {"seconds": [1], "quality": "x", "model": 3, "photos": 7, "poster_url": {"a": 1}},
+    "report", [None, [], "x", {"seconds": [1], "quality": "x", "model": 3, "photos": 7, "poster_url": {"a": 1}},
              {"quality": {"warnings": 3, "score": "9"}, "seconds": {"a": "b", "c": -1, "d": 0}, "photos": [3]}],
 )  # fmt: skip
 def test_a_report_of_any_shape_does_not_break_the_page(
-    site: httpx.Client, sql: psycopg.Connection, told: object
+    site: httpx.Client, sql: psycopg.Connection, report: object
 ) -> None:
-    job = insert(sql, status="completed", metadata={"worker": told})
+    job = insert(sql, status="completed", metadata={"worker": report})
     assert site.get(f"/jobs/{job}").status_code == 200
     assert site.get("/").status_code == 200
 
@@ -160,8 +160,8 @@ def test_words_from_outside_stay_words(site: httpx.Client, sql: psycopg.Connecti
 def test_a_hostile_address_never_becomes_a_link(site: httpx.Client, sql: psycopg.Connection) -> None:
     for bad in ("javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", " javascript:alert(1)",
                 "https:javascript:alert(1)", "https://u:p@h/x", 'https://h/"onload=x'):  # fmt: skip
-        told = {"poster_url": bad, "cutout_url": bad, "turntable_url": bad, "usdz_url": bad}
-        job = insert(sql, status="completed", model_url=bad, metadata={"worker": told})
+        report = {"poster_url": bad, "cutout_url": bad, "turntable_url": bad, "usdz_url": bad}
+        job = insert(sql, status="completed", model_url=bad, metadata={"worker": report})
         for path in ("/", f"/jobs/{job}"):
             assert bad not in Tags(site.get(path).text).links, bad
     assert access.web_url("https://a.example/b?c=d&e") == "https://a.example/b?c=d&e"
