@@ -1,20 +1,20 @@
--- What a worker does with a job: claim it, hold it, end it; and rescue jobs from workers that were lost. Every upgrade
--- applies this file: migrations/env.py. worker/jobs/queries.sql calls these functions, each as a transaction of its own.
+-- What a worker does with a job: claim it, renew its lease, end it; and the rescue of jobs from lost workers. Every upgrade
+-- applies this file: migrations/env.py. worker/jobs/queries.sql calls these functions, each in a transaction of its own.
 --
 -- Every function that moves a row forward sets the key for worker.guard_job() in its first line: the lease's token, or
--- 'queue' where no lease is held. In a function it is set before the first row is touched, whatever the planner does; the
--- transaction's end takes it back, so it works behind a transaction pooler. Where the token is not the row's, nothing is
--- changed and no row is returned: the lease is lost.
+-- 'queue' where there is no lease. A function sets it before it touches a row, whatever the planner does. The key ends with
+-- the transaction, so it works behind a transaction pooler. If the token is not the row's, nothing changes and no row is
+-- returned: the lease is lost.
 --
--- Plans of functions are kept. As one statement with recursive CTEs the claim's walk took 1.3 ms to plan and 0.5 ms to
--- run. But a plan that was made while a table was empty would read all of it, until statistics of a later day:
--- enable_seqscan = off leaves it the indexes. No search_path is set: it would hold for the app's own triggers on the table
--- too, which may name their tables without a schema. lock_timeout: a job's row that somebody else has locked is no outage,
--- and the connection that waits for it is not given up (worker/database/connection.py, ANSWER_S).
+-- Postgres caches the plans of functions. As one statement with recursive CTEs, the claim took 1.3 ms to plan and 0.5 ms to
+-- run. But a plan that was made while a table was empty would scan the whole table until new statistics exist;
+-- enable_seqscan = off keeps it on the indexes. No function sets search_path: it would also apply to the app's own triggers
+-- on the table, which may name their tables without a schema. lock_timeout: a row that another session has locked is not an
+-- outage, so the statement gives up before the connection does (worker/database/connection.py, ANSWER_S).
 
--- Two rules that a claim cannot see in a snapshot of its own start, because another claim may be about to commit. Each
--- takes a lock that ends with the claim and looks only then: in a volatile function every statement sees what is
--- committed by now. So the unique index jobs_one_running_a_path is never run into, and nobody waits at it.
+-- Two rules cannot be checked in the claim's own snapshot, because another claim may be about to commit. So each function
+-- takes a lock that ends with the claim, and checks after that: in a volatile function every statement sees what is committed
+-- by then. For this reason no claim violates the unique index jobs_one_running_a_path, and none waits for it.
 
 -- Lock a storage path for this claim. True if no job runs on it.
 CREATE OR REPLACE FUNCTION worker.path_is_free(path text) RETURNS boolean
@@ -29,9 +29,8 @@ BEGIN
         WHERE status = 'processing' AND worker.storage_path(shop, product_id, variant_id) = path);
 END $$;
 
--- Lock a shop for this claim. True if fewer than `most` of its jobs run. Claims of one shop wait for each other here, a
--- commit long. A claim that has locked a shop and found it full only tries the locks of others: two claims never wait for
--- each other in a circle.
+-- Lock a shop for this claim. True if fewer than `most` of its jobs run. Claims of one shop wait for each other here until one
+-- commits. A claim that has locked one shop, and found it full, does not wait for the lock of another: no deadlock.
 CREATE OR REPLACE FUNCTION worker.shop_has_room(name text, most int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
 #variable_conflict use_variable
@@ -49,23 +48,23 @@ BEGIN
     RETURN (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) < most;
 END $$;
 
--- Choose the next job and lock its row. Highest priority first; within it the shops take turns, from the one after the
--- shop that was served last; within a shop what has been due longest. A job whose files a running job may write, and a shop
--- at its limit, are passed over. Whose turn it is follows from the rows themselves; a cursor of its own would be a row that
--- all claims wait at.
+-- Choose the next job and lock its row. The highest priority comes first; within a priority the shops take turns, starting
+-- after the shop that was served last; within a shop, the job that has been due longest. A job on the path of a running job
+-- is skipped, and so is a shop at its limit. The turn is computed from the rows; a cursor would be one row on which all
+-- claims wait.
 --
--- A walk along the index jobs_waiting from the shop that is next, only as far as it finds a job: it costs what is due and
--- may not be had, not what the backlog is. A row is locked before its path is: of rows that others hold no path is locked,
--- for thousands of advisory locks are more than a server has.
+-- The function walks along the index jobs_waiting from the next shop until it finds a job. The cost depends on the due jobs
+-- that are skipped, not on the backlog. A row is locked before its path, so that no path is locked for a row of another
+-- claim: a server does not have room for thousands of advisory locks.
 --
--- Each probe's ORDER BY names its index's whole order, and claim_job() bars sorting: whatever the statistics say, and they
--- may be from when the table was small or nothing waited, only the index that is meant will do.
+-- The ORDER BY of each query is the complete order of its index, and claim_job() disables sorting. So only that index can be
+-- used, even if the statistics are from a time when the table was small or no job waited.
 CREATE OR REPLACE FUNCTION worker.next_job(shop_limit int) RETURNS uuid
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 DECLARE
     level smallint;
-    served text;  -- whose job was the last to start at this priority
+    served text;  -- the shop of the job that started last at this priority
     turn text;
     wrapped boolean;
     chosen uuid;
@@ -104,8 +103,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Choose as next_job() does, among these few: all that are due, where other jobs wait for their time. Those would stand in
--- the walk's way: with 100,000 shops that have no others it took 22 ms.
+-- Choose as next_job() does, but only among these few due jobs. It is used while other jobs have a later run_after, which
+-- next_job() would have to pass: with 100,000 shops that have only such jobs it took 22 ms.
 CREATE OR REPLACE FUNCTION worker.next_of_few(few uuid[], shop_limit int) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SET enable_sort = on AS $$
 #variable_conflict use_variable
@@ -129,7 +128,7 @@ BEGIN
         ORDER BY due.priority DESC, coalesce(due.shop <= served.shop, false), due.shop, due.run_after, due.created_at
     LOOP
         CONTINUE WHEN turn = full_shop;
-        -- By its key alone: an index of what waits would be read as a whole for each.
+        -- By primary key only: an index on waiting jobs would be read completely for each candidate.
         SELECT id INTO chosen FROM (
             SELECT id, status, run_after, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
             WHERE id = candidate OFFSET 0 FOR UPDATE SKIP LOCKED) AS waiting
@@ -146,8 +145,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Take the next job. The attempt is counted here, not at the end, so that a job that kills its worker runs out of attempts;
--- and it leaves its line, which worker.end_attempt() closes.
+-- Take the next job. The attempt is counted here, not at its end, so that a job that kills its worker runs out of attempts.
+-- The attempt gets a row in worker.attempts, which worker.end_attempt() completes.
 CREATE OR REPLACE FUNCTION worker.claim_job(claimer text, claimer_host text, lease_s double precision, shop_limit int)
 RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE
@@ -159,7 +158,7 @@ DECLARE
     chosen uuid;
 BEGIN
     PERFORM set_config('worker.lease', 'queue', true);
-    -- A primary of yesterday: what waits shows up elsewhere, and an empty queue would never give that away.
+    -- A former primary: new jobs go to another server, and an empty queue here would not show it.
     IF current_setting('transaction_read_only')::boolean THEN
         RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
     END IF;
@@ -179,7 +178,7 @@ BEGIN
         WITH claimed AS (
             UPDATE public.jobs
             SET status = 'processing', progress = 5, stage = 'claimed',
-                -- a backend may have lowered max_attempts to what was made: one job must not stop all
+                -- a backend may have lowered max_attempts; the row must not break the rule and stop all claims
                 attempts = least(jobs.attempts + 1, jobs.max_attempts),
                 started_at = now(), error_code = NULL, error_message = NULL,
                 lease_token = gen_random_uuid(),
@@ -193,9 +192,8 @@ BEGIN
         SELECT * FROM claimed;
 END $$;
 
--- Is there something to do, for a lane (`due`) or for the rescue (`expired`), and if not, in how many seconds at the
--- earliest? Written for the index jobs_due, whatever the statistics say: with 100,000 jobs that wait for their time it
--- reads one of them.
+-- Return if a job is due and if a lease has expired, and the seconds until the first of these otherwise. It uses the index
+-- jobs_due whatever the statistics say: with 100,000 jobs whose run_after lies ahead, it reads one of them.
 CREATE OR REPLACE FUNCTION worker.next_due(OUT due boolean, OUT expired boolean, OUT seconds double precision)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_variable
@@ -209,7 +207,7 @@ BEGIN
     seconds := extract(epoch FROM least(ends, CASE WHEN NOT due THEN first END) - now());
 END $$;
 
--- Keep a job for another lease. True if a cancel was requested.
+-- Extend the lease. True if a cancel was requested.
 CREATE OR REPLACE FUNCTION worker.renew_lease(job_id uuid, token uuid, lease_s double precision) RETURNS SETOF boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
@@ -221,7 +219,7 @@ BEGIN
         RETURNING cancel_requested_at IS NOT NULL;
 END $$;
 
--- Write how far a job is, and renew its lease too. Progress never falls. True if a cancel was requested.
+-- Write the progress, which never falls, and extend the lease. True if a cancel was requested.
 CREATE OR REPLACE FUNCTION worker.report_progress(
     job_id uuid, token uuid, new_progress int, new_stage text, lease_s double precision) RETURNS SETOF boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
@@ -236,10 +234,10 @@ BEGIN
         RETURNING cancel_requested_at IS NOT NULL;
 END $$;
 
--- Settle a job whose model is stored, and end the older ones for the same files. True if the lease was held.
+-- Complete a job, and cancel older waiting jobs for the same files. False if the lease is lost.
 --
--- An older job for the same files that still waits, because it failed or is of lower priority, would put back what this
--- one has replaced. Without sorting only jobs_waiting_path has this order.
+-- An older job may still wait after a failure or with a lower priority. It would overwrite the newer model. With sorting
+-- disabled, only the index jobs_waiting_path gives this order.
 CREATE OR REPLACE FUNCTION worker.complete_job(
     job_id uuid, token uuid, url text, report jsonb, superseded_message text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off SET enable_sort = off AS $$
@@ -273,15 +271,14 @@ BEGIN
     RETURN true;
 END $$;
 
--- The wait after an attempt that failed: 15 s doubled with each attempt, at most 10 min, half of it at random.
+-- Return the wait after a failed attempt: 15 s, doubled with each attempt, at most 10 min; half of it is random.
 CREATE OR REPLACE FUNCTION worker.retry_wait(attempts int) RETURNS interval
 LANGUAGE sql VOLATILE AS $$
     SELECT make_interval(secs => least(600, 15 * 2.0 ^ (attempts - 1)) * (0.5 + random() / 2))
 $$;
 
--- Settle an attempt that failed: once more later if that can help and attempts are left, else for good. A job that would
--- be tried again is cancelled instead if that was requested. No wait after the first death of a child, as after that of a
--- daemon.
+-- Settle a failed attempt: schedule a retry if it can help and attempts are left, else the job has failed. If a cancel was
+-- requested, the job is cancelled instead of retried. After a child's first death there is no wait, as after a daemon's.
 CREATE OR REPLACE FUNCTION worker.fail_job(
     job_id uuid, token uuid, code text, message text, retryable boolean, report jsonb) RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
@@ -311,7 +308,7 @@ BEGIN
         RETURNING job.*;
 END $$;
 
--- Settle a running job whose cancel was requested, once the worker has stopped.
+-- Cancel a running job on request, when the worker has stopped.
 CREATE OR REPLACE FUNCTION worker.stop_job(job_id uuid, token uuid) RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
@@ -324,7 +321,7 @@ BEGIN
         RETURNING job.*;
 END $$;
 
--- Put a job back without using up an attempt, when the daemon stops before it is done; cancelled if that was requested.
+-- Requeue the job of a stopping daemon without using up an attempt; cancel it if that was requested.
 CREATE OR REPLACE FUNCTION worker.release_job(job_id uuid, token uuid) RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
@@ -340,8 +337,8 @@ BEGIN
         RETURNING job.*;
 END $$;
 
--- Take jobs from workers that were not heard of for a lease: back to pending, the first time at once and then with the
--- wait of a failed attempt; cancelled if that was requested; failed when their attempts are used up.
+-- Take the jobs whose leases have expired from their workers. A job is queued again, the first time immediately, later with
+-- the wait of a failed attempt. It is cancelled if that was requested, and failed if its attempts are used up.
 CREATE OR REPLACE FUNCTION worker.rescue_jobs(message text) RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 #variable_conflict use_variable
@@ -372,7 +369,7 @@ BEGIN
         RETURNING job.*;
 END $$;
 
--- Close an attempt's line in the transaction that ends the attempt, whichever function does. The claim wrote it.
+-- Complete an attempt's row in the transaction that ends the attempt. The claim has inserted it.
 CREATE OR REPLACE FUNCTION worker.end_attempt() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 BEGIN

@@ -1,19 +1,20 @@
--- A row of public.jobs: the rules that it keeps, who may change what, and who is notified. What a worker does with a job
--- is in claim.sql. Every upgrade applies this file: migrations/env.py.
+-- A row of public.jobs: its rules, who may change what, and who is notified. The functions of a worker that has a job are
+-- in claim.sql. Every upgrade applies this file: migrations/env.py.
 --
--- Postgres refuses the transaction of a notification while its queue is full, say because a session that listens has a
--- transaction open. No notification is worth a row: nobody is notified then, and polling finds what there is to do.
+-- While its queue of notifications is full, for example because a listening session has a transaction open, Postgres refuses
+-- every transaction that notifies. A row is worth more than a notification: nobody is notified then, and polling finds the
+-- work.
 
 -- The rules of a row. A broken one raises the same error as a CHECK of its name.
 --
--- One function in place of one CHECK a rule, because Postgres reads each CHECK anew for every statement: seventeen of them
--- were a sixth of the cost of a claim and a settlement, and this one is a tenth of that.
+-- One function and not one CHECK for each rule, because Postgres parses every CHECK again for each statement: seventeen CHECKs
+-- were a sixth of the cost of a claim and a settlement; this function is a tenth of that.
 CREATE OR REPLACE FUNCTION worker.check_job_rules(job public.jobs) RETURNS boolean
 LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 DECLARE
     broken text;
 BEGIN
-    -- Columns that only the backend writes. The queue's statements, which show their key, leave them as they are.
+    -- Columns that only the backend writes. The queue's own statements, which set the key, do not change them.
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
         broken := CASE
             WHEN btrim(job.shop) = '' OR length(job.shop) > 255 THEN 'shop_is_1_to_255_characters'
@@ -28,8 +29,8 @@ BEGIN
                  !~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$' THEN 'image_urls_are_http_or_https'
             WHEN job.quality NOT IN ('fast', 'balanced', 'quality') THEN 'quality_is_fast_balanced_or_quality'
             WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
-            -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The report of
-            -- the worker counts by itself, so that what a job writes never makes its row one that nobody may change.
+            -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The worker's
+            -- report is counted separately, so that it never makes a row that the backend may not change.
             WHEN octet_length((job.metadata - 'worker')::text) > 1048576
                 OR octet_length((job.metadata -> 'worker')::text) > 1048576 THEN 'metadata_is_at_most_1_MB'
             -- Python's dates have no infinity, and no difference of two times may be more than an interval holds.
@@ -65,8 +66,8 @@ BEGIN
     RETURN true;
 END $$;
 
--- The constraint calls the function, so it is made after it. Only once: to add it reads the whole table, and a new rule
--- need not hold for the rows of before.
+-- The constraint calls the function, so it comes after it. It is added only once: adding it reads the whole table, and
+-- older rows need not keep a new rule.
 DO $$ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_constraint WHERE conrelid = 'public.jobs'::regclass AND conname = 'jobs_keep_the_rules') THEN
@@ -93,13 +94,13 @@ END $$;
 CREATE OR REPLACE TRIGGER receive_job BEFORE INSERT ON public.jobs
 FOR EACH ROW EXECUTE FUNCTION worker.receive_job();
 
--- Let only the worker that holds the lease move a row forward, and the queue's own functions.
+-- Let only the worker that holds the lease, and the queue's own functions, move a row forward.
 --
--- They show a key, valid for one transaction: the setting `worker.lease` holds the row's lease token, or the word 'queue'
--- where a function's WHERE is the rule (claim, rescue, retry). Each sets it in its first line. Everybody else's update is
--- reduced to what is theirs, with a warning: an error would only make a backend's webhook handler fail and the webhook
--- come again. This stops mistakes, such as a late handler that writes an old status back; it is no protection against a
--- role that is allowed to do harm.
+-- They set a key, which is valid for one transaction: the setting `worker.lease` holds the row's lease token, or the word
+-- 'queue' where a function needs no lease (claim, rescue, retry). Each function sets it in its first line. From any other
+-- update only the changes to the backend's columns are kept, with a warning: an error would make a backend's webhook handler
+-- fail, and the webhook would be sent again. This stops mistakes, such as a late handler that writes an old status back. It
+-- does not protect against an attacker whose role may update the table.
 CREATE OR REPLACE FUNCTION worker.guard_job() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
@@ -128,7 +129,7 @@ BEGIN
         CASE WHEN NEW.stage IS DISTINCT FROM OLD.stage THEN 'stage' END,
         CASE WHEN NEW.started_at IS DISTINCT FROM OLD.started_at THEN 'started_at' END,
         CASE WHEN NEW.status IS DISTINCT FROM OLD.status THEN 'status' END,
-        -- These say where a job's files lie: another job must not come to run there beside it.
+        -- These decide where a job's files are stored: no other job may run on the same path.
         CASE WHEN OLD.status = 'processing' AND NEW.product_id IS DISTINCT FROM OLD.product_id THEN 'product_id' END,
         CASE WHEN OLD.status = 'processing' AND NEW.shop IS DISTINCT FROM OLD.shop THEN 'shop' END,
         CASE WHEN OLD.status = 'processing' AND NEW.variant_id IS DISTINCT FROM OLD.variant_id THEN 'variant_id' END);
@@ -157,7 +158,7 @@ BEGIN
         END IF;
     END IF;
 
-    -- The backend's keys are merged, ours are kept.
+    -- Merge the backend's keys and keep ours.
     IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
         merged := CASE WHEN jsonb_typeof(NEW.metadata) = 'object'
             THEN OLD.metadata || (NEW.metadata - 'worker') ELSE OLD.metadata END;
@@ -188,7 +189,7 @@ END $$;
 CREATE OR REPLACE TRIGGER guard_job BEFORE UPDATE ON public.jobs
 FOR EACH ROW EXECUTE FUNCTION worker.guard_job();
 
--- Wake waiting lanes, once a statement, however many rows it inserts.
+-- Wake waiting lanes, once for each statement, whatever the number of rows.
 CREATE OR REPLACE FUNCTION worker.wake() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
@@ -199,7 +200,7 @@ END $$;
 CREATE OR REPLACE TRIGGER wake_on_insert AFTER INSERT ON public.jobs
 FOR EACH STATEMENT EXECUTE FUNCTION worker.wake();
 
--- Notify whoever runs the job that it should stop.
+-- Tell the daemons that a job's cancel was requested.
 CREATE OR REPLACE FUNCTION worker.notify_cancel() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
@@ -211,8 +212,8 @@ CREATE OR REPLACE TRIGGER notify_cancel AFTER UPDATE OF cancel_requested_at ON p
 FOR EACH ROW WHEN (OLD.cancel_requested_at IS NULL AND NEW.cancel_requested_at IS NOT NULL)
 EXECUTE FUNCTION worker.notify_cancel();
 
--- Delete what belongs to deleted jobs, once a statement, as foreign keys would for each row. SECURITY DEFINER: whoever may
--- delete a job needs no right on these tables.
+-- Delete the events and attempts of deleted jobs, once for each statement; foreign keys would do it for each row. SECURITY
+-- DEFINER: who may delete a job needs no right on these tables.
 CREATE OR REPLACE FUNCTION worker.forget_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 BEGIN
@@ -239,16 +240,16 @@ FOR EACH STATEMENT EXECUTE FUNCTION worker.forget_jobs();
 
 CREATE OR REPLACE FUNCTION public.cancel_job(job_id uuid) RETURNS boolean
 LANGUAGE sql AS $$
-    WITH asked AS (
+    WITH updated AS (
         UPDATE public.jobs SET cancel_requested_at = now()
         WHERE id = cancel_job.job_id AND status IN ('pending', 'processing') RETURNING 1)
-    SELECT EXISTS (SELECT FROM asked)
+    SELECT EXISTS (SELECT FROM updated)
 $$;
 
-COMMENT ON FUNCTION public.cancel_job IS 'Ends a job that has not ended; false where there is none.';
+COMMENT ON FUNCTION public.cancel_job IS 'Cancel a waiting job, or ask a running one to stop. False if there is nothing to cancel.';
 
 -- The key is set by set_config and not by a SET clause of the function: that would need a superuser, which Supabase's
--- `postgres` is not. The caller's transaction goes on after this, so the key is put back.
+-- `postgres` is not. The caller's transaction continues, so the old key is restored.
 CREATE OR REPLACE FUNCTION public.retry_job(job_id uuid) RETURNS boolean
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -270,4 +271,4 @@ BEGIN
     RETURN again;
 END $$;
 
-COMMENT ON FUNCTION public.retry_job IS 'Runs a job that has ended once more; false where there is none.';
+COMMENT ON FUNCTION public.retry_job IS 'Queue a job that has ended again. False if it has not ended or does not exist.';

@@ -1,22 +1,22 @@
--- The webhook outbox: what is written to it, and what of it comes back. How events are sent is in
+-- The webhook outbox: its events, their order, and how a backend's echo is recognized. The statements that send them are in
 -- worker/webhooks/queries.sql. Every upgrade applies this file: migrations/env.py.
 
 -- An event may be sent once `next_attempt_at` is set and past. A job's events are sent one at a time and in order, so only the
 -- first of those that wait has it set. An event of a shop as a whole, such as the end of a batch, comes after all earlier
--- events of that shop. Whatever ends an event, or deletes one, lets the next ones go: worker.release_events().
+-- events of that shop. Whatever ends or deletes an event then makes the next ones due: worker.release_events().
 --
--- Two transactions must not miss each other: one that writes an event behind another, and one that ends the other. So the
--- writer locks the event that it waits behind. Either the end waits for that lock and then sees the new event, or the
--- writer waits for the end and then finds nothing to wait behind.
+-- A transaction that writes an event behind another one must not miss the transaction that ends that other one. So the writer
+-- locks the event before it. Either the end waits for that lock and then sees the new event, or the writer waits for the
+-- end and then finds no event before its own.
 
--- Write an event for each change of a job, in the transaction that makes the change. Progress that nobody has begun to
--- send is replaced. SECURITY DEFINER: whoever may change a job, its event is written, without a right on the outbox itself.
+-- Write an event for each change of a job, in the transaction that makes the change. A progress
+-- event that no sender has taken is replaced. SECURITY DEFINER: who may change a job needs no right on the outbox.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
     next_seq bigint := nextval('worker.outbox_seq_seq');
 BEGIN
-    -- The last that waits: if it ends meanwhile, no other waited before it.
+    -- The last one that waits: if it ends meanwhile, no other is before ours.
     PERFORM FROM worker.outbox
         WHERE job_id = NEW.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR SHARE;
     INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
@@ -67,7 +67,7 @@ BEGIN
                 WHERE event.job_id = OLD.id
                   AND event.body::jsonb -> 'metadata' -> written.key = written.value));
     EXCEPTION WHEN statement_too_complex THEN
-        NULL;  -- metadata nested so deep that it was just accepted; in the event it lies one level deeper
+        NULL;  -- metadata at the deepest nesting that Postgres accepts: in the event it is one level deeper
     END;
     RETURN NEW;
 END $$;
@@ -77,7 +77,7 @@ FOR EACH ROW WHEN (NEW.metadata <> OLD.metadata)
 EXECUTE FUNCTION worker.drop_echo();
 
 -- Write an event of a shop as a whole. It is sent after all events of the shop that were written before it, and only to a
--- backend that asked for its type (WORKER_WEBHOOK_EVENTS). Gives its id.
+-- backend that asked for its type (WORKER_WEBHOOK_EVENTS). Returns its id.
 CREATE OR REPLACE FUNCTION worker.write_shop_event(shop_name text, event_type text, details jsonb) RETURNS uuid
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
@@ -99,7 +99,7 @@ BEGIN
     RETURN event_id;
 END $$;
 
--- Let the events go that waited behind one that has ended or is gone: the job's next, and those of the shop as a whole.
+-- Make due what waited behind an event that has ended or was deleted: the job's next event, and those of the shop as a whole.
 CREATE OR REPLACE FUNCTION worker.release_events(shop_name text, job uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
 BEGIN
@@ -118,7 +118,7 @@ BEGIN
             ORDER BY earlier.shop, earlier.seq OFFSET 0);
 END $$;
 
--- End an event for the sender that has it in hand: delivered, or dead for a reason. False if another sender has it by now.
+-- End an event that this sender has taken: delivered, or dead with a reason. False if another sender has it now.
 CREATE OR REPLACE FUNCTION worker.end_event(event_id uuid, token uuid, is_dead boolean, refused int, reason text)
 RETURNS boolean
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
@@ -137,9 +137,9 @@ BEGIN
     RETURN true;
 END $$;
 
--- Send dead events after all, those of a list or all, and give their ids. Not one that a later event of its job has
--- overtaken, or is about to: it would take the backend back. Attempts begin at 1 and not at 0, because its bytes stay what
--- they were.
+-- Send dead events again: those with these ids, or all. Returns their ids. An event stays dead if a later event of its job
+-- was delivered or is being sent: it would set the backend back. Attempts begin at 1 and not at 0, so that later progress
+-- does not replace the body.
 CREATE OR REPLACE FUNCTION worker.replay_events(wanted uuid[]) RETURNS SETOF uuid
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
@@ -147,7 +147,7 @@ DECLARE
         SELECT DISTINCT job_id FROM worker.outbox
         WHERE dead_at IS NOT NULL AND (wanted IS NULL OR id = ANY (wanted)));
 BEGIN
-    -- Whoever writes an event of a job holds its row.
+    -- Every writer of a job's events has locked the job's row.
     PERFORM FROM public.jobs WHERE id = ANY (affected) ORDER BY id FOR NO KEY UPDATE;
     PERFORM FROM worker.outbox
         WHERE job_id = ANY (affected) AND delivered_at IS NULL AND dead_at IS NULL ORDER BY seq FOR UPDATE;
@@ -160,7 +160,7 @@ BEGIN
               WHERE later.job_id = event.job_id AND later.seq > event.seq
                 AND (later.delivered_at IS NOT NULL OR later.sending_token IS NOT NULL))
         RETURNING event.id;
-    -- The first of each job goes, and what went before waits behind it.
+    -- The first event of each job is due; the others wait behind it.
     UPDATE worker.outbox AS event
     SET next_attempt_at = CASE WHEN event.seq = first.seq THEN coalesce(event.next_attempt_at, now()) END
     FROM (SELECT job_id, min(seq) AS seq FROM worker.outbox
@@ -169,7 +169,7 @@ BEGIN
     PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
 END $$;
 
--- Delete events that were written so many days ago and that no daemon was there to send, a batch at a time. Gives their ids.
+-- Delete a batch of unsent events that are older than `days` days. Returns their ids.
 CREATE OR REPLACE FUNCTION worker.prune_unsendable_events(days int, batch int) RETURNS SETOF uuid
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE

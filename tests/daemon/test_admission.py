@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from structlog.testing import capture_logs
 
-from worker.daemon import admission
 from worker.daemon.admission import MIN_FREE_FILES, Admission
 from worker.daemon.scratch import Scratch
 from worker.storage.local import LocalStore
@@ -71,6 +70,6 @@ def test_an_idle_daemon_notices_too_but_does_not_touch_the_disk_each_second(
     (tmp_path / "tmp").touch()
     admission.recheck()
     assert admission.is_open
-    monkeypatch.setattr(admission, "RECHECK_S", 0)
+    monkeypatch.setattr("worker.daemon.admission.RECHECK_S", 0)
     admission.recheck()
     assert not admission.is_open

@@ -23,9 +23,10 @@ def bench(
     ] = "balanced",
     as_json: AsJson = False,
 ) -> None:
-    """Send photos through this host's own lanes, engine and weights, beside its real queue and store, and measure them.
+    """Run photos through this host's own lanes, engine and weights, and measure them.
 
-    It reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It needs the package's extra `dev`.
+    It reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It uses a queue and a store of its own,
+    not the real ones. It needs the package's extra `dev`.
 
     Exit status: 0 all jobs completed, 1 some did not, 78 it cannot run here.
     """

@@ -1,24 +1,24 @@
--- Every statement that the worker runs on public.jobs. Each is one transaction. What moves a job that a worker holds is a
--- function of migrations/sql/claim.sql, which shows the row's guard its key (migrations/sql/jobs.sql): these are called
--- here. The database's clock alone decides.
+-- Every statement that the worker runs on public.jobs. Each is one transaction. The functions that move a running job are in
+-- migrations/sql/claim.sql, because they set the key of the row's guard (migrations/sql/jobs.sql); they are called here. All
+-- times come from the database's clock.
 
 -- name: claim
--- Take the next job. Of its metadata only what the worker reads, and that as text: see worker/database/values.py.
+-- Take the next job. Returns only those parts of the metadata that the worker reads, as text: see worker/database/values.py.
 SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, attempts, max_attempts,
     CASE WHEN octet_length((metadata -> 'dimensions')::text) > 4000 THEN '"too long"'
          ELSE (metadata -> 'dimensions')::text END AS dimensions
 FROM worker.claim_job(:worker, :host, :lease_s, :shop_limit);
 
 -- name: renew
--- Keep a job for another lease, and learn whether a cancel was requested. No row: the lease is lost.
+-- Extend the lease. True if a cancel was requested. No row: the lease is lost.
 SELECT cancelled FROM worker.renew_lease(:id, CAST(:token AS uuid), :lease_s) AS cancelled;
 
 -- name: report
--- Write how far a job is, which renews its lease too. No row: the lease is lost.
+-- Write the progress and extend the lease. True if a cancel was requested. No row: the lease is lost.
 SELECT cancelled FROM worker.report_progress(:id, CAST(:token AS uuid), :progress, :stage, :lease_s) AS cancelled;
 
 -- name: lock_holder
--- Who has locked a job's row: the session whose transaction is noted on the row. No row if several share the lock.
+-- Find the session that has locked a job's row: the row holds the id of its transaction. No row if several share the lock.
 SELECT activity.pid, activity.usename AS role, activity.application_name AS application,
     CAST(extract(epoch FROM now() - activity.xact_start) AS double precision) AS open_s
 FROM public.jobs AS job
@@ -27,37 +27,37 @@ JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
 WHERE job.id = :id;
 
 -- name: complete
--- Settle a job whose model is stored, and end the older ones for the same files. No row: the lease is lost.
+-- Complete a job, and cancel older waiting jobs for the same files. No row: the lease is lost.
 SELECT true AS completed
 WHERE worker.complete_job(:id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :superseded_message);
 
 -- name: fail
--- Settle an attempt that failed: once more later, or for good. No row: the lease is lost.
+-- Settle a failed attempt: schedule a retry, or end the job. No row: the lease is lost.
 SELECT status, run_after
 FROM worker.fail_job(:id, CAST(:token AS uuid), :code, :message, :retryable, CAST(:report AS jsonb));
 
 -- name: cancel
--- Settle a running job whose cancel was requested. No row: the lease is lost.
+-- Cancel a running job on request. No row: the lease is lost.
 SELECT status FROM worker.stop_job(:id, CAST(:token AS uuid));
 
 -- name: release
--- Put a job back without using up an attempt. No row: the lease is lost.
+-- Requeue a running job without using up an attempt. No row: the lease is lost.
 SELECT status FROM worker.release_job(:id, CAST(:token AS uuid));
 
 -- name: rescue
--- Take jobs from workers that were not heard of for a lease.
+-- Take the jobs whose leases have expired from their workers.
 SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
 -- name: next_due
--- Is there something to do, for a lane or for the rescue, and if not, in how many seconds at the earliest?
+-- Return if a job is due or a lease has expired, and else the seconds until the first of these.
 SELECT due, expired, seconds FROM worker.next_due();
 
 -- name: notify
--- Say something on a channel.
+-- Send an empty notification.
 SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.9;
 
 -- name: gauges
--- The whole queue in figures, from the partial indexes, for one daemon's scrape; the others are notified of them.
+-- Count the whole queue for one daemon's scrape, by the partial indexes. A notification gives the figures to the others.
 WITH figures AS MATERIALIZED (
     SELECT json_build_object(
         'due', count(*) FILTER (WHERE status = 'pending' AND run_after <= now()),
@@ -79,8 +79,8 @@ WITH figures AS MATERIALIZED (
 SELECT found, CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify(:channel, found::text) END FROM figures;
 
 -- name: prune_jobs
--- Delete jobs that ended long ago, with their history, unless webhooks for them are still waiting. A batch at a
--- time, and one daemon at a time.
+-- Delete jobs that ended long ago, with their history, unless webhooks for them are still waiting: one batch at a time, by
+-- one daemon at a time.
 WITH turn AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtext('worker prune jobs')) AS ours
 ), old AS (
@@ -95,14 +95,14 @@ DELETE FROM public.jobs AS job USING old WHERE job.id = old.id
 RETURNING job.id;
 
 -- name: prune_attempts
--- Delete the lines of attempts that ended long ago.
+-- Delete the rows of attempts that ended long ago.
 DELETE FROM worker.attempts WHERE lease_token IN (
     SELECT lease_token FROM worker.attempts WHERE ended_at < now() - make_interval(days => :days)
     ORDER BY ended_at LIMIT :batch FOR UPDATE SKIP LOCKED)
 RETURNING lease_token AS id;
 
 -- name: prune_events
--- Delete webhooks that were delivered, or given up, long ago.
+-- Delete old webhook events that were delivered or are dead.
 DELETE FROM worker.outbox WHERE seq IN (
     SELECT seq FROM worker.outbox
     WHERE (delivered_at IS NOT NULL OR dead_at IS NOT NULL) AND created_at < now() - make_interval(days => :days)
@@ -110,25 +110,25 @@ DELETE FROM worker.outbox WHERE seq IN (
 RETURNING id;
 
 -- name: prune_unsendable
--- Delete webhooks that nobody was there to send.
+-- Delete old webhook events that no daemon has sent, because none of them has a BACKEND_URL.
 SELECT id FROM worker.prune_unsendable_events(:days, :batch) AS id;
 
 -- name: enqueue
--- What a backend does, for `worker enqueue` and the demo.
+-- Insert a job as a backend does, for `worker enqueue` and the demo.
 INSERT INTO public.jobs (shop, product_id, variant_id, product_handle, image_urls, quality, priority, metadata, dedupe_key)
 VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :priority, CAST(:metadata AS jsonb),
     :dedupe_key)
 RETURNING id;
 
 -- name: health
--- The queue at a glance; the view's line without a shop is the sum.
+-- Summarize the queue. The view's row without a shop is the sum.
 SELECT pending, due, CAST(extract(epoch FROM oldest_has_waited) AS double precision) AS oldest_has_waited_s,
     running, stuck, completed_last_hour, failed_last_hour
 FROM public.queue_health WHERE shop IS NULL;
 
 -- name: workers
--- Who has a job, or has ended one within the hour; of a busy hour its last thousand attempts. One that waits for work
--- leaves no trace in the database.
+-- List the workers that have a job or ended one in the last hour, from at most the last thousand attempts. A worker that
+-- waits for jobs leaves no trace in the database.
 SELECT worker, sum(running)::int AS running, sum(ended)::int AS ended,
     CAST(extract(epoch FROM now() - max(seen)) AS double precision) AS seen_s
 FROM (
@@ -141,7 +141,7 @@ FROM (
 GROUP BY worker ORDER BY running DESC, seen_s LIMIT 50;
 
 -- name: failures
--- What jobs have failed with in the last day, of the last thousand that ended.
+-- Count the error codes of jobs that failed in the last day, among the last thousand that ended.
 SELECT error_code, count(*) AS jobs,
     CAST(extract(epoch FROM now() - max(completed_at)) AS double precision) AS latest_s
 FROM (
@@ -151,12 +151,12 @@ FROM (
 WHERE status = 'failed' GROUP BY error_code ORDER BY jobs DESC, error_code;
 
 -- name: queue_position
--- Where a waiting job stands in the queue, and about how long it will take until its turn.
+-- Return the position of a waiting job in the queue, and about how long it will wait.
 SELECT position, CAST(extract(epoch FROM estimated_wait) AS double precision) AS estimated_wait_s
 FROM public.job_status WHERE id = :id;
 
 -- name: recent
--- What runs, what waits next, and what ended last.
+-- List the jobs that run, that wait next, and that ended last.
 SELECT id FROM (
     (SELECT id, 1 AS part, started_at AS place FROM public.jobs WHERE status = 'processing' ORDER BY started_at)
     UNION ALL
@@ -166,7 +166,7 @@ SELECT id FROM (
 ) AS listed ORDER BY part, place;
 
 -- name: get_jobs
--- These jobs as they are now, in the order in which they are named. A backend may insert texts of any length.
+-- Read these jobs, in the order of the ids. Texts are cut, because a backend may insert any length.
 SELECT id, shop, product_id, variant_id, quality, status::text AS status, progress, left(stage, 200) AS stage, attempts,
     max_attempts, left(model_url, 8000) AS model_url, left(error_code, 200) AS error_code,
     left(error_message, 2000) AS error_message, left(claimed_by, 200) AS claimed_by, created_at, started_at, completed_at,
@@ -176,28 +176,28 @@ FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id,
 ORDER BY named.place;
 
 -- name: request_cancel
--- Ends a waiting job at once and asks a running one to stop.
+-- Cancel a waiting job, or ask a running one to stop.
 SELECT public.cancel_job(:id);
 
 -- name: retry
--- Runs a job that has ended once more.
+-- Queue a job that has ended again.
 SELECT public.retry_job(:id);
 
 -- name: list_shop_jobs
--- All jobs of a shop, and who has those that run: for the deletion of a product, or of the shop.
+-- List all jobs of a shop and the workers of those that run, for a deletion.
 SELECT id, shop, product_id, variant_id, claimed_by FROM public.jobs WHERE shop = :shop;
 
 -- name: request_cancel_all
--- Ends those of these jobs that wait and asks those that run to stop; the guard does the rest.
+-- Cancel those of these jobs that wait, and ask those that run to stop. The guard does the rest.
 UPDATE public.jobs SET cancel_requested_at = now()
 WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NULL AND cancel_requested_at IS NULL;
 
 -- name: delete
--- Forget jobs that have ended; what refers to them goes with them, events that were not sent too.
+-- Delete jobs that have ended, with their attempts and their events, sent or not.
 DELETE FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NOT NULL RETURNING id;
 
 -- name: failed_since
--- What has failed in the last so many seconds, oldest first.
+-- List the jobs that failed in the last :seconds seconds, oldest first.
 SELECT id FROM public.jobs
 WHERE status = 'failed' AND completed_at > now() - make_interval(secs => :seconds)
 ORDER BY completed_at;

@@ -1,12 +1,12 @@
--- The outbox: every statement that is run on it. Events are written by worker.write_event() in the transaction that changes
--- the job, and let go one after the other by worker.release_events() (both in migrations/sql/outbox.sql).
+-- Every statement that the worker runs on the outbox. worker.write_event() writes an event in the transaction that changes
+-- the job, and worker.release_events() makes one after the other due (both in migrations/sql/outbox.sql).
 --
--- An event's bytes may be replaced by later progress until it is taken for the first time; from then on they stay, and
--- so does its id. What follows a take carries its token, and has no effect once another sender has taken the event.
+-- Later progress may replace an event's body until the event is taken for the first time; after that, body and id never
+-- change. The statements after a take carry its token and have no effect once another sender has taken the event.
 
 -- name: take
--- Take the event that has waited longest, for sending_s seconds. It costs the same however many events wait behind others
--- or for their next attempt: only the first of each job is in the index, and those that are due come first.
+-- Take the event that has been due longest, for sending_s seconds. The cost does not depend on how many events wait: only
+-- the first of each job is in the index, and due events come first.
 UPDATE worker.outbox AS event
 SET attempts = attempts + 1, sending_token = gen_random_uuid(), next_attempt_at = now() + make_interval(secs => :sending_s)
 WHERE id = (
@@ -20,34 +20,34 @@ RETURNING event.id, event.sending_token AS token, event.type, event.job_id, even
     event.attempts, event.refusals;
 
 -- name: due_in
--- How many seconds until the next event may be taken. NULL: there is none.
+-- Return the seconds until the next event is due. NULL if there is none.
 SELECT extract(epoch FROM min(next_attempt_at) - now())::float FROM worker.outbox
 WHERE next_attempt_at IS NOT NULL AND delivered_at IS NULL AND dead_at IS NULL;
 
 -- name: delivered
--- The backend has it, or does not want events of its type.
+-- End an event that the backend has, or whose type the backend does not want.
 SELECT worker.end_event(:id, :token, false, 0, NULL);
 
 -- name: retry_later
--- Not this time.
+-- Schedule the next attempt.
 UPDATE worker.outbox
 SET next_attempt_at = now() + make_interval(secs => :wait_s), sending_token = NULL,
     refusals = :refusals, last_error = :reason
 WHERE id = :id AND sending_token = :token;
 
 -- name: dead_letter
--- Never: the backend will not take it. It is kept for people, and no longer holds up the events after it.
+-- Give an event up. It is kept for people, and the events after it are no longer blocked.
 SELECT worker.end_event(:id, :token, true, :refusals, :reason);
 
 -- name: counts
--- What is still to be sent, since when, and what is dead.
+-- Count the events that wait and those that are dead; return when the oldest waiting one was written.
 SELECT count(*) AS waiting, min(created_at) AS oldest,
     (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL) AS dead
 FROM worker.outbox
 WHERE delivered_at IS NULL AND dead_at IS NULL;
 
 -- name: dead
--- What the backend would not take, the latest first. Overtaken: it has had a later event of the job.
+-- List dead events, the latest first. `overtaken`: a later event of the same job was delivered.
 SELECT id, job_id, seq, body::jsonb ->> 'status' AS status, attempts, last_error AS reason, created_at, dead_at,
     EXISTS (
         SELECT FROM worker.outbox AS later
@@ -58,5 +58,5 @@ ORDER BY dead_at DESC, seq DESC
 LIMIT :limit;
 
 -- name: replay
--- Send dead events after all, those of a list or all.
+-- Send dead events again: those with these ids, or all.
 SELECT id FROM worker.replay_events(CAST(:ids AS uuid[])) AS id;
