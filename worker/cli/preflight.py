@@ -43,6 +43,7 @@ ADVICE = {
     "no_surface": _OTHER_PHOTO,
     "out_of_memory": f"See what else uses the GPU: nvidia-smi. {_LOG}",
     "no_space": "Free space on the disks of WORKER_TEMP_DIR and WORKER_STORAGE_DIR (df -h), then: worker retry {id}",
+    "temp_unavailable": f"Something deletes files in WORKER_TEMP_DIR or its disk fails; exclude it from clean-up jobs. {_LOG}",
     "timed_out": f"Raise WORKER_SOFT_LIMIT_S, or use --quality fast; a CPU may need more time. {_LOG}",
     "internal_error": _LOG,
     "worker_lost": "The daemon or its host stopped: journalctl -u worker -e; dmesg | grep -i oom",
