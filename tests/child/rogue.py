@@ -65,6 +65,21 @@ def famish() -> None:
     starve(1 << 6)
 
 
+def a_day_ahead() -> None:
+    """The host's wall clock jumps."""
+    _shift_clock(86_400)
+
+
+def a_day_behind() -> None:
+    """The host's wall clock jumps back."""
+    _shift_clock(-86_400)
+
+
+def _shift_clock(seconds: float) -> None:
+    now = time.time
+    time.time = lambda: now() + seconds
+
+
 def _obey() -> None:
     while True:
         with suppress(MemoryError):

@@ -240,3 +240,14 @@ def test_a_decoder_that_a_photo_has_taken_over_costs_that_photo(
     with pytest.raises(JobError) as caught:
         decode_in_subprocess(tmp_path / "photo", wall_s=1)
     assert caught.value.code == code
+
+
+def test_a_file_that_somebody_deleted_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        decode_in_subprocess(tmp_path / "photo")
+    # Deleted just before the decoder opens it.
+    monkeypatch.setattr("worker.pipeline.decode.claims_to_be_a_photo", lambda _: True)
+    with pytest.raises(FileNotFoundError):
+        decode_in_subprocess(tmp_path / "photo")

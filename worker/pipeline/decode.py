@@ -1,5 +1,6 @@
 """A downloaded file → an upright sRGB image. A process of its own decodes it: `worker.pipeline.decoder`."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from worker.core.errors import JobError
-from worker.pipeline.decoder import claims_to_be_a_photo
+from worker.pipeline.decoder import GONE, claims_to_be_a_photo
 
 WORKING_SIDE = 2048
 """The longest side of a decoded photo in pixels: four times that of a view. It bounds the memory of all later steps."""
@@ -35,7 +36,7 @@ def decode_in_subprocess(
         memory: limit of address space, bytes.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`,
-    `photo_too_complex`, `out_of_memory`.
+    `photo_too_complex`, `out_of_memory`; OSError if the file cannot be read.
     """
     if not claims_to_be_a_photo(file):
         raise JobError(
@@ -61,6 +62,8 @@ def decode_in_subprocess(
         raise JobError("out_of_memory")
     if status < 0:
         raise JobError("photo_broken")
+    if status == GONE:
+        raise FileNotFoundError(errno.ENOENT, "The photo's file was deleted", str(file))
     if status > 0:  # the decoder failed before it opened the photo
         raise JobError("internal_error")
     return _image(answer)

@@ -6,6 +6,7 @@ crashes a decoder, or keeps it busy for hours, costs one photo, and the process 
 """
 
 import json
+import os
 import resource
 import sys
 import warnings
@@ -32,6 +33,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 64
 WORKING_SIDE = 2048  # see worker.pipeline.decode
+GONE = 3  # exit status: somebody deleted the file
 MAX_MISSING = 0.1  # of the picture; if more is missing, the photo is broken
 
 # A thread for each core would need more address space than the limit allows.
@@ -69,9 +71,15 @@ def main() -> None:
         answer = {"mode": image.mode, "size": image.size, "missing": image.info.get("missing", 0.0)}
     except JobError as error:
         answer = {"refused": error.code}
+    except FileNotFoundError:
+        sys.exit(GONE)
     except MemoryError:
         answer = {"refused": "photo_too_complex"}
-    sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+    try:
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(1)  # who asked was killed; an exit in order would print a traceback
 
 
 def decode_image(file: Path) -> Image.Image:
@@ -80,18 +88,20 @@ def decode_image(file: Path) -> Image.Image:
     Of an animation it is the first frame. If the end of the file is missing, `info["missing"]` is the share of the
     picture that the file does not hold.
 
-    Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`.
+    Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`; OSError if the file
+    cannot be read.
     """
+    content = file.read_bytes()
     try:
         with warnings.catch_warnings():
             # Pillow warns of damage that it can handle, and of sizes that are checked here.
             warnings.simplefilter("ignore")
             try:
-                return _decode(BytesIO(file.read_bytes()))
+                return _decode(BytesIO(content))
             except UnidentifiedImageError:
                 raise
             except (OSError, SyntaxError):  # Pillow's errors for a file that ends too soon
-                return _decode_incomplete(file.read_bytes())
+                return _decode_incomplete(content)
     except Image.DecompressionBombError as error:
         raise JobError("photo_too_many_pixels") from error
     except UnidentifiedImageError as error:
