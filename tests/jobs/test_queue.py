@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -337,6 +338,41 @@ def test_shops_take_turns(engine: Engine) -> None:
         for n in range(3):
             queue.enqueue(engine, shop=shop, product_id=str(n), image_urls=["http://a/b"])
     assert [claim(engine).shop for _ in range(9)] == ["a", "b", "c"] * 3
+
+
+@pytest.mark.parametrize("shop_limit", [None, 1])
+def test_the_claim_chooses_the_same_job_where_others_wait_for_their_time(
+    engine: Engine, sql: psycopg.Connection, shop_limit: int | None
+) -> None:
+    """Then it chooses among the few that are due, and else walks along the index. The rules are those of the walk."""
+    random = Random(shop_limit)
+    for _ in range(12):
+        sql.execute("TRUNCATE jobs")
+        with sql.transaction():
+            for n in range(random.randint(1, 14)):
+                sql.execute(
+                    "INSERT INTO jobs (shop, product_id, image_urls, priority, run_after)"
+                    " VALUES (%s, %s, '{http://a/b}', %s, now() + make_interval(secs => %s))",
+                    [
+                        random.choice("abc"),
+                        str(n % 5),
+                        random.choice([-1, 0, 0, 7]),
+                        random.choice([-9, -5, 0, 3600]),
+                    ],
+                )
+        for _ in range(14):
+            choices = []
+            for choose in (
+                b"next_job(%s)",
+                b"next_of_few(ARRAY(SELECT id FROM jobs WHERE status = 'pending'), %s)",
+            ):
+                with sql.transaction(force_rollback=True):
+                    choices.append(sql.execute(b"SELECT worker." + choose, [shop_limit]).fetchone())
+            assert choices[0] == choices[1]
+            job = queue.claim(engine, worker="w", lease_s=30, shop_limit=shop_limit)
+            assert (job and job.id,) == choices[0]
+            if job and random.random() < 0.6:
+                queue.complete(engine, job, model_url="x", report={})
 
 
 def test_one_job_behind_thousands_of_another_shop_is_next_but_one(
