@@ -21,8 +21,9 @@ RETURNING event.id, event.sending_token AS token, event.type, event.job_id, even
 
 -- name: due_in
 -- Return the seconds until the next event is due. NULL if there is none.
-SELECT extract(epoch FROM min(next_attempt_at) - now())::float FROM worker.outbox
-WHERE next_attempt_at IS NOT NULL AND delivered_at IS NULL AND dead_at IS NULL;
+SELECT extract(epoch FROM next_attempt_at - now())::float FROM worker.outbox
+WHERE next_attempt_at IS NOT NULL AND delivered_at IS NULL AND dead_at IS NULL
+ORDER BY next_attempt_at LIMIT 1;
 
 -- name: delivered
 -- End an event that the backend has, or whose type the backend does not want.
