@@ -126,9 +126,9 @@ def test_a_result_waits_for_the_database_and_is_abandoned_only_if_the_daemon_mus
 def test_a_result_that_the_database_refuses_is_a_failure_and_not_a_lost_lease(
     engine: Engine, sql: psycopg.Connection, job: Job
 ) -> None:
+    sql.execute("ALTER TABLE jobs ADD CONSTRAINT refuse CHECK (status <> 'completed')")
     with capture_logs() as lines:
-        poison = Ending(outcome=Outcome.COMPLETED, report={"text": "\0"}, model_url=URL)
-        ended = settlement.settle(engine, job, poison, away)
+        ended = settlement.settle(engine, job, ending(Outcome.COMPLETED), away)
     assert ended.outcome is Outcome.RETRY_SCHEDULED
     assert sql.execute("SELECT status::text, error_code FROM jobs").fetchone() == (
         "pending",

@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.types import EventDict, Processor
 
-from worker.core.errors import printable
+from worker.core.errors import printable, redact_text
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
@@ -22,7 +22,6 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         colors=terminal, exception_formatter=structlog.dev.plain_traceback
     )
     as_json: list[Processor] = [
-        structlog.processors.format_exc_info,
         # Letters as they are where the stream takes them.
         structlog.processors.JSONRenderer(ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"),
     ]
@@ -34,6 +33,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    shown = [structlog.processors.format_exc_info, _redact, *shown]
     structlog.configure(
         processors=[*common, *shown],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -50,6 +50,14 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.captureWarnings(capture=True)
+
+
+def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Take the secrets out of errors' URLs: an error of Postgres may repeat a row, and a row has the tokens of photos."""
+    errors = {
+        key: redact_text(event[key]) for key in ("exception", "reason") if isinstance(event.get(key), str)
+    }
+    return {**event, **errors}
 
 
 def _printable(_logger: object, _method: str, event: EventDict) -> EventDict:
