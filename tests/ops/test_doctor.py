@@ -18,7 +18,8 @@ from bucket_server import BUCKET, KEY, Bucket, BucketServer, serve
 
 from worker import database as connections
 from worker.core.finding import Finding, Level, ok
-from worker.core.settings import Settings
+from worker.core.settings import ConfigError, Settings
+from worker.daemon import main as daemon
 from worker.local.postgres import Postgres
 from worker.local.server import DevServer
 from worker.ops import doctor
@@ -462,3 +463,18 @@ def test_the_doctor_names_the_proxy_without_its_password(monkeypatch: pytest.Mon
     assert refused.level is Level.FAIL
     assert "the proxy refuses us" in refused.text
     assert "planted" not in f"{found} {refused}"
+
+
+@pytest.mark.usefixtures("place")
+def test_authorities_that_cannot_be_read_are_named_before_the_first_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/authorities.pem")
+    checks = [check for check in doctor.CHECKS if check.name in {"store", "photos", "webhook"}]
+    found = list(doctor.examine(checks))
+    assert {finding.name for finding in worse(found)} == {"store", "photos", "webhook"}
+    for finding in worse(found):
+        assert finding.text == "SSL_CERT_FILE cannot be used: No such file or directory."
+    monkeypatch.setenv("WORKER_STORAGE_DIR", "/nowhere")
+    with pytest.raises(ConfigError, match="SSL_CERT_FILE"):
+        daemon.build(Settings())

@@ -27,6 +27,7 @@ from worker.daemon.context import LaneContext, Stop
 from worker.daemon.lane import Lane
 from worker.daemon.scratch import Scratch
 from worker.database.monitor import DatabaseMonitor, is_connection_lost
+from worker.http import clients
 from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import GAUGES, Listener, Wakeup
@@ -51,7 +52,9 @@ def run(settings: Settings) -> int:
 
 def build(settings: Settings) -> "Daemon":
     """Make a daemon's parts. Nothing runs yet. Raises: ConfigError."""
-    engines.find(settings.engine)  # here, so that a wrong name ends the start before anything waits
+    # Here, so that a wrong setting ends the start before anything waits.
+    engines.find(settings.engine)
+    clients.authorities()
     devices = find_devices(settings)
     store = open_store(settings)
     target = database.url(settings)

@@ -40,7 +40,8 @@ def store(settings: Settings) -> Iterator[Finding]:
 
 
 def photos(settings: Settings) -> Iterator[Finding]:
-    """Name the hosts from which photos are accepted."""
+    """Name the hosts from which photos are accepted, and check that certificates can be checked."""
+    clients.authorities()
     if settings.photo_loopback:
         yield advice(
             "photos",
