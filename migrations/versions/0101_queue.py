@@ -131,11 +131,11 @@ def _make_jobs() -> None:
     op.execute("""
         CREATE INDEX jobs_waiting ON public.jobs (priority DESC, shop, run_after, created_at) WHERE status = 'pending'
     """)
-    # What is due next, whatever its priority: the claim looks here first where jobs wait for their time.
+    # The job that is due next, of any priority. The claim reads it first.
     op.execute("CREATE INDEX jobs_due ON public.jobs (run_after) WHERE status = 'pending'")
-    # Whose turn it was last at each priority.
+    # The shop that was served last at each priority.
     op.execute("CREATE INDEX jobs_started ON public.jobs (priority, started_at) WHERE started_at IS NOT NULL")
-    # Finds the few rows that run, for the rescue too. lease_expires_at is left out on purpose: indexed, every renewal
+    # Finds the few running rows, also for the rescue. lease_expires_at is left out on purpose: indexed, every renewal
     # would touch the index.
     op.execute("""
         CREATE UNIQUE INDEX jobs_one_running_a_path ON public.jobs (worker.storage_path(shop, product_id, variant_id))
@@ -164,9 +164,9 @@ def _make_outbox() -> None:
             terminal boolean NOT NULL,
             body text NOT NULL,  -- the exact bytes to send, so that a signature made later still fits
             attempts smallint NOT NULL DEFAULT 0,
-            refusals smallint NOT NULL DEFAULT 0,  -- answers of 4xx, of which a few are enough
-            next_attempt_at timestamptz,  -- null: it waits behind another event, or is done. While it is sent: when that fails
-            sending_token uuid,  -- of the sender that has it in hand; whoever takes it over has another
+            refusals smallint NOT NULL DEFAULT 0,  -- number of 4xx answers; after a few the event is dead
+            next_attempt_at timestamptz,  -- null: it waits behind another event, or is done. While it is being sent: the time of the next try if that fails
+            sending_token uuid,  -- of the sender that has taken it; another sender sets its own
             delivered_at timestamptz,
             dead_at timestamptz,
             last_error text,
@@ -180,18 +180,18 @@ def _make_outbox() -> None:
         CREATE INDEX outbox_waiting ON worker.outbox (job_id, seq)
         WHERE delivered_at IS NULL AND dead_at IS NULL
     """)
-    # Progress that nobody has begun to send is one event, however often it changed.
+    # At most one progress event of a job that no sender has taken.
     op.execute("""
         CREATE UNIQUE INDEX outbox_unsent_progress ON worker.outbox (job_id)
         WHERE NOT terminal AND attempts = 0 AND delivered_at IS NULL AND dead_at IS NULL
     """)
     op.execute("CREATE INDEX outbox_job ON worker.outbox (job_id)")
-    # The order in which events are taken. One that waits behind another is not in it, so a take costs the same whatever waits.
+    # The order in which events are taken. An event that waits behind another is not in it, so the cost of a take is constant.
     op.execute("""
         CREATE INDEX outbox_due ON worker.outbox (next_attempt_at, seq)
         WHERE next_attempt_at IS NOT NULL AND delivered_at IS NULL AND dead_at IS NULL
     """)
-    # What an event of a shop as a whole waits for, and those events.
+    # The events that an event of a shop as a whole waits for, and these events.
     op.execute("""
         CREATE INDEX outbox_waiting_shop ON worker.outbox (shop, seq)
         WHERE delivered_at IS NULL AND dead_at IS NULL
@@ -202,7 +202,7 @@ def _make_outbox() -> None:
     """)
     # What `worker webhooks list` shows.
     op.execute("CREATE INDEX outbox_dead ON worker.outbox (dead_at) WHERE dead_at IS NOT NULL")
-    # What is pruned: events that the backend has, or never will.
+    # For pruning: events that are delivered or dead.
     op.execute("""
         CREATE INDEX outbox_done ON worker.outbox (created_at)
         WHERE delivered_at IS NOT NULL OR dead_at IS NOT NULL
@@ -233,7 +233,7 @@ def _make_attempts() -> None:
     op.execute("CREATE INDEX attempts_job ON worker.attempts (job_id)")
     op.execute("CREATE INDEX attempts_ended ON worker.attempts (ended_at) WHERE ended_at IS NOT NULL")
     op.execute(
-        "COMMENT ON TABLE worker.attempts IS 'Every attempt at a job: who made it, when, and what came of it.'"
+        "COMMENT ON TABLE worker.attempts IS 'Every attempt at a job: its worker, its times and its outcome.'"
     )
 
 
@@ -249,7 +249,7 @@ def _make_the_role() -> None:
             END IF;
         EXCEPTION
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'the role "worker" was not made, for want of CREATEROLE; the daemon may run as this role';
+                RAISE WARNING 'the role "worker" could not be created without CREATEROLE; the daemon may run as this role';
             WHEN duplicate_object OR unique_violation THEN
                 NULL;  -- another database's migration made it at this moment
         END $$

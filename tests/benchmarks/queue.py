@@ -63,7 +63,7 @@ BARE_FINISH = sa.text(
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything to do."""
+    """The size of each measurement."""
 
     history: int = 500_000  # finished rows
     settled: int = 2_000  # claimed and settled by each of the two loops

@@ -96,7 +96,7 @@ def test_a_worker_that_was_lost_is_not_among_the_living(
     run(sql, engine, until="lost")
     assert "1 of them lost" in worker("status").stderr
     assert json.loads(worker("status", "--json").stdout)["workers"] == []
-    # After the rescue it is known, by the time at which it was heard of last.
+    # After the rescue it is known, by the time of its last sign of life.
     sql.execute("UPDATE worker.attempts SET started_at = now() - interval '40 min'")
     queue.rescue(engine)
     assert json.loads(worker("status", "--json").stdout)["workers"][0]["seen_s"] >= 2400

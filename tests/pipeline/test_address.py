@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - characters that look like others are what some of these addresses are about
-"""Addresses from strangers: by the name, by the number behind the name, and after a redirect."""
+"""Untrusted addresses: by the name, by the number behind the name, and after a redirect."""
 
 import logging
 import socket

@@ -1,4 +1,4 @@
-"""Files from strangers, through the decoder's own process: refused by their code, or an upright photo within the limits."""
+"""Untrusted files, through the decoder's own process: refused by their code, or an upright photo within the limits."""
 
 import io
 import resource

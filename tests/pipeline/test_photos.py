@@ -1,4 +1,4 @@
-"""Photos from strangers, through the real daemon."""
+"""Untrusted photos, through the real daemon."""
 
 import json
 import os

@@ -124,7 +124,7 @@ class Fleet:
         return {pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0") and _state(pid) != "Z"}
 
     def starves(self) -> bool:
-        """Whether one of them has no memory just now."""
+        """True if one of them has no memory just now."""
         marks = [int(mark.name.partition("-")[0]) for mark in self.orders.glob("*-starves")]
         return bool(marks) and not self.processes().isdisjoint(marks)
 

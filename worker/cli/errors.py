@@ -1,4 +1,4 @@
-"""How a command ends when it fails: one line on stderr and an exit status, whatever was raised."""
+"""The end of a command that fails: one line on stderr and an exit status, for every exception."""
 
 import os
 import signal

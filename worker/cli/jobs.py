@@ -20,7 +20,9 @@ from worker.ops.terminal import findings, live, tables
 app = typer.Typer()
 
 Ids = Annotated[list[UUID], typer.Argument(help="Job ids.")]
-Limit = Annotated[int, typer.Option(min=0, help="How many waiting and how many ended jobs to show.")]
+Limit = Annotated[
+    int, typer.Option(min=0, help="Maximum number of waiting jobs, and of ended jobs, to show.")
+]
 DAY_S = 86_400
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": DAY_S}
 

@@ -1,4 +1,4 @@
-"""How all commands print. Text for people goes to stderr, so that stdout can be one document for a program."""
+"""The output of all commands. Text for people goes to stderr, so that stdout can be one document for a program."""
 
 import json
 from collections.abc import Iterator

@@ -15,7 +15,9 @@ app = typer.Typer(no_args_is_help=True, help="List and resend webhooks that the 
 
 @app.command("list")
 def list_webhooks(
-    limit: Annotated[int, typer.Option(min=0, help="How many dead events to show, the latest first.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Maximum number of dead events to show, the latest first.")
+    ] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List dead events, which are no longer sent, and count the waiting ones."""

@@ -1,4 +1,4 @@
-"""What Linux is asked for by prctl(2); on other systems these calls do nothing."""
+"""Requests to Linux by prctl(2). On other systems these functions do nothing."""
 
 import ctypes
 import signal

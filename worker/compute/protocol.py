@@ -1,4 +1,4 @@
-"""What the daemon and its child say to each other: one frozen dataclass a message, one line of JSON each.
+"""The messages between the daemon and its child: one frozen dataclass for each, sent as one line of JSON.
 
 The daemon trusts no line of a child, since a photo may have taken it over: only a line that is exactly one of these
 messages is decoded. Every message about a job carries the job's id; `worker.compute.process` compares it with the job
@@ -85,7 +85,7 @@ def _reported_by_the_child(stage: Stage) -> Stage:
 
 
 Report = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
-"""What the row's `metadata.worker` gets."""
+"""The value for the row's `metadata.worker`."""
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_storable)]
 
@@ -175,7 +175,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
 class Stopped:
-    """The job stopped because the daemon asked for it by SIGUSR1."""
+    """The job stopped because the daemon sent SIGUSR1."""
 
     kind: Literal["stopped"] = "stopped"
     job_id: UUID

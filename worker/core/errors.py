@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class ErrorKind(NamedTuple):
-    """What a code stands for: if a retry can help, and a sentence for a merchant."""
+    """The meaning of an error code: whether a retry can help, and a sentence for a merchant."""
 
     retryable: bool
     message: str

@@ -1,11 +1,11 @@
-"""What a check found: shared by the doctor, the stores and the checks before a test job."""
+"""The result of a check: shared by the doctor, the stores and the checks before a test job."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 
 class Level(IntEnum):
-    """How much a finding matters, in rising order."""
+    """The severity of a finding, in rising order."""
 
     OK = 0
     SKIPPED = 1
@@ -17,7 +17,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What the check `name` found, and how to fix it."""
+    """The result of the check `name`, and the fix."""
 
     level: Level
     name: str

@@ -5,7 +5,7 @@ from enum import IntEnum, StrEnum
 
 
 class Stage(IntEnum):
-    """How far a running job is. The value is the row's `progress`; `title` is its `stage`.
+    """The progress of a running job. The value is the row's `progress`; `title` is its `stage`.
 
     `worker.claim_job()` writes CLAIMED and `worker.complete_job()` writes COMPLETED; a test holds them to this table.
     """
@@ -26,7 +26,7 @@ class Stage(IntEnum):
 
 
 class Step(StrEnum):
-    """What an attempt spends its time on, in order: the keys of the report's `seconds` and the metrics' label `step`."""
+    """The parts of an attempt whose time is measured, in order: the keys of the report's `seconds` and the metrics' label `step`."""
 
     DOWNLOAD = "download"
     CUTOUT = "cutout"

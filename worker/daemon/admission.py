@@ -49,17 +49,17 @@ class Admission:
 
     @property
     def store_problem(self) -> str:
-        """What the last check found about the store; an empty string if it works."""
+        """The problem of the store at the last check; an empty string if it works."""
         return "" if self._store_works else "it does not work"
 
     @property
     def folder_problem(self) -> str:
-        """What the last check found about the folders of running jobs and of models; an empty string if they work."""
+        """The problem of the folders of running jobs and of models at the last check; an empty string if they work."""
         return self._trouble.text if self._trouble else ""
 
     @property
     def is_open(self) -> bool:
-        """What the last check found."""
+        """True if jobs could be claimed at the last check."""
         return not self.store_problem and not self.folder_problem
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class ChildFate(Enum):
-    """What an attempt shows about its child."""
+    """The state of the child after an attempt."""
 
     ANSWERED = auto()  # it did the job, or said why not
     ENDED = auto()  # it died of the job, or had to be killed

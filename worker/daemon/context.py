@@ -1,4 +1,4 @@
-"""What the lanes of a daemon share, and the signal state that ends them."""
+"""The objects that all lanes of a daemon share, and the state of the signals that end them."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from worker.storage import Store
 
 @dataclass
 class Stop:
-    """What the signals ask for: claim no more jobs, and from a moment on release the ones that still run."""
+    """The requests of the signals: claim no more jobs, and from a given moment on release those that still run."""
 
     draining: threading.Event = field(default_factory=threading.Event)
     release_at: float = float("inf")  # time.monotonic()
@@ -39,7 +39,7 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneContext:
-    """What all lanes work with."""
+    """The objects that all lanes share."""
 
     settings: Settings
     engine: Engine

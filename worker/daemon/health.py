@@ -1,6 +1,6 @@
 """The optional HTTP port with /healthz, /readyz and /metrics.
 
-Answers come from what the daemon knows anyway. Only the store is tried, in the background and seldom.
+Answers come from the daemon's memory. Only the store is checked, in the background and rarely.
 """
 
 import json
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Bucket:
-    """What is known of the store. A request for it starts a check in the background if the last one is long ago."""
+    """The state of the store. Reading it starts a check in the background if the last one is too old."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -58,7 +58,7 @@ class Bucket:
 
 @dataclass
 class Health:
-    """What the port reports on. `lanes` is empty until the daemon has found its database and its store."""
+    """The parts of the daemon that the port reports on. `lanes` is empty until the daemon has found its database and its store."""
 
     stopping: Callable[[], bool]
     monitor: DatabaseMonitor
@@ -71,11 +71,11 @@ class Health:
     watchdog_timeout_s: float = field(default_factory=watchdog_timeout_s)
 
     def alive(self) -> tuple[bool, Answer]:
-        """Return whether the process is worth keeping, and the lanes: none is silent for longer than it announced."""
+        """Return True if no lane is silent for longer than it announced, and the state of each lane."""
         return lanes_alive(self.lanes, self.watchdog_timeout_s)
 
     def ready(self) -> tuple[bool, Answer]:
-        """Return whether a due job would be claimed and done now, and for each part "ok" or what it lacks."""
+        """Return True if a due job would be claimed and done now, and for each part "ok" or its problem."""
         problems = {
             "daemon": self._daemon_problem(),
             "database": "" if self.monitor.available else "it cannot be used",
@@ -119,7 +119,7 @@ class Health:
 
 
 def lanes_alive(lanes: Sequence[Lane], timeout_s: float) -> tuple[bool, Answer]:
-    """Return whether no lane is silent for `timeout_s` seconds longer than it announced, and what each does."""
+    """Return True if no lane is silent for `timeout_s` seconds longer than it announced, and the state of each lane."""
     doing = {
         lane.device: {
             "doing": lane.heartbeat.doing,

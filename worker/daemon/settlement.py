@@ -1,4 +1,4 @@
-"""How an attempt ends. `ENDS` is the table: for each outcome the statement, the metric's label and the log event."""
+"""The end of an attempt. `ENDS` is a table with the statement, the metric's label and the log event of each outcome."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 class Outcome(Enum):
-    """How an attempt ended."""
+    """The ways in which an attempt can end."""
 
     COMPLETED = auto()
     FAILED = auto()

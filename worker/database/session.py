@@ -1,6 +1,6 @@
-"""The settings of a connection that our statements depend on, whatever a database, a role or a server hands down.
+"""The settings of a connection that our statements depend on. A database, a role or a server may set other values.
 
-Three means, by what a pooler leaves us:
+Three measures, because a transaction pooler restricts them:
 
 - What the driver reads does not depend on settings: text in UTF-8, all else in the binary format, times in UTC.
 - The rest is pinned when a connection is made. A transaction pooler refuses or ignores that.
@@ -60,7 +60,7 @@ def takes_no_options(error: psycopg.OperationalError) -> bool:
 
 
 def check(connection: sa.Connection) -> None:
-    """Raises: ConfigError, which names a setting under which the queue would not work, and the command that mends it."""
+    """Check the settings that a pooler does not let us pin. Raises: ConfigError, which names a wrong one and the command to fix it."""
     rows = connection.execute(
         sa.text(
             "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('client_encoding', 'server_encoding',"
@@ -80,7 +80,7 @@ def check(connection: sa.Connection) -> None:
 
 
 def _problems(found: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """The setting, why it is wrong, and a right value."""
+    """Yield each wrong setting: its name, the reason, and a right value."""
     if found["server_encoding"] != "UTF8":
         yield "server_encoding", "the database does not store Unicode, and shops' names are", ""
     if found["client_encoding"] != "UTF8":

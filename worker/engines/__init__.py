@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """What a host must have to run an engine, and what its models are worth."""
+    """The requirements of an engine on its host, and the kind of its models."""
 
     devices: tuple[Device, ...]  # the kinds it can compute on, best first
     ram_gb: float  # of the host, for each lane: engine, background model, mesh and a photo

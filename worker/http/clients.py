@@ -1,8 +1,8 @@
 """HTTP clients for the servers that the operator names: the backend, the store and the mirrors of weights.
 
 They obey the variables that curl and others obey. SSL_CERT_FILE and SSL_CERT_DIR name the certificate authorities, which
-replace the usual ones. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name the proxy. Photos come from servers that strangers
-name: `pipeline.download` has a client of its own, which uses no proxy.
+replace the usual ones. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name the proxy. Photo URLs are untrusted
+input: `pipeline.download` has a client of its own, which uses no proxy.
 """
 
 import ipaddress

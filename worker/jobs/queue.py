@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class NextDue:
-    """What there is to do now, and when there will be more."""
+    """The work that is due now, and the time until there is more."""
 
     due: bool  # a job may be claimed
     expired: bool  # a job's lease has run out
@@ -197,7 +197,7 @@ def retry(engine: Engine, job_id: UUID) -> bool:
 
 
 def failed_since(engine: Engine, seconds: float) -> list[UUID]:
-    """Return the ids of the jobs that failed in the last so many seconds, oldest first."""
+    """Return the ids of the jobs that failed in the last `seconds`, oldest first."""
     return [row["id"] for row in _all(engine, "failed_since", seconds=seconds)]
 
 

@@ -1,4 +1,4 @@
-"""What every daemon does for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, prune old rows."""
+"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, prune old rows."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from worker.jobs import queue
 from worker.jobs.wakeup import Listener, Wakeup
 
 LISTENING_S = 10.0  # between two rounds if notifications arrive
-FIRST_POLL_S = 1.0  # … and if they do not, as long as there was a job lately
+FIRST_POLL_S = 1.0  # … and if they do not, while jobs keep coming
 AFTER_OUTAGE_S = 5.0  # before a rescue: a worker that finished its job during the outage settles it first
 PRUNE_EVERY_S = 900.0
 BATCH = 200

@@ -94,7 +94,7 @@ class Listener(threading.Thread):
         self.on_insert = on_insert
         self.on_cancel = on_cancel
         self.on_event = on_event  # another session wrote an event
-        self.on_gauges = on_gauges  # the figures of the whole queue, which some daemon asked for
+        self.on_gauges = on_gauges  # the figures of the whole queue, after one daemon's query
         self.alive = False
         self._said: bool | None = None
         self._echo = f"worker_echo_{uuid4().hex[:12]}"

@@ -32,7 +32,7 @@ AFTER_GRACE_S = 30  # for the last webhooks and the end of the daemon
 
 @dataclass(frozen=True)
 class Stack:
-    """What runs, and the settings with which other programs reach it."""
+    """The running parts, and the settings with which other programs reach them."""
 
     environment: Mapping[str, str]
     server: DevServer

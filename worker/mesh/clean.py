@@ -20,7 +20,7 @@ Faces = NDArray[np.int32]  # (F, 3) indices of vertices, counter-clockwise seen 
 
 
 CRUMB = (0.1, 0.02, 0.01)
-"""What is smaller than these parts of the largest component's longest side, area and volume, in all three, is dropped."""
+"""A component is dropped if it is smaller in all three than these parts of the largest one's side, area and volume."""
 
 
 def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, int]:

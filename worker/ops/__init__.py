@@ -1,1 +1,1 @@
-"""What people look at and operate with."""
+"""The tools for people who operate the worker: dashboard, doctor, terminal output, deletion."""

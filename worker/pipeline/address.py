@@ -1,4 +1,4 @@
-"""Where a photo may come from. Photo URLs are untrusted input, and fetching one must not reach a private network.
+"""The URLs from which photos may be downloaded. Photo URLs are untrusted input, and fetching one must not reach a private network.
 
 A URL is checked twice: as it is written (`validate_url`), and when a connection is made (`PinnedNetwork`), which resolves
 the host once, checks every IP address, and connects to exactly these addresses.
@@ -72,7 +72,7 @@ _NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What the operator allows. A host is an exact name, `*.example.com` for all names below one, or `*` for any."""
+    """The rules of the operator. A host is an exact name, `*.example.com` for all names below one, or `*` for any."""
 
     hosts: tuple[str, ...]
     http: bool = False

@@ -14,7 +14,7 @@ REC_709 = np.array([0.2126, 0.7152, 0.0722], np.float32)  # luminance of R, G an
 
 
 class PhotoScore(NamedTuple):
-    """How well a photo shows the product. Each part and `total` are in 0..1, and more is better."""
+    """The score of a photo, by how well it shows the product. Each part and `total` are in 0..1, and more is better."""
 
     size: float  # the product's longer side, as part of the frame's 512 pixels; 1 if it is longer
     sharpness: float  # v / (v + SHARP), where v is the variance of the Laplacian inside the product

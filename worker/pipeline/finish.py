@@ -38,7 +38,7 @@ JPEG_QUALITIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What the GLB holds, and what is known of it."""
+    """The contents of the GLB, and its report."""
 
     mesh: TexturedMesh
     source_view: SourceView | None  # the photo that was used, and its camera in the mesh's coordinates
@@ -95,7 +95,7 @@ def finish(
     The file is read back by another program and compared with the report before this returns.
 
     Args:
-        surface: what the engine made.
+        surface: the engine's result.
         preset: how many triangles and texels, and how large the file may be.
         folder: an existing folder.
         name: of the mesh in the file; characters other than a-z, 0-9 and _ become hyphens.
@@ -219,7 +219,7 @@ def _write(mesh: TexturedMesh, path: Path, most_bytes: int, name: str, extras: M
 
 
 def _report(shape: _Shape, paint: _Paint, standing: _Standing, data: bytes) -> dict[str, Any]:
-    """All but the seconds of what `finish` documents; `data` is the written file."""
+    """Build the report that `finish` documents, except for its seconds. `data` is the written file."""
     mesh, overlap = standing.mesh, paint.overlap
     not_closed = [] if mesh.watertight else ["The mesh is not closed."]
     return {

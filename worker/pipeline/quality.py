@@ -31,7 +31,7 @@ EDGES = 0.002  # part of the product's pixels; with fewer on edges the blur is u
 
 
 class Similarity(NamedTuple):
-    """How similar the model, seen by the photo's camera, is to the photo."""
+    """The similarity of the photo and the model, as the photo's camera sees it."""
 
     overlap: float  # intersection over union of the outlines, 0..1
     difference: float  # mean ΔE2000 inside both outlines
@@ -39,7 +39,7 @@ class Similarity(NamedTuple):
 
 
 class PhotoQuality(NamedTuple):
-    """How much the photo shows of the product."""
+    """The quality of the photo itself."""
 
     side: float  # the product's longer side in it, as part of the 512 pixels that are used, 0..1
     blur: float  # as `blur` measures it

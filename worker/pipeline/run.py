@@ -37,7 +37,7 @@ from worker.weights.transfer import file_digest
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a job asks for."""
+    """The request of a job."""
 
     job_id: str
     name: str  # of the product; the mesh in the file is named after it
@@ -68,7 +68,7 @@ def run(
             cpu_seconds by step. JSON-able.
         on_progress: called at each stage from DOWNLOADING to WRITTEN.
 
-    Raises: JobError; whatever else the engine raises.
+    Raises: JobError; any exception of the engine.
     """
     preset = PRESETS[request.quality]
     made_by = {

@@ -1,4 +1,4 @@
-"""Where the finished files go: a Supabase bucket or a local folder, with the same paths in both."""
+"""The store for finished files: a Supabase bucket or a local folder, with the same paths in both."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ class Store(Protocol):
 
         Args:
             path: as `worker.storage.paths` makes it, with an ending.
-            file: what to store.
+            file: the file to store.
             content_type: one of CONTENT_TYPES, or another type that the bucket allows.
             check: called before each try and during the waits between them. To stop the upload, it raises.
 

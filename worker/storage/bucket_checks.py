@@ -1,4 +1,4 @@
-"""What is wrong with a bucket or its key, and how to fix it."""
+"""Checks of a bucket and its key, with the fix for each problem."""
 
 import base64
 import json

@@ -226,7 +226,7 @@ def test_without_a_token_no_other_name_leads_here(site: httpx.Client, sql: psyco
         assert (answer.status_code, "teapot" in answer.text) == (code, code == 200), name
 
 
-def test_the_command_serves_strangers_only_with_a_token(database_url: str) -> None:
+def test_the_command_serves_other_hosts_only_with_a_token(database_url: str) -> None:
     def dashboard(**variables: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "worker", "dashboard", "--host", "0.0.0.0", "--port", "0"],

@@ -1,4 +1,4 @@
-"""Who may see the pages, and what a browser may load on them."""
+"""Access to the pages, and the sources from which a browser may load."""
 
 import hashlib
 import hmac
@@ -61,7 +61,7 @@ def _host(request: Request) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True for localhost and loopback addresses, with brackets or without."""
+    """True for localhost and loopback addresses, also in brackets."""
     if host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""What is reached over HTTP: the store, the hosts of photos, and the backend."""
+"""Checks of the services behind HTTP: the store, the hosts of photos, and the backend."""
 
 from collections.abc import Iterator
 from contextlib import suppress

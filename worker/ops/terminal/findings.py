@@ -1,4 +1,4 @@
-"""What a check found, on a terminal."""
+"""Findings on a terminal."""
 
 from rich.text import Text
 
@@ -15,7 +15,7 @@ MARKS = {
 
 
 def line(finding: Finding) -> Text:
-    """Return what was found, with the fix on a line below it."""
+    """Return a finding as text, with the fix on a line below it."""
     mark, color = MARKS[finding.level]
     text = Text.assemble((f"{mark} {finding.name:<15}", color), finding.text)
     return text.append(f"\n{'':17}→ {finding.fix}", "bold") if finding.fix else text
