@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", "0")
         self.end_headers()
 
-    do_HEAD = do_POST  # noqa: N815 - the base class's names
+    do_GET = do_HEAD = do_POST  # noqa: N815 - the base class's names
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass

@@ -3,6 +3,8 @@ from email.utils import format_datetime
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from worker.core.errors import (
@@ -28,6 +30,8 @@ from worker.core.errors import (
         ("soon", None),
         ("", None),
         ("Mon, 99 Foo 2026 99:99:99 GMT", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2026 00:00:00 +99999999999999999999", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("Wed, 21 Oct 2015 07:28:00", 0),
         (None, None),
@@ -35,6 +39,20 @@ from worker.core.errors import (
 )
 def test_retry_after_is_seconds_or_a_date_or_nothing(header: str | None, seconds: float | None) -> None:
     assert parse_retry_after(header) == seconds
+
+
+@given(
+    st.text(max_size=40)
+    | st.lists(
+        st.sampled_from(
+            ["Mon,", "01", "Jan", "2026", "9999", "00:00:00", "GMT", "+2359", "-", ":", "9" * 20]
+        ),
+        max_size=8,
+    ).map(" ".join)
+)
+def test_no_retry_after_raises(header: str) -> None:
+    found = parse_retry_after(header)
+    assert found is None or found >= 0
 
 
 def test_retry_after_as_a_date_counts_from_now() -> None:

@@ -1,6 +1,7 @@
 """What the environment says about certificates and proxies, and a real server behind each of them."""
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from receiver import Backend
 
 from worker.core.settings import ConfigError
 from worker.http import clients
+from worker.weights import transfer
+from worker.weights.transfer import Expected
 
 NAME = "backend.test"  # no such host: only a proxy can know where it is
 
@@ -88,6 +91,18 @@ def test_a_proxy_with_a_password_is_used_for_both_schemes_and_checks_no_certific
             assert "planted" not in str(error.value)
         else:
             assert send(url) == 407
+
+
+def test_a_mirror_of_weights_is_reached_in_the_same_way(
+    secure_backend: Backend, issued: Issued, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Expected(digest=f"sha256:{hashlib.sha256(b'').hexdigest()}", size=0)
+    monkeypatch.setenv("SSL_CERT_FILE", str(issued.authority))
+    with forward_proxy.serve(secure_backend.server_port, "us", "planted") as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"http://us:planted@127.0.0.1:{proxy.server_port}")
+        transfer.download(f"https://{NAME}/model.onnx", tmp_path / "model.onnx", expected)
+        assert proxy.asked == [f"CONNECT {NAME}:443"]
+    assert [request.path for request in secure_backend.seen] == ["/model.onnx"]
 
 
 def test_authorities_of_the_environment_replace_the_usual_ones(

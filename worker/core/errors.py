@@ -116,7 +116,7 @@ def parse_retry_after(header: str | None) -> float | None:
         if header.strip().isdecimal():
             return float(header)
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second: a year or a zone with twenty digits
         return None
     zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(0.0, (zoned - datetime.now(UTC)).total_seconds())
