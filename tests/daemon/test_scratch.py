@@ -77,6 +77,18 @@ def test_a_folder_that_somebody_deleted_is_made_anew_and_no_other_daemon_sweeps_
     assert list(root.iterdir()) == []
 
 
+def test_a_job_s_folder_that_was_away_at_its_end_is_deleted_when_it_is_back(tmp_path: Path) -> None:
+    scratch = opened(tmp_path / "root")
+    with scratch.job("1") as folder:
+        (folder / "photo").write_text("x")
+        (tmp_path / "root").rename(tmp_path / "away")
+    (tmp_path / "away").rename(tmp_path / "root")
+    assert folder.exists()
+    scratch.ensure()
+    assert [path.name for path in scratch.folder.iterdir()] == [".lock"]
+    scratch.close()
+
+
 def test_a_folder_that_another_daemon_swept_and_locked_is_left_to_it(tmp_path: Path) -> None:
     scratch = opened(tmp_path)
     swept = scratch.folder

@@ -28,6 +28,7 @@ from worker.local.postgres import Postgres, remove_server, start_server
 SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "1,2,3,4,5,6,7,8,9,10").split(",")]
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "30"))
 CALM_S = 90
+UNDERSTOOD = ("SIGTERM: ", "The daemon that started this child is gone.")  # lines that are no JSON
 TERMINAL = {"completed", "failed", "cancelled"}
 # Events of the log that tell of a defect of ours.
 DEFECTS = {
@@ -160,7 +161,7 @@ def check_logs(world: World) -> Iterator[str]:
     for daemon in world.all_daemons:
         for line in daemon.log.read_text().splitlines():
             if not line.startswith("{"):
-                if "SIGTERM: " not in line:
+                if not any(words in line for words in UNDERSTOOD):
                     yield f"{daemon.log.name}: {line}"
                 continue
             event = json.loads(line)

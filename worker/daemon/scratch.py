@@ -21,6 +21,7 @@ class Scratch:
         self._folder: Path | None = None
         self._lock: TextIO | None = None
         self._opening = threading.Lock()
+        self._left: set[Path] = set()  # folders of jobs that could not be deleted
 
     @property
     def folder(self) -> Path:
@@ -44,6 +45,8 @@ class Scratch:
             (folder / "file").write_bytes(b"probe")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        while self._left:
+            shutil.rmtree(self._left.pop(), ignore_errors=True)
 
     @contextmanager
     def job(self, name: str) -> Iterator[Path]:
@@ -52,7 +55,10 @@ class Scratch:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                shutil.rmtree(folder)
+            except OSError:
+                self._left.add(folder)  # the disk is away; what is on it comes back with it
 
     def touch(self) -> None:
         """Show that the daemon lives: a container's health check reads the time of the lock file."""
