@@ -517,7 +517,7 @@ def clean_temp(world: World) -> Iterator[None]:
 
 @contextmanager
 def shift_clock(world: World) -> Iterator[None]:
-    """The wall clock of one host jumps. No library for it is needed: the daemon's Python is told another time."""
+    """The wall clock of one host jumps. No library for it is needed: the daemon's Python gets another time."""
     if pid := pick(world, daemons=True):
         world.order(pid, world.rng.choice(["a_day_ahead", "a_day_behind"]))
     yield

@@ -105,7 +105,7 @@ def require_mounts() -> None:
         pytest.skip("no mount namespaces here")
 
 
-def say(command: Sequence[str | Path], **environment: str) -> tuple[int, str]:
+def run_command(command: Sequence[str | Path], **environment: str) -> tuple[int, str]:
     """Run a command. Return its exit status and all its output. A variable that is set to "" is unset."""
     done = subprocess.run(
         command,

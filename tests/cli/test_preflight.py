@@ -30,11 +30,11 @@ def bucket() -> Iterator[BucketServer]:
 def configured(bucket: BucketServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     opened: list[Store] = []
 
-    def remember(settings: Settings) -> Store:
+    def open_and_keep(settings: Settings) -> Store:
         opened.append(open_store(settings))
         return opened[-1]
 
-    monkeypatch.setattr(preflight, "open_store", remember)
+    monkeypatch.setattr(preflight, "open_store", open_and_keep)
     monkeypatch.delenv("WORKER_STORAGE_DIR", raising=False)
     monkeypatch.setenv("SUPABASE_URL", bucket.url)
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", bucket.key)

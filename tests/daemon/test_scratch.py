@@ -10,14 +10,14 @@ import pytest
 from worker.daemon.scratch import Scratch
 
 
-def opened(root: Path) -> Scratch:
+def open_scratch(root: Path) -> Scratch:
     scratch = Scratch(root)
     scratch.open()
     return scratch
 
 
 def test_a_job_s_folder_is_gone_after_it_whatever_happens(tmp_path: Path) -> None:
-    scratch = opened(tmp_path)
+    scratch = open_scratch(tmp_path)
 
     def crash() -> None:
         with scratch.job("1") as folder:
@@ -36,9 +36,9 @@ def test_what_a_dead_process_left_is_swept_and_a_living_one_s_is_not(tmp_path: P
     crash += "(s.folder / 'photo').write_text('x'); os._exit(1)"
     subprocess.run([sys.executable, "-c", crash, str(tmp_path)], check=False)
     assert len(list(tmp_path.iterdir())) == 1
-    living = opened(tmp_path)
+    living = open_scratch(tmp_path)
     assert [path.name.partition("-")[0] for path in tmp_path.iterdir()] == [str(os.getpid())]
-    another = opened(tmp_path)
+    another = open_scratch(tmp_path)
     assert living.folder.exists()
     living.close()
     another.close()
@@ -50,7 +50,7 @@ def test_a_link_in_the_root_is_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(precious)
-    opened(root).close()
+    open_scratch(root).close()
     assert precious.exists()
 
 
@@ -59,14 +59,14 @@ def test_a_folder_that_somebody_deleted_is_made_anew_and_no_other_daemon_sweeps_
     tmp_path: Path, gone: str
 ) -> None:
     root = tmp_path / "root"
-    scratch = opened(root)
+    scratch = open_scratch(root)
     with scratch.job("1") as running:
         if gone == "lock":
             (scratch.folder / ".lock").unlink()
         else:
             shutil.rmtree(root if gone == "root" else scratch.folder)
         scratch.ensure()
-        another = opened(root)
+        another = open_scratch(root)
         assert scratch.folder.exists()
         assert running.exists() == (gone == "lock"), "a job that runs keeps its folder"
         with scratch.job("2") as folder:
@@ -90,7 +90,7 @@ def test_a_job_s_folder_that_was_away_at_its_end_is_deleted_when_it_is_back(tmp_
 
 
 def test_a_folder_that_another_daemon_swept_and_locked_is_left_to_it(tmp_path: Path) -> None:
-    scratch = opened(tmp_path)
+    scratch = open_scratch(tmp_path)
     swept = scratch.folder
     (swept / ".lock").unlink()
     with (swept / ".lock").open("w") as lock:  # as another daemon's sweep does, before it deletes the folder

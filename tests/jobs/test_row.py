@@ -10,11 +10,11 @@ from sqlalchemy.engine import Engine
 from worker.core.errors import JobError
 from worker.jobs import queue
 
-GOOD = {"shop": "a.myshopify.com", "product_id": "1", "image_urls": ["https://a/b.jpg"]}
+VALID = {"shop": "a.myshopify.com", "product_id": "1", "image_urls": ["https://a/b.jpg"]}
 
 
 def insert(sql: psycopg.Connection, **columns: Any) -> Any:
-    row = {k: v for k, v in (GOOD | columns).items() if v is not ...}
+    row = {k: v for k, v in (VALID | columns).items() if v is not ...}
     names = ", ".join(row)
     values = ", ".join(["%s"] * len(row))
     query = f"INSERT INTO jobs ({names}) VALUES ({values}) RETURNING id"

@@ -46,7 +46,7 @@ def box() -> Scene:
     return scene(mesh, texture, uv.astype(np.float32))
 
 
-def shown(scene: Scene, azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.uint8]:
+def rendered(scene: Scene, azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.uint8]:
     viewpoint = Viewpoint(azimuth=azimuth, elevation=elevation)
     return scene.render(viewpoint, scene.camera([viewpoint]), size, samples=2)
 
@@ -58,7 +58,7 @@ def shown(scene: Scene, azimuth: float, elevation: float = 0.0, size: int = 96) 
 def test_the_middle_shows_the_side_that_the_camera_looks_at(
     box: Scene, azimuth: float, elevation: float, seen: tuple[int, int, int]
 ) -> None:
-    middle = shown(box, azimuth, elevation)[48, 48].astype(float)
+    middle = rendered(box, azimuth, elevation)[48, 48].astype(float)
     assert middle[3] == 255
     # What faces the camera is lit so that it looks as the texture does.
     np.testing.assert_allclose(middle[:3], seen, atol=16)
@@ -66,7 +66,7 @@ def test_the_middle_shows_the_side_that_the_camera_looks_at(
 
 def test_nothing_is_mirrored(box: Scene) -> None:
     # The camera goes to the product's +x: of front and +x side the front is then on the left. From above: the top up.
-    picture = shown(box, 45, 30).astype(int)
+    picture = rendered(box, 45, 30).astype(int)
     row = picture[60]
     cyan = np.nonzero((row[:, 2] > 130) & (row[:, 0] < 60))[0]
     red = np.nonzero((row[:, 0] > 100) & (row[:, 2] < 60))[0]
@@ -76,7 +76,7 @@ def test_nothing_is_mirrored(box: Scene) -> None:
 
 
 def test_the_border_is_transparent_and_the_edges_are_smooth_without_a_seam(box: Scene) -> None:
-    picture = shown(box, 30, -15)  # from below, where no floor is seen
+    picture = rendered(box, 30, -15)  # from below, where no floor is seen
     alpha = picture[..., 3]
     assert alpha[0].max() == alpha[-1].max() == alpha[:, 0].max() == alpha[:, -1].max() == 0
     rows, columns = np.nonzero(alpha)
@@ -97,13 +97,13 @@ def test_every_viewpoint_of_one_camera_holds_the_whole_mesh(box: Scene) -> None:
 
 
 def test_a_shadow_lies_on_the_floor_and_ends_before_the_border(box: Scene) -> None:
-    picture = shown(box, 20, 14, size=128)
+    picture = rendered(box, 20, 14, size=128)
     alpha = picture[..., 3].astype(int)
     assert alpha[0].max() == alpha[-1].max() == alpha[:, 0].max() == alpha[:, -1].max() == 0
     shadow = (alpha > 8) & (alpha < 200) & (picture[..., :3].max(axis=2) < 40)
     assert shadow.sum() > 200
     assert np.nonzero(shadow)[0].mean() > 64, "it is below"
-    from_below = shown(box, 20, -14, size=128)
+    from_below = rendered(box, 20, -14, size=128)
     assert not ((from_below[..., 3] > 8) & (from_below[..., :3].max(axis=2) < 40)).any()
 
 
@@ -146,7 +146,7 @@ def test_a_fine_pattern_seen_from_afar_is_its_mean_light_and_no_moire() -> None:
     mesh = trimesh.creation.box((1, 1, 0.02))
     mesh.unmerge_vertices()
     uv = np.clip(mesh.vertices[:, :2] + 0.5, 0, 1).astype(np.float32)
-    picture = shown(scene(mesh, texture, uv), 0, 0, size=48)[12:36, 12:36, :3].astype(float)
+    picture = rendered(scene(mesh, texture, uv), 0, 0, size=48)[12:36, 12:36, :3].astype(float)
     assert np.ptp(picture) < 6
     # Half of the light is 188 in sRGB, not 128.
     assert picture.mean() == pytest.approx(188, abs=8)
@@ -161,8 +161,8 @@ def test_the_inside_of_an_open_mesh_is_seen_only_when_asked_for() -> None:
         texture=np.full((4, 4, 3), 200, np.uint8),
         watertight=False,
     )
-    assert shown(Scene(replace(sheet, watertight=True)), 180, 0, size=32).max() == 0
-    both = shown(Scene(sheet), 180, 0, size=32)
+    assert rendered(Scene(replace(sheet, watertight=True)), 180, 0, size=32).max() == 0
+    both = rendered(Scene(sheet), 180, 0, size=32)
     assert both[..., 3].max() == 255
     assert both[both[..., 3] == 255][:, :3].min() > 150, "lit from the camera's side"
 

@@ -52,11 +52,11 @@ class Place:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[BucketServer]:
     opened: list[Store] = []
 
-    def remember(settings: Settings) -> Store:
+    def open_and_keep(settings: Settings) -> Store:
         opened.append(open_store(settings))
         return opened[-1]
 
-    monkeypatch.setattr(services, "open_store", remember)
+    monkeypatch.setattr(services, "open_store", open_and_keep)
     with serve() as server:
         yield server
     for store in opened:

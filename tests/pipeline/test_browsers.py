@@ -40,7 +40,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         yield tab
 
 
-def shown(tab: Tab, name: str, content: bytes) -> NDArray[np.int16]:
+def browser_pixels(tab: Tab, name: str, content: bytes) -> NDArray[np.int16]:
     """What Chromium draws: (H, W, 4), RGBA in 0..255."""
     kind = {"apng": "png"}.get(first := name.split(maxsplit=1)[0].rstrip(","), first)
     answer: dict[str, Any] = tab.ask(SHOWN % (kind, base64.b64encode(content).decode()))
@@ -55,7 +55,7 @@ def test_the_decoder_shows_what_a_browser_shows(tab: Tab, tmp_path: Path, name: 
     (tmp_path / "photo").write_bytes(content)
     image = decode_image(tmp_path / "photo")
     ours = np.asarray(image.convert("RGBA")).astype(np.int16)
-    theirs = shown(tab, name, content)
+    theirs = browser_pixels(tab, name, content)
     assert ours.shape == theirs.shape
     if "short" in name:
         # Where nothing came a browser leaves the page to be seen, and we some colour.

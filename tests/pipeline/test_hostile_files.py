@@ -20,7 +20,7 @@ from worker.pipeline.decode import decode_in_subprocess
 
 pytestmark = pytest.mark.integration  # a process for each file
 
-NONE, BROKEN, PIXELS = "photo_not_an_image", "photo_broken", "photo_too_many_pixels"
+NONE, DAMAGED, PIXELS = "photo_not_an_image", "photo_broken", "photo_too_many_pixels"
 FINE = "red green blue gray"  # the quadrants of `picture`, as they should come out
 
 
@@ -109,17 +109,20 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "zip": (zipped, NONE),
     "executable": (lambda: b"\x7fELF\x02\x01\x01" + bytes(100), NONE),
     # Broken
-    "zero-bytes": (lambda: b"", BROKEN),
+    "zero-bytes": (lambda: b"", DAMAGED),
     "one-byte": (lambda: b"\xff", NONE),
-    "signature-alone": (lambda: b"\x89PNG\r\n\x1a\n", BROKEN),
-    "truncated-jpeg": (lambda: noise("JPEG", 0.5), BROKEN),
-    "truncated-png": (lambda: noise("PNG", 0.5), BROKEN),
-    "truncated-webp": (lambda: noise("WEBP", 0.5), BROKEN),
-    "truncated-avif": (lambda: noise("AVIF", 0.5), BROKEN),
-    "webp-of-nothing": (lambda: b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff" + bytes(100), BROKEN),
-    "avif-of-nothing": (lambda: b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf" + bytes(100), BROKEN),
-    "png-with-a-jpeg-s-body": (lambda: b"\x89PNG\r\n\x1a\n" + saved(picture(), "JPEG"), BROKEN),
-    "png-of-a-wrong-checksum": (lambda: saved(picture(), "PNG").replace(b"IDAT", b"IDAU"), BROKEN),
+    "signature-alone": (lambda: b"\x89PNG\r\n\x1a\n", DAMAGED),
+    "truncated-jpeg": (lambda: noise("JPEG", 0.5), DAMAGED),
+    "truncated-png": (lambda: noise("PNG", 0.5), DAMAGED),
+    "truncated-webp": (lambda: noise("WEBP", 0.5), DAMAGED),
+    "truncated-avif": (lambda: noise("AVIF", 0.5), DAMAGED),
+    "webp-of-nothing": (lambda: b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff" + bytes(100), DAMAGED),
+    "avif-of-nothing": (
+        lambda: b"\x00\x00\x00\x1cftypavif\x00\x00\x00\x00avifmif1miaf" + bytes(100),
+        DAMAGED,
+    ),
+    "png-with-a-jpeg-s-body": (lambda: b"\x89PNG\r\n\x1a\n" + saved(picture(), "JPEG"), DAMAGED),
+    "png-of-a-wrong-checksum": (lambda: saved(picture(), "PNG").replace(b"IDAT", b"IDAU"), DAMAGED),
     # Bombs
     "100-megapixels": (lambda: saved(Image.new("L", (10_000, 10_000)), "JPEG"), PIXELS),
     "100-megapixels-by-header": (
@@ -129,14 +132,14 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "just-above-the-limit": (lambda: png(8000, 5001, 8, 2, bytes(1000)), PIXELS),
     "400-megapixels": (lambda: png(20_000, 20_000, 8, 2, bytes(1000)), PIXELS),
     "4-exapixels": (lambda: png(2**31 - 1, 2**31 - 1, 8, 2, bytes(1000)), PIXELS),
-    "bomb-of-text": (lambda: png(100, 100, 8, 2, rows(100, 100), text_chunk(b"zTXt", 80_000_000)), BROKEN),
+    "bomb-of-text": (lambda: png(100, 100, 8, 2, rows(100, 100), text_chunk(b"zTXt", 80_000_000)), DAMAGED),
     "bomb-of-many-texts": (
         lambda: png(100, 100, 8, 2, rows(100, 100), *[text_chunk(b"zTXt", 1_000_000)] * 100),
-        BROKEN,
+        DAMAGED,
     ),
     "bomb-of-a-profile": (
         lambda: png(100, 100, 8, 2, rows(100, 100), text_chunk(b"iCCP", 80_000_000)),
-        BROKEN,
+        DAMAGED,
     ),
     "bomb-of-rows": (lambda: png(100, 100, 8, 2, bytes(60_000_000)), "black"),
     "bomb-of-scans": (lambda: scans(3000), "photo_too_complex"),

@@ -19,7 +19,7 @@ from worker.pipeline.quality import PhotoQuality, Similarity, assess, blur, comp
 
 pytestmark = pytest.mark.integration  # seconds of computing: whole models
 
-GOOD = Similarity(0.98, 2.0, 0.8)
+SIMILAR = Similarity(0.98, 2.0, 0.8)
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)
 PLAIN_PHOTO = PhotoQuality(1.0, 0.3, whole=True)
 
@@ -159,13 +159,13 @@ def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> 
     assert (worst, best) == (0, 100)
     steps = np.linspace(0, 1, 21)
     rising = [
-        [score(GOOD._replace(overlap=v), PLAIN_PHOTO, watertight=True) for v in steps],
-        [score(GOOD._replace(difference=50 * (1 - v)), PLAIN_PHOTO, watertight=True) for v in steps],
-        [score(GOOD._replace(detail=v), PLAIN_PHOTO, watertight=True) for v in steps],
-        [score(GOOD, PLAIN_PHOTO._replace(side=v), watertight=True) for v in steps],
-        [score(GOOD, PLAIN_PHOTO._replace(blur=1 - v), watertight=True) for v in steps],
-        [score(GOOD, PLAIN_PHOTO._replace(whole=whole), watertight=True) for whole in (False, True)],
-        [score(GOOD, PLAIN_PHOTO, watertight=closed) for closed in (False, True)],
+        [score(SIMILAR._replace(overlap=v), PLAIN_PHOTO, watertight=True) for v in steps],
+        [score(SIMILAR._replace(difference=50 * (1 - v)), PLAIN_PHOTO, watertight=True) for v in steps],
+        [score(SIMILAR._replace(detail=v), PLAIN_PHOTO, watertight=True) for v in steps],
+        [score(SIMILAR, PLAIN_PHOTO._replace(side=v), watertight=True) for v in steps],
+        [score(SIMILAR, PLAIN_PHOTO._replace(blur=1 - v), watertight=True) for v in steps],
+        [score(SIMILAR, PLAIN_PHOTO._replace(whole=whole), watertight=True) for whole in (False, True)],
+        [score(SIMILAR, PLAIN_PHOTO, watertight=closed) for closed in (False, True)],
     ]
     for values in rising:
         assert (np.diff(values) >= 0).all()

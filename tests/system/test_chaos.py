@@ -103,14 +103,14 @@ def check_attempts(world: World) -> Iterator[str]:
 
 
 def check_events(world: World) -> Iterator[str]:
-    told = defaultdict[str, list[tuple[int, str]]](list)
+    received = defaultdict[str, list[tuple[int, str]]](list)
     seen = set[str]()
     for identity, body in world.web.accepted:
         if identity not in seen:  # a delivery whose answer was lost comes again
             seen.add(identity)
-            told[body["jobId"]].append((body["seq"], body["status"]))
+            received[body["jobId"]].append((body["seq"], body["status"]))
     for job, status in world.ask("SELECT id, status::text FROM jobs"):
-        events = told[str(job)]
+        events = received[str(job)]
         numbers = [number for number, _ in events]
         if numbers != sorted(set(numbers)):
             yield f"{job}: seq does not rise: {events}"

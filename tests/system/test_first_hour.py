@@ -24,7 +24,7 @@ from places import (
     private_python,
     require_mounts,
     require_readable,
-    say,
+    run_command,
     with_mounts,
 )
 
@@ -132,7 +132,7 @@ def test_worker_dev_runs_in_a_private_folder_without_a_home_or_a_locale(
                 assert b"<html" in page.read()
             written = [folder / name for name in (".lock", "dev.env", "postgres/postgres-port")]
             before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in written]
-            code, said = say([python, "-m", "worker", "dev"], **environment)
+            code, said = run_command([python, "-m", "worker", "dev"], **environment)
             assert (code, said.count("\n")) == (os.EX_CONFIG, 1)
             assert f"worker dev already runs here (pid {dev.process.pid})" in said
             assert dev.process.poll() is None
@@ -203,7 +203,7 @@ NO_SHARED_MEMORY = """
 def test_the_embedded_postgres_starts_elsewhere_if_need_be(python: Path, closed: Path, setup: str) -> None:
     require_mounts()
     command = [*with_mounts(setup, closed), python, "-c", SERVE, closed / "private/postgres"]
-    code, said = say(command, TMPDIR=str(closed))
+    code, said = run_command(command, TMPDIR=str(closed))
     assert (code, "answered True" in said) == (0, True), said
     programs = said.split("programs ")[1]
     assert "/programs-" in programs  # a copy, where its user can run it
@@ -233,7 +233,7 @@ def test_where_postgres_cannot_run_one_line_says_why(
 ) -> None:
     require_mounts()
     mounts = with_mounts(setup, closed, Path(sys.base_prefix), PACKAGES)
-    code, said = say(
+    code, said = run_command(
         [*mounts, python, "-m", "worker", "dev", "--port", "0", "--folder", closed / "dev"],
         TMPDIR=str(closed),
         WORKER_WEIGHTS_DIR=str(u2netp),
@@ -246,7 +246,7 @@ def test_a_user_without_a_name_is_told_so(place: Path, u2netp: Path) -> None:
     require_readable()
     with TemporaryDirectory() as name:
         os.chmod(name, 0o777)  # noqa: PTH101
-        code, said = say(
+        code, said = run_command(
             [*as_user(54321, place), place / "python/bin/python3", "-m", "worker", "dev", "--port", "0"],
             HOME="",
             WORKER_DEV_DIR=f"{name}/dev",

@@ -1,4 +1,4 @@
-"""The folders of running jobs and of models are taken away and given back under a real daemon: no job pays for it."""
+"""The folders of running jobs and of models are deleted and made again under a real daemon: no job pays for it."""
 
 import http.client
 import json

@@ -175,8 +175,8 @@ def test_the_existing_backend_that_writes_what_it_is_told_into_the_same_row_does
     writers: list[threading.Thread] = []
     raised: list[Exception] = []
 
-    def write(event: dict[str, Any], late_s: float) -> None:
-        time.sleep(late_s)
+    def write(event: dict[str, Any], delay_s: float) -> None:
+        time.sleep(delay_s)
         try:
             with psycopg.connect(database_url, autocommit=True) as connection:
                 connection.execute(
@@ -196,8 +196,8 @@ def test_the_existing_backend_that_writes_what_it_is_told_into_the_same_row_does
     def handle(webhook: receiver.Webhook, _: BaseHTTPRequestHandler) -> Answer:
         times = dice.choice([1, 1, 2])
         late = [dice.choice([0, 0.2, 1, 2]) for _ in range(times)]
-        for late_s in late:
-            writer = threading.Thread(target=write, args=[webhook.event, late_s])
+        for delay_s in late:
+            writer = threading.Thread(target=write, args=[webhook.event, delay_s])
             writers.append(writer)
             writer.start()
         if dice.random() < 0.3:

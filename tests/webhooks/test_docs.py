@@ -97,8 +97,8 @@ def test_the_page_s_receiver_takes_each_event_once_and_is_not_taken_back(
         done = [(str(job.id), "completed", "https://m/1.glb")]
         assert models(tmp_path) == done
 
-        def post(event: str, body: bytes, *, late_s: float = 0, tampered: bool = False) -> int:
-            sent_at = datetime.now(UTC) - timedelta(seconds=late_s)
+        def post(event: str, body: bytes, *, delay_s: float = 0, tampered: bool = False) -> int:
+            sent_at = datetime.now(UTC) - timedelta(seconds=delay_s)
             headers = signature.headers(signature.keys(SECRET), event=event, body=body, sent_at=sent_at)
             return httpx.post(
                 address + sender.PATH, content=body + b" " * tampered, headers=headers
@@ -111,8 +111,8 @@ def test_the_page_s_receiver_takes_each_event_once_and_is_not_taken_back(
         assert post("older", newer) == 204
         assert models(tmp_path) == done, "an event that was seen is not looked at again"
         for refused in (
-            post("x", newer, late_s=310),
-            post("x", newer, late_s=-310),
+            post("x", newer, delay_s=310),
+            post("x", newer, delay_s=-310),
             post("x", newer, tampered=True),
         ):
             assert refused == 401

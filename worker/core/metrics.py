@@ -118,11 +118,11 @@ class QueueGauges:
     FRESH_S = 30.0, 60.0  # at random between these, so that usually one daemon is first
 
     def __init__(
-        self, ask: Callable[[], Mapping[str, Any]], usable: Callable[[], bool], *, backend: bool
+        self, ask: Callable[[], Mapping[str, Any]], available: Callable[[], bool], *, backend: bool
     ) -> None:
-        """`ask` runs the statement, `usable` returns if it may. Without a `backend` no event counts as waiting."""
+        """`ask` runs the statement, `available` returns True if the database can be asked. Without a `backend` no event counts as waiting."""
         self._ask = ask
-        self._usable = usable
+        self._available = available
         self._backend = backend
         self._lock = threading.Lock()
         self._old_at = float("-inf")  # time.monotonic()
@@ -137,7 +137,7 @@ class QueueGauges:
             # Set first, so that a failure is not repeated at once.
             self._old_at = time.monotonic() + jitter(*self.FRESH_S)
             try:
-                self._show(self._ask() if self._usable() else {})
+                self._show(self._ask() if self._available() else {})
             except SQLAlchemyError as error:
                 log.warning("gauges_unknown", reason=one_line(error))
                 self._show({})

@@ -25,7 +25,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         # Letters as they are where the stream takes them.
         structlog.processors.JSONRenderer(ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"),
     ]
-    shown: list[Processor] = (
+    rendering: list[Processor] = (
         [_printable, readable] if form == "console" or (form == "auto" and terminal) else as_json
     )
     common: list[Processor] = [
@@ -33,9 +33,9 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    shown = [structlog.processors.format_exc_info, _redact, *shown]
+    rendering = [structlog.processors.format_exc_info, _redact, *rendering]
     structlog.configure(
-        processors=[*common, *shown],
+        processors=[*common, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: _Output(sys.stdout),
     )
@@ -45,7 +45,7 @@ def configure(form: Literal["auto", "json", "console"], level: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*common, structlog.stdlib.add_logger_name, _of_library],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shown],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

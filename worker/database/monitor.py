@@ -129,8 +129,8 @@ def is_auth_refused(error: psycopg.Error) -> bool:
         return error.sqlstate[:2] == "28" or error.sqlstate == "3D000"
     message = str(error)
     return any(
-        words in message
-        for words in (
+        phrase in message
+        for phrase in (
             "password authentication failed",
             "no password supplied",
             "Tenant or user not found",

@@ -42,12 +42,12 @@ def glb(tmp_path: Path) -> Path:
     faces = np.concatenate(
         [np.stack([corner, corner + 17, corner + 1], 1), np.stack([corner + 1, corner + 17, corner + 18], 1)]
     )
-    look: Any = trimesh.visual  # trimesh has types in part
+    visuals: Any = trimesh.visual  # trimesh has types in part
     gltf: Any = trimesh.exchange.gltf
-    material = look.material.PBRMaterial(
+    material = visuals.material.PBRMaterial(
         baseColorTexture=Image.new("RGB", (64, 64), (200, 30, 20)), metallicFactor=0.0, roughnessFactor=0.85
     )
-    visual = look.TextureVisuals(uv=grid, material=material)
+    visual = visuals.TextureVisuals(uv=grid, material=material)
     mesh = trimesh.Trimesh(points, faces, visual=visual, process=False)
     file = tmp_path / "red ball.glb"
     file.write_bytes(gltf.export_glb(trimesh.Scene(mesh), include_normals=True))

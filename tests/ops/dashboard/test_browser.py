@@ -31,11 +31,11 @@ def browser() -> Iterator[Tab]:
 
 @pytest.fixture(scope="module")
 def glb() -> bytes:
-    look: Any = trimesh.visual  # trimesh has types in part
+    visuals: Any = trimesh.visual  # trimesh has types in part
     gltf: Any = trimesh.exchange.gltf
     ball: Any = trimesh.creation.icosphere(subdivisions=2)
-    material = look.material.PBRMaterial(baseColorTexture=Image.new("RGB", (8, 8), (200, 30, 20)))
-    visual = look.TextureVisuals(uv=ball.vertices[:, :2], material=material)
+    material = visuals.material.PBRMaterial(baseColorTexture=Image.new("RGB", (8, 8), (200, 30, 20)))
+    visual = visuals.TextureVisuals(uv=ball.vertices[:, :2], material=material)
     mesh = trimesh.Trimesh(ball.vertices, ball.faces, visual=visual, process=False)
     return bytes(gltf.export_glb(trimesh.Scene(mesh), include_normals=True))
 

@@ -40,7 +40,7 @@ LARGEST_FORM = 4096  # bytes
 # How often a page is fetched again, in seconds: while a job runs, and otherwise.
 LIVE_S, IDLE_S = 1, 4
 
-Next = Callable[[Request], Awaitable[Response]]
+CallNext = Callable[[Request], Awaitable[Response]]
 
 
 def create(engine: Engine, settings: Settings) -> Starlette:
@@ -110,7 +110,7 @@ class _Site:
         given = parse_qs(body.decode(errors="replace")).get("token", [""])[0]
         return self._log_in(request, given, "/")
 
-    async def guard(self, request: Request, proceed: Next) -> Response:
+    async def guard(self, request: Request, proceed: CallNext) -> Response:
         path = request.url.path
         if path == "/login" or path.startswith("/static/") or self.auth.authorize(request):
             answer = await proceed(request)

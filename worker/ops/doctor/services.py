@@ -91,7 +91,7 @@ def webhook(settings: Settings) -> Iterator[Finding]:
         yield advice(
             "webhook",
             f"{url} answers 404 to HEAD{way}: the backend may not have this path, or have it for POST alone",
-            f"Look what it answers to curl -X POST {url}; if that is 404 too, correct BACKEND_URL.",
+            f"See its answer to curl -X POST {url}; if that is 404 too, correct BACKEND_URL.",
         )
     elif status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         yield fail(
