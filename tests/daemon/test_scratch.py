@@ -78,7 +78,7 @@ def test_a_folder_that_somebody_deleted_is_made_anew_and_no_other_daemon_sweeps_
 
 
 def test_a_job_s_folder_that_was_away_at_its_end_is_deleted_when_it_is_back(tmp_path: Path) -> None:
-    scratch = opened(tmp_path / "root")
+    scratch = open_scratch(tmp_path / "root")
     with scratch.job("1") as folder:
         (folder / "photo").write_text("x")
         (tmp_path / "root").rename(tmp_path / "away")
