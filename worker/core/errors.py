@@ -100,7 +100,7 @@ def first_line(error: BaseException) -> str:
 
 def is_wrong_path(error: OSError) -> bool:
     """True if an error says that a path itself is wrong. Other errors, such as a disk that is read-only, can go away."""
-    return error.errno in {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+    return error.errno in {errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 
 
 def is_retryable_status(status: int) -> bool:
