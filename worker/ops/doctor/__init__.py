@@ -1,8 +1,9 @@
-"""`worker doctor`: look for what a first deployment gets wrong. Each check says what it found and how to fix it.
+"""`worker doctor`: find the usual mistakes of a first deployment. Each check reports its finding and the fix.
 
 Checks run at the same time, each in its own thread and for a limited time: one that fails or hangs hides no other.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,7 @@ CHECKS = (
     Check("webhook secret", services.secret),
 )
 
-# What a single job needs from this host: `worker enqueue --watch` runs these first.
+# The requirements of a single job: `worker enqueue --watch` runs these first.
 BEFORE_A_JOB = (
     Check("database", database.reachable, 30),
     Check("worker", database.workers, after="database"),
@@ -91,9 +92,9 @@ def run_checks(checks: Iterable[Check], configured: Settings) -> Iterator[Findin
 
 def exit_status(findings: Iterable[Finding]) -> int:
     """Return 0 if all is well, 78 if something fails, 75 if something does not answer, 1 if a check has a defect."""
-    statuses = {Level.FAIL: 78, Level.UNREACHABLE: 75, Level.CHECK_FAILED: 1}
+    statuses = {Level.FAIL: os.EX_CONFIG, Level.UNREACHABLE: os.EX_TEMPFAIL, Level.CHECK_FAILED: 1}
     worst = max((finding.level for finding in findings), default=Level.OK)
-    return statuses.get(worst, 0)
+    return statuses.get(worst, os.EX_OK)
 
 
 def _perform(run: _Run, runs: Mapping[str, _Run], configured: Settings) -> None:
