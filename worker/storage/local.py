@@ -108,10 +108,14 @@ def _replace(target: Path, file: Path) -> None:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder and those above it. Who may read the files in it may enter it, whatever the umask is."""
-    if not folder.is_dir():
+    if folder.is_dir():
+        return
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        folder.chmod(0o755)
+    folder.chmod(0o755)
 
 
 def _prune(folder: Path, root: Path) -> None:
