@@ -33,6 +33,9 @@ BEGIN
             -- report is counted separately, so that it never makes a row that the backend may not change.
             WHEN octet_length((job.metadata - 'worker')::text) > 1048576
                 OR octet_length((job.metadata -> 'worker')::text) > 1048576 THEN 'metadata_is_at_most_1_MB'
+            -- The server reads and writes JSON by recursion. What it just takes at the insert, 14,000 levels and more, it could not
+            -- write into an event any more: every claim would fail.
+            WHEN jsonb_path_exists(job.metadata, 'strict $.**{5000}') THEN 'metadata_is_nested_at_most_5000_deep'
             -- Python's dates have no infinity, and no difference of two times may be more than an interval holds.
             WHEN least(job.created_at, job.queued_at, job.updated_at, job.started_at, job.completed_at,
                        job.lease_expires_at, job.cancel_requested_at) < '1970-01-01 00:00+00'
@@ -162,8 +165,8 @@ BEGIN
     IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
         merged := CASE WHEN jsonb_typeof(NEW.metadata) = 'object'
             THEN OLD.metadata || (NEW.metadata - 'worker') ELSE OLD.metadata END;
-        IF octet_length((merged - 'worker')::text) > 1048576 THEN
-            RAISE WARNING 'job %: metadata not changed, because it would be larger than 1 MB', OLD.id;
+        IF octet_length((merged - 'worker')::text) > 1048576 OR jsonb_path_exists(merged, 'strict $.**{5000}') THEN
+            RAISE WARNING 'job %: metadata not changed, because it would be too large: at most 1 MB, 5,000 levels', OLD.id;
             merged := OLD.metadata;
         END IF;
         NEW.metadata := merged;

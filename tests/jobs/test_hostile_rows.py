@@ -38,6 +38,7 @@ POISON = [
     '{"n": 1e5000}',
     '{"n": -1e5000, "m": 1e-5000, "dimensions": {"height": 1e5000, "unit": "cm"}}',
     f'{{"n": {DEEP}}}',
+    f'{{"n": {"[" * 4900 + "]" * 4900}}}',
     f'{{"dimensions": {DEEP}}}',
     f'{{"dimensions": {DEEP[1000:-1000]}}}',
     f'{{"worker": {DEEP}}}',

@@ -41,6 +41,7 @@ def insert(sql: psycopg.Connection, **columns: Any) -> Any:
         ({"metadata": '{"a": "' + "b" * 1_048_576 + '"}'}, "metadata_is_at_most_1_MB"),
         ({"metadata": '{"a": [' + "1e100000," * 11 + "1]}"}, "metadata_is_at_most_1_MB"),
         ({"metadata": '{"worker": "' + "b" * 1_048_576 + '"}'}, "metadata_is_at_most_1_MB"),
+        ({"metadata": '{"a": ' + "[" * 9000 + "]" * 9000 + "}"}, "metadata_is_nested_at_most_5000_deep"),
         ({"cancel_requested_at": "infinity"}, "times_are_between_1970_and_9999"),
         ({"status": "cancelled", "completed_at": "-infinity"}, "times_are_between_1970_and_9999"),
         ({"started_at": "0044-03-15 BC"}, "times_are_between_1970_and_9999"),
@@ -188,7 +189,9 @@ def test_metadata_that_would_grow_too_large_stays_as_it_is(sql: psycopg.Connecti
     sql.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
     sql.execute("UPDATE jobs SET priority = 3, metadata = %s", [json.dumps({"b": "x" * 600_000})])
     assert sql.execute("SELECT metadata ? 'b', priority FROM jobs").fetchone() == (False, 3)
-    assert ["larger than 1 MB" in warning for warning in warnings] == [True]
+    sql.execute("UPDATE jobs SET metadata = %s", ['{"b": ' + "[" * 9000 + "]" * 9000 + "}"])
+    assert sql.execute("SELECT metadata ? 'b' FROM jobs").fetchone() == (False,)
+    assert ["would be too large" in warning for warning in warnings] == [True, True]
 
 
 def test_a_cancel_ends_a_waiting_job_at_once_and_marks_a_running_one(
