@@ -59,7 +59,7 @@ END $$;
 --
 -- The ORDER BY of each query is the complete order of its index, and claim_job() disables sorting. So only that index can be
 -- used, even if the statistics are from a time when the table was small or no job waited.
-CREATE OR REPLACE FUNCTION worker.next_job(shop_limit int) RETURNS uuid
+CREATE OR REPLACE FUNCTION worker.next_job(shop_limit int, refused uuid[]) RETURNS uuid
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 DECLARE
@@ -81,7 +81,7 @@ BEGIN
             SELECT id, shop INTO chosen, turn FROM (
                 SELECT id, shop, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
                 WHERE status = 'pending' AND priority = level AND shop > turn AND (NOT wrapped OR shop <= served)
-                  AND run_after <= now()
+                  AND run_after <= now() AND id <> ALL (refused)
                   AND worker.storage_path(shop, product_id, variant_id) <> ALL (ARRAY(
                       SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs
                       WHERE status = 'processing'))
@@ -105,7 +105,7 @@ END $$;
 
 -- Choose as next_job() does, but only among these few due jobs. It is used while other jobs have a later run_after, which
 -- next_job() would have to pass: with 100,000 shops that have only such jobs it took 22 ms.
-CREATE OR REPLACE FUNCTION worker.next_of_few(few uuid[], shop_limit int) RETURNS uuid
+CREATE OR REPLACE FUNCTION worker.next_of_few(few uuid[], shop_limit int, refused uuid[]) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SET enable_sort = on AS $$
 #variable_conflict use_variable
 DECLARE
@@ -116,7 +116,7 @@ DECLARE
 BEGIN
     FOR candidate, turn IN
         WITH due AS MATERIALIZED (
-            SELECT id, priority, shop, run_after, created_at FROM public.jobs WHERE id = ANY (few)
+            SELECT id, priority, shop, run_after, created_at FROM public.jobs WHERE id = ANY (few) AND id <> ALL (refused)
         ), served AS MATERIALIZED (
             SELECT level.priority, (
                 SELECT job.shop FROM public.jobs AS job
@@ -147,6 +147,9 @@ END $$;
 
 -- Take the next job. The attempt is counted here, not at its end, so that a job that kills its worker runs out of attempts.
 -- The attempt gets a row in worker.attempts, which worker.end_attempt() completes.
+--
+-- A row that cannot be claimed, because a trigger or a constraint of the app refuses the update, is passed over with a
+-- warning in the server's log: it must not stop the jobs behind it. Several of them mean that no row can be claimed.
 CREATE OR REPLACE FUNCTION worker.claim_job(claimer text, claimer_host text, lease_s double precision, shop_limit int)
 RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE
@@ -156,6 +159,7 @@ DECLARE
     most CONSTANT int := 200;
     few uuid[];
     chosen uuid;
+    refused uuid[] := '{}';
 BEGIN
     PERFORM set_config('worker.lease', 'queue', true);
     -- A former primary: new jobs go to another server, and an empty queue here would not show it.
@@ -166,30 +170,41 @@ BEGIN
         few := ARRAY(
             SELECT id FROM public.jobs WHERE status = 'pending' AND run_after <= now() ORDER BY run_after LIMIT most);
     END IF;
-    IF cardinality(few) < most THEN
-        chosen := worker.next_of_few(few, shop_limit);
-    ELSE
-        chosen := worker.next_job(shop_limit);
-    END IF;
-    IF chosen IS NULL THEN
-        RETURN;
-    END IF;
-    RETURN QUERY
-        WITH claimed AS (
-            UPDATE public.jobs
-            SET status = 'processing', progress = 5, stage = 'claimed',
-                -- a backend may have lowered max_attempts; the row must not break the rule and stop all claims
-                attempts = least(jobs.attempts + 1, jobs.max_attempts),
-                started_at = now(), error_code = NULL, error_message = NULL,
-                lease_token = gen_random_uuid(),
-                lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
-            WHERE id = chosen
-            RETURNING jobs.*
-        ), line AS (
-            INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at)
-            SELECT lease_token, id, attempts, claimer, claimer_host, started_at FROM claimed
-        )
-        SELECT * FROM claimed;
+    LOOP
+        IF cardinality(few) < most THEN
+            chosen := worker.next_of_few(few, shop_limit, refused);
+        ELSE
+            chosen := worker.next_job(shop_limit, refused);
+        END IF;
+        IF chosen IS NULL THEN
+            RETURN;
+        END IF;
+        BEGIN
+            RETURN QUERY
+                WITH claimed AS (
+                    UPDATE public.jobs
+                    SET status = 'processing', progress = 5, stage = 'claimed',
+                        -- a backend may have lowered max_attempts; the row must not break the rule and stop all claims
+                        attempts = least(jobs.attempts + 1, jobs.max_attempts),
+                        started_at = now(), error_code = NULL, error_message = NULL,
+                        lease_token = gen_random_uuid(),
+                        lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
+                    WHERE id = chosen
+                    RETURNING jobs.*
+                ), line AS (
+                    INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at)
+                    SELECT lease_token, id, attempts, claimer, claimer_host, started_at FROM claimed
+                )
+                SELECT * FROM claimed;
+            RETURN;
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
+            IF cardinality(refused) = 4 THEN
+                RAISE;
+            END IF;
+            RAISE WARNING 'job % cannot be claimed and is passed over: %', chosen, SQLERRM;
+            refused := refused || chosen;
+        END;
+    END LOOP;
 END $$;
 
 -- Return if a job is due and if a lease has expired, and the seconds until the first of these otherwise. It uses the index

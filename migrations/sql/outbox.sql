@@ -58,17 +58,13 @@ BEGIN
     IF coalesce(current_setting('worker.lease', true), '') <> '' OR jsonb_typeof(NEW.metadata) <> 'object' THEN
         RETURN NEW;
     END IF;
-    BEGIN
-        NEW.metadata := (
-            SELECT coalesce(jsonb_object_agg(written.key, written.value), '{}')
-            FROM jsonb_each(NEW.metadata) AS written
-            WHERE NOT EXISTS (
-                SELECT FROM worker.outbox AS event
-                WHERE event.job_id = OLD.id
-                  AND event.body::jsonb -> 'metadata' -> written.key = written.value));
-    EXCEPTION WHEN statement_too_complex THEN
-        NULL;  -- metadata at the deepest nesting that Postgres accepts: in the event it is one level deeper
-    END;
+    NEW.metadata := (
+        SELECT coalesce(jsonb_object_agg(written.key, written.value), '{}')
+        FROM jsonb_each(NEW.metadata) AS written
+        WHERE NOT EXISTS (
+            SELECT FROM worker.outbox AS event
+            WHERE event.job_id = OLD.id
+              AND event.body::jsonb -> 'metadata' -> written.key = written.value));
     RETURN NEW;
 END $$;
 

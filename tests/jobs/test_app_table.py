@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from conftest import connected, new_database
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 
 from worker.core.errors import JobError
 from worker.jobs import queue
@@ -149,6 +150,34 @@ def test_the_daemon_s_role_under_forced_row_level_security(place: Place) -> None
             assert place.sql.execute("SELECT cancel_job(id) FROM jobs").fetchall() == [(True,)]
     finally:
         place.sql.execute("ALTER TABLE jobs NO FORCE ROW LEVEL SECURITY")
+
+
+@pytest.mark.parametrize("later", ["0 s", "1 h"], ids=["all due", "one waits for its time"])
+def test_a_row_that_the_app_refuses_to_have_claimed_stops_no_other(place: Place, later: str) -> None:
+    """A constraint that the row breaks already, as one that was added NOT VALID; and a trigger that raises."""
+    place.sql.execute("TRUNCATE jobs")
+    first, second, third = (_insert(place, str(n)) for n in range(3))
+    _insert(place, "later")
+    place.sql.execute("UPDATE jobs SET run_after = now() + %s::interval WHERE product_id = 'later'", [later])
+    place.sql.execute(
+        f"""
+        ALTER TABLE jobs ADD CONSTRAINT mine CHECK (id <> '{first}') NOT VALID;
+        CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.id = '{second}' OR NEW.product_id LIKE 'bad%' THEN RAISE 'not this one'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER app BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION app();
+    """.encode()
+    )
+    try:
+        _claim(place, third)
+        place.sql.execute("DELETE FROM jobs")
+        for n in range(5):
+            _insert(place, f"bad {n}")
+        with pytest.raises(DBAPIError, match="not this one"):
+            queue.claim(place.engine, worker="w", lease_s=30)
+    finally:
+        place.sql.execute("ALTER TABLE jobs DROP CONSTRAINT mine; DROP FUNCTION app CASCADE")
 
 
 def _live(place: Place, change: str) -> None:

@@ -363,8 +363,8 @@ def test_the_claim_chooses_the_same_job_where_others_wait_for_their_time(
         for _ in range(14):
             choices = []
             for choose in (
-                b"next_job(%s)",
-                b"next_of_few(ARRAY(SELECT id FROM jobs WHERE status = 'pending'), %s)",
+                b"next_job(%s, '{}')",
+                b"next_of_few(ARRAY(SELECT id FROM jobs WHERE status = 'pending'), %s, '{}')",
             ):
                 with sql.transaction(force_rollback=True):
                     choices.append(sql.execute(b"SELECT worker." + choose, [shop_limit]).fetchone())
