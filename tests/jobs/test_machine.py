@@ -279,6 +279,11 @@ def life(postgres: Postgres) -> Iterator[type[Life]]:
         connected(url) as engine,
         psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection,
     ):
+        # hypothesis repeats what it has done and expects the same: no wait may be random.
+        connection.execute(
+            "CREATE OR REPLACE FUNCTION worker.retry_wait(attempts int) RETURNS interval LANGUAGE sql"
+            " RETURN make_interval(secs => 15 * 2.0 ^ (attempts - 1))"
+        )
         yield type("Life", (Life,), {"engine": engine, "sql": connection})
 
 
