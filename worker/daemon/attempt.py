@@ -86,8 +86,9 @@ class Attempt:
                 self.context.admission.close()
             self.heartbeat.beat()
             ended = settlement.settle(self.context.engine, self.job, ending, self._wait_for_database)
+            # The end last: whoever scrapes and finds it counted finds the rest counted, too.
+            metrics.made(self.report, self.child.device)
             settlement.record(ended, seconds=self._seconds())
-        metrics.made(self.report, self.child.device)
 
     def _work(self, folder: Path) -> Ending:
         try:
