@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import until
+from conftest import files_below, until
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "queue.py"
 
@@ -59,11 +59,10 @@ def test_sigterm_leaves_nothing_behind(u2netp: Path, starting: str) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        until(lambda: list(folder.rglob(starting)), 60)
+        until(lambda: any(file.name == starting for file in files_below(folder)), 60)
         assert left()
         bench.send_signal(signal.SIGTERM)
         assert bench.wait(60) != 0
-        until(
-            lambda: not left(), 30
-        )  # a child that was just beginning has yet to see that its daemon is gone
+        # A child that was just beginning has yet to see that its daemon is gone.
+        until(lambda: not left(), 60)
         assert list(folder.iterdir()) == []
