@@ -24,7 +24,7 @@ from conftest import Daemon, StartDaemon, until
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.engine import Engine
 
-from worker import weights
+from worker import database, weights
 from worker.core import metrics
 from worker.core.errors import ERRORS
 from worker.core.settings import Settings
@@ -287,7 +287,8 @@ def test_one_daemon_asks_for_the_queue_and_the_others_hear(
     listener = Listener(
         Settings(),
         engine,
-        DatabaseMonitor(engine, lambda: None),
+        # The listener outlives the test; without its database it is silent.
+        DatabaseMonitor(engine, lambda: database.probe(engine.url)),
         on_insert=lambda: None,
         on_cancel=lambda _: None,
         on_event=lambda: None,

@@ -111,8 +111,8 @@ def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.Mo
             queue.next_due(wrong)
         until(lambda: tries)
         time.sleep(1)
-    assert "password authentication failed" in logs[0]["reason"]
-    assert events(logs) == ["database_lost"]
+    ours = [line for line in logs if "password authentication failed" in line.get("reason", "")]
+    assert events(ours) == ["database_lost"]
     assert len(tries) == 1
     assert not seen.available
 
