@@ -307,8 +307,12 @@ class Daemon:
         return self.process.wait(timeout)
 
     def leftovers(self) -> list[Path]:
-        """Return the files of jobs, without the daemon's own lock."""
-        return [path for path in files_below(self.temp) if path.is_file() and path.name != ".lock"]
+        """Return the files of jobs, without the daemon's own lock and its check of the folder."""
+        return [
+            path
+            for path in files_below(self.temp)
+            if path.is_file() and path.name != ".lock" and not path.parent.name.startswith(".check-")
+        ]
 
 
 T = TypeVar("T")

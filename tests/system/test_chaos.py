@@ -150,8 +150,10 @@ def check_files(world: World) -> Iterator[str]:
 def check_leftovers(world: World) -> Iterator[str]:
     own = {daemon.process.pid for daemon in world.living()}
     for path in world.temp.rglob("*"):
-        known = path.name == ".lock" or (
-            path.parent == world.temp and int(path.name.partition("-")[0]) in own
+        known = (
+            path.name == ".lock"
+            or any(part.startswith(".check-") for part in path.parts)  # the daemon's check of the folder
+            or (path.parent == world.temp and int(path.name.partition("-")[0]) in own)
         )
         if not known:
             yield f"{path} was left behind"
