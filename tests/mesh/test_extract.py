@@ -136,6 +136,7 @@ def test_small_grids_are_asked_for_completely_and_once(resolution: int) -> None:
     assert surface.queries == resolution**3 or resolution == 66
 
 
+@pytest.mark.integration  # seconds of computing
 @pytest.mark.parametrize("seed", range(4))
 def test_noise_with_many_ambiguous_cells_is_the_same_too(seed: int) -> None:
     # Waves of about 5 samples at the least: a tenth of the crossed cells are ambiguous.
@@ -189,6 +190,7 @@ def fitted() -> Iterator[Callable[[float], Density]]:
         yield scene
 
 
+@pytest.mark.integration  # seconds of computing
 @pytest.mark.parametrize(
     ("noise", "resolution"),
     [
@@ -296,6 +298,7 @@ def test_infinity_is_inside_and_what_is_not_a_number_is_outside() -> None:
     assert assert_same(lambda p: np.where(p[:, 0] > 0.5, np.inf, -np.inf).astype(np.float32), 70).queries
 
 
+@pytest.mark.integration  # seconds of computing
 def test_few_points_are_asked_for_in_pieces_none_twice_and_the_same_again() -> None:
     asked: list[Array] = []
 
@@ -315,6 +318,7 @@ def test_few_points_are_asked_for_in_pieces_none_twice_and_the_same_again() -> N
     assert surface.queries == again.queries
 
 
+@pytest.mark.integration  # seconds of computing
 def test_memory_goes_by_the_surface() -> None:
     tracemalloc.start()
     try:

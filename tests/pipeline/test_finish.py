@@ -20,6 +20,8 @@ from worker.mesh.isosurface import isosurface
 from worker.pipeline.finish import finish
 from worker.pipeline.scale import LONGEST_SIDE
 
+pytestmark = pytest.mark.integration  # seconds of computing: whole models
+
 FAST = PRESETS["fast"]
 SMALL = Preset(name="small", grid=64, triangles=2000, texture=256)
 

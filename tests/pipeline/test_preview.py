@@ -15,6 +15,8 @@ from worker.pipeline import preview
 from worker.pipeline.finish import finish
 from worker.pipeline.preview import FRAMES, poster, turntable
 
+pytestmark = pytest.mark.integration  # seconds of computing
+
 ORANGE, BLUE = np.array([[0.9, 0.5, 0.1], [0.1, 0.2, 0.9]], np.float32)
 
 

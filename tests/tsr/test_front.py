@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import trimesh
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ from worker.mesh.textured import TexturedMesh
 from worker.pipeline.finish import finish
 from worker.tsr import Config, Field
 from worker.tsr.field import Decoder
+
+pytestmark = pytest.mark.integration  # seconds of computing: from the network to the picture
 
 SCENE = Path(__file__).parent.parent / "data" / "tsr-fitted"
 SIZE = 96
