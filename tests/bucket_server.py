@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from worker.local.server import in_background
+
 KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl"
 BUCKET = "3d-models"
 KEY_RULE = re.compile(r"[A-Za-z0-9_/!.*'() &$=@;:+,?-]+")
@@ -323,13 +325,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve() -> Iterator[BucketServer]:
-    server = BucketServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with in_background(BucketServer()) as server:
+        try:
+            yield server
+        finally:
+            server.over.set()

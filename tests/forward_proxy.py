@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from worker.local.server import in_background
+
 
 class ForwardProxy(ThreadingHTTPServer):
     """`asked` holds the first line of each request that it let pass."""
@@ -69,12 +71,5 @@ def _pass_on(source: socket.socket, sink: socket.socket) -> None:
 
 @contextmanager
 def serve(port: int, user: str, password: str) -> Iterator[ForwardProxy]:
-    server = ForwardProxy(port, user, password)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with in_background(ForwardProxy(port, user, password)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -9,6 +9,8 @@ from typing import Any
 
 import bucket_server
 
+from worker.local.server import in_background
+
 UPLOADS = f"/storage/v1/object/{bucket_server.BUCKET}/"
 
 
@@ -58,16 +60,12 @@ class Gates(ThreadingHTTPServer):
 
 @contextmanager
 def serve(photo: bytes) -> Iterator[Gates]:
-    with bucket_server.serve() as store:
-        server = Gates(photo, store)
-        threading.Thread(target=server.serve_forever, name="gates", daemon=True).start()
+    with bucket_server.serve() as store, in_background(Gates(photo, store)) as server:
         try:
             yield server
         finally:
             server.photos.set()
             server.bucket.set()
-            server.shutdown()
-            server.server_close()
 
 
 class _Photo(BaseHTTPRequestHandler):

@@ -22,7 +22,7 @@ from worker.core.settings import ConfigError
 from worker.database import migrate
 from worker.local import samples
 from worker.local.postgres import Postgres, remove_server, start_server
-from worker.local.server import DevServer, serve_folder
+from worker.local.server import DevServer, in_background, serve_folder
 from worker.local.stack import defer_signals
 from worker.local.weights import BACKGROUND_MODEL
 
@@ -168,9 +168,7 @@ def rig(folder: Path) -> Iterator[Rig]:
             postgres = start_server(folder / "postgres")
             stack.callback(remove_server, folder / "postgres")
             stack.callback(postgres.stop, "immediate")
-        photos = Photos()
-        threading.Thread(target=photos.serve_forever, name="photos", daemon=True).start()
-        stack.callback(photos.shutdown)
+        photos = stack.enter_context(in_background(Photos()))
         files = folder / "files"
         files.mkdir()
         backend = stack.enter_context(serve_folder(files, folder / "webhooks.jsonl"))

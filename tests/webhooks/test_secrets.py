@@ -24,6 +24,7 @@ from sqlalchemy.engine import Engine
 from worker import database
 from worker.core.settings import ConfigError
 from worker.jobs import queue
+from worker.local.server import in_background
 
 DATABASE_PASSWORD = "planted-database-password"
 BEARER = "planted-bearer-token"
@@ -87,15 +88,8 @@ class Cdn(ThreadingHTTPServer):
 
 @contextmanager
 def serving(photo: bytes, lose_files: Callable[[], None]) -> Iterator[Cdn]:
-    server = Cdn(photo, lose_files)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with in_background(Cdn(photo, lose_files)) as server:
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def exploding() -> Callable[[str, str], bucket_server.Fault | None]:

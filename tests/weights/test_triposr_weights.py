@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 
 from worker import tsr, weights
 from worker.cli.app import execute
+from worker.local.server import in_background
 from worker.weights import (
     FetchFailed,
     NotOfficial,
@@ -62,10 +62,10 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def mirror(source: Path) -> Iterator[str]:
     """The same over HTTP, from a server that knows no ranges."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(source))) as server:
-        Thread(target=server.serve_forever, args=(0.02,)).start()
+    with in_background(
+        ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(source)))
+    ) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ import pytest
 from conftest import until
 
 from worker import weights
+from worker.local.server import in_background
 from worker.weights import FetchFailed, SourceUnreachable, WeightsMissing, rembg, transfer
 from worker.weights.rembg import Model
 
@@ -82,10 +82,8 @@ def release(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     names = ("u2net.onnx", "silueta.onnx", "BiRefNet-epoch_1.onnx")
     monkeypatch.setattr(Release, "assets", dict.fromkeys(names, CONTENT))
     monkeypatch.setattr(Release, "asked", [])
-    with ThreadingHTTPServer(("127.0.0.1", 0), Release) as server:
-        Thread(target=server.serve_forever, args=(0.02,)).start()
+    with in_background(ThreadingHTTPServer(("127.0.0.1", 0), Release)) as server:
         yield f"http://127.0.0.1:{server.server_port}/new"
-        server.shutdown()
 
 
 def files(folder: Path) -> list[str]:

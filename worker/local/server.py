@@ -8,12 +8,15 @@ from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.core.settings import ConfigError
 from worker.webhooks.sender import PATH
 
 LARGEST_WEBHOOK = 1024 * 1024  # bytes
+POLL_S = 0.05  # how soon a server notices that it should end
+
+Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 class DevServer(ThreadingHTTPServer):
@@ -55,8 +58,15 @@ def serve_folder(
 
     Raises: ConfigError if the port cannot be had.
     """
-    server = DevServer(folder, journal, port, on_webhook)
-    thread = threading.Thread(target=server.serve_forever, name="devserver", daemon=True)
+    with in_background(DevServer(folder, journal, port, on_webhook)) as server:
+        yield server
+
+
+@contextmanager
+def in_background(server: Server) -> Iterator[Server]:
+    """Serve from a thread until the context ends, and close the server."""
+    name = type(server).__name__.lower()
+    thread = threading.Thread(target=server.serve_forever, args=(POLL_S,), name=name, daemon=True)
     thread.start()
     try:
         yield server
