@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import psycopg
 from sqlalchemy.engine import Engine
 
 from worker.core.stages import Stage, in_order
 from worker.jobs import queue
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_steps_are_sorted_and_unknown_ones_come_last() -> None:
@@ -22,6 +26,14 @@ def test_progress_rises_and_ends_at_100() -> None:
         (5, "claimed"),
         (100, "completed"),
     ]
+
+
+def test_the_pages_list_all_stages() -> None:
+    both = " · ".join(f"{stage.value} {stage.title}" for stage in Stage)
+    assert f"| `progress`, `stage` | {both} |" in (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "jobs.md").read_text()
+    assert f"| {', '.join(str(stage.value) for stage in Stage)}; never decreases" in page
+    assert f"| {', '.join(stage.title for stage in Stage)} |" in page
 
 
 def test_the_database_claims_and_completes_at_the_table_s_ends(

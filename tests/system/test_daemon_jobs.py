@@ -103,6 +103,8 @@ def test_every_stage_is_seen_in_the_row(
         ("processing", 10, "downloading"),
         ("processing", 40, "framed"),
         ("processing", 50, "generating"),
+        ("processing", 60, "surface"),
+        ("processing", 70, "textured"),
         ("processing", 80, "written"),
         ("processing", 85, "uploading"),
         ("processing", 95, "uploaded"),

@@ -14,6 +14,8 @@ class Stage(IntEnum):
     DOWNLOADING = 10
     FRAMED = 40
     GENERATING = 50
+    SURFACE = 60  # the engine has made it
+    TEXTURED = 70
     WRITTEN = 80
     UPLOADING = 85
     UPLOADED = 95

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,7 @@ def finish(
     name: str = "model",
     extras: Mapping[str, Any],
     dimensions: Any = None,
+    on_textured: Callable[[], None] = lambda: None,
 ) -> Model:
     """Write `folder/model.glb`: a closed mesh with one texture, standing on the origin, its front towards +z.
 
@@ -101,6 +102,7 @@ def finish(
         name: of the mesh in the file; characters other than a-z, 0-9 and _ become hyphens.
         extras: JSON-able, for `asset.extras`. The source of the scale and a mark that a machine made this are added.
         dimensions: `metadata.dimensions` as the backend wrote it. Values that make no sense cause a warning.
+        on_textured: called when the colours are computed and nothing is written yet.
 
     Returns:
         The model, with a JSON-able report: triangles, vertices, texture_px, texture_used (part of the texels on the
@@ -114,6 +116,7 @@ def finish(
     path = folder / "model.glb"
     shape = _shape(surface, preset, seconds)
     paint = _paint(surface, shape, preset.texture, seconds)
+    on_textured()
     with timed(seconds, "write"):
         standing = _stand_up(shape, dilate(paint.on, paint.colors, preset.texture), dimensions)
         marks = {**extras, "scale_source": standing.scale.source, "generated_by_ai": True}

@@ -95,6 +95,7 @@ def run(
     with timed_step(report, Step.GENERATE):
         surface = engine.reconstruct(views, preset)
     report["surface"] = dict(surface.report)
+    on_progress(Stage.SURFACE)
     provenance = {
         "job_id": request.job_id,
         **made_by,
@@ -109,6 +110,7 @@ def run(
             name=request.name,
             extras=provenance,
             dimensions=request.dimensions,
+            on_textured=lambda: on_progress(Stage.TEXTURED),
         )
     report["model"] = model.report
     scene = _draw(request, model, report)
