@@ -24,7 +24,7 @@ from worker import engines
 from worker.core import settings
 from worker.core.errors import JobError
 from worker.engines.presets import PRESETS
-from worker.engines.surface import Engine, View
+from worker.engines.surface import Engine, PosedView, View
 from worker.local import samples
 from worker.mesh.camera import Camera
 from worker.mesh.render import Scene
@@ -55,7 +55,7 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             began = time.perf_counter()
-            surface = engine.reconstruct([view], preset)
+            surface = engine.reconstruct([PosedView("front", view)], preset)
             model = finish(surface, preset, folder, extras={})
             seconds = time.perf_counter() - began
             drawn = Scene(model.mesh)
@@ -63,10 +63,10 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
             glb_kb, poster_kb = (
                 (folder / file).stat().st_size / 1000 for file in ("model.glb", "poster.png")
             )
-            plain = finish(replace(surface, source_view=None), preset, folder, extras={})
-        assert model.source_view
-        quality = assess(model, model.source_view, drawn, score_photo(cutout, view))
-        without, laid_over = (psnr(made, model.source_view.camera, view) for made in (plain, model))
+            plain = finish(replace(surface, source_views=[]), preset, folder, extras={})
+        assert model.source_views
+        quality = assess(model, model.source_views[0], drawn, score_photo(cutout, view))
+        without, laid_over = (psnr(made, model.source_views[0].camera, view) for made in (plain, model))
         print(
             f"{photo.name:16} {preset.name:9} {len(model.mesh.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"
             f" {quality['silhouette_iou']:6.3f} {quality['delta_e']:5.1f} {quality['score']:5}"

@@ -16,7 +16,7 @@ from worker.core.errors import JobError
 from worker.core.settings import ConfigError, Device, Settings
 from worker.engines import ENGINES, EngineUnavailable
 from worker.engines.presets import Preset
-from worker.engines.surface import Engine, Surface, View
+from worker.engines.surface import Engine, PosedView, Surface, View
 from worker.mesh.clean import is_watertight
 
 DATA = Path(__file__).parents[1] / "data"
@@ -62,7 +62,7 @@ def view() -> View:
 
 @pytest.fixture(scope="module")
 def surface(engine: Engine, view: View) -> Surface:
-    return engine.reconstruct([view], PRESET)
+    return engine.reconstruct([PosedView("front", view)], PRESET)
 
 
 def test_it_says_what_it_is(engine: Engine, name: str) -> None:
@@ -106,9 +106,9 @@ def test_any_number_of_points_has_colours(surface: Surface) -> None:
 
 
 def test_the_source_view_is_a_photo_and_a_camera_in_front_of_all(surface: Surface, view: View) -> None:
-    source = surface.source_view
-    if source is None:
+    if not surface.source_views:
         pytest.skip("the engine knows no camera that sees the surface as the photo does")
+    source = surface.source_views[0]
     assert np.array_equal(source.view, view)
     assert source.camera.side > 0
     assert surface.vertices[:, 2].max() < source.camera.center[2] + source.camera.distance
@@ -118,9 +118,9 @@ def test_the_source_view_is_a_photo_and_a_camera_in_front_of_all(surface: Surfac
 @pytest.mark.parametrize("name", [name for name in ENGINES if name not in WITH_WEIGHTS], indirect=True)
 def test_the_photo_shows_in_gltf_s_axes(surface: Surface, view: View) -> None:
     """The photo's right is +x, its top +y, and the side that it shows +z."""
-    source = surface.source_view
-    if source is None:
+    if not surface.source_views:
         pytest.skip("the engine knows no camera that sees the surface as the photo does")
+    source = surface.source_views[0]
     near = surface.vertices[surface.vertices[:, 2] > surface.vertices[:, 2].max() / 2]
     places, _ = source.camera.project(near)
     column, row = (places * 512).astype(int).clip(0, 511).T
@@ -132,22 +132,17 @@ def test_the_photo_shows_in_gltf_s_axes(surface: Surface, view: View) -> None:
 
 
 def test_the_same_photo_gives_the_same_surface(engine: Engine, surface: Surface, view: View) -> None:
-    again = engine.reconstruct([view.copy()], PRESET)
+    again = engine.reconstruct([PosedView("front", view.copy())], PRESET)
     assert np.array_equal(again.vertices, surface.vertices)
     assert np.array_equal(again.faces, surface.faces)
     points = surface.vertices[::7]
     assert np.array_equal(again.color(points), surface.color(points))
 
 
-@pytest.mark.parametrize("views", [[], [EMPTY], [EMPTY, EMPTY]], ids=["none", "an empty one", "two"])
-def test_views_without_a_product_are_no_surface(engine: Engine, views: list[View]) -> None:
+def test_a_front_without_a_product_is_no_surface(engine: Engine) -> None:
     with pytest.raises(JobError) as error:
-        engine.reconstruct(views, PRESET)
+        engine.reconstruct([PosedView("front", EMPTY)], PRESET)
     assert error.value.code == "no_surface"
-
-
-def test_an_empty_view_before_a_good_one_is_passed_over(engine: Engine, surface: Surface, view: View) -> None:
-    assert np.array_equal(engine.reconstruct([EMPTY, view], PRESET).vertices, surface.vertices)
 
 
 @pytest.mark.parametrize("device", [device for device in get_args(Device) if device != "auto"])

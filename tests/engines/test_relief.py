@@ -14,7 +14,7 @@ from worker.core.errors import JobError
 from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
-from worker.engines.surface import Surface, View
+from worker.engines.surface import PosedView, Surface, View
 
 FAST = PRESETS["fast"]
 Drawing = Callable[[ImageDraw.ImageDraw], None]
@@ -60,7 +60,7 @@ def view_of(drawing: Drawing) -> View:
 
 @functools.cache
 def surface_of(drawing: Drawing, preset: Preset = FAST) -> Surface:
-    return Relief().reconstruct([view_of(drawing)], preset)
+    return Relief().reconstruct([PosedView("front", view_of(drawing))], preset)
 
 
 def mesh_of(surface: Surface) -> trimesh.Trimesh:
@@ -128,7 +128,7 @@ def test_the_background_and_prints_of_the_front_do_not_reach_the_back() -> None:
     image[..., :3] = (255, 0, 255)  # what the cut-out left under the transparent pixels
     image[60:450, 120:400] = (200, 200, 200, 255)
     image[200:300, 200:320, :3] = (0, 0, 0)  # a logo
-    surface = Relief().reconstruct([image], FAST)
+    surface = Relief().reconstruct([PosedView("front", image)], FAST)
     colors = surface.color(surface.vertices)
     assert np.ptp(colors, axis=1).max() < 0.02, "all is grey: no magenta anywhere"
     back = colors[surface.vertices[:, 2] < -0.05]
@@ -148,7 +148,7 @@ def test_a_disk_becomes_a_ball() -> None:
     def disk(draw: ImageDraw.ImageDraw) -> None:
         draw.ellipse((56, 56, 456, 456), "orange")
 
-    surface = Relief().reconstruct([view_of(disk)], FAST)
+    surface = Relief().reconstruct([PosedView("front", view_of(disk))], FAST)
     width, height, depth = np.ptp(surface.vertices, axis=0)
     assert width == pytest.approx(height, rel=0.01)
     assert 0.75 < depth / width <= 1.01
@@ -158,27 +158,15 @@ def test_a_disk_becomes_a_ball() -> None:
 @pytest.mark.parametrize("view", [np.zeros((512, 512, 4), np.uint8), np.full((512, 512, 4), 60, np.uint8)])
 def test_a_photo_without_a_product_is_refused(view: View) -> None:
     with pytest.raises(JobError) as error:
-        Relief().reconstruct([view], FAST)
+        Relief().reconstruct([PosedView("front", view)], FAST)
     assert error.value.code == "no_surface"
-
-
-def test_no_photo_at_all_is_refused() -> None:
-    with pytest.raises(JobError, match="no_surface"):
-        Relief().reconstruct([], FAST)
-
-
-def test_further_photos_change_nothing_unless_the_first_is_empty() -> None:
-    empty = np.zeros((512, 512, 4), np.uint8)
-    alone = surface_of(pair)
-    for views in ([view_of(pair), view_of(flag), empty], [empty, view_of(pair)]):
-        surface = Relief().reconstruct(views, FAST)
-        np.testing.assert_array_equal(surface.vertices, alone.vertices)
-        np.testing.assert_array_equal(surface.color(alone.vertices), alone.color(alone.vertices))
 
 
 @pytest.mark.parametrize("box", [(0, 0, 511, 511), (250, 250, 252, 252), (0, 255, 511, 256)])
 def test_extreme_silhouettes_still_become_closed_surfaces(box: tuple[int, int, int, int]) -> None:
-    surface = Relief().reconstruct([view_of(lambda draw: draw.rectangle(box, "black"))], FAST)
+    surface = Relief().reconstruct(
+        [PosedView("front", view_of(lambda draw: draw.rectangle(box, "black")))], FAST
+    )
     assert mesh_of(surface).is_watertight
     assert np.isfinite(surface.color(surface.vertices)).all()
 
@@ -189,7 +177,7 @@ def test_crumbs_of_the_cut_out_are_left_away() -> None:
         for x in range(5, 500, 40):
             draw.rectangle((x, 5, x + 3, 8), "white")
 
-    assert mesh_of(Relief().reconstruct([view_of(crumbs)], FAST)).body_count == 1
+    assert mesh_of(Relief().reconstruct([PosedView("front", view_of(crumbs))], FAST)).body_count == 1
 
 
 def test_the_engine_is_loaded_by_its_name_and_without_torch() -> None:

@@ -12,6 +12,7 @@ from worker import engines
 from worker.core.errors import JobError
 from worker.engines import DeviceLost, EngineUnavailable
 from worker.engines.presets import Preset
+from worker.engines.surface import PosedView
 from worker.engines.triposr import TripoSR
 from worker.mesh.clean import is_watertight
 
@@ -33,7 +34,7 @@ def view() -> NDArray[np.uint8]:
 
 
 def test_a_view_becomes_a_closed_surface_with_colours(engine: TripoSR, view: NDArray[np.uint8]) -> None:
-    surface = engine.reconstruct([view], SMALL)
+    surface = engine.reconstruct([PosedView("front", view)], SMALL)
     assert is_watertight(surface.faces)
     colors = surface.color(surface.vertices)
     assert colors.shape == surface.vertices.shape
@@ -53,18 +54,21 @@ def test_it_says_what_it_is(engine: TripoSR) -> None:
 def test_bfloat16_is_offered_and_not_the_default(view: NDArray[np.uint8]) -> None:
     engine = TripoSR(TINY, "cpu", "bfloat16")
     assert engine.details["precision"] == "bfloat16"
-    assert len(engine.reconstruct([view], SMALL).faces)
+    assert len(engine.reconstruct([PosedView("front", view)], SMALL).faces)
 
 
 def test_two_runs_are_the_same(engine: TripoSR, view: NDArray[np.uint8]) -> None:
-    first, second = engine.reconstruct([view], SMALL), engine.reconstruct([view], SMALL)
+    first, second = (
+        engine.reconstruct([PosedView("front", view)], SMALL),
+        engine.reconstruct([PosedView("front", view)], SMALL),
+    )
     assert np.array_equal(first.vertices, second.vertices)
     assert np.array_equal(first.faces, second.faces)
 
 
 def test_the_world_is_turned_and_not_mirrored(engine: TripoSR, view: NDArray[np.uint8]) -> None:
     """The camera's +x is glTF's +z, its right +y is +x, its up +z is +y."""
-    surface = engine.reconstruct([view], SMALL)
+    surface = engine.reconstruct([PosedView("front", view)], SMALL)
     world = surface.vertices[:, [2, 0, 1]]
     field = engine.model.field(engine.model.encode([_composite_on_grey(view)])[0])
     density = field.density(np.ascontiguousarray(world)).numpy()
@@ -86,7 +90,7 @@ def test_nothing_in_the_field_is_no_surface(
 ) -> None:
     monkeypatch.setattr("worker.tsr.field.Field.density", lambda _self, points: torch.zeros(len(points)))
     with pytest.raises(JobError, match="no_surface"):
-        engine.reconstruct([view], SMALL)
+        engine.reconstruct([PosedView("front", view)], SMALL)
 
 
 def test_out_of_memory_is_tried_once_more_with_less(
@@ -103,7 +107,7 @@ def test_out_of_memory_is_tried_once_more_with_less(
         return real(code, chunk)
 
     monkeypatch.setattr(engine.model, "field", field)
-    engine.reconstruct([view], SMALL)
+    engine.reconstruct([PosedView("front", view)], SMALL)
     assert chunks[0] is None
     assert isinstance(chunks[1], int)
 
@@ -112,7 +116,7 @@ def test_out_of_memory_is_tried_once_more_with_less(
 
     monkeypatch.setattr(engine.model, "field", never)
     with pytest.raises(JobError) as error:
-        engine.reconstruct([view], SMALL)
+        engine.reconstruct([PosedView("front", view)], SMALL)
     assert (error.value.code, error.value.retryable) == ("out_of_memory", True)
 
 
@@ -124,7 +128,7 @@ def test_any_other_error_of_the_device_is_the_end_of_the_process(
 
     monkeypatch.setattr(engine.model, "field", broken)
     with pytest.raises(DeviceLost):
-        engine.reconstruct([view], SMALL)
+        engine.reconstruct([PosedView("front", view)], SMALL)
 
 
 def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:

@@ -37,3 +37,24 @@ def test_a_camera_that_moves_with_the_mesh_sees_the_same(distance: float) -> Non
     after = camera.moved(base, scale).project(((POINTS - base) * scale).astype(np.float32))
     np.testing.assert_allclose(after[0], before[0], atol=1e-6)
     np.testing.assert_allclose(after[1], before[1] * scale, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "right"), [(0, (1, 0, 0)), (90, (0, 0, -1)), (180, (-1, 0, 0)), (270, (0, 0, 1))]
+)
+def test_a_camera_beside_the_product_sees_its_side(azimuth: float, right: tuple[float, float, float]) -> None:
+    """At 90 degrees it stands on +x: the front, at +z, is on the left of the picture."""
+    camera = Camera(side=2, distance=4, azimuth=azimuth)
+    toward = camera.rotation[2]
+    points = np.array([right, [0, 1, 0], toward], np.float32)
+    flat, near = camera.project(points)
+    np.testing.assert_allclose(flat, [[1, 0.5], [0.5, 0], [0.5, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(near, [0, 0, 4 / 3], atol=1e-6)
+
+
+def test_a_moved_camera_keeps_its_direction() -> None:
+    camera = Camera(center=(0.1, -0.2, 0.3), side=2, distance=5, azimuth=70, elevation=8)
+    base, scale = np.array([0.2, -1.0, 0.1]), 0.25
+    moved = camera.moved(base, scale)
+    before, after = camera.project(POINTS), moved.project(((POINTS - base) * scale).astype(np.float32))
+    np.testing.assert_allclose(after[0], before[0], atol=1e-5)

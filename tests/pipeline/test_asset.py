@@ -19,7 +19,7 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
-from worker.engines.surface import SourceView, Surface
+from worker.engines.surface import PosedView, SourceView, Surface
 from worker.engines.triposr import CAMERA, surface_of
 from worker.local import samples
 from worker.mesh.rasterize import rasterize
@@ -103,8 +103,8 @@ def surfaces() -> dict[str, Surface]:
     decoder.load_state_dict(load_file(SCENE / "decoder.safetensors"))
     code = torch.from_numpy(np.load(SCENE / "scene_code.npy").astype(np.float32))
     field = Field(code, decoder, Config())
-    front = SourceView(view=photo(printed=False), camera=CAMERA)
-    coarse, dense = (replace(surface_of(field, grid), source_view=front) for grid in (128, 256))
+    front = SourceView(role="front", view=photo(printed=False), camera=CAMERA)
+    coarse, dense = (replace(surface_of(field, grid), source_views=[front]) for grid in (128, 256))
     # `quality` would have 384, which takes long to extract and is simplified to the same number of triangles.
     return {"fast": coarse, "balanced": dense, "quality": dense}
 
@@ -146,7 +146,12 @@ def test_the_validator_finds_nothing_to_say(models: dict[str, Finished], name: s
         pytest.skip(f"needs node, and: npm install --prefix {NPM} gltf-validator")
     if name == "relief":
         vase = frame(np.asarray(decode_in_subprocess(samples.path("vase.png")).convert("RGBA")))
-        finish(Relief().reconstruct([vase], PRESETS["fast"]), PRESETS["fast"], tmp_path, extras={})
+        finish(
+            Relief().reconstruct([PosedView("front", vase)], PRESETS["fast"]),
+            PRESETS["fast"],
+            tmp_path,
+            extras={},
+        )
     path = models[name].path if name in models else tmp_path / "model.glb"
     said = subprocess.run(["node", "-e", VALIDATE, str(NPM), str(path)], check=True, stdout=subprocess.PIPE)
     issues = json.loads(said.stdout)
@@ -216,8 +221,8 @@ def test_no_seam_shows_in_a_smaller_texture(models: dict[str, Finished], name: s
 
 def seen_from_the_front(model: Model, texture: Floats) -> Floats:
     """(512, 512, 3) what the photo's camera sees of the model, unlit; NaN beside it."""
-    assert model.source_view is not None
-    flat, near = model.source_view.camera.project(model.mesh.positions)
+    assert model.source_views
+    flat, near = model.source_views[0].camera.project(model.mesh.positions)
     buffer = np.full(512 * 512, -np.inf, np.float32)
     uv = np.full((512 * 512, 2), np.nan)
     for batch in rasterize(flat[model.mesh.faces] * np.float32(512), 512, 512):
@@ -237,7 +242,7 @@ def test_the_photo_is_on_the_model_as_its_camera_saw_it(
 ) -> None:
     """A print that the field knows nothing of, in perspective, from TripoSR's own camera."""
     view = photo(printed=True)
-    surface = replace(surfaces["fast"], source_view=SourceView(view=view, camera=CAMERA))
+    surface = replace(surfaces["fast"], source_views=[SourceView(role="front", view=view, camera=CAMERA)])
     model = finish(surface, PRESETS["fast"], tmp_path, extras={})
     assert model.report["photo_overlap"] > 0.97, "TripoSR's camera is where the engine says"
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from worker.core.errors import JobError
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
-from worker.engines.surface import SourceView, Surface, View
+from worker.engines.surface import PosedView, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 from worker.pipeline.finish import finish
@@ -52,7 +52,11 @@ def ball(color: tuple[float, float, float] = (0.8, 0.2, 0.1)) -> Surface:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, Any]]:
     folder = tmp_path_factory.mktemp("finished")
     report = finish(
-        Relief().reconstruct([photo()], FAST), FAST, folder, name="robot", extras={"engine": "relief"}
+        Relief().reconstruct([PosedView("front", photo())], FAST),
+        FAST,
+        folder,
+        name="robot",
+        extras={"engine": "relief"},
     ).report
     return folder / "model.glb", report
 
@@ -138,7 +142,7 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
     hashes = set()
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-        surface = Relief().reconstruct([photo()], SMALL)
+        surface = Relief().reconstruct([PosedView("front", photo())], SMALL)
         hashes.add(finish(surface, SMALL, tmp_path / name, extras={"job": 1}).report["glb_sha256"])
     assert len(hashes) == 1
 
@@ -262,7 +266,7 @@ def test_every_axis_is_where_it_belongs_and_nothing_is_mirrored(tmp_path: Path) 
     )
 
     model = finish(
-        replace(plain, source_view=SourceView(view=view, camera=camera)),
+        replace(plain, source_views=[SourceView(role="front", view=view, camera=camera)]),
         replace(SMALL, texture=512),
         tmp_path,
         extras={},
@@ -278,8 +282,8 @@ def test_every_axis_is_where_it_belongs_and_nothing_is_mirrored(tmp_path: Path) 
         np.testing.assert_allclose(np.median(colors_of(mesh)[where], axis=0), wanted, atol=30)
     behind = mesh.vertex_normals[:, 2] < -0.9
     assert np.median(colors_of(mesh)[behind & (x > 0.5 * x.max())], axis=0)[0] > 200, "the photo went through"
-    assert model.source_view is not None
-    seen, _ = model.source_view.camera.project(model.mesh.positions)
+    assert model.source_views
+    seen, _ = model.source_views[0].camera.project(model.mesh.positions)
     np.testing.assert_allclose(seen.min(axis=0), flat.min(axis=0), atol=0.01)
     np.testing.assert_allclose(seen.max(axis=0), flat.max(axis=0), atol=0.01)
 
@@ -352,7 +356,7 @@ def test_colours_that_are_not_numbers_cost_a_warning(tmp_path: Path) -> None:
 def test_a_photo_of_something_else_is_not_laid_over_the_model(tmp_path: Path) -> None:
     view = np.zeros((512, 512, 4), np.uint8)
     view[100:400, 250:262] = (0, 0, 255, 255)
-    surface = replace(ball(), source_view=SourceView(view=view, camera=Camera(side=5)))
+    surface = replace(ball(), source_views=[SourceView(role="front", view=view, camera=Camera(side=5))])
     report = finish(surface, SMALL, tmp_path, extras={}).report
     assert report["photo_used"] == 0
     assert report["warnings"] == ["The model's outline is not the photo's: the photo was not laid over it."]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
-from worker.engines.surface import View
+from worker.engines.surface import PosedView, View
 from worker.mesh.render import Scene
 from worker.pipeline.choose import PhotoScore, score_photo
 from worker.pipeline.finish import Model, finish
@@ -50,10 +50,10 @@ def judged(image: Image.Image, folder: Path) -> tuple[dict[str, Any], Model, Sce
     rgba = np.asarray(image)
     view = frame(rgba)
     folder.mkdir(exist_ok=True)
-    model = finish(Relief().reconstruct([view], SMALL), SMALL, folder, extras={})
+    model = finish(Relief().reconstruct([PosedView("front", view)], SMALL), SMALL, folder, extras={})
     scene, worth = Scene(model.mesh), score_photo(rgba, view)
-    assert model.source_view
-    return assess(model, model.source_view, scene, worth), model, scene, worth
+    assert model.source_views
+    return assess(model, model.source_views[0], scene, worth), model, scene, worth
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +100,15 @@ def test_a_model_that_does_not_look_like_its_photo_scores_low(
     good: tuple[dict[str, Any], Model, Scene, PhotoScore], what: str, most: float, warning: str
 ) -> None:
     report, model, scene, worth = good
-    assert model.source_view
+    assert model.source_views
     if what == "blurred texture":
         texture = np.asarray(Image.fromarray(model.mesh.texture).filter(ImageFilter.GaussianBlur(14)))
         soft = replace(model, mesh=replace(model.mesh, texture=texture))
-        assessed = assess(soft, model.source_view, Scene(soft.mesh), worth)
+        assessed = assess(soft, model.source_views[0], Scene(soft.mesh), worth)
     else:
-        front = replace(model.source_view, view=np.ascontiguousarray(other(model.source_view.view, what)))
+        front = replace(
+            model.source_views[0], view=np.ascontiguousarray(other(model.source_views[0].view, what))
+        )
         assessed = assess(model, front, scene, worth)
     assert assessed["score"] < most
     assert assessed["score"] < report["score"]
@@ -133,7 +135,7 @@ def test_a_bad_photo_is_named_and_lowers_the_score(
 
 def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, Scene, PhotoScore]) -> None:
     report, model, scene, worth = good
-    assert model.source_view
+    assert model.source_views
     thin = replace(
         model,
         mesh=replace(
@@ -143,7 +145,7 @@ def test_what_is_wrong_with_the_mesh_is_said(good: tuple[dict[str, Any], Model, 
         ),
         report={**model.report, "components_dropped": 12, "warnings": ["The dimensions make no sense."]},
     )
-    assessed = assess(thin, model.source_view, scene, worth)
+    assessed = assess(thin, model.source_views[0], scene, worth)
     assert assessed["warnings"] == [
         "The dimensions make no sense.",
         "The model is very flat.",

@@ -16,7 +16,7 @@ from skimage.morphology import skeletonize
 from worker.core.errors import JobError
 from worker.core.settings import Device, Precision
 from worker.engines.presets import Preset
-from worker.engines.surface import Colors, Points, SourceView, Surface, View
+from worker.engines.surface import Colors, Points, PosedView, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 
@@ -45,16 +45,16 @@ class Relief:
     version = "1"
     details: Mapping[str, Any] = MappingProxyType({"device": "cpu"})
 
-    def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
-        """Make the surface of the first view that shows a product. The others are not used.
+    def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
+        """Make the surface of the front view. The others are not used.
 
         Raises: JobError `no_surface`.
         """
-        for view in views:
-            mask = _silhouette(view[..., 3])
-            if mask.any():
-                return _inflate(view, mask, preset)
-        raise JobError("no_surface")
+        front = views[0].view
+        mask = _silhouette(front[..., 3])
+        if not mask.any():
+            raise JobError("no_surface")
+        return _inflate(front, mask, preset)
 
 
 def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
@@ -85,7 +85,7 @@ def _inflate(view: View, mask: Mask, preset: Preset) -> Surface:
         vertices=points.astype(np.float32),
         faces=faces,
         color=_painter(view, solid, inner, height),
-        source_view=SourceView(view=view, camera=Camera(side=2.0)),
+        source_views=[SourceView(role="front", view=view, camera=Camera(side=2.0))],
     )
 
 

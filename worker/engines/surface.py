@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from worker.mesh.camera import Camera
 View = NDArray[np.uint8]
 """A framed photo: (512, 512, 4) RGBA, sRGB, straight alpha. The product is centred and 0.85 of the square long."""
 
+Role = Literal["front", "left", "back", "right"]
+"""The side of the product that a photo shows. "left" is the product's own left."""
+
+AZIMUTHS: Mapping[Role, float] = MappingProxyType({"front": 0.0, "left": 90.0, "back": 180.0, "right": 270.0})
+"""Where the camera of a photo stands, in degrees around the product as in `worker.mesh.camera`."""
+
 Points = NDArray[np.float32]
 """(N, 3), in the unit and the axes of a surface."""
 
@@ -20,10 +27,18 @@ Colors = NDArray[np.float32]
 """(N, 3) in 0..1, sRGB."""
 
 
+class PosedView(NamedTuple):
+    """A framed photo, and the side of the product that it shows. Each photo was framed alone."""
+
+    role: Role
+    view: View
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceView:
-    """The photo that a surface was made from, and the camera that sees the surface as the photo shows it."""
+    """A photo that a surface was made from, and the camera that sees the surface as the photo shows it."""
 
+    role: Role
     view: View
     camera: Camera
 
@@ -36,7 +51,8 @@ class Surface:
     faces: NDArray[np.int32]  # (F, 3), counter-clockwise seen from outside
     color: Callable[[Points], Colors]
     """Points on or near the surface → their colours."""
-    source_view: SourceView | None = None
+    source_views: Sequence[SourceView] = ()
+    """The front first. Empty if no photo is to be laid over the surface."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """JSON-able figures of its making, for `metadata.worker.surface`. If it has holes, `watertight` is false."""
 
@@ -49,8 +65,8 @@ class Engine(Protocol):
     details: Mapping[str, Any]
     """JSON-able facts about how the models are made, for the row and the file: device, precision, weights."""
 
-    def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
-        """Make the surface of the product that the views show, the best view first.
+    def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
+        """Make the surface of the product that the views show: the front first, each role at most once.
 
         Raises: JobError `no_surface`, `out_of_memory`; DeviceLost.
         """

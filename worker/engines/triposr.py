@@ -17,7 +17,7 @@ from worker.core.errors import JobError
 from worker.core.settings import Device, Precision
 from worker.engines import DeviceLost, EngineUnavailable
 from worker.engines.presets import Preset
-from worker.engines.surface import Colors, Points, SourceView, Surface, View
+from worker.engines.surface import Colors, Points, PosedView, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
 from worker.tsr.field import GPU_CHUNK
@@ -64,13 +64,13 @@ class TripoSR:
             "weights_sha256": file_digest(tsr.weights_file(folder)),
         }
 
-    def reconstruct(self, views: Sequence[View], preset: Preset) -> Surface:
-        """Make the surface of the first view that shows a product. The network takes one photo; the others are not used.
+    def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
+        """Make the surface of the front view. The network takes one photo; the others are not used.
 
         Raises: JobError `no_surface`, `out_of_memory`; DeviceLost.
         """
-        view = next((view for view in views if (view[..., 3] > 127).any()), None)
-        if view is None:
+        view = views[0].view
+        if not (view[..., 3] > 127).any():
             raise JobError("no_surface")
         with _device_errors():
             try:
@@ -89,7 +89,9 @@ class TripoSR:
         if self.device == "cuda":
             report["peak_vram_mb"] = torch.cuda.max_memory_allocated() >> 20
         return replace(
-            surface, source_view=SourceView(view=view, camera=CAMERA), report=report | dict(surface.report)
+            surface,
+            source_views=[SourceView(role="front", view=view, camera=CAMERA)],
+            report=report | dict(surface.report),
         )
 
 

@@ -1,27 +1,48 @@
-"""Model the camera of a photo, so that the photo can be laid over the mesh and the mesh drawn as the photo shows it."""
+"""Model the camera of a photo, so that the photo can be laid over the mesh and the mesh drawn as the photo shows it.
+
+Directions are azimuths around the product, in degrees from its front at +z towards +x, which is the product's own left,
+and elevations above the horizon, in the axes of glTF.
+"""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 
+def rotation(azimuth: float, elevation: float) -> NDArray[np.float64]:
+    """Return the (3, 3) matrix from the mesh's axes to a camera's: its rows point right, up, and towards the camera."""
+    a, e = math.radians(azimuth), math.radians(elevation)
+    around = np.array([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]])
+    over = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
+    return np.asarray(over @ around, np.float64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A pinhole camera that stands upright in front of the product and looks along -z, in the axes of glTF.
+    """A pinhole camera that looks at the product and has no roll, in the axes of glTF.
 
     Attributes:
-        center: the point in the middle of the picture. The plane through it, at z = `center`[2], faces the camera.
+        center: the point in the middle of the picture. The plane through it faces the camera.
         side: of the square of that plane that fills the square picture.
         distance: from the camera to that plane; infinity is a parallel projection.
+        azimuth: degrees around the product.
+        elevation: degrees above the horizon.
 
-    All are in the unit of the mesh.
+    Lengths are in the unit of the mesh.
     """
 
     center: tuple[float, float, float] = (0.0, 0.0, 0.0)
     side: float
     distance: float = math.inf
+    azimuth: float = 0.0
+    elevation: float = 0.0
+
+    @property
+    def rotation(self) -> NDArray[np.float64]:
+        """(3, 3) from the mesh's axes to the camera's: right, up, towards the camera."""
+        return rotation(self.azimuth, self.elevation)
 
     def project(self, points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Project (N, 3) points to the picture.
@@ -32,6 +53,8 @@ class Camera:
             as a depth buffer needs it. A thing looks 1 + nearness / `distance` times as large as it does on the plane.
         """
         away = points.astype(np.float64) - self.center
+        if self.azimuth or self.elevation:
+            away = away @ self.rotation.T
         size = 1 / np.maximum(1 - away[:, 2] / self.distance, 1e-6)
         flat = away[:, :2] * size[:, None] * (1 / self.side, -1 / self.side) + 0.5
         return flat.astype(np.float32), (away[:, 2] * size).astype(np.float32)
@@ -39,4 +62,4 @@ class Camera:
     def moved(self, base: NDArray[np.float64], scale: float) -> "Camera":
         """Return the camera that sees the same after every point p of the mesh moves to (p - base) * scale; base is (3,)."""
         x, y, z = ((np.asarray(self.center) - base) * scale).tolist()
-        return Camera(center=(x, y, z), side=self.side * scale, distance=self.distance * scale)
+        return replace(self, center=(x, y, z), side=self.side * scale, distance=self.distance * scale)

@@ -101,8 +101,8 @@ def project(
     # Behind something at the very pixel, with a smaller tolerance: an inner wall.
     hidden = (buffer[pixel_row, pixel_column] - near) / np.float32(camera.side)
 
-    to_camera = np.asarray(camera.center, np.float64) - points
-    to_camera[:, 2] += camera.distance if np.isfinite(camera.distance) else 1e6 * camera.side
+    away = camera.distance if np.isfinite(camera.distance) else 1e6 * camera.side
+    to_camera = (camera.center - points.astype(np.float64)) + away * camera.rotation[2]
     cosine = np.einsum("ij,ij->i", _unit(to_camera), _unit(normals.astype(np.float64)))
 
     solid = view[..., 3] > 127
@@ -141,8 +141,8 @@ def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
     ratio = float(np.sqrt(np.prod((box[1] - box[0]) / np.maximum(high - low, 1e-6))))
     side = camera.side / ratio
     right, down = ((box[0] + box[1]) / 2 - 0.5) * side - ((low + high) / 2 - 0.5) * camera.side
-    x, y, z = camera.center
-    return replace(camera, center=(x - float(right), y + float(down), z), side=side)
+    x, y, z = (camera.center + np.array([-right, down, 0]) @ camera.rotation).tolist()
+    return replace(camera, center=(x, y, z), side=side)
 
 
 def _rise(value: Floats, low: float, high: float) -> Floats:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.mesh.camera import Camera
+from worker.mesh.camera import Camera, rotation
 from worker.mesh.mipmaps import MipMaps, srgb
 from worker.mesh.rasterize import Covered, rasterize
 from worker.mesh.shading import ambient_occlusion, lighting
@@ -31,10 +31,7 @@ class Viewpoint:
     @property
     def rotation(self) -> Floats:
         """(3, 3) matrix from the world's axes to the camera's: right, up, towards the camera."""
-        a, e = math.radians(self.azimuth), math.radians(self.elevation)
-        around = np.array([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]])
-        over = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
-        return np.asarray(over @ around, np.float32)
+        return rotation(self.azimuth, self.elevation).astype(np.float32)
 
 
 class Seen(NamedTuple):

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,9 @@ class Model:
     """The contents of the GLB, and its report."""
 
     mesh: TexturedMesh
-    source_view: SourceView | None  # the photo that was used, and its camera in the mesh's coordinates
+    source_views: Sequence[
+        SourceView
+    ]  # the photos that show the mesh, with cameras in its coordinates; the front first
     base: NDArray[np.float64]  # (3,) where the origin is in the surface's own coordinates
     metres: float  # of one unit of the surface
     report: Mapping[str, Any]
@@ -67,7 +69,7 @@ class _Paint(NamedTuple):
 
     on: Texels
     colors: NDArray[np.float32]  # (K, 3) sRGB in 0..1, NaN where unknown
-    source_view: SourceView | None  # with its camera where it fits best
+    source_views: Sequence[SourceView]  # with their cameras where they fit best
     overlap: float | None  # of the two outlines, intersection over union; None if there is no photo
     photo_used: float  # part of the texels that show the photo
     warnings: list[str]
@@ -125,11 +127,13 @@ def finish(
     report = _report(shape, paint, standing, data) | {"seconds": seconds}
     with timed(seconds, "verify"):
         verify_glb(data, report)
-    source = paint.source_view
     metres = standing.scale.metres
     return Model(
         mesh=standing.mesh,
-        source_view=source and replace(source, camera=source.camera.moved(standing.base, metres)),
+        source_views=[
+            replace(source, camera=source.camera.moved(standing.base, metres))
+            for source in paint.source_views
+        ],
         base=standing.base,
         metres=metres,
         report=report,
@@ -168,10 +172,10 @@ def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]
     warnings = []
     if not np.isfinite(colors).all():
         warnings.append("The engine knows no colour for some of the surface: its surroundings' were taken.")
-    if surface.source_view is None:
-        return _Paint(on, colors, None, None, 0.0, warnings)
+    if not surface.source_views:
+        return _Paint(on, colors, [], None, 0.0, warnings)
     with timed(seconds, "project"):
-        return _lay_photo(surface.source_view, shape, _Paint(on, colors, None, None, 0.0, warnings))
+        return _lay_photo(surface.source_views[0], shape, _Paint(on, colors, [], None, 0.0, warnings))
 
 
 def _lay_photo(source: SourceView, shape: _Shape, paint: _Paint) -> _Paint:
@@ -179,7 +183,7 @@ def _lay_photo(source: SourceView, shape: _Shape, paint: _Paint) -> _Paint:
     camera, overlap = fit(shape.vertices, shape.faces, source.view, source.camera)
     if overlap < LEAST_OVERLAP:
         warning = "The model's outline is not the photo's: the photo was not laid over it."
-        return paint._replace(source_view=source, overlap=overlap, warnings=[*paint.warnings, warning])
+        return paint._replace(source_views=[source], overlap=overlap, warnings=[*paint.warnings, warning])
     points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
     photo, share = project(shape.vertices, shape.faces, points, directions, source.view, camera)
     # Where the engine knows no colour, a little of the photo is better than none.
@@ -187,7 +191,7 @@ def _lay_photo(source: SourceView, shape: _Shape, paint: _Paint) -> _Paint:
     mixed = paint.colors + share[:, None] * (photo - paint.colors)
     return paint._replace(
         colors=np.where(share[:, None] > 0, mixed, paint.colors),
-        source_view=replace(source, camera=camera),
+        source_views=[replace(source, camera=camera)],
         overlap=overlap,
         photo_used=float((share > 0.5).mean()) if len(share) else 0.0,
     )

@@ -18,7 +18,7 @@ from PIL import Image
 from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
 from worker.engines.presets import PRESETS
-from worker.engines.surface import Engine
+from worker.engines.surface import Engine, PosedView
 from worker.mesh.render import Scene
 from worker.mesh.usdz import write_usdz
 from worker.pipeline.address import Policy
@@ -46,6 +46,8 @@ class Request:
     folder: Path  # an existing folder, for the downloads and the results
     policy: Policy  # which hosts photos may come from
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
+    views: Any = None  # `metadata.views`, as the backend wrote it
+    subject: Any = None  # `metadata.subject`, as the backend wrote it
     turntable: bool = True  # False leaves out turntable.webp
     usdz: bool = False  # True makes model.usdz as well; needs usd-core
 
@@ -87,13 +89,13 @@ def run(
     report["photos"] = [photo.report(used=bool(usable) and photo.scored is usable[0]) for photo in photos]
     if not usable:
         raise _no_photo_left(photos)
-    views = [scored.view for scored in usable]
-    Image.fromarray(views[0]).save(request.folder / "cutout.png", optimize=True)
+    front = usable[0].view
+    Image.fromarray(front).save(request.folder / "cutout.png", optimize=True)
     on_progress(Stage.FRAMED)
 
     on_progress(Stage.GENERATING)
     with timed_step(report, Step.GENERATE):
-        surface = engine.reconstruct(views, preset)
+        surface = engine.reconstruct([PosedView("front", front)], preset)
     report["surface"] = dict(surface.report)
     on_progress(Stage.SURFACE)
     provenance = {
@@ -114,9 +116,9 @@ def run(
         )
     report["model"] = model.report
     scene = _draw(request, model, report)
-    if model.source_view:
+    if model.source_views:
         with timed_step(report, Step.QUALITY):
-            report["quality"] = assess(model, model.source_view, scene, usable[0].score)
+            report["quality"] = assess(model, model.source_views[0], scene, usable[0].score)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
