@@ -32,6 +32,8 @@ def work(folder: Path, job_id: UUID = JOB, **changes: Any) -> Work:
         "image_urls": ["https://127.0.0.1/a"],
         "quality": "fast",
         "dimensions": None,
+        "views": None,
+        "subject": None,
         "turntable": False,
         "usdz": False,
     }

@@ -55,6 +55,8 @@ TO_CHILD: st.SearchStrategy[ToChild] = st.builds(
     quality=TEXT,
     folder=PATHS,
     dimensions=JSON,
+    views=JSON,
+    subject=JSON,
 )
 STAGES = st.sampled_from([stage for stage in Stage if Stage.CLAIMED < stage < Stage.UPLOADING])
 FROM_CHILD: st.SearchStrategy[FromChild] = st.one_of(
@@ -166,25 +168,27 @@ def test_a_refusal_repeats_nothing_of_the_line() -> None:
     assert "planted" not in str(refusal.value)
 
 
-def test_dimensions_that_no_decoder_goes_through_do_not_stop_a_job() -> None:
+def test_metadata_that_no_decoder_goes_through_does_not_stop_a_job() -> None:
     deep: Any = 1
     for _ in range(900):
         deep = [deep]
     cases: list[tuple[Any, Any]] = [(deep, "nested too deeply"), (float("inf"), None), ([[1]], [[1]])]
-    for dimensions, read in cases:
+    for value, read in cases:
         work = Work(
             job_id=uuid4(),
             name="a",
             image_urls=[],
             quality="fast",
             folder=Path("/a"),
-            dimensions=dimensions,
+            dimensions=value,
+            views=value,
+            subject=value,
             turntable=False,
             usdz=False,
         )
         decoded = decode_to_child(encode(work))
         assert isinstance(decoded, Work)
-        assert decoded.dimensions == read
+        assert [decoded.dimensions, decoded.views, decoded.subject] == [read] * 3
 
 
 def test_postgres_stores_the_most_that_a_report_may_hold(sql: psycopg.Connection) -> None:

@@ -41,6 +41,8 @@ POISON = [
     f'{{"n": {"[" * 4900 + "]" * 4900}}}',
     f'{{"dimensions": {DEEP}}}',
     f'{{"dimensions": {DEEP[1000:-1000]}}}',
+    f'{{"views": {DEEP}, "subject": {DEEP[1000:-1000]}}}',
+    '{"views": {"front": 1e400, "back": -1}, "subject": {"box": [1e400]}}',
     f'{{"worker": {DEEP}}}',
     f'{{"worker": {{"model": {DEEP[2500:-2500]}, "seconds": {{"a": 1e400}}, "quality": {{"score": 1e5000}}}}}}',
     '{"worker": {"model": {"triangles": 1e400, "glb_bytes": 1e400}, "seconds": {"a": 1e308, "b": 1e308}}}',
@@ -65,6 +67,8 @@ values = st.recursive(
 KEYS = [
     "worker",
     "dimensions",
+    "views",
+    "subject",
     "image_urls",
     "model",
     "quality",

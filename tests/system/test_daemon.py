@@ -60,7 +60,11 @@ def test_a_row_becomes_a_model(
         variant_id="gid://shopify/ProductVariant/4",
         image_urls=[photos("mug.png", mug) + "?token=secret", f"{site.url}/missing.jpg"],
         quality="fast",
-        metadata={"order": 7, "dimensions": {"height": 11, "unit": "cm"}},
+        metadata={
+            "order": 7,
+            "dimensions": {"height": 11, "unit": "cm"},
+            "views": {"front": 0, "back": 1, "left": 2},
+        },
     )
     settled(sql, 120)
     row = queue.get_jobs(engine, [job])[0]
@@ -78,6 +82,8 @@ def test_a_row_becomes_a_model(
     assert (metadata[0]["order"], metadata[0]["worker"]) == (7, report)
     assert (report["engine"], report["preset"]) == ("relief", "fast")
     assert [photo["status"] for photo in report["photos"]] == ["used", "refused"]
+    assert [photo["view"] for photo in report["photos"]] == ["front", None]
+    assert report["quality"]["warnings"][0].startswith("The left in the views is not the index of a photo")
     assert report["photos"][1]["error_code"] == "photo_not_found"
     assert "secret" not in json.dumps(report)
     assert set(report["seconds"]) >= {"download", "cutout", "generate", "finish", "poster", "upload"}
@@ -104,7 +110,7 @@ def test_a_row_becomes_a_model(
     assert [event["seq"] for event in events] == sorted({event["seq"] for event in events})  # type: ignore[type-var]
     progress = [event["progress"] for event in events]
     assert progress == sorted(progress)  # type: ignore[type-var]
-    assert set(progress) <= {5, 10, 40, 50, 80, 85, 95, 100}
+    assert set(progress) <= {5, 10, 40, 50, 60, 70, 80, 85, 95, 100}
     last = events[-1]
     assert (last["status"], last["modelUrl"]) == ("completed", row["model_url"])
     assert last["metadata"] == metadata[0]

@@ -144,6 +144,8 @@ def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> 
                     folder=work.folder,
                     policy=models.policy,
                     dimensions=work.dimensions,
+                    views=work.views,
+                    subject=work.subject,
                     turntable=work.turntable,
                     usdz=work.usdz,
                 ),

@@ -61,7 +61,6 @@ def _storable(value: JsonValue, depth: int = 0) -> JsonValue:
 
 
 def _shallow(value: JsonValue) -> JsonValue:
-    """Replace what is nested more deeply than a decoder may go. No known field of a row is."""
     return value if _depth(value) <= MAX_DEPTH else "nested too deeply"
 
 
@@ -88,6 +87,9 @@ Report = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
 """The value for the row's `metadata.worker`."""
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_storable)]
+
+Input = Annotated[JsonValue, BeforeValidator(_shallow)]
+"""A value of the row's metadata, as the backend wrote it. What is nested more deeply than a decoder may go is replaced."""
 
 _exact = ConfigDict(extra="forbid", strict=True)
 
@@ -117,9 +119,9 @@ class Work:
     image_urls: list[str]
     quality: str
     folder: Path
-    dimensions: Annotated[
-        JsonValue, BeforeValidator(_shallow)
-    ]  # `metadata.dimensions`, as the backend wrote it
+    dimensions: Input
+    views: Input
+    subject: Input
     turntable: bool
     usdz: bool
 

@@ -117,6 +117,8 @@ class Attempt:
                     quality=self.job.quality,
                     folder=folder,
                     dimensions=self.job.dimensions,
+                    views=self.job.views,
+                    subject=self.job.subject,
                     turntable=self.settings.turntable,
                     usdz=self.settings.usdz,
                 )

@@ -6,7 +6,11 @@
 -- Take the next job. Returns only those parts of the metadata that the worker reads, as text: see worker/database/values.py.
 SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, attempts, max_attempts,
     CASE WHEN octet_length((metadata -> 'dimensions')::text) > 4000 THEN '"too long"'
-         ELSE (metadata -> 'dimensions')::text END AS dimensions
+         ELSE (metadata -> 'dimensions')::text END AS dimensions,
+    CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'
+         ELSE (metadata -> 'views')::text END AS views,
+    CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
+         ELSE (metadata -> 'subject')::text END AS subject
 FROM worker.claim_job(:worker, :host, :lease_s, :shop_limit);
 
 -- name: renew

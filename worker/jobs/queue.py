@@ -31,7 +31,10 @@ class Job:
     variant_id: str | None
     image_urls: Sequence[str]
     quality: str
-    dimensions: Any  # `metadata.dimensions`, parsed: whatever the backend wrote; None where it is missing
+    # `metadata.dimensions` and so on, parsed: whatever the backend wrote; None where it is missing
+    dimensions: Any
+    views: Any
+    subject: Any
     attempts: int
     max_attempts: int
 
@@ -56,8 +59,9 @@ def claim(engine: Engine, *, worker: str, lease_s: float, shop_limit: int | None
     )
     if row is None:
         return None
-    dimensions = row.pop("dimensions")
-    return Job(**row, dimensions=None if dimensions is None else parse_json(dimensions))
+    for key in ("dimensions", "views", "subject"):
+        row[key] = None if row[key] is None else parse_json(row[key])
+    return Job(**row)
 
 
 def renew(engine: Engine, job: Job, *, lease_s: float) -> bool:

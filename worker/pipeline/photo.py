@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worker.core.errors import JobError, redact_url
-from worker.engines.surface import View
+from worker.engines.surface import Role, View
 from worker.pipeline.choose import PhotoScore
 
 
@@ -26,9 +26,20 @@ class Photo:
     error: JobError | None = None
     incomplete: bool = False  # the end of the file is missing, and with it a small part of the picture
 
-    def report(self, *, used: bool) -> dict[str, Any]:
-        """Return the JSON-able entry for `metadata.worker.photos`; `used` if the model is made from this photo."""
-        entry: dict[str, Any] = {"url": redact_url(self.url), "status": "used" if used else "spare"}
+    def report(self, role: Role | None, reason: str | None) -> dict[str, Any]:
+        """Return the JSON-able entry for `metadata.worker.photos`.
+
+        Args:
+            role: the side that the model was given this photo for; None if it is not used.
+            reason: why the photo is not used as the side that was stated for it.
+        """
+        entry: dict[str, Any] = {
+            "url": redact_url(self.url),
+            "status": "used" if role else "spare",
+            "view": role,
+        }
+        if reason:
+            entry["reason"] = reason
         if self.scored:
             entry["score"] = {name: round(value, 3) for name, value in self.scored.score._asdict().items()}
         if self.incomplete:

@@ -1,4 +1,4 @@
-"""Turn a request into files and a report: download → decode → cut out → frame → choose → generate → finish → preview → assess.
+"""Turn a request into files and a report: download → decode → cut out → frame → assign → generate → finish → preview → assess.
 
 The request's folder then holds `model.glb`, `poster.png` and `cutout.png`, and `turntable.webp` and `model.usdz` if they were
 requested. The pipeline knows nothing of rows, buckets or backends.
@@ -31,6 +31,7 @@ from worker.pipeline.frame import frame
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, turntable
 from worker.pipeline.quality import assess
+from worker.pipeline.roles import assign
 from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
 
@@ -83,19 +84,20 @@ def run(
 
     on_progress(Stage.DOWNLOADING)
     photos = _get_photos(request, cutter, report)
-    # The best first; of equals the one that the backend named first.
-    usable = [photo.scored for photo in photos if photo.scored]
-    usable.sort(key=lambda scored: scored.score.total, reverse=True)
-    report["photos"] = [photo.report(used=bool(usable) and photo.scored is usable[0]) for photo in photos]
-    if not usable:
+    assigned = assign(request.views, photos)
+    report["photos"] = [
+        photo.report(assigned.roles.get(n), assigned.reasons.get(n)) for n, photo in enumerate(photos)
+    ]
+    used = [(role, scored) for n, role in assigned.roles.items() if (scored := photos[n].scored)]
+    if not used:
         raise _no_photo_left(photos)
-    front = usable[0].view
-    Image.fromarray(front).save(request.folder / "cutout.png", optimize=True)
+    _, front = used[0]
+    Image.fromarray(front.view).save(request.folder / "cutout.png", optimize=True)
     on_progress(Stage.FRAMED)
 
     on_progress(Stage.GENERATING)
     with timed_step(report, Step.GENERATE):
-        surface = engine.reconstruct([PosedView("front", front)], preset)
+        surface = engine.reconstruct([PosedView(role, scored.view) for role, scored in used], preset)
     report["surface"] = dict(surface.report)
     on_progress(Stage.SURFACE)
     provenance = {
@@ -118,7 +120,8 @@ def run(
     scene = _draw(request, model, report)
     if model.source_views:
         with timed_step(report, Step.QUALITY):
-            report["quality"] = assess(model, model.source_views[0], scene, usable[0].score)
+            report["quality"] = assess(model, model.source_views[0], scene, front.score)
+            report["quality"]["warnings"][:0] = assigned.warnings
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")

@@ -1,0 +1,105 @@
+"""Which photo becomes which side of the product."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.core.errors import JobError
+from worker.engines.surface import AZIMUTHS, Role
+from worker.pipeline.choose import PhotoScore
+from worker.pipeline.photo import Photo, ScoredView
+from worker.pipeline.roles import assign, read_views
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+entries = values | st.integers(-2, 6) | st.sampled_from([True, "0", 1.0, 10**400, -(10**400)])
+views = values | st.dictionaries(st.sampled_from([*AZIMUTHS, "top", ""]), entries)
+
+
+def photo(n: int, size: float | None) -> Photo:
+    """A photo whose score is its size; None for one that cannot be used."""
+    found = Photo(f"https://a/{n}", Path(f"/photo-{n}"))
+    if size is None:
+        return Photo(found.url, found.file, error=JobError("photo_not_found"))
+    view = np.zeros((512, 512, 4), np.uint8)
+    return Photo(found.url, found.file, scored=ScoredView(view, PhotoScore(size, 1.0, 1.0)))
+
+
+def photos(*sizes: float | None) -> list[Photo]:
+    return [photo(n, size) for n, size in enumerate(sizes)]
+
+
+@given(views, st.lists(st.none() | st.sampled_from([0.5, 1.0]), max_size=5))
+def test_whatever_is_stated_the_model_is_made_if_a_photo_can_be_used(
+    stated: Any, sizes: list[float | None]
+) -> None:
+    usable = {n for n, size in enumerate(sizes) if size}
+    found = assign(stated, photos(*sizes))
+    assert bool(found.roles) is bool(usable)
+    assert set(found.roles) <= usable
+    assert list(found.roles.values()) == [role for role in AZIMUTHS if role in found.roles.values()]
+    assert not found.roles or next(iter(found.roles.values())) == "front"
+    assert not set(found.reasons) & set(found.roles)
+    assert all(text.endswith(".") for text in [*found.reasons.values(), *found.warnings])
+
+
+@pytest.mark.parametrize("stated", [None, {}, {"front": 9}, {"back": 1}, [0], {"front": True}])
+def test_without_a_stated_front_the_best_photo_is_the_front(stated: Any) -> None:
+    found = assign(stated, photos(0.2, 0.7, None, 0.7))
+    assert (found.roles, found.front_stated) == ({1: "front"}, False)
+
+
+def test_stated_photos_are_used_in_the_order_of_the_sides_however_good_they_are() -> None:
+    found = assign({"right": 0, "front": 2, "left": 3, "back": 1}, photos(0.9, 0.8, 0.1, 0.2, 1.0))
+    assert list(found.roles.items()) == [(2, "front"), (3, "left"), (1, "back"), (0, "right")]
+    assert (found.warnings, found.reasons, found.front_stated) == ([], {}, True)
+
+
+@pytest.mark.parametrize(
+    ("stated", "kept", "warnings"),
+    [
+        (None, {}, 0),
+        ({"front": 0, "left": None}, {"front": 0}, 0),
+        ("front", {}, 1),
+        ([0, 1], {}, 1),
+        ({"front": 0, "top": 1}, {"front": 0}, 1),
+        ({"front": 0, "back": 3}, {"front": 0}, 1),
+        ({"front": 0, "back": -1}, {"front": 0}, 1),
+        ({"front": 0, "back": "1"}, {"front": 0}, 1),
+        ({"front": 0, "back": True}, {"front": 0}, 1),
+        ({"front": 0, "left": 1.5, "right": 1e300, "back": [1]}, {"front": 0}, 3),
+        ({"front": 0, "left": 1, "right": 1, "back": 2}, {"front": 0, "back": 2}, 2),
+        ({"front": 0, "back": 0, "left": 1}, {}, 3),  # two sides are one photo, and so there is no front
+        ({"left": 1, "back": 2}, {}, 1),
+    ],
+)
+def test_what_makes_no_sense_is_not_used_and_told_of(
+    stated: Any, kept: dict[Role, int], warnings: int
+) -> None:
+    found = read_views(stated, 3)
+    assert found.photos == kept
+    assert len(found.warnings) == warnings
+
+
+def test_without_the_photo_of_the_front_the_best_of_the_others_is_the_only_view() -> None:
+    found = assign({"front": 0, "back": 1, "left": 2}, photos(None, 0.9, 0.9, 0.2, 0.3))
+    assert found.roles == {4: "front"}
+    assert set(found.reasons) == {1, 2}
+    assert len(found.warnings) == 1
+    found = assign({"front": 0, "back": 1, "left": 2}, photos(None, 0.8, 0.9))
+    assert found.roles == {2: "front"}
+    assert set(found.reasons) == {1}
+
+
+def test_the_report_says_how_a_photo_was_used_and_why_it_was_not() -> None:
+    used, spare, refused = photos(0.5, 0.5, None)
+    assert used.report("left", None).items() >= {"status": "used", "view": "left"}.items()
+    assert spare.report(None, "Why.").items() >= {"status": "spare", "view": None, "reason": "Why."}.items()
+    assert refused.report(None, None).items() >= {"status": "refused", "view": None}.items()

@@ -1,0 +1,86 @@
+"""Decide which photo is used as which side of the product: what `metadata.views` states, as far as it can be used."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from worker.engines.surface import AZIMUTHS, Role
+from worker.pipeline.photo import Photo
+
+FRONT: Role = "front"
+
+
+class Stated(NamedTuple):
+    """The sides that a row states. Empty if it states none that can be used."""
+
+    photos: Mapping[Role, int]  # each side's photo, as an index into `image_urls`; the front first
+    warnings: Sequence[str]
+
+
+class Assigned(NamedTuple):
+    """The roles of the photos. Photos are indices into `image_urls`."""
+
+    roles: Mapping[
+        int, Role
+    ]  # of the photos that the model is made from; the front first, empty if no photo can be used
+    reasons: Mapping[int, str]  # why a photo is not used as the side that was stated for it
+    warnings: Sequence[str]
+    front_stated: bool  # false if the worker chose the front
+
+
+def assign(views: Any, photos: Sequence[Photo]) -> Assigned:
+    """Choose the photos that the model is made from.
+
+    Without a stated front the model is made from the best photo alone; of equals the one that the backend named first.
+
+    Args:
+        views: `metadata.views`: {"front": index, "left" | "back" | "right": index}, or anything else that the backend
+            wrote. What makes no sense is not used and causes a warning.
+        photos: all photos of the job, in the order of `image_urls`, cut out and scored.
+    """
+    stated = read_views(views, len(photos))
+    usable = {n: photo.scored.score.total for n, photo in enumerate(photos) if photo.scored}
+    placed = {n: role for role, n in stated.photos.items() if n in usable}
+    if FRONT in placed.values():
+        return Assigned(placed, {}, stated.warnings, front_stated=True)
+    # What is left of or behind a front that nobody sees helps nothing.
+    best = max(usable.keys() - placed.keys() or usable.keys(), key=lambda n: (usable[n], -n), default=None)
+    reasons = {n: _no_front(role) for n, role in placed.items() if n != best}
+    warnings = list(stated.warnings)
+    if stated.photos and usable:
+        warnings.append(
+            "The photo of the front could not be used: the model was made from another photo alone."
+        )
+    return Assigned({} if best is None else {best: FRONT}, reasons, warnings, front_stated=False)
+
+
+def read_views(views: Any, count: int) -> Stated:
+    """Read `metadata.views` of a job with `count` photos. Every entry that makes no sense causes a warning."""
+    if views is None:
+        return Stated({}, [])
+    if not isinstance(views, dict):
+        return Stated({}, ['The views are not an object such as {"front": 0, "back": 1} and were not used.'])
+    photos: dict[Role, int] = {}
+    warnings = []
+    if views.keys() - AZIMUTHS.keys():
+        warnings.append("The views name a side other than front, left, back and right: it was not used.")
+    for role in AZIMUTHS:
+        match views.get(role):
+            case None:
+                continue
+            case int() as n if not isinstance(n, bool) and 0 <= n < count:
+                photos[role] = n
+            case _:
+                warnings.append(f"The {role} in the views is not the index of a photo and was not used.")
+    twice = {role for role, n in photos.items() if list(photos.values()).count(n) > 1}
+    for role in sorted(twice, key=list(AZIMUTHS).index):
+        warnings.append(
+            f"The {role} in the views is a photo that is stated as another side, too, and was not used."
+        )
+        del photos[role]
+    if photos and FRONT not in photos:
+        return Stated({}, [*warnings, "The views name no front and were not used."])
+    return Stated(photos, warnings)
+
+
+def _no_front(role: Role) -> str:
+    return f"The photo of the front could not be used, and without it the {role} does not help."
