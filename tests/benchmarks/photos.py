@@ -50,7 +50,7 @@ def psnr(model: Model, camera: Camera, view: View) -> float:
 def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
     """Print a line for each preset. Raises: JobError."""
     cutout = cutter.cut(decode_in_subprocess(photo))
-    view = frame(cutout)
+    view = frame(cutout.rgba)
     for preset in PRESETS.values():
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)

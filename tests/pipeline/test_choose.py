@@ -3,6 +3,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from worker.pipeline.choose import PhotoScore, score_photo
+from worker.pipeline.cutout import Cutout
 from worker.pipeline.frame import frame
 
 
@@ -19,7 +20,7 @@ def photo(
 
 
 def judged(rgba: NDArray[np.uint8]) -> PhotoScore:
-    return score_photo(rgba, frame(rgba))
+    return score_photo(Cutout(rgba, 1.0, ()), frame(rgba))
 
 
 def test_a_sharp_photo_is_better_than_a_blurred_one() -> None:

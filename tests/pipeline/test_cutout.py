@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from worker.core.errors import JobError
-from worker.pipeline.cutout import CutoutUnavailable, Cutter
+from worker.pipeline.background import CutoutUnavailable
+from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
 from worker.weights import WeightsMissing
@@ -67,7 +68,7 @@ def mug(size: int = 450) -> tuple[Image.Image, NDArray[np.bool_]]:
 
 def test_a_product_is_cut_out_of_its_backdrop(cutter: Cutter) -> None:
     photo, true = mug()
-    rgba = cutter.cut(photo)
+    rgba = cutter.cut(photo).rgba
     assert rgba.shape == (450, 450, 4)
     assert rgba.dtype == np.uint8
     assert iou(rgba[..., 3] > 127, true) > 0.95
@@ -77,7 +78,7 @@ def test_a_product_is_cut_out_of_its_backdrop(cutter: Cutter) -> None:
 
 def test_the_rim_has_the_colors_of_the_product_not_of_the_backdrop(cutter: Cutter) -> None:
     photo, _ = mug()
-    rgba = cutter.cut(photo)
+    rgba = cutter.cut(photo).rgba
     rim = (rgba[..., 3] > 20) & (rgba[..., 3] < 230)
     assert rim.sum() > 300
     bluish = rgba[rim][:, 2].astype(int) - rgba[rim][:, 0]
@@ -88,7 +89,7 @@ def test_a_product_that_is_small_in_its_photo_is_looked_at_closer(cutter: Cutter
     photo, true = mug()
     scene = Image.fromarray(np.pad(np.asarray(photo), ((600, 150), (400, 350), (0, 0)), mode="edge"))
     silhouette = np.pad(true, ((600, 150), (400, 350)))
-    assert iou(cutter.cut(scene)[..., 3] > 127, silhouette) > 0.94
+    assert iou(cutter.cut(scene).rgba[..., 3] > 127, silhouette) > 0.94
 
 
 def test_the_cup_of_a_real_photo_is_found(cutter: Cutter) -> None:
@@ -99,7 +100,7 @@ def test_the_cup_of_a_real_photo_is_found(cutter: Cutter) -> None:
     pen.ellipse((77, 66, 479, 390), fill=255)
     pen.ellipse((173, 18, 406, 208), fill=255)
     pen.polygon([(398, 74), (420, 67), (424, 80), (412, 112)], fill=255)
-    alpha = cutter.cut(photo)[..., 3]
+    alpha = cutter.cut(photo).rgba[..., 3]
     assert iou(alpha > 127, np.asarray(true) > 127) > 0.95
     assert not alpha[:, :60].any()
     assert not alpha[:, 500:].any()
@@ -107,7 +108,7 @@ def test_the_cup_of_a_real_photo_is_found(cutter: Cutter) -> None:
 
 def test_the_same_photo_gives_the_same_cutout(cutter: Cutter) -> None:
     photo, _ = mug()
-    assert (cutter.cut(photo) == cutter.cut(photo)).all()
+    assert (cutter.cut(photo).rgba == cutter.cut(photo).rgba).all()
 
 
 @pytest.mark.parametrize("color", ["white", "black", "#808080", "#c83228"])
@@ -135,7 +136,7 @@ from PIL import Image
 from worker.pipeline.cutout import Cutter
 image = Image.new("RGBA", (400, 300), (255, 0, 255, 0))
 image.paste((0, 120, 200, 255), (100, 50, 300, 250))
-rgba = Cutter("u2netp", Path(sys.argv[1])).cut(image)
+rgba = Cutter("u2netp", Path(sys.argv[1])).cut(image).rgba
 loaded = [name for name in ("rembg", "onnxruntime", "numba", "torch") if name in sys.modules]
 print(json.dumps([int((rgba[..., 3] == 255).sum()), loaded]))
 """
@@ -148,7 +149,7 @@ print(json.dumps([int((rgba[..., 3] == 255).sum()), loaded]))
 def test_trusted_transparency_keeps_colors_and_alpha_as_they_are(cutter: Cutter) -> None:
     image = transparent((100, 50, 300, 250))
     image.paste((200, 40, 0, 90), (150, 100, 250, 200))  # a window of tinted glass
-    rgba = cutter.cut(image)
+    rgba = cutter.cut(image).rgba
     assert tuple(rgba[150, 200]) == (200, 40, 0, 90)
     assert tuple(rgba[60, 110]) == (0, 120, 200, 255)
     assert tuple(rgba[10, 10]) == (0, 0, 0, 0)
@@ -157,7 +158,7 @@ def test_trusted_transparency_keeps_colors_and_alpha_as_they_are(cutter: Cutter)
 def test_specks_go_parts_and_holes_stay(cutter: Cutter) -> None:
     image = transparent((100, 50, 250, 250), (300, 50, 340, 150), (10, 10, 16, 16), (380, 280, 383, 284))
     image.paste((0, 0, 0, 0), (150, 100, 200, 150))
-    alpha = cutter.cut(image)[..., 3]
+    alpha = cutter.cut(image).rgba[..., 3]
     assert alpha[100, 320] == 255  # a second part
     assert alpha[125, 175] == 0  # a hole
     assert not alpha[:20, :20].any()
@@ -167,7 +168,7 @@ def test_specks_go_parts_and_holes_stay(cutter: Cutter) -> None:
 def test_a_drop_shadow_goes_with_the_background(cutter: Cutter) -> None:
     image = transparent((100, 50, 300, 250))
     image.paste((0, 0, 0, 80), (100, 250, 330, 290))
-    assert not cutter.cut(image)[260:, :, 3].any()
+    assert not cutter.cut(image).rgba[260:, :, 3].any()
 
 
 @pytest.mark.parametrize(
@@ -185,12 +186,12 @@ def test_transparency_that_is_decoration_is_not_trusted(cutter: Cutter) -> None:
     for alpha in (corners, veil, Image.new("L", photo.size, 255)):
         image = photo.copy()
         image.putalpha(alpha)
-        assert iou(cutter.cut(image)[..., 3] > 127, true) > 0.9
+        assert iou(cutter.cut(image).rgba[..., 3] > 127, true) > 0.9
 
 
 def test_the_whole_way_ends_in_a_view(cutter: Cutter) -> None:
     photo, true = mug()
-    view = frame(cutter.cut(photo))
+    view = frame(cutter.cut(photo).rgba)
     expected = frame(np.dstack([np.asarray(photo), true.astype(np.uint8) * 255]))
     assert iou(view[..., 3] > 127, expected[..., 3] > 127) > 0.93
 

@@ -13,6 +13,7 @@ from worker.engines.relief import Relief
 from worker.engines.surface import PosedView, View
 from worker.mesh.render import Scene
 from worker.pipeline.choose import PhotoScore, score_photo
+from worker.pipeline.cutout import Cutout
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.quality import PhotoQuality, Similarity, assess, blur, compare, score
@@ -51,7 +52,7 @@ def judged(image: Image.Image, folder: Path) -> tuple[dict[str, Any], Model, Sce
     view = frame(rgba)
     folder.mkdir(exist_ok=True)
     model = finish(Relief().reconstruct([PosedView("front", view)], SMALL), SMALL, folder, extras={})
-    scene, worth = Scene(model.mesh), score_photo(rgba, view)
+    scene, worth = Scene(model.mesh), score_photo(Cutout(rgba, 1.0, ()), view)
     assert model.source_views
     return assess(model, model.source_views[0], scene, worth), model, scene, worth
 

@@ -29,7 +29,7 @@ def photo(n: int, size: float | None) -> Photo:
     if size is None:
         return Photo(found.url, found.file, error=JobError("photo_not_found"))
     view = np.zeros((512, 512, 4), np.uint8)
-    return Photo(found.url, found.file, scored=ScoredView(view, PhotoScore(size, 1.0, 1.0)))
+    return Photo(found.url, found.file, scored=ScoredView(view, PhotoScore(size, 1.0, 1.0, 1.0)))
 
 
 def photos(*sizes: float | None) -> list[Photo]:

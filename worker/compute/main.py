@@ -25,7 +25,8 @@ from worker.core.errors import JobError, redact_text
 from worker.engines.surface import Engine
 from worker.pipeline import run as pipeline
 from worker.pipeline.address import Policy
-from worker.pipeline.cutout import CutoutUnavailable, Cutter
+from worker.pipeline.background import CutoutUnavailable
+from worker.pipeline.cutout import Cutter
 
 
 class StopRequested(BaseException):

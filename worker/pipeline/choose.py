@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.surface import View
+from worker.pipeline.cutout import Cutout
 
 SHARP = 6.0  # the variance of the Laplacian of 8-bit luminance, at the frame's size, that scores one half
 CUT_OFF = 0.2  # part of the product's height or width; a longer straight edge at the photo's border means it is cut off
@@ -19,21 +20,22 @@ class PhotoScore(NamedTuple):
     size: float  # the product's longer side, as part of the frame's 512 pixels; 1 if it is longer
     sharpness: float  # v / (v + SHARP), where v is the variance of the Laplacian inside the product
     whole: float  # 0.25 if the photo's border cuts the product off, else 1
+    certainty: float  # of the cut-out
 
     @property
     def total(self) -> float:
-        """The product of the parts."""
-        return self.size * self.sharpness * self.whole
+        """The product of the parts; an unsure cut-out keeps a tenth."""
+        return self.size * self.sharpness * self.whole * (0.1 + 0.9 * self.certainty)
 
 
-def score_photo(cutout: NDArray[np.uint8], view: View) -> PhotoScore:
+def score_photo(cutout: Cutout, view: View) -> PhotoScore:
     """Rate a photo.
 
     Args:
-        cutout: (H, W, 4) RGBA of the photo at its own size; something in it has alpha above one half.
+        cutout: of the photo at its own size; something in it has alpha above one half.
         view: (512, 512, 4) of the same, framed.
     """
-    solid = cutout[..., 3] > 127
+    solid = cutout.rgba[..., 3] > 127
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
     borders = ((solid[0], width), (solid[-1], width), (solid[:, 0], height), (solid[:, -1], height))
@@ -46,6 +48,7 @@ def score_photo(cutout: NDArray[np.uint8], view: View) -> PhotoScore:
         size=min(1.0, max(height, width) / view.shape[0]),
         sharpness=variance / (variance + SHARP),
         whole=0.25 if cut_off else 1.0,
+        certainty=cutout.certainty,
     )
 
 

@@ -1,11 +1,7 @@
 """A photo → the product alone. The alpha is straight: the photo's own if it has one, else that of a rembg model."""
 
-import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +10,9 @@ from scipy import ndimage
 
 from worker import weights
 from worker.core.errors import JobError
+from worker.pipeline.background import Alpha, BackgroundModel
 
 Rgba = NDArray[np.uint8]  # (H, W, 4), sRGB, straight alpha
-Alpha = NDArray[np.float32]  # (H, W), 0..1
 
 SOLID = 0.5  # a pixel above it belongs to the product; networks give products 1.0, and an empty photo at most 0.06
 MIN_AREA = 0.001  # of the photo; a smaller part is a speck and no product
@@ -27,9 +23,18 @@ AGREEMENT = 0.85  # intersection over union; below it the second pass found anot
 RIM = 0.95  # below this alpha a pixel's colour contains the background's
 PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
+# Part of the product that is neither product nor background. Clear cut-outs have at most 0.07 of it; a ring with a filled
+# hole has 0.4, a cat that the network dissolves 0.2.
+UNSURE = (0.05, 0.35)
+WARN_UNSURE = 0.1  # from here on the report has a warning
 
-class CutoutUnavailable(Exception):
-    """The background model cannot run on this device; the message says what to do."""
+
+class Cutout(NamedTuple):
+    """A product without its background, and how far the cut-out can be trusted."""
+
+    rgba: Rgba  # of the photo's size
+    certainty: float  # 0..1; 1 where nothing speaks against the cut-out
+    warnings: tuple[str, ...]  # sentences for a merchant
 
 
 class Cutter:
@@ -44,12 +49,16 @@ class Cutter:
         self.model = model
         self._folder = folder
         self._providers = PROVIDERS[device]
-        self._network: _Network | None = None
+        self._background: BackgroundModel | None = None
         if device != "cpu":
             self._load()  # the GPU's libraries may be missing: fail now and not in a job
 
-    def cut(self, image: Image.Image) -> Rgba:
-        """Cut the product out of an RGB or RGBA photo. Returns (H, W, 4) uint8 of the photo's size.
+    def cut(self, image: Image.Image, subject: Any = None) -> Cutout:  # noqa: ARG002 - the next commit
+        """Cut the product out of an RGB or RGBA photo.
+
+        Args:
+            image: the photo.
+            subject: `metadata.subject`, as the backend wrote it: which product of the photo is meant.
 
         Raises: JobError `no_object`.
         """
@@ -57,20 +66,56 @@ class Cutter:
             rgba = np.array(image)
             match _classify_alpha(rgba[..., 3]):
                 case "cut out":
-                    return _assemble(
-                        rgba[..., :3], _without_specks(np.divide(rgba[..., 3], 255, dtype=np.float32))
-                    )
+                    alpha = _without_specks(np.divide(rgba[..., 3], 255, dtype=np.float32))
+                    return _rated(_assemble(rgba[..., :3], alpha), alpha)
                 case "empty":
                     raise JobError("no_object")
             # The transparency is decoration: rounded corners, or a photo that is slightly transparent everywhere.
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        alpha = self._load().alpha(image)
-        return _assemble(_without_fringe(np.asarray(image), alpha), alpha)
+        alpha = self._alpha(image)
+        return _rated(_assemble(_without_fringe(np.asarray(image), alpha), alpha), alpha)
 
-    def _load(self) -> "_Network":
-        if self._network is None:
-            self._network = _Network(self.model, self._folder, self._providers)
-        return self._network
+    def _load(self) -> BackgroundModel:
+        if self._background is None:
+            self._background = BackgroundModel(self.model, self._folder, self._providers)
+        return self._background
+
+    def _alpha(self, image: Image.Image) -> Alpha:
+        """Return the product's alpha, (H, W) in 0..1. Raises: JobError `no_object`."""
+        background = self._load()
+        whole = _without_specks(background.predict(image))
+        left, top, right, bottom = box = _surroundings(whole > SOLID)
+        # The network sees each photo in a small square. If the product is smaller there than in a view, and fills less than
+        # half of the photo, a second pass over the product alone finds finer outlines (IoU 0.94 → 0.98 at a quarter).
+        seen = max(right - left, bottom - top) / max(image.size) * background.side
+        if seen > VIEW_SIDE or 2 * (right - left) * (bottom - top) > whole.size:
+            return whole
+        closer = np.zeros_like(whole)
+        closer[top:bottom, left:right] = background.predict(image.crop(box))
+        # The second pass may find only a part, such as the food without its plate. Then the first result is kept.
+        common, either = (closer > SOLID) & (whole > SOLID), (closer > SOLID) | (whole > SOLID)
+        return _without_specks(closer) if common.sum() > AGREEMENT * either.sum() else whole
+
+
+def _rated(rgba: Rgba, alpha: Alpha) -> Cutout:
+    share = unsure(alpha)
+    low, high = UNSURE
+    certainty = float(np.clip((high - share) / (high - low), 0, 1))
+    said = []
+    if share > WARN_UNSURE:
+        said.append(f"The cut-out is unsure: {share:.0%} of it may be background.")
+    return Cutout(rgba, certainty, tuple(said))
+
+
+def unsure(alpha: Alpha) -> float:
+    """Return which part of the product is neither product nor background, 0..1, soft rims left out."""
+    middle = (alpha > 0.1) & (alpha < 0.9)
+    reach = max(2.0, float(np.sqrt((alpha > SOLID).sum())) / 100)  # pixels that a rim is soft to each side
+    core = ndimage.distance_transform_edt(middle) > reach
+    if not core.any():
+        return 0.0
+    opened = ndimage.distance_transform_edt(~core) <= reach
+    return float(opened.sum() / (alpha > 0.1).sum())
 
 
 def _classify_alpha(alpha: NDArray[np.uint8]) -> str:
@@ -134,89 +179,3 @@ def _without_fringe(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.uint8]:
     cleaned = rgb.copy()
     cleaned[rim] = rgb[nearest[0][rim], nearest[1][rim]]
     return cleaned
-
-
-class _Network:
-    """A rembg session whose raw output is read. rembg scales each mask to 0..255, and then an empty photo has an object too."""
-
-    def __init__(self, model: str, folder: Path, providers: list[str]) -> None:
-        with _rembg_environment(folder), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing provider, which is checked below
-            # Imported here because it takes seconds, and a photo with its own transparency does not need it.
-            import onnxruntime  # noqa: PLC0415
-            import rembg  # noqa: PLC0415
-
-            options = onnxruntime.SessionOptions()
-            # Waiting threads sleep: spinning would take CPU time from the engine and from other lanes.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self._session: Any = rembg.new_session(model, sess_opts=options, providers=providers)
-        active = self._session.inner_session.get_providers()
-        if active[0] != providers[0]:
-            raise CutoutUnavailable(
-                f"The background model '{model}' cannot use {providers[0]}, only {', '.join(active)}. "
-                "Install onnxruntime-gpu with matching CUDA libraries, or run the background model on the CPU."
-            )
-        self._tap = _Tap(self._session.inner_session)
-        self._session.inner_session = self._tap
-        self._logits = model.startswith("birefnet")
-
-    def alpha(self, image: Image.Image) -> Alpha:
-        """Return the product's alpha, (H, W) in 0..1. Raises: JobError `no_object`."""
-        whole = _without_specks(self._predict(image))
-        left, top, right, bottom = box = _surroundings(whole > SOLID)
-        # The network sees each photo in a small square. If the product is smaller there than in a view, and fills less than
-        # half of the photo, a second pass over the product alone finds finer outlines (IoU 0.94 → 0.98 at a quarter).
-        seen = max(right - left, bottom - top) / max(image.size) * self._side
-        if seen > VIEW_SIDE or 2 * (right - left) * (bottom - top) > whole.size:
-            return whole
-        closer = np.zeros_like(whole)
-        closer[top:bottom, left:right] = self._predict(image.crop(box))
-        # The second pass may find only a part, such as the food without its plate. Then the first result is kept.
-        common, either = (closer > SOLID) & (whole > SOLID), (closer > SOLID) | (whole > SOLID)
-        return _without_specks(closer) if common.sum() > AGREEMENT * either.sum() else whole
-
-    def _predict(self, image: Image.Image) -> Alpha:
-        with np.errstate(all="ignore"):  # rembg divides 0 by 0 where the network's output is constant
-            self._session.predict(image)
-        raw = self._tap.outputs[0][0, 0].astype(np.float32)
-        if self._logits:
-            raw = 1 / (1 + np.exp(-raw))
-        self._side = raw.shape[-1]
-        resized = Image.fromarray(raw).resize(image.size, Image.Resampling.BICUBIC)
-        return np.asarray(resized).clip(0, 1)
-
-
-class _Tap:
-    """An onnxruntime session that keeps its last outputs."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self.outputs: list[NDArray[np.float32]] = []
-
-    def run(
-        self, names: list[str] | None, inputs: dict[str, NDArray[np.float32]]
-    ) -> list[NDArray[np.float32]]:
-        self.outputs = self._session.run(names, inputs)
-        return self.outputs
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-
-@contextmanager
-def _rembg_environment(folder: Path) -> Iterator[None]:
-    """Make rembg read weights from our folder only, and keep its import fast.
-
-    rembg imports pymatting, which compiles itself with numba at its first import: 90 s, in each process if the cache
-    cannot be written. We do not use it, so the compiler is turned off.
-    """
-    ours = {"REMBG_HOME": str(folder), "NUMBA_DISABLE_JIT": "1"}
-    before = {name: os.environ.pop(name, None) for name in (*ours, "U2NET_HOME")}  # U2NET_HOME would win
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

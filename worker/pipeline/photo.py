@@ -14,6 +14,7 @@ class ScoredView(NamedTuple):
 
     view: View
     score: PhotoScore
+    warnings: tuple[str, ...] = ()  # of the cut-out
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,10 @@ def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
         image = decode_in_subprocess(photo.file)
         photo = replace(photo, incomplete=image.info["missing"] > 0)
         cutout = cutter.cut(image)
-        view = frame(cutout)
+        view = frame(cutout.rgba)
     except JobError as error:
         return replace(photo, error=error)
-    return replace(photo, scored=ScoredView(view, score_photo(cutout, view)))
+    return replace(photo, scored=ScoredView(view, score_photo(cutout, view), cutout.warnings))
 
 
 def _no_photo_left(photos: list[Photo]) -> JobError:
