@@ -93,33 +93,6 @@ def test_nothing_in_the_field_is_no_surface(
         engine.reconstruct([PosedView("front", view)], SMALL)
 
 
-def test_out_of_memory_is_tried_once_more_with_less(
-    engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error is torch's own, raised by hand: there is no GPU to fill up."""
-    chunks: list[int | None] = []
-    real = engine.model.field
-
-    def field(code: torch.Tensor, chunk: int | None = None) -> object:
-        chunks.append(chunk)
-        if len(chunks) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(code, chunk)
-
-    monkeypatch.setattr(engine.model, "field", field)
-    engine.reconstruct([PosedView("front", view)], SMALL)
-    assert chunks[0] is None
-    assert isinstance(chunks[1], int)
-
-    def never(_code: torch.Tensor, _chunk: int | None = None) -> object:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(engine.model, "field", never)
-    with pytest.raises(JobError) as error:
-        engine.reconstruct([PosedView("front", view)], SMALL)
-    assert (error.value.code, error.value.retryable) == ("out_of_memory", True)
-
-
 def test_any_other_error_of_the_device_is_the_end_of_the_process(
     engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,5 +117,5 @@ def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the test wants to be missing")
 def test_a_device_that_is_not_there_is_not_replaced() -> None:
-    with pytest.raises(EngineUnavailable, match="WORKER_DEVICE is cuda"):
+    with pytest.raises(EngineUnavailable, match="WORKER_DEVICE"):
         TripoSR(TINY, "cuda")

@@ -1,6 +1,6 @@
 """Photos → surface. `ENGINES` is the one list of engines; `load` makes one by its name.
 
-A new engine is a module `worker/engines/NAME.py` with a function `load(weights_dir, device, precision)`, and a line here.
+A new engine is a module `worker/engines/NAME.py` with a function `load(weights_dir, device, precision, gate)`, and a line here.
 `tests/engines/test_contract.py` holds each of them to what `worker.engines.surface` says. This file imports no numpy:
 the daemon and the commands read the table, and only the child process loads an engine.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.core.settings import ConfigError, Device, Precision
+from worker.engines.gate import Gate
 
 if TYPE_CHECKING:
     from worker.engines.surface import Engine
@@ -42,6 +43,10 @@ class EngineUnavailable(Exception):
     """The engine cannot be loaded on this machine; the message says what to do."""
 
 
+class DeviceBusy(EngineUnavailable):
+    """The engine cannot be loaded now, since others use up the device's memory; later it may."""
+
+
 class DeviceLost(BaseException):
     """The accelerator is in a state from which only a new process recovers. Only the child's main may catch this."""
 
@@ -58,7 +63,13 @@ def weights_needed(name: str, background_model: str) -> list[str]:
     return [background_model, *find(name).weights]
 
 
-def load(name: str, weights_dir: Path, device: Device = "auto", precision: Precision = "auto") -> "Engine":
+def load(
+    name: str,
+    weights_dir: Path,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    gate: Gate | None = None,
+) -> "Engine":
     """Load the engine with its weights. Only the chosen engine's libraries are imported.
 
     Args:
@@ -66,6 +77,7 @@ def load(name: str, weights_dir: Path, device: Device = "auto", precision: Preci
         weights_dir: the folder of all weights, as `worker.weights` fills it.
         device: where to compute; "auto" takes the first of the engine's devices that is there.
         precision: of the engine's large matrices; an engine without any ignores it.
+        gate: the places of the device that other lanes use too; an engine without large matrices ignores it.
 
     Raises:
         ConfigError: there is no such engine.
@@ -77,5 +89,5 @@ def load(name: str, weights_dir: Path, device: Device = "auto", precision: Preci
             f"WORKER_DEVICE is {device}, and the engine {name} runs on {' or '.join(spec.devices)} only. "
             "Set WORKER_DEVICE=auto, or another WORKER_ENGINE."
         )
-    engine: Engine = import_module(f"worker.engines.{name}").load(weights_dir, device, precision)
+    engine: Engine = import_module(f"worker.engines.{name}").load(weights_dir, device, precision, gate)
     return engine

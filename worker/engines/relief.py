@@ -15,6 +15,7 @@ from skimage.morphology import skeletonize
 
 from worker.core.errors import JobError
 from worker.core.settings import Device, Precision
+from worker.engines.gate import Gate
 from worker.engines.presets import Preset
 from worker.engines.surface import Colors, Points, PosedView, SourceView, Surface, View
 from worker.mesh.camera import Camera
@@ -33,7 +34,7 @@ ROUND = 0.5  # 1: each part is as deep as it is wide; 0: the whole is one pillow
 BAND = 16  # width in pixels of the rim that colours sides and back
 
 
-def load(_weights_dir: Path, _device: Device, _precision: Precision) -> "Relief":
+def load(_weights_dir: Path, _device: Device, _precision: Precision, _gate: Gate | None = None) -> "Relief":
     """Make a Relief, which has no weights and computes on the CPU in float32."""
     return Relief()
 

@@ -2,34 +2,36 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worker import tsr
-from worker.core.errors import JobError
+from worker.core.errors import JobError, one_line
 from worker.core.settings import Device, Precision
-from worker.engines import DeviceLost, EngineUnavailable
+from worker.engines import DeviceBusy, DeviceLost, EngineUnavailable
+from worker.engines.accelerator import NEEDS, Accelerator
+from worker.engines.gate import Gate
 from worker.engines.presets import Preset
-from worker.engines.surface import Colors, Points, PosedView, SourceView, Surface, View
+from worker.engines.surface import Points, PosedView, SourceView, Surface
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
-from worker.tsr.field import GPU_CHUNK
+from worker.tsr.image import GREY, RgbImage
 from worker.weights.transfer import file_digest
 
 CAMERA = Camera(side=2 * 1.9 * math.tan(math.radians(20)), distance=1.9)
 """The reference's camera: 1.9 in front of the centre, 40 degrees wide. The network takes the photo for its view."""
 
 
-def load(weights_dir: Path, device: Device, precision: Precision) -> "TripoSR":
+def load(weights_dir: Path, device: Device, precision: Precision, gate: Gate | None = None) -> "TripoSR":
     """Load TripoSR from its folder below `weights_dir`. Raises: EngineUnavailable."""
-    return TripoSR(weights_dir / "triposr", device, precision)
+    return TripoSR(weights_dir / "triposr", device, precision, gate)
 
 
 class TripoSR:
@@ -40,6 +42,7 @@ class TripoSR:
         device: "auto" takes CUDA, MPS or the CPU, the first that is there.
         precision: of the transformers; "auto" is float16 on CUDA and float32 elsewhere. The field is always float32
             and never TF32, whose ten bits would move vertices.
+        gate: the places of the device, if other lanes use it too.
 
     Raises: EngineUnavailable.
     """
@@ -47,70 +50,136 @@ class TripoSR:
     name = "triposr"
     version = "1"
 
-    def __init__(self, folder: Path, device: Device = "auto", precision: Precision = "auto") -> None:
-        self.device = _pick(device)
-        torch.set_float32_matmul_precision("highest")
+    def __init__(
+        self,
+        folder: Path,
+        device: Device = "auto",
+        precision: Precision = "auto",
+        gate: Gate | None = None,
+    ) -> None:
+        self.accelerator = Accelerator(device, gate)
         if precision == "auto":
-            precision = "float16" if self.device == "cuda" else "float32"
+            precision = "float16" if self.accelerator.kind == "cuda" else "float32"
         try:
-            self.model = tsr.load(folder, self.device, getattr(torch, precision))
+            self.model = self.accelerator.run(
+                lambda: tsr.load(folder, self.accelerator.kind, getattr(torch, precision))
+            )
         except tsr.CheckpointError as error:
             raise EngineUnavailable(
                 f"{error} Get the official checkpoint with: worker weights fetch triposr"
             ) from error
+        except (DeviceLost, JobError) as error:
+            raise self._unusable(error) from error
         self.details: Mapping[str, Any] = {
-            "device": torch.cuda.get_device_name() if self.device == "cuda" else self.device,
+            "device": self.accelerator.name,
             "precision": precision,
             "weights_sha256": file_digest(tsr.weights_file(folder)),
         }
+        if self.accelerator.kind != "cpu":
+            self.warm_up()
+
+    def warm_up(self) -> None:
+        """Compute everything once: a device that cannot, an old GPU say, is found before a job is. Raises: EngineUnavailable."""
+        side = self.model.config.image_size
+        grey = np.full((side, side, 3), GREY, np.float32)
+        try:
+            code, _ = self._encode(grey)
+            self.accelerator.run(lambda: self.model.field(code)(np.zeros((1, 3), np.float32)))
+        except (DeviceLost, JobError, NotImplementedError) as error:
+            raise self._unusable(error) from error
 
     def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
         """Make the surface of the front view. The network takes one photo; the others are not used.
 
-        Raises: JobError `no_surface`, `out_of_memory`; DeviceLost.
+        Raises: JobError `no_surface`, `out_of_memory`, `internal_error`; DeviceLost.
         """
         view = views[0].view
         if not (view[..., 3] > 127).any():
             raise JobError("no_surface")
-        with _device_errors():
-            try:
-                return self._reconstruct(view, preset)
-            except torch.OutOfMemoryError:
-                chunk = GPU_CHUNK // 2
-            # Outside of the handler, because its traceback still holds the tensors.
-            torch.cuda.empty_cache()
-            return self._reconstruct(view, preset, chunk)
+        self.accelerator.reset_peak()
+        code, report = self._encode(tsr.composite_on_grey(view))
+        field = self.accelerator.run(lambda: self.model.field(code))
+        surface = surface_of(field, preset.grid, self.accelerator, report)
+        return replace(surface, source_views=[SourceView(role="front", view=view, camera=CAMERA)])
 
-    def _reconstruct(self, view: View, preset: Preset, chunk: int | None = None) -> Surface:
+    def _encode(self, image: RgbImage) -> tuple[Tensor, dict[str, Any]]:
+        """Encode a photo: the (3, C, side, side) scene code, and figures for the report.
+
+        A code that is not finite, as half precision may give where it overflows, is computed once more in float32.
+
+        Raises: JobError `out_of_memory`, `internal_error`; DeviceLost.
+        """
+        report: dict[str, Any] = {}
+
+        def encode() -> tuple[Tensor, bool]:
+            code = self.model.encode([image])[0]
+            return code, bool(code.isfinite().all())
+
+        def encode_in_float32() -> tuple[Tensor, bool]:
+            with self.model.in_float32():
+                return encode()
+
         began = time.perf_counter()
-        code = self.model.encode([tsr.composite_on_grey(view)])[0]
-        report: dict[str, Any] = {"encode_s": round(time.perf_counter() - began, 3)}
-        surface = surface_of(self.model.field(code, chunk), preset.grid)
-        if self.device == "cuda":
-            report["peak_vram_mb"] = torch.cuda.max_memory_allocated() >> 20
-        return replace(
-            surface,
-            source_views=[SourceView(role="front", view=view, camera=CAMERA)],
-            report=report | dict(surface.report),
+        code, finite = self.accelerator.run(encode)
+        if not finite and self.model.dtype != torch.float32:
+            report["encoded_again_in"] = "float32"
+            code, finite = self.accelerator.run(encode_in_float32)
+        if not finite:
+            raise JobError("internal_error")
+        report["encode_s"] = round(time.perf_counter() - began, 3)
+        return code, report
+
+    def _unusable(self, error: BaseException) -> EngineUnavailable:
+        if isinstance(error, JobError) and error.code == "out_of_memory":
+            return DeviceBusy(f"{self.accelerator.name} has no memory for the network now.")
+        if isinstance(error, JobError):
+            return EngineUnavailable(
+                "The network's answer to a grey photo is not finite: the checkpoint or the device is broken."
+            )
+        return EngineUnavailable(
+            f"{self.accelerator.name} cannot compute the network: {one_line(error)} "
+            f"torch {torch.__version__} needs {NEEDS} for CUDA. WORKER_DEVICE=cpu computes on the CPU instead."
         )
 
 
-def surface_of(field: tsr.Field, grid: int) -> Surface:
-    """Extract the surface at the field's level on a grid with `grid` samples an axis. Raises: JobError `no_surface`."""
+def surface_of(
+    field: tsr.Field,
+    grid: int,
+    accelerator: Accelerator | None = None,
+    report: dict[str, Any] | None = None,
+) -> Surface:
+    """Extract the surface at the field's level on a grid with `grid` samples an axis.
 
-    def density(points: Points) -> NDArray[np.float32]:
-        return np.asarray(field.density(points).cpu().numpy(), np.float32)
+    `accelerator` is the field's device; without one its lane is alone there. The figures are added to `report`, which becomes the surface's: its `peak_vram_mb` also counts the colours that are
+    asked of the surface later.
 
-    def color(points: Points) -> Colors:
-        with _device_errors():
-            return np.asarray(field.color(_to_world(points)).cpu().numpy(), np.float32)
+    Raises: JobError `no_surface`, `out_of_memory`; DeviceLost.
+    """
+    accelerator = accelerator or Accelerator(cast("Device", field.device.type))
+    report = {} if report is None else report
+
+    def ask(query: Callable[[Points], Tensor], points: Points) -> NDArray[np.float32]:
+        answer = accelerator.run(lambda: np.asarray(query(points).cpu().numpy(), np.float32))
+        if accelerator.peak_mb is not None:
+            report["peak_vram_mb"] = accelerator.peak_mb
+        return answer
 
     began = time.perf_counter()
-    found = extract(density, resolution=grid, radius=field.radius, level=field.level)
+    found = extract(
+        lambda points: ask(field.density, points),
+        resolution=grid,
+        radius=field.radius,
+        level=field.level,
+    )
     if not len(found.faces):
         raise JobError("no_surface")
-    report = {"extract_s": round(time.perf_counter() - began, 3), "queries": found.queries}
-    return Surface(vertices=_from_world(found.vertices), faces=found.faces, color=color, report=report)
+    report |= {"extract_s": round(time.perf_counter() - began, 3), "queries": found.queries}
+    return Surface(
+        vertices=_from_world(found.vertices),
+        faces=found.faces,
+        color=lambda points: ask(field.color, _to_world(points)),
+        report=report,
+    )
 
 
 def _from_world(points: Points) -> Points:
@@ -120,26 +189,3 @@ def _from_world(points: Points) -> Points:
 
 def _to_world(points: Points) -> Points:
     return np.ascontiguousarray(points[:, [2, 0, 1]])
-
-
-def _pick(device: Device) -> str:
-    """Return the device to use. Raises: EngineUnavailable if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, usable in there.items() if usable)
-    if not there[device]:
-        raise EngineUnavailable(
-            f"WORKER_DEVICE is {device}, and torch {torch.__version__} finds no such device."
-        )
-    return device
-
-
-@contextmanager
-def _device_errors() -> Iterator[None]:
-    """Turn torch's errors into ours. Out of memory fails the job; after any other error only a new process can go on."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise JobError("out_of_memory") from error
-    except torch.AcceleratorError as error:
-        raise DeviceLost(str(error)) from error

@@ -98,7 +98,7 @@ def run(
     on_progress(Stage.GENERATING)
     with timed_step(report, Step.GENERATE):
         surface = engine.reconstruct([PosedView(role, scored.view) for role, scored in used], preset)
-    report["surface"] = dict(surface.report)
+    report["surface"] = surface.report  # the engine may still add to it: the textures' share of its memory
     on_progress(Stage.SURFACE)
     provenance = {
         "job_id": request.job_id,

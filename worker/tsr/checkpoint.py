@@ -56,9 +56,15 @@ def load(
         device: the device of the network.
         dtype: the precision of the transformers: float32, float16 or bfloat16. The field is always float32.
 
+    From here on this process computes float32 without TF32, whose ten bits of mantissa would move vertices.
+
     Raises:
         CheckpointError: a file is missing or damaged, contains code, or does not fit config.yaml key by key.
     """
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = (
+        False  # the convolutions have a switch of their own, which is on by default
+    )
     config = configuration.read(Path(folder))
     path = weights_file(Path(folder))
     model, weights = _fit(path, config, dtype)

@@ -14,6 +14,7 @@ from worker.tsr.layers import Linear
 LEVEL = 25.0  # the density at which the reference extracts the surface
 CPU_CHUNK = 8192  # points at a time: few enough for the caches, enough for all cores
 GPU_CHUNK = 1 << 18
+LEAST_CHUNK = 4096  # at which a device without memory is given up
 
 # The coordinate along the columns and along the rows of each plane: xy, xz, yz.
 COLUMN = (0, 0, 1)
@@ -51,7 +52,10 @@ class Field:
 
     @torch.no_grad()
     def __init__(self, code: Tensor, decoder: Decoder, config: Config, chunk: int | None = None) -> None:
-        """Prepare the field of `code`, (3, C, side, side). `chunk`: points computed at a time, about 2 kB each."""
+        """Prepare the field of `code`, (3, C, side, side).
+
+        `chunk`: points computed at a time, about 2 kB each. Each time the device's memory runs out it is halved.
+        """
         first, *hidden, last = decoder.linears
         self.radius = config.radius
         self.device = code.device
@@ -62,9 +66,13 @@ class Field:
         self._row = torch.tensor(ROW, device=self.device)
         self._plane = torch.arange(3, dtype=torch.int32, device=self.device)[:, None] * self._side**2
         weight = first.weight.view(len(first.weight), 3, -1)  # (neurons, 3, C)
-        # In double precision: rounding here would be in each sample, and would halve the precision of vertices.
-        texels = torch.einsum("opc,pchw->phwo", weight.double(), code.double())
-        self._texels = texels.float().flatten(0, 2).contiguous()
+        # In double precision, since rounding here would be in each sample and would halve the precision of vertices; and
+        # on the CPU, since not all devices have it.
+        texels = np.matmul(  # (3, side², C) by (3, C, neurons)
+            code.flatten(2).transpose(1, 2).cpu().numpy().astype(np.float64),
+            weight.permute(1, 2, 0).cpu().numpy().astype(np.float64),
+        )
+        self._texels = torch.from_numpy(texels.astype(np.float32)).flatten(0, 1).to(self.device)
         self._first_bias = first.bias
         self._hidden = [(linear.weight, linear.bias) for linear in hidden]
         self._last_weight, self._last_bias = last.weight, last.bias
@@ -100,6 +108,18 @@ class Field:
             points = torch.from_numpy(np.require(points, requirements=["C", "W"]))
         if points.ndim != 2 or points.shape[1] != 3:
             raise ValueError(f"Points have the shape {tuple(points.shape)}, must be (N, 3).")
+        while True:
+            try:
+                return self._decode_in_chunks(points, outputs)
+            except torch.OutOfMemoryError:
+                at_a_time = min(self.chunk, len(points))
+                if at_a_time <= LEAST_CHUNK:
+                    raise
+            # Outside of the handler, because its traceback still holds the tensors.
+            torch.cuda.empty_cache()
+            self.chunk = at_a_time // 2
+
+    def _decode_in_chunks(self, points: Tensor, outputs: slice) -> Tensor:
         weight, bias = self._last_weight[outputs], self._last_bias[outputs]
         decoded = torch.empty(len(points), len(weight), device=self.device)
         for chunk, out in zip(torch.split(points, self.chunk), torch.split(decoded, self.chunk), strict=True):

@@ -1,6 +1,7 @@
 """The whole network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
@@ -30,8 +31,7 @@ class TripoSR(nn.Module):
         self.backbone = Backbone(config)
         self.post_processor = Upsample(config)
         self.decoder = Decoder(config)
-        to_precision(self.image_tokenizer, dtype)
-        to_precision(self.backbone, dtype)
+        self._set_precision(dtype)
         self.requires_grad_(requires_grad=False)
 
     @property
@@ -50,6 +50,15 @@ class TripoSR(nn.Module):
             ValueError: an image is not RGB, or there is none.
         """
         return self.scene_codes(self.image_tokens(images))
+
+    @contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Compute in float32 inside the block, with the weights as they are. It takes the memory of the larger weights."""
+        try:
+            self._set_precision(torch.float32)
+            yield
+        finally:
+            self._set_precision(self.dtype)
 
     def image_tokens(self, images: Sequence[RgbImage]) -> Tensor:
         """Tokenize photos, as for `encode` → (B, 1 + patches, hidden_size), the class token first."""
@@ -76,6 +85,11 @@ class TripoSR(nn.Module):
                 f"A scene code has the shape {tuple(code.shape)}, must be (3, {self.config.plane_channels}, side, side)."
             )
         return Field(code.to(self.device), self.decoder, self.config, chunk)
+
+    def _set_precision(self, dtype: torch.dtype) -> None:
+        to_precision(self.image_tokenizer, dtype)
+        to_precision(self.backbone, dtype)
+        self.__dict__.pop("_precomputed", None)  # it was computed in the other precision
 
     @cached_property
     def _precomputed(self) -> tuple[Tensor, Tensor]:
