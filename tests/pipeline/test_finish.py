@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from worker.core.errors import JobError
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
-from worker.engines.surface import PosedView, SourceView, Surface, View
+from worker.engines.surface import AZIMUTHS, PosedView, Role, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 from worker.pipeline.finish import finish
@@ -360,6 +360,49 @@ def test_a_photo_of_something_else_is_not_laid_over_the_model(tmp_path: Path) ->
     report = finish(surface, SMALL, tmp_path, extras={}).report
     assert report["photo_used"] == 0
     assert report["warnings"] == ["The model's outline is not the photo's: the photo was not laid over it."]
+
+
+def disc(color: tuple[int, int, int]) -> View:
+    """A photo of a ball."""
+    image = Image.new("RGBA", (512, 512), 0)
+    ImageDraw.Draw(image).ellipse((38, 38, 473, 473), (*color, 255))
+    return np.asarray(image)
+
+
+def test_each_side_shows_its_own_photo_and_one_that_does_not_fit_is_left_out(tmp_path: Path) -> None:
+    bar = np.zeros((512, 512, 4), np.uint8)
+    bar[100:400, 240:272] = (0, 0, 255, 255)
+    views: dict[Role, View] = {"front": disc((200, 40, 40)), "left": disc((40, 200, 40)), "right": bar}
+    surface = replace(
+        ball(),
+        source_views=[
+            SourceView(role=role, view=view, camera=Camera(side=4.7, azimuth=AZIMUTHS[role]))
+            for role, view in views.items()
+        ],
+    )
+    model = finish(surface, SMALL, tmp_path, extras={})
+    report = model.report
+    assert report["warnings"] == [
+        "The model's outline is not that of the photo from the right: the photo was not laid over it."
+    ]
+    assert [source.role for source in model.source_views] == ["front", "left"]
+    assert list(report["views"]) == ["front", "left", "right"]
+    assert report["views"]["right"]["used"] == 0
+    assert report["views"]["right"]["overlap"] < 0.5
+    assert report["views"]["front"]["used"] == pytest.approx(report["views"]["left"]["used"], abs=0.05)
+    assert 0.5 < report["coverage"] <= report["photo_used"] < 0.75, "both halves overlap"
+    mesh = read(tmp_path / "model.glb")
+    for axis, wanted in ((2, (200, 40, 40)), (0, (40, 200, 40))):
+        facing = mesh.vertex_normals[:, axis] > 0.9
+        np.testing.assert_allclose(np.median(colors_of(mesh)[facing], axis=0), wanted, atol=12)
+
+
+def test_one_photo_covers_the_half_that_it_saw(tmp_path: Path) -> None:
+    source = SourceView(role="front", view=disc((200, 40, 40)), camera=Camera(side=4.7))
+    report = finish(replace(ball(), source_views=[source]), SMALL, tmp_path, extras={}).report
+    # Of a sphere, a camera far away sees (1 - c) / 2 of the area at cosines above c; FACING's middle is 0.35.
+    assert report["coverage"] == pytest.approx((1 - 0.35) / 2, abs=0.02)
+    assert report["views"] == {"front": {"overlap": report["photo_overlap"], "used": report["photo_used"]}}
 
 
 def test_dimensions_give_the_size_and_the_file_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The engine TripoSR: one framed photo → the surface that the network reconstructs."""
+"""The engine TripoSR: the front photo → the surface that the network reconstructs; all photos → its colours."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from worker.engines import DeviceBusy, DeviceLost, EngineUnavailable
 from worker.engines.accelerator import NEEDS, Accelerator
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
-from worker.engines.surface import Points, PosedView, SourceView, Surface
+from worker.engines.surface import AZIMUTHS, Points, PosedView, SourceView, Surface
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import extract
 from worker.tsr.image import GREY, RgbImage
@@ -89,18 +89,23 @@ class TripoSR:
             raise self._unusable(error) from error
 
     def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
-        """Make the surface of the front view. The network takes one photo; the others are not used.
+        """Make the surface of the front view, the one photo that the network takes. All views give it their colours.
 
         Raises: JobError `no_surface`, `out_of_memory`, `internal_error`; DeviceLost.
         """
-        view = views[0].view
-        if not (view[..., 3] > 127).any():
+        front = views[0].view
+        if not (front[..., 3] > 127).any():
             raise JobError("no_surface")
         self.accelerator.reset_peak()
-        code, report = self._encode(tsr.composite_on_grey(view))
+        code, report = self._encode(tsr.composite_on_grey(front))
         field = self.accelerator.run(lambda: self.model.field(code))
         surface = surface_of(field, preset.grid, self.accelerator, report)
-        return replace(surface, source_views=[SourceView(role="front", view=view, camera=CAMERA)])
+        # Each photo was framed alone: finishing moves its camera to where the outlines agree.
+        sources = [
+            SourceView(role=role, view=view, camera=replace(CAMERA, azimuth=AZIMUTHS[role]))
+            for role, view in views
+        ]
+        return replace(surface, source_views=sources)
 
     def _encode(self, image: RgbImage) -> tuple[Tensor, dict[str, Any]]:
         """Encode a photo: the (3, C, side, side) scene code, and figures for the report.

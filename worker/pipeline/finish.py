@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from worker.core.errors import JobError
 from worker.engines.presets import Preset
 from worker.engines.surface import SourceView, Surface
+from worker.mesh.align import LEAST_OVERLAP, fit
+from worker.mesh.blend import FACING, FACING_OF_SEVERAL, blend
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
-from worker.mesh.project import LEAST_OVERLAP, fit, project
+from worker.mesh.project import project
 from worker.mesh.simplify import simplify
 from worker.mesh.texture import Texels, bake, dilate, texels
 from worker.mesh.textured import TexturedMesh
@@ -41,9 +43,8 @@ class Model:
     """The contents of the GLB, and its report."""
 
     mesh: TexturedMesh
-    source_views: Sequence[
-        SourceView
-    ]  # the photos that show the mesh, with cameras in its coordinates; the front first
+    # The front, even if it was not laid, and every other photo that was; their cameras are in the mesh's coordinates.
+    source_views: Sequence[SourceView]
     base: NDArray[np.float64]  # (3,) where the origin is in the surface's own coordinates
     metres: float  # of one unit of the surface
     report: Mapping[str, Any]
@@ -64,15 +65,33 @@ class _Shape(NamedTuple):
         return self.vertices[self.layout.source]
 
 
+class _Laid(NamedTuple):
+    """A photo, the camera that fits it best, and how well its outline is the mesh's."""
+
+    source: SourceView
+    overlap: float  # intersection over union of the two outlines
+    used: float  # part of the texels that show mostly this photo; 0 if it was not laid
+
+    @property
+    def laid(self) -> bool:
+        """True if the outlines agree."""
+        return self.overlap >= LEAST_OVERLAP
+
+
 class _Paint(NamedTuple):
-    """Colours of the texels, and what the photo gave to them."""
+    """Colours of the texels, and what the photos gave to them."""
 
     on: Texels
     colors: NDArray[np.float32]  # (K, 3) sRGB in 0..1, NaN where unknown
-    source_views: Sequence[SourceView]  # with their cameras where they fit best
-    overlap: float | None  # of the two outlines, intersection over union; None if there is no photo
-    photo_used: float  # part of the texels that show the photo
+    photos: Sequence[_Laid]
+    used: float  # part of the texels that show any photo
+    coverage: float  # part of the surface that a photo saw
     warnings: list[str]
+
+    @property
+    def source_views(self) -> list[SourceView]:
+        """The front, and the other photos that were laid."""
+        return [photo.source for n, photo in enumerate(self.photos) if n == 0 or photo.laid]
 
 
 class _Standing(NamedTuple):
@@ -109,8 +128,10 @@ def finish(
     Returns:
         The model, with a JSON-able report: triangles, vertices, texture_px, texture_used (part of the texels on the
         mesh), glb_bytes, glb_sha256, watertight, size_m (width, height, depth), scale_source, components_dropped,
-        photo_overlap (intersection over union of the mesh's outline and the photo's, None if there is no photo),
-        photo_used (part of the mesh's texels that show the photo), warnings (sentences), seconds by step.
+        photo_overlap (intersection over union of the mesh's outline and the front photo's, None if there is no photo),
+        photo_used (part of the mesh's texels that show a photo), views (for each photo's role: its overlap, and used, the
+        part of the texels that show it), coverage (part of the surface, by area, that a photo saw clearly and at a fair
+        angle), warnings (sentences), seconds by step.
 
     Raises: JobError `no_surface`, or `internal_error` if the file is not what the report claims.
     """
@@ -164,7 +185,7 @@ def _check(vertices: Vertices, faces: Faces) -> None:
 
 
 def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]) -> _Paint:
-    """Ask the engine for the colours of all texels, and lay the photo over them where there is one."""
+    """Ask the engine for the colours of all texels, and lay the photos over them."""
     corners, uv = shape.layout.faces, shape.layout.uv
     with timed(seconds, "bake"):
         on = texels(corners, uv, size)
@@ -172,29 +193,55 @@ def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]
     warnings = []
     if not np.isfinite(colors).all():
         warnings.append("The engine knows no colour for some of the surface: its surroundings' were taken.")
+    paint = _Paint(on, colors, [], 0.0, 0.0, warnings)
     if not surface.source_views:
-        return _Paint(on, colors, [], None, 0.0, warnings)
+        return paint
     with timed(seconds, "project"):
-        return _lay_photo(surface.source_views[0], shape, _Paint(on, colors, [], None, 0.0, warnings))
+        return _lay_photos(surface.source_views, shape, paint)
 
 
-def _lay_photo(source: SourceView, shape: _Shape, paint: _Paint) -> _Paint:
-    """Lay the photo over the texels that its camera saw, if the two outlines agree."""
-    camera, overlap = fit(shape.vertices, shape.faces, source.view, source.camera)
-    if overlap < LEAST_OVERLAP:
-        warning = "The model's outline is not the photo's: the photo was not laid over it."
-        return paint._replace(source_views=[source], overlap=overlap, warnings=[*paint.warnings, warning])
+def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> _Paint:
+    """Lay the photos whose outlines are the mesh's over the texels that their cameras saw."""
+    photos, warnings = [], list(paint.warnings)
+    for source in sources:
+        camera, overlap = fit(shape.vertices, shape.faces, source.view, source.camera)
+        photos.append(_Laid(replace(source, camera=camera), overlap, 0.0))
+        if not photos[-1].laid:
+            whose = (
+                "The model's outline is not the photo's"
+                if source.role == "front"
+                else (f"The model's outline is not that of the photo from the {source.role}")
+            )
+            warnings.append(f"{whose}: the photo was not laid over it.")
+    fitting = [n for n, photo in enumerate(photos) if photo.laid]
+    if not fitting or not len(paint.on.face):
+        return paint._replace(photos=photos, warnings=warnings)
     points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
-    photo, share = project(shape.vertices, shape.faces, points, directions, source.view, camera)
-    # Where the engine knows no colour, a little of the photo is better than none.
-    share[~np.isfinite(paint.colors).all(axis=1) & (share > 0)] = 1
-    mixed = paint.colors + share[:, None] * (photo - paint.colors)
+    least = (FACING if len(fitting) == 1 else FACING_OF_SEVERAL)[0]
+    seen = [
+        project(shape.vertices, shape.faces, points, directions, laid.view, laid.camera, least)
+        for laid in (photos[n].source for n in fitting)
+    ]
+    blended = blend(points, paint.colors, seen)
+    shown = blended.shares > 0.5
+    for n, part in zip(fitting, shown, strict=True):
+        photos[n] = photos[n]._replace(used=float(part.mean()))
     return paint._replace(
-        colors=np.where(share[:, None] > 0, mixed, paint.colors),
-        source_views=[replace(source, camera=camera)],
-        overlap=overlap,
-        photo_used=float((share > 0.5).mean()) if len(share) else 0.0,
+        colors=blended.colors,
+        photos=photos,
+        used=float((blended.shares.sum(axis=0) > 0.5).mean()),
+        coverage=_part_of_surface(blended.seen, shape, paint.on),
+        warnings=warnings,
     )
+
+
+def _part_of_surface(seen: NDArray[np.bool_], shape: _Shape, on: Texels) -> float:
+    """Return the part of the surface whose texels are true, by area."""
+    a, b, c = (shape.points[shape.layout.faces[:, i]].astype(np.float64) for i in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    texels_of = np.bincount(on.face, minlength=len(area))
+    weight = area[on.face] / texels_of[on.face]
+    return float(weight[seen].sum() / max(float(weight.sum()), 1e-30))
 
 
 def _stand_up(shape: _Shape, texture: NDArray[np.uint8], dimensions: Any) -> _Standing:
@@ -227,7 +274,7 @@ def _write(mesh: TexturedMesh, path: Path, most_bytes: int, name: str, extras: M
 
 def _report(shape: _Shape, paint: _Paint, standing: _Standing, data: bytes) -> dict[str, Any]:
     """Build the report that `finish` documents, except for its seconds. `data` is the written file."""
-    mesh, overlap = standing.mesh, paint.overlap
+    mesh = standing.mesh
     not_closed = [] if mesh.watertight else ["The mesh is not closed."]
     return {
         "triangles": len(mesh.faces),
@@ -240,7 +287,12 @@ def _report(shape: _Shape, paint: _Paint, standing: _Standing, data: bytes) -> d
         "size_m": [round(float(side), 4) for side in np.ptp(mesh.positions, axis=0)],
         "scale_source": standing.scale.source,
         "components_dropped": shape.dropped,
-        "photo_overlap": overlap if overlap is None else round(overlap, 3),
-        "photo_used": round(paint.photo_used, 3),
+        "photo_overlap": round(paint.photos[0].overlap, 3) if paint.photos else None,
+        "photo_used": round(paint.used, 3),
+        "coverage": round(paint.coverage, 3),
+        "views": {
+            photo.source.role: {"overlap": round(photo.overlap, 3), "used": round(photo.used, 3)}
+            for photo in paint.photos
+        },
         "warnings": [*paint.warnings, *not_closed, *standing.scale.warnings],
     }

@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from worker.engines.surface import SourceView, View
-from worker.mesh.project import LEAST_OVERLAP
+from worker.mesh.align import LEAST_OVERLAP
 from worker.mesh.render import Scene
 from worker.pipeline.choose import PhotoScore, luminance
 from worker.pipeline.finish import Model

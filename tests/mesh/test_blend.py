@@ -1,0 +1,119 @@
+"""Photos of a ball from all sides, drawn from a colour that is known at every point of it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import trimesh
+from numpy.typing import NDArray
+
+from worker.mesh.blend import FACING_OF_SEVERAL, Blend, blend
+from worker.mesh.camera import Camera
+from worker.mesh.project import project
+
+Floats = NDArray[np.float32]
+SIDE = 2.4  # of the picture of a ball of radius 1
+
+PIXELS = 256
+
+BALL = trimesh.creation.icosphere(5)
+POINTS = np.asarray(BALL.vertices, np.float32)
+FACES = np.asarray(BALL.faces, np.int32)
+AROUND = np.degrees(np.arctan2(POINTS[:, 0], POINTS[:, 2])) % 360  # azimuth of each point
+UPRIGHT = np.abs(POINTS[:, 1]) < 0.8
+
+
+def checked(points: Floats) -> Floats:
+    """Squares of two colours, so that a photo that is laid askew ghosts."""
+    dark = (np.floor(points * 5).sum(axis=1) % 2 == 0)[:, None]
+    return np.where(dark, (0.3, 0.4, 0.5), (0.7, 0.6, 0.4)).astype(np.float32)
+
+
+def photo(azimuth: float, color: Callable[[Floats], Floats]) -> tuple[NDArray[np.uint8], Camera]:
+    """The ball as a camera far away sees it from an azimuth."""
+    camera = Camera(side=SIDE, azimuth=azimuth)
+    x, y = np.meshgrid(*[((np.arange(PIXELS) + 0.5) / PIXELS - 0.5) * SIDE] * 2)
+    inside = x * x + y * y <= 1
+    z = np.sqrt(np.maximum(1 - x * x - y * y, 0))
+    points = np.stack([x, -y, z], axis=-1).reshape(-1, 3) @ camera.rotation
+    view = np.concatenate([color(points.astype(np.float32)), inside.reshape(-1, 1)], axis=1)
+    return (view * 255).round().astype(np.uint8).reshape(PIXELS, PIXELS, 4), camera
+
+
+def laid(photos: list[tuple[NDArray[np.uint8], Camera]], engine: Floats) -> Blend:
+    return blend(
+        POINTS,
+        engine,
+        [project(POINTS, FACES, POINTS, POINTS, *shot, FACING_OF_SEVERAL[0]) for shot in photos],
+    )
+
+
+def flat(*rgb: float) -> Callable[[Floats], Floats]:
+    return lambda points: np.tile(np.array(rgb, np.float32), (len(points), 1))
+
+
+GREY = flat(0.5, 0.5, 0.5)(POINTS)
+ANGLES = (0.0, 90.0, 180.0, 270.0)
+
+
+def test_each_point_shows_the_photo_that_saw_it_straightest() -> None:
+    blended = laid([photo(angle, checked) for angle in ANGLES], GREY)
+    best = np.argmax(blended.shares, axis=0)
+    off = (AROUND[None] - np.array(ANGLES)[:, None] + 180) % 360 - 180
+    assert (np.abs(off[best, np.arange(len(POINTS))])[UPRIGHT] < 50).all()
+    mixed = (blended.shares.max(axis=0) < 0.95 * blended.shares.sum(axis=0)) & UPRIGHT
+    assert 0 < mixed[UPRIGHT].mean() < 0.12, "the seams are soft and narrow"
+
+
+def test_print_continues_across_the_seams() -> None:
+    blended = laid([photo(angle, checked) for angle in ANGLES], GREY)
+    wrong = np.abs(blended.colors - checked(POINTS)).max(axis=1) > 0.15
+    # The vertices that lie on an edge of the print may fall on either side of it.
+    on_edge = np.abs(POINTS * 5 - np.rint(POINTS * 5)).min(axis=1) < 0.05
+    assert wrong[UPRIGHT & ~on_edge].mean() < 0.01
+
+
+@pytest.mark.parametrize("gain", [0.85, 1.15])
+def test_photos_of_another_exposure_are_matched_to_the_front(gain: float) -> None:
+    def darker(points: Floats) -> Floats:
+        return np.asarray(checked(points) * (gain, 1, gain), np.float32)
+
+    blended = laid([photo(angle, checked if angle == 0 else darker) for angle in ANGLES], GREY)
+    behind = UPRIGHT & (np.abs(AROUND - 180) < 40)
+    off = np.abs(blended.colors - checked(POINTS))[behind]
+    assert (np.median(off, axis=0) < 0.02).all()
+
+
+def test_a_back_of_another_colour_stays_so_where_nothing_links_it_to_the_front() -> None:
+    blended = laid([photo(0, flat(0.8, 0.2, 0.2)), photo(180, flat(0.2, 0.2, 0.8))], GREY)
+    behind = POINTS[:, 2] < -0.6
+    np.testing.assert_allclose(np.median(blended.colors[behind], axis=0), (0.2, 0.2, 0.8), atol=0.01)
+
+
+def test_what_no_photo_saw_is_harmonized_with_what_they_saw_beside_it() -> None:
+    """The engine's colours are all a little off: those of the poles follow the photos, and keep their own detail."""
+    engine = np.full_like(POINTS, 0.5)
+    engine[POINTS[:, 1] > 0.995] += 0.2
+    blended = laid([photo(angle, flat(0.58, 0.5, 0.44)) for angle in ANGLES], engine)
+    unseen = (blended.shares.sum(axis=0) == 0) & (POINTS[:, 1] > 0) & (POINTS[:, 1] < 0.995)
+    assert unseen.any()
+    np.testing.assert_allclose(np.median(blended.colors[unseen], axis=0), (0.58, 0.5, 0.44), atol=0.02)
+    pole = POINTS[:, 1] > 0.997
+    np.testing.assert_allclose(np.median(blended.colors[pole], axis=0), (0.78, 0.7, 0.64), atol=0.02)
+
+
+def test_one_photo_fades_into_the_engine_s_colours_and_moves_none_of_them() -> None:
+    blended = laid([photo(0, flat(0.8, 0.2, 0.2))], GREY)
+    behind = POINTS[:, 2] < 0
+    assert np.array_equal(blended.colors[behind], GREY[behind])
+    ahead = POINTS[:, 2] > 0.7
+    np.testing.assert_allclose(blended.colors[ahead], flat(0.8, 0.2, 0.2)(POINTS[ahead]), atol=0.01)
+
+
+def test_no_colour_stays_unknown_only_where_no_photo_shows_one() -> None:
+    blended = laid(
+        [photo(0, flat(0.8, 0.2, 0.2)), photo(90, flat(0.8, 0.2, 0.2))], np.full_like(POINTS, np.nan)
+    )
+    known = np.isfinite(blended.colors).all(axis=1)
+    assert np.array_equal(known, blended.shares.sum(axis=0) > 0)
+    np.testing.assert_allclose(blended.shares.sum(axis=0)[known], 1, atol=1e-5)

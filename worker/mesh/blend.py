@@ -1,0 +1,202 @@
+"""Join what several photos say of the mesh's colours: the best photo at each point, and narrow seams between them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.mesh.project import Floats, Projection, rise
+
+# A photo's share in a colour rises from 0 at the first cosine to 1 at the second.
+FACING = (0.15, 0.55)  # of one photo alone: beyond it, the engine's colour
+FACING_OF_SEVERAL = (
+    0.1,
+    0.3,
+)  # of the best of several photos, whose neighbours continue where its angle is too low
+CELLS = 96  # of the grid in which seams are placed and softened, along the longest side of the mesh
+AGREE = 2.0  # cells: within about this distance, points take the same photo
+SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
+FAR_OFFSET = 0.1  # the most by which photos move the engine's colours far from what they show
+SURE = 0.35  # clear · cosine: two photos are compared where both have more
+LEAST_SHARED = 0.005  # of the points; two photos that share less are not compared
+MOST_GAIN = (
+    1.35  # between the exposures of two photos; where a channel needs more, they show different colours
+)
+
+
+class Blend(NamedTuple):
+    """Colours of P points, and where they come from."""
+
+    colors: Floats  # (P, 3) sRGB in 0..1, NaN where unknown
+    shares: Floats  # (n, P) of each photo in the colour; the rest is the engine's
+    seen: NDArray[np.bool_]  # (P,) a photo saw the point clearly and at a fair angle
+
+
+def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend:
+    """Lay photos over the engine's colours.
+
+    One photo alone fades into the engine's colours. Of several, each point takes the one that saw it best: straight on,
+    with many pixels, far from outlines. What no photo saw keeps the engine's colour, moved by the difference between the
+    photos and the engine around it.
+
+    Args:
+        points: (P, 3) on the mesh.
+        colors: (P, 3) the engine's, sRGB in 0..1; NaN where unknown.
+        photos: the first gives the exposure and the white balance.
+    """
+    shares = np.zeros((len(photos), len(points)), np.float32)
+    seen = np.zeros(len(points), bool)
+    for share, photo in zip(shares, photos, strict=True):
+        share[photo.at] = photo.clear * rise(photo.cosine, *FACING)
+        seen |= share > 0.5
+    if len(photos) > 1:
+        photos = _matched(photos, len(points))
+        cells = _Cells(points)
+        shares = _choose(cells, photos, len(points))
+        colors = _harmonized(cells, colors, photos, shares)
+    total = np.asarray(shares.sum(axis=0), np.float32)
+    # Where the engine knows no colour, a little of a photo is better than none.
+    unknown = np.asarray(~np.isfinite(colors).all(axis=1))
+    alone = unknown & (total > 0)
+    shares[:, alone] /= total[alone]
+    base = np.where(unknown[:, None], np.float32(0), colors)
+    mixed = base.copy()
+    for share, photo in zip(shares, photos, strict=True):
+        mixed[photo.at] += share[photo.at, None] * (photo.color - base[photo.at])
+    mixed[unknown & ~alone] = np.nan
+    return Blend(mixed, shares, seen)
+
+
+class _Cells:
+    """A grid around P points, to average over the points' surroundings in space, across the seams of a texture."""
+
+    def __init__(self, points: Floats) -> None:
+        low, high = points.min(axis=0), points.max(axis=0)
+        cell = max(float((high - low).max()) / CELLS, 1e-9)
+        self.place = np.ascontiguousarray(
+            ((points - low) / np.float32(cell)).T + np.float32(1)
+        )  # (3, P), in cells
+        # Even on every level of `_spread`.
+        self.shape = tuple(int(np.ceil((side + 3) / 16)) * 16 for side in self.place.max(axis=1))
+        self.index = np.ravel_multi_index(tuple(np.rint(self.place).astype(np.intp)), self.shape)
+
+    def sums(self, at: NDArray[np.intp], values: Floats) -> Floats:
+        """Add up (N,) values of points in each cell."""
+        total = np.bincount(self.index[at], weights=values, minlength=int(np.prod(self.shape)))
+        return total.astype(np.float32).reshape(self.shape)
+
+    def lookup(self, grid: Floats, at: NDArray[np.intp]) -> Floats:
+        """(N,) values of a grid at points, between the cells' middles."""
+        found = ndimage.map_coordinates(grid, self.place[:, at], order=1, mode="nearest")
+        return np.asarray(found, np.float32)
+
+
+def _choose(cells: _Cells, photos: Sequence[Projection], count: int) -> Floats:
+    """(n, P) the share of each photo: the best one around each point, mixed with the next one at the seams."""
+    finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
+    usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
+    best, best_score = np.full(count, -1), np.zeros(count, np.float32)
+    for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
+        quality = photo.clear * photo.cosine**2 * (photo.resolution / np.float32(finest))
+        around = ndimage.gaussian_filter(cells.sums(photo.at, quality), AGREE, truncate=2.0)
+        score = cells.lookup(around, photo.at) * use
+        better = score > best_score[photo.at]
+        best[photo.at[better]] = n
+        best_score[photo.at[better]] = score[better]
+
+    shares = np.zeros((len(photos), count), np.float32)
+    reliable = np.zeros(count, np.float32)
+    for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
+        chosen = np.flatnonzero(best == n)
+        near = ndimage.gaussian_filter(
+            cells.sums(chosen, np.ones(len(chosen), np.float32)), SEAM, truncate=3.0
+        )
+        shares[n, photo.at] = cells.lookup(near, photo.at) * use
+        reliable[photo.at] += shares[n, photo.at] * use
+    total = np.asarray(shares.sum(axis=0), np.float32)
+    some = total > 0
+    shares[:, some] *= reliable[some] / total[some] ** 2
+    return shares
+
+
+def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], shares: Floats) -> Floats:
+    """(P, 3) the engine's colours, moved by what the photos around each point differ from them."""
+    known = np.asarray(np.isfinite(colors).all(axis=1))
+    total = shares.sum(axis=0) * known
+    shown = np.flatnonzero(total > 0)
+    off = np.zeros_like(colors)
+    for share, photo in zip(shares, photos, strict=True):
+        use = known[photo.at]
+        off[photo.at[use]] += share[photo.at[use], None] * (photo.color[use] - colors[photo.at[use]])
+    weight = cells.sums(shown, total[shown])
+    sums = np.stack([cells.sums(shown, off[shown, i]) for i in range(3)], axis=-1)
+    # A cell's own difference counts fully from a few points on.
+    offset = _spread(sums, weight)
+    hidden = np.flatnonzero(known & (total < 1))
+    moved = colors.copy()
+    for i in range(3):
+        moved[hidden, i] += cells.lookup(offset[..., i], hidden)
+    return np.clip(moved, 0, 1, out=moved)
+
+
+def _spread(sums: Floats, weight: Floats) -> Floats:
+    """(X, Y, Z, 3) weighted means: of each cell where it has a weight, else of ever larger surroundings.
+
+    Args:
+        sums: (X, Y, Z, 3) weighted sums of values.
+        weight: (X, Y, Z)
+    """
+    if any(side % 2 for side in weight.shape) or min(weight.shape) < 4:
+        total = max(float(weight.sum()), 1e-9)
+        mean = np.clip(sums.sum(axis=(0, 1, 2)) / total, -FAR_OFFSET, FAR_OFFSET)
+        return np.broadcast_to(mean, sums.shape).astype(np.float32)
+    x, y, z = (side // 2 for side in weight.shape)
+    coarse_sums = sums.reshape(x, 2, y, 2, z, 2, 3).sum(axis=(1, 3, 5))
+    coarse_weight = weight.reshape(x, 2, y, 2, z, 2).sum(axis=(1, 3, 5))
+    coarse = _spread(coarse_sums, coarse_weight)
+    around = coarse
+    for axis in range(3):
+        around = _doubled(around, axis)
+    own = np.minimum(weight, 1)[..., None]
+    mean = sums / np.maximum(weight, 1e-9)[..., None]
+    return np.asarray(own * mean + (1 - own) * around, np.float32)
+
+
+def _doubled(grid: Floats, axis: int) -> Floats:
+    """Twice as many cells along an axis, interpolated linearly."""
+    old = np.moveaxis(grid, axis, 0)
+    wide = np.concatenate([old[:1], old, old[-1:]])
+    new = np.empty((2 * len(old), *old.shape[1:]), np.float32)
+    for start, beside in ((0, wide[:-2]), (1, wide[2:])):
+        new[start::2] = np.float32(0.75) * old + np.float32(0.25) * beside
+    return np.moveaxis(new, 0, axis)
+
+
+def _matched(photos: Sequence[Projection], count: int) -> list[Projection]:
+    """Multiply the photos' colours so that they agree where two photos show the same points. The first one stays."""
+    color, sure = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
+    matched: list[Projection | None] = [None] * len(photos)
+    left = list(range(len(photos)))
+    quality = [photo.clear * photo.cosine for photo in photos]
+
+    def shared(n: int) -> NDArray[np.bool_]:
+        return (quality[n] > SURE) & (sure[photos[n].at] > SURE)
+
+    while left:
+        # The first, then always the one that shares most with those that are done.
+        n = max(left, key=lambda n: (n == 0, int(shared(n).sum())))
+        left.remove(n)
+        photo, both = photos[n], shared(n)
+        if both.sum() > LEAST_SHARED * count:
+            own, other = photo.color[both], color[photo.at[both]]
+            fair = ((own > 0.05) & (own < 0.98) & (other > 0.05) & (other < 0.98)).all(axis=1)
+            if fair.sum() > LEAST_SHARED * count / 2:
+                gain = np.exp(np.median(np.log(other[fair] / own[fair]), axis=0))
+                if np.abs(np.log(gain)).max() < np.log(MOST_GAIN):
+                    photo = photo._replace(color=np.minimum(photo.color * gain.astype(np.float32), 1))
+        matched[n] = photo
+        better = quality[n] > sure[photo.at]
+        color[photo.at[better]], sure[photo.at[better]] = photo.color[better], quality[n][better]
+    return [photo for photo in matched if photo]
