@@ -1,5 +1,6 @@
 """Which photo becomes which side of the product."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from worker.core.errors import JobError
 from worker.engines.surface import AZIMUTHS, Role
 from worker.pipeline.choose import PhotoScore
 from worker.pipeline.photo import Photo, ScoredView
+from worker.pipeline.role_checks import OTHER_OUTLINE
 from worker.pipeline.roles import assign, read_views
 
 values = st.recursive(
@@ -29,6 +31,7 @@ def photo(n: int, size: float | None) -> Photo:
     if size is None:
         return Photo(found.url, found.file, error=JobError("photo_not_found"))
     view = np.zeros((512, 512, 4), np.uint8)
+    view[200:300, 40:470] = 255
     return Photo(found.url, found.file, scored=ScoredView(view, PhotoScore(size, 1.0, 1.0, 1.0)))
 
 
@@ -86,6 +89,18 @@ def test_what_makes_no_sense_is_not_used_and_told_of(
     found = read_views(stated, 3)
     assert found.photos == kept
     assert len(found.warnings) == warnings
+
+
+def test_a_photo_that_does_not_fit_is_left_out_with_the_reason() -> None:
+    found = photos(0.5, 0.5, 0.5)
+    assert found[1].scored
+    other = np.zeros((512, 512, 4), np.uint8)
+    other[40:470, 200:300] = (200, 30, 30, 255)
+    found[1] = replace(found[1], scored=found[1].scored._replace(view=other))
+    assigned = assign({"front": 0, "back": 1, "left": 2}, found)
+    assert assigned.roles == {0: "front", 2: "left"}
+    assert assigned.reasons == {1: OTHER_OUTLINE}
+    assert assigned.warnings == [f"The back was left out. {OTHER_OUTLINE}"]
 
 
 def test_without_the_photo_of_the_front_the_best_of_the_others_is_the_only_view() -> None:

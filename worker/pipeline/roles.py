@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from worker.engines.surface import AZIMUTHS, Role
 from worker.pipeline.photo import Photo
+from worker.pipeline.role_checks import doubts
 
 FRONT: Role = "front"
 
@@ -41,7 +42,11 @@ def assign(views: Any, photos: Sequence[Photo]) -> Assigned:
     usable = {n: photo.scored.score.total for n, photo in enumerate(photos) if photo.scored}
     placed = {n: role for role, n in stated.photos.items() if n in usable}
     if FRONT in placed.values():
-        return Assigned(placed, {}, stated.warnings, front_stated=True)
+        found = doubts({role: scored.view for n, role in placed.items() if (scored := photos[n].scored)})
+        believed = {n: role for n, role in placed.items() if role not in found}
+        reasons = {n: found[role] for n, role in placed.items() if role in found}
+        warnings = [*stated.warnings, *(f"The {role} was left out. {why}" for role, why in found.items())]
+        return Assigned(believed, reasons, warnings, front_stated=True)
     # What is left of or behind a front that nobody sees helps nothing.
     best = max(usable.keys() - placed.keys() or usable.keys(), key=lambda n: (usable[n], -n), default=None)
     reasons = {n: _no_front(role) for n, role in placed.items() if n != best}
