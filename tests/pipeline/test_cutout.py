@@ -18,6 +18,8 @@ from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
 from worker.weights import WeightsMissing
 
+DATA = Path(__file__).parents[1] / "data" / "products"
+
 
 @pytest.fixture(scope="module")
 def cutter(u2netp: Path) -> Cutter:
@@ -148,11 +150,12 @@ print(json.dumps([int((rgba[..., 3] == 255).sum()), loaded]))
 
 def test_trusted_transparency_keeps_colors_and_alpha_as_they_are(cutter: Cutter) -> None:
     image = transparent((100, 50, 300, 250))
-    image.paste((200, 40, 0, 90), (150, 100, 250, 200))  # a window of tinted glass
-    rgba = cutter.cut(image).rgba
-    assert tuple(rgba[150, 200]) == (200, 40, 0, 90)
-    assert tuple(rgba[60, 110]) == (0, 120, 200, 255)
-    assert tuple(rgba[10, 10]) == (0, 0, 0, 0)
+    image.paste((0, 120, 200, 120), (100, 50, 103, 250))  # a soft rim
+    found = cutter.cut(image)
+    assert tuple(found.rgba[150, 101]) == (0, 120, 200, 120)
+    assert tuple(found.rgba[60, 110]) == (0, 120, 200, 255)
+    assert tuple(found.rgba[10, 10]) == (0, 0, 0, 0)
+    assert (found.certainty, found.warnings) == (1, ())
 
 
 def test_specks_go_parts_and_holes_stay(cutter: Cutter) -> None:
@@ -165,10 +168,125 @@ def test_specks_go_parts_and_holes_stay(cutter: Cutter) -> None:
     assert not alpha[275:, 375:].any()
 
 
-def test_a_drop_shadow_goes_with_the_background(cutter: Cutter) -> None:
-    image = transparent((100, 50, 300, 250))
-    image.paste((0, 0, 0, 80), (100, 250, 330, 290))
-    assert not cutter.cut(image).rgba[260:, :, 3].any()
+@pytest.mark.parametrize("blur", [0, 8])
+def test_a_drop_shadow_goes_with_the_background(cutter: Cutter, blur: float) -> None:
+    image = transparent((100, 50, 300, 220))
+    shadow = Image.new("L", image.size)
+    ImageDraw.Draw(shadow).ellipse((90, 200, 320, 280), fill=200)
+    below = Image.new("RGBA", image.size)
+    below.putalpha(shadow.filter(ImageFilter.GaussianBlur(blur)))
+    found = cutter.cut(Image.alpha_composite(below, image))
+    assert not found.rgba[222:, :, 3].any()
+    assert (found.rgba[55:215, 105:295, 3] == 255).all()
+    assert found.certainty == 1
+
+
+@pytest.mark.parametrize("color", [(200, 230, 220), (30, 34, 40)])
+@pytest.mark.parametrize("cap", [[(170, 30, 230, 60)], []])
+def test_a_translucent_body_becomes_opaque_as_on_a_white_page(
+    cutter: Cutter, cap: list[tuple[int, int, int, int]], color: tuple[int, int, int]
+) -> None:
+    image = transparent(*cap)
+    grain = np.random.default_rng(1).integers(-12, 13, (200, 140, 1))
+    body = (np.array(color) + grain).clip(0, 255).astype(np.uint8)
+    image.paste(Image.fromarray(np.dstack([body, np.full((200, 140), 100, np.uint8)])), (130, 60))
+    found = cutter.cut(image)
+    assert (found.rgba[65:255, 135:265, 3] == 255).all()
+    expected = np.array(color) * 100 / 255 + 155
+    assert np.abs(found.rgba[100:200, 150:250, :3].mean(axis=(0, 1)) - expected).max() < 2
+    assert found.certainty < 0.8
+    assert "translucent" in found.warnings[0]
+
+
+def test_sunglasses_keep_their_lenses(cutter: Cutter) -> None:
+    image = transparent((50, 100, 350, 200))
+    for left in (60, 220):
+        image.paste((0, 0, 0, 190), (left, 110, left + 120, 190))
+    assert (cutter.cut(image).rgba[105:195, 55:345, 3] == 255).all()
+
+
+def scene(size: int = 450) -> Image.Image:
+    """The mug as a photo whose colours are kept under its transparency."""
+    return mug(size)[0].convert("RGBA")
+
+
+@pytest.mark.parametrize("form", ["circle", "square", "round corners", "bars"])
+def test_a_photo_in_a_transparent_frame_is_a_photo(cutter: Cutter, form: str) -> None:
+    image, (_, true) = scene(), mug()
+    frame = Image.new("L", image.size)
+    draw = ImageDraw.Draw(frame)
+    match form:
+        case "circle":
+            draw.ellipse((0, 0, 449, 449), fill=255)
+        case "square":
+            draw.rectangle((40, 40, 409, 409), fill=255)
+        case "round corners":
+            draw.rounded_rectangle((20, 20, 429, 429), 90, fill=255)
+        case "bars":
+            draw.rectangle((0, 60, 449, 389), fill=255)
+    image.putalpha(frame)
+    found = cutter.cut(image)
+    assert iou(found.rgba[..., 3] > 127, true) > 0.9
+    assert found.certainty <= 0.7
+    assert "frame" in found.warnings[-1]
+
+
+def test_a_ball_a_plate_and_a_book_are_no_frames(cutter: Cutter) -> None:
+    y, x = np.mgrid[-1:1:400j, -1:1:400j]
+    r = np.hypot(x, y)
+    ball = np.dstack([(1.1 - np.hypot(x + 0.4, y + 0.4) * 0.6) * tint for tint in (200, 60, 50)])
+    plate = np.where(r < 0.55, 200, np.where(r < 0.6, 170, 235 - 20 * r))[..., None].repeat(3, 2)
+    plate[(np.hypot(x * 2, y) < 0.35)] = (120, 60, 20)
+    book = np.random.default_rng(2).integers(0, 255, (8, 8, 3)).repeat(50, 0).repeat(50, 1).astype(float)
+    for colors, mask in ((ball, r < 0.98), (plate, r < 0.98), (book, (abs(x) < 0.7) & (abs(y) < 0.9))):
+        rgba = np.dstack([colors.clip(0, 255), mask * 255]).astype(np.uint8)
+        found = cutter.cut(Image.fromarray(rgba))
+        assert ((found.rgba[..., 3] > 127) == mask).all()
+        assert found.certainty == 1
+
+
+def test_inverted_transparency_is_turned_round(cutter: Cutter) -> None:
+    photo, true = mug()
+    rgba = np.dstack([np.asarray(photo), np.where(true, 0, 255).astype(np.uint8)])
+    rgba[~true, :3] = 255
+    found = cutter.cut(Image.fromarray(rgba))
+    assert iou(found.rgba[..., 3] > 127, true) > 0.99
+    assert "inverted" in found.warnings[0]
+    # A hole in an ordinary photo, whose ground is not plain.
+    rgba[..., :3] = np.asarray(photo)
+    found = cutter.cut(Image.fromarray(rgba))
+    assert iou(found.rgba[..., 3] > 127, true) > 0.9
+    assert "hole" in found.warnings[-1]
+    # Nothing is left under the hole.
+    rgba[true] = 0
+    rgba[~true, :3] = 255
+    assert refusal(cutter, Image.fromarray(rgba)) == "no_object"
+
+
+def test_a_picture_frame_that_fills_the_photo_keeps_its_opening(cutter: Cutter) -> None:
+    wood = np.random.default_rng(3).integers(60, 160, (400, 400, 3)).astype(np.uint8)
+    rgba = np.dstack([wood, np.full((400, 400), 255, np.uint8)])
+    rgba[80:320, 80:320] = 0
+    assert ((cutter.cut(Image.fromarray(rgba)).rgba[..., 3] == 255) == (rgba[..., 3] == 255)).all()
+
+
+@pytest.mark.parametrize("picture", ["ring-gold", "mug-print", "chair-thin"])
+def test_one_looks_through_the_holes_of_a_product(cutter: Cutter, picture: str) -> None:
+    holes = {
+        "ring-gold": [(500, 470), (300, 400), (650, 600)],
+        "mug-print": [(470, 650), (560, 640)],
+        "chair-thin": [(180, 550), (250, 540), (355, 530)],
+    }
+    alpha = cutter.cut(decode_in_subprocess(DATA / f"{picture}.png")).rgba[..., 3]
+    assert [alpha[y, x] for y, x in holes[picture]] == [0] * len(holes[picture])
+
+
+def test_a_label_in_the_color_of_the_ground_is_no_hole(cutter: Cutter) -> None:
+    photo = Image.new("RGB", (600, 600), "white")
+    pen = ImageDraw.Draw(photo)
+    pen.rounded_rectangle((180, 60, 420, 560), 40, fill=(60, 90, 160))
+    pen.rectangle((220, 250, 380, 420), fill="white")
+    assert (cutter.cut(photo).rgba[260:410, 230:370, 3] > 200).all()
 
 
 @pytest.mark.parametrize(

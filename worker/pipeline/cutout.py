@@ -1,5 +1,6 @@
-"""A photo → the product alone. The alpha is straight: the photo's own if it has one, else that of a rembg model."""
+"""A photo → the product alone. The alpha is straight: the photo's own if it is a cut-out, else that of a rembg model."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,16 @@ from scipy import ndimage
 
 from worker import weights
 from worker.core.errors import JobError
+from worker.pipeline import transparency
 from worker.pipeline.background import Alpha, BackgroundModel
+from worker.pipeline.holes import open_holes
+from worker.pipeline.parts import SOLID, count_alike, within, without_specks
+from worker.pipeline.subject import Box, read_subject
 
+Mask = NDArray[np.bool_]  # (H, W)
+Rgb = NDArray[np.uint8]  # (H, W, 3), sRGB
 Rgba = NDArray[np.uint8]  # (H, W, 4), sRGB, straight alpha
 
-SOLID = 0.5  # a pixel above it belongs to the product; networks give products 1.0, and an empty photo at most 0.06
-MIN_AREA = 0.001  # of the photo; a smaller part is a speck and no product
-KEPT_SHARE = 0.05  # of the largest part's area; a smaller part does not belong to the product
 VIEW_SIDE = 435  # pixels that the product's longer side has in a view
 MARGIN = 0.12  # of the product's longer side, kept around it in the second pass
 AGREEMENT = 0.85  # intersection over union; below it the second pass found another object than the first
@@ -26,7 +30,11 @@ PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", 
 # Part of the product that is neither product nor background. Clear cut-outs have at most 0.07 of it; a ring with a filled
 # hole has 0.4, a cat that the network dissolves 0.2.
 UNSURE = (0.05, 0.35)
-WARN_UNSURE = 0.1  # from here on the report has a warning
+WARN_UNSURE = 0.1  # from here on there is a warning
+WARN_TRANSLUCENT = 0.02  # part of the product; likewise
+
+# What each doubt leaves of the certainty. Together with another, any of them means that a person must look.
+SEVERAL, NO_SUBJECT, DISAGREED, FRAMED, INVERTED = 0.4, 0.4, 0.6, 0.7, 0.7
 
 
 class Cutout(NamedTuple):
@@ -35,6 +43,19 @@ class Cutout(NamedTuple):
     rgba: Rgba  # of the photo's size
     certainty: float  # 0..1; 1 where nothing speaks against the cut-out
     warnings: tuple[str, ...]  # sentences for a merchant
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A cut-out in work."""
+
+    rgb: Rgb
+    alpha: Alpha
+    certainty: float = 1.0
+    warnings: tuple[str, ...] = ()
+
+    def doubted(self, factor: float, *warnings: str) -> "_Draft":
+        return replace(self, certainty=self.certainty * factor, warnings=(*self.warnings, *warnings))
 
 
 class Cutter:
@@ -53,114 +74,161 @@ class Cutter:
         if device != "cpu":
             self._load()  # the GPU's libraries may be missing: fail now and not in a job
 
-    def cut(self, image: Image.Image, subject: Any = None) -> Cutout:  # noqa: ARG002 - the next commit
+    def cut(self, image: Image.Image, subject: Any = None) -> Cutout:
         """Cut the product out of an RGB or RGBA photo.
 
         Args:
             image: the photo.
-            subject: `metadata.subject`, as the backend wrote it: which product of the photo is meant.
+            subject: `metadata.subject`, as the backend wrote it: {"box": [x0, y0, x1, y1]} around the product that is
+                meant, in parts of the photo. What makes no sense is ignored with a warning.
 
         Raises: JobError `no_object`.
         """
-        if image.mode == "RGBA":
-            rgba = np.array(image)
-            match _classify_alpha(rgba[..., 3]):
-                case "cut out":
-                    alpha = _without_specks(np.divide(rgba[..., 3], 255, dtype=np.float32))
-                    return _rated(_assemble(rgba[..., :3], alpha), alpha)
-                case "empty":
-                    raise JobError("no_object")
-            # The transparency is decoration: rounded corners, or a photo that is slightly transparent everywhere.
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        alpha = self._alpha(image)
-        return _rated(_assemble(_without_fringe(np.asarray(image), alpha), alpha), alpha)
+        box, warnings = read_subject(subject)
+        if box:
+            try:
+                return self._cut(image, box)
+            except JobError:
+                warnings = ("No product was found in the subject's box: the whole photo was used.",)
+        cutout = self._cut(image, None)
+        doubt = NO_SUBJECT if box else 1.0
+        return cutout._replace(certainty=cutout.certainty * doubt, warnings=(*warnings, *cutout.warnings))
+
+    def _cut(self, image: Image.Image, box: Box | None) -> Cutout:
+        draft = self._own(np.asarray(image), box) if image.mode == "RGBA" else None
+        if draft is None:
+            draft = self._predicted(_on_white(image), box)
+        alpha = without_specks(within(draft.alpha, box) if box else draft.alpha)
+        if not box and (count := count_alike(alpha)) > 1:
+            draft = draft.doubted(
+                SEVERAL,
+                f"The photo shows {count} things of like size. Use a photo of one product, or mark the one that is meant.",
+            )
+        rgba = np.dstack([draft.rgb, (alpha * 255).round().astype(np.uint8)])
+        rgba[rgba[..., 3] == 0] = 0  # the background is removed and not only hidden
+        return Cutout(rgba, round(draft.certainty, 3), draft.warnings)
+
+    def _own(self, rgba: Rgba, box: Box | None) -> _Draft | None:
+        """Use the photo's own transparency. None if it is an ordinary photo, to be laid on white.
+
+        Raises: JobError `no_object`.
+        """
+        match transparency.classify(rgba):
+            case "opaque":
+                return None
+            case "empty":
+                raise JobError("no_object")
+            case "punched":
+                photo = Image.fromarray(np.ascontiguousarray(rgba[..., :3]))
+                return self._predicted(photo, box).doubted(
+                    INVERTED, "The photo has a transparent hole: the photo was used as if it had none."
+                )
+            case "inverted":
+                return _rated(rgba[..., :3], np.divide(255 - rgba[..., 3], 255, dtype=np.float32)).doubted(
+                    INVERTED, "The photo's transparency is inverted: what it hides was taken for the product."
+                )
+        shape = transparency.frame_shape(rgba)
+        if shape is not None and (framed := self._framed(rgba, shape, box)):
+            return framed
+        cleaned = transparency.clean(rgba)
+        draft = _rated(cleaned.rgb, cleaned.alpha)
+        if cleaned.translucent > WARN_TRANSLUCENT:
+            draft = draft.doubted(
+                1 - 0.4 * min(1.0, cleaned.translucent),
+                "Parts of the product are translucent in the photo: the model shows them opaque.",
+            )
+        return draft
+
+    def _framed(self, rgba: Rgba, shape: Mask, box: Box | None) -> _Draft | None:
+        """Cut the product out of a photo in a transparent frame. None if the opaque part is the product itself."""
+        rgb, plain = transparency.continued(rgba, shape)
+        try:
+            draft = self._predicted(Image.fromarray(rgb), box)
+        except JobError:
+            return None
+        if not transparency.is_framed(rgb, shape, draft.alpha * shape > SOLID, plain=plain):
+            return None
+        return replace(draft, alpha=draft.alpha * shape).doubted(
+            FRAMED,
+            "The photo's transparency was taken for a frame around it: the product is what lies inside.",
+        )
+
+    def _predicted(self, photo: Image.Image, box: Box | None) -> _Draft:
+        """Cut the product out of an RGB photo with the background model. Raises: JobError `no_object`."""
+        left, top, right, bottom = _pixels(box, photo.size) if box else (0, 0, *photo.size)
+        alpha = np.zeros((photo.height, photo.width), np.float32)
+        alpha[top:bottom, left:right], agreed = self._alpha(photo.crop((left, top, right, bottom)))
+        rgb = np.asarray(photo)
+        opened = open_holes(rgb, alpha).alpha
+        # The backdrop's colour settles what the model left open, but a guess of two parts is less than one answer.
+        draft = _rated(_without_fringe(rgb, opened), opened, (unsure(alpha) + unsure(opened)) / 2)
+        return (
+            draft if agreed else draft.doubted(DISAGREED, "It is unclear what in the photo is the product.")
+        )
+
+    def _alpha(self, image: Image.Image) -> tuple[Alpha, bool]:
+        """Return the product's alpha, (H, W) in 0..1. False if a closer look found something else.
+
+        Raises: JobError `no_object`.
+        """
+        background = self._load()
+        whole = without_specks(background.predict(image))
+        left, top, right, bottom = box = _surroundings(whole > SOLID)
+        # The network sees each photo in a small square. If the product is smaller there than in a view, and fills less than
+        # half of the photo, a second pass over the product alone finds finer outlines (IoU 0.94 → 0.98 at a quarter).
+        seen = max(right - left, bottom - top) / max(image.size) * background.side
+        if seen > VIEW_SIDE or 2 * (right - left) * (bottom - top) > whole.size:
+            return whole, True
+        closer = np.zeros_like(whole)
+        closer[top:bottom, left:right] = background.predict(image.crop(box))
+        # The second pass may find only a part, such as the food without its plate. Then the first result is kept.
+        common, either = (closer > SOLID) & (whole > SOLID), (closer > SOLID) | (whole > SOLID)
+        agreed = bool(common.sum() > AGREEMENT * either.sum())
+        return (without_specks(closer) if agreed else whole), agreed
 
     def _load(self) -> BackgroundModel:
         if self._background is None:
             self._background = BackgroundModel(self.model, self._folder, self._providers)
         return self._background
 
-    def _alpha(self, image: Image.Image) -> Alpha:
-        """Return the product's alpha, (H, W) in 0..1. Raises: JobError `no_object`."""
-        background = self._load()
-        whole = _without_specks(background.predict(image))
-        left, top, right, bottom = box = _surroundings(whole > SOLID)
-        # The network sees each photo in a small square. If the product is smaller there than in a view, and fills less than
-        # half of the photo, a second pass over the product alone finds finer outlines (IoU 0.94 → 0.98 at a quarter).
-        seen = max(right - left, bottom - top) / max(image.size) * background.side
-        if seen > VIEW_SIDE or 2 * (right - left) * (bottom - top) > whole.size:
-            return whole
-        closer = np.zeros_like(whole)
-        closer[top:bottom, left:right] = background.predict(image.crop(box))
-        # The second pass may find only a part, such as the food without its plate. Then the first result is kept.
-        common, either = (closer > SOLID) & (whole > SOLID), (closer > SOLID) | (whole > SOLID)
-        return _without_specks(closer) if common.sum() > AGREEMENT * either.sum() else whole
-
-
-def _rated(rgba: Rgba, alpha: Alpha) -> Cutout:
-    share = unsure(alpha)
-    low, high = UNSURE
-    certainty = float(np.clip((high - share) / (high - low), 0, 1))
-    said = []
-    if share > WARN_UNSURE:
-        said.append(f"The cut-out is unsure: {share:.0%} of it may be background.")
-    return Cutout(rgba, certainty, tuple(said))
-
 
 def unsure(alpha: Alpha) -> float:
     """Return which part of the product is neither product nor background, 0..1, soft rims left out."""
-    middle = (alpha > 0.1) & (alpha < 0.9)
-    reach = max(2.0, float(np.sqrt((alpha > SOLID).sum())) / 100)  # pixels that a rim is soft to each side
-    core = ndimage.distance_transform_edt(middle) > reach
-    if not core.any():
-        return 0.0
-    opened = ndimage.distance_transform_edt(~core) <= reach
-    return float(opened.sum() / (alpha > 0.1).sum())
+    step = -(-max(alpha.shape) // 512)
+    alpha = alpha[::step, ::step]
+    rim = 2 * max(2, round(float(np.sqrt((alpha > SOLID).sum())) / 100)) + 1  # pixels; a soft rim is narrower
+    core = ndimage.minimum_filter((alpha > 0.1) & (alpha < 0.9), rim)
+    return float(ndimage.maximum_filter(core, rim).sum() / max(1, (alpha > 0.1).sum()))
 
 
-def _classify_alpha(alpha: NDArray[np.uint8]) -> str:
-    """Say what a photo's own transparency is: "cut out", "empty" or "decoration".
-
-    A photo is cut out if at least 1 % of its pixels are transparent and its solid part is larger than a speck. If the
-    solid part reaches all four edges and fills more than 95 %, it is a photo with rounded corners instead.
-    """
-    solid = alpha > 127
-    share = solid.mean()
-    if share > 0.99:
-        return "decoration"
-    if not share or _largest(solid) < MIN_AREA * solid.size:
-        return "empty"
-    edges = (solid[0], solid[-1], solid[:, 0], solid[:, -1])
-    return "decoration" if share > 0.95 and all(edge.any() for edge in edges) else "cut out"
+def _rated(rgb: Rgb, alpha: Alpha, share: float | None = None) -> _Draft:
+    """Start a draft whose certainty falls with the share that is unsure."""
+    share = unsure(alpha) if share is None else share
+    sure, lost = UNSURE
+    draft = _Draft(rgb, alpha, float(np.clip((lost - share) / (lost - sure), 0, 1)))
+    if share <= WARN_UNSURE:
+        return draft
+    return draft.doubted(1, f"The cut-out is unsure: {share:.0%} of it may be background.")
 
 
-def _largest(mask: NDArray[np.bool_]) -> int:
-    labels, _ = ndimage.label(mask)
-    return int(np.bincount(labels.ravel())[1:].max(initial=0))
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _assemble(rgb: NDArray[np.uint8], alpha: Alpha) -> Rgba:
-    rgba = np.dstack([rgb, (alpha * 255).round().astype(np.uint8)])
-    rgba[rgba[..., 3] == 0] = 0  # the background is removed and not only hidden
-    return rgba
+def _pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the box in pixels, with a margin, inside the photo."""
+    width, height = size
+    mask = np.zeros((height, width), bool)
+    mask[
+        round(box.top * height) : round(box.bottom * height),
+        round(box.left * width) : round(box.right * width),
+    ] = True
+    return _surroundings(mask)
 
 
-def _without_specks(alpha: Alpha) -> Alpha:
-    """Keep the largest part and others of some size, each with its soft rim. Holes stay holes. Raises: JobError."""
-    labels, _ = ndimage.label(alpha > SOLID)
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    if areas.max() < MIN_AREA * alpha.size:
-        raise JobError("no_object")
-    kept = (areas >= KEPT_SHARE * areas.max())[labels]
-    reach = max(2, round(max(alpha.shape) / 100))  # pixels that a rim is soft
-    # Filled, because a translucent region inside the product belongs to it; a drop shadow outside does not.
-    near = ndimage.distance_transform_edt(~ndimage.binary_fill_holes(kept)) <= reach
-    dropped = (labels > 0) & ~kept
-    return np.where(near & ~dropped, alpha, np.float32(0))
-
-
-def _surroundings(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+def _surroundings(mask: Mask) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of the mask's set pixels, with a margin, inside the photo."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     margin = int(MARGIN * max(np.ptp(rows), np.ptp(columns)))
@@ -170,7 +238,7 @@ def _surroundings(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(left), int(top), int(right), int(bottom)
 
 
-def _without_fringe(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.uint8]:
+def _without_fringe(rgb: Rgb, alpha: Alpha) -> Rgb:
     """Give each pixel of the rim the colour of the nearest pixel without background in it."""
     rim = (alpha > 0) & (alpha < RIM)
     if not (alpha >= RIM).any():

@@ -1,0 +1,65 @@
+"""Open the holes of a product that the background model has filled, where the photo's backdrop shows through."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.pipeline.backdrop import fit_backdrop
+from worker.pipeline.background import Alpha
+
+BUSY = 6.0  # levels; a ground that differs more from a smooth surface is no backdrop
+LEAST = 0.002  # of the product's area; smaller holes do not matter
+UNSURE = 0.9  # mean alpha; above it the background model takes the region for the product
+STEP = 6.0  # levels that the product differs from the backdrop around a hole; its own shading changes slowly
+WHITE = 252.0  # levels; a white label on a white ground looks like a hole
+
+
+class Opened(NamedTuple):
+    """An alpha with open holes."""
+
+    alpha: Alpha
+    share: float  # part of the product that was opened, 0..1
+
+
+def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Opened:
+    """Make each part of the product transparent that has the colour which a plain backdrop has behind it.
+
+    Where the background model is sure of the product, as it is of many handles, that part must also be enclosed, have a
+    sharp border, and not be white.
+
+    Args:
+        rgb: (H, W, 3) sRGB, the photo.
+        alpha: (H, W), of the background model.
+    """
+    unchanged = Opened(alpha, 0.0)
+    away = ndimage.distance_transform_edt(alpha <= 0.1) > 4
+    backdrop = fit_backdrop(rgb, away & (alpha < 0.02))
+    if backdrop is None or backdrop.noise > BUSY:
+        return unchanged
+    colors = backdrop.levels(*alpha.shape)
+    off = np.abs(ndimage.gaussian_filter(rgb.astype(np.float32), (1, 1, 0)) - colors).max(axis=2)
+    solid = alpha > 0.5
+    inside = ndimage.binary_fill_holes(solid) & (alpha > 0.1)
+    like = inside & (off < max(3 * backdrop.noise, 3.0))
+    regions, _ = ndimage.label(ndimage.binary_opening(like, iterations=2))
+    opened = np.zeros_like(solid)
+    for n, extent in enumerate(ndimage.find_objects(regions), 1):
+        box = tuple(slice(max(0, side.start - 6), side.stop + 6) for side in extent)
+        region = regions[box] == n
+        if region.sum() < LEAST * solid.sum() or off[box][region].mean() > max(0.7, 0.8 * backdrop.noise):
+            continue
+        if alpha[box][region].mean() > UNSURE:
+            distance = ndimage.distance_transform_edt(~region)
+            ring = (distance > 3.5) & (distance <= 5)
+            edge = float(np.percentile(np.where(alpha[box] < 0.1, 0, off[box])[ring], 10))
+            if edge < max(STEP, 3 * backdrop.noise) or colors[box][region].min(axis=-1).mean() > WHITE:
+                continue
+        opened[box] |= region
+    if not opened.any():
+        return unchanged
+    share = float(opened.sum() / solid.sum())
+    # The border's own pixels are mixed with the backdrop: a pixel more, and a soft rim.
+    wider = ndimage.binary_dilation(opened, iterations=2).astype(np.float32)
+    return Opened(alpha * (1 - ndimage.gaussian_filter(wider, 0.7)), share)

@@ -1,0 +1,81 @@
+"""The separate parts of a cut-out: specks, products side by side, and the part that is meant."""
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.core.errors import JobError
+from worker.pipeline.background import Alpha
+from worker.pipeline.subject import Box
+
+Mask = NDArray[np.bool_]  # (H, W)
+
+SOLID = 0.5  # a pixel above it belongs to the product; networks give products 1.0, and an empty photo at most 0.06
+MIN_AREA = 0.001  # of the photo; a smaller part is a speck and no product
+KEPT_SHARE = 0.05  # of the largest part's area; a smaller part does not belong to the product
+ALIKE_SHARE = 0.25  # of the largest part's area; from here on a part may be a product of its own
+
+
+def without_specks(alpha: Alpha) -> Alpha:
+    """Keep the largest part and others of some size, each with its soft rim. Holes stay holes.
+
+    Raises: JobError `no_object`.
+    """
+    labels, _ = ndimage.label(alpha > SOLID)
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    if areas.max() < MIN_AREA * alpha.size:
+        raise JobError("no_object")
+    kept = (areas >= KEPT_SHARE * areas.max())[labels]
+    reach = max(2, round(max(alpha.shape) / 100))  # pixels that a rim is soft
+    # Filled, because a translucent region inside the product belongs to it; a drop shadow outside does not.
+    near = ndimage.distance_transform_edt(~ndimage.binary_fill_holes(kept)) <= reach
+    dropped = (labels > 0) & ~kept
+    return np.where(near & ~dropped, alpha, np.float32(0))
+
+
+def within(alpha: Alpha, box: Box) -> Alpha:
+    """Keep what lies in the box: whole parts if nine tenths of them do, else what of them does.
+
+    A part of which less than a tenth lies in the box is a neighbour's edge, and goes.
+    """
+    height, width = alpha.shape
+    inside = np.zeros(alpha.shape, bool)
+    inside[
+        round(box.top * height) : round(box.bottom * height),
+        round(box.left * width) : round(box.right * width),
+    ] = True
+    labels, count = ndimage.label(alpha > 0)
+    share = np.bincount(labels[inside], minlength=count + 1) / np.maximum(np.bincount(labels.ravel()), 1)
+    kept = (share >= 0.9)[labels] | ((share >= 0.1)[labels] & inside)
+    return np.where(kept, alpha, np.float32(0))
+
+
+def count_alike(alpha: Alpha) -> int:
+    """Return how many things of like size the cut-out shows. 1 is what it should be.
+
+    Parts are separate things if there is background between them, or if they stand side by side and only a region that
+    the model is unsure about joins them. A head on a thin neck is no separate thing.
+    """
+    apart = _like_parts(alpha > 0.1)
+    if len(apart) > 1:
+        return len(apart)
+    parts = sorted(_like_parts(ndimage.binary_erosion(alpha > 0.9, iterations=2)))
+    stacked = sum(
+        right - start > 0.5 * min(right - left, stop - start)
+        for (left, right), (start, stop) in pairwise(parts)
+    )
+    return len(parts) - stacked if parts else 1
+
+
+def _like_parts(mask: Mask) -> list[tuple[int, int]]:
+    """Return the left and the right end of each part that is about as large as the largest."""
+    labels, _ = ndimage.label(mask)
+    areas = np.bincount(labels.ravel())[1:]
+    return [
+        (columns.start, columns.stop)
+        for area, (_, columns) in zip(areas, ndimage.find_objects(labels), strict=True)
+        if area >= ALIKE_SHARE * areas.max()
+    ]

@@ -1,0 +1,170 @@
+"""A photo's own transparency: a cut-out, a frame around a photo, or nothing of use.
+
+Shops export transparency in many ways. A cut-out may come with a soft black shadow, be translucent where the product is
+glass, or have its alpha inverted; and a photo in a round frame is no cut-out at all.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.pipeline.backdrop import fit_backdrop
+from worker.pipeline.background import Alpha
+
+Mask = NDArray[np.bool_]  # (H, W)
+Rgb = NDArray[np.uint8]  # (H, W, 3), sRGB
+Rgba = NDArray[np.uint8]  # (H, W, 4), sRGB, straight alpha
+
+MIN_AREA = 0.001  # of the photo; a smaller part is a speck and no product
+OPAQUE = 0.9  # alpha; a product's own alpha is often a little below 1 everywhere
+CLEAR = 0.06  # alpha; below it is background, or glass that is too clear to be seen
+PLAIN = 4.0  # levels; a studio's backdrop differs less from a smooth surface
+DARK, GREY = (
+    60.0,
+    24.0,
+)  # levels; a shadow is darker than the one, and its channels differ by less than the other
+FRAME = 0.015  # part of its box in which an opaque part may differ from an ideal frame
+
+
+def classify(rgba: Rgba) -> Literal["cut out", "opaque", "inverted", "punched", "empty"]:
+    """Say what a photo's own transparency is.
+
+    "cut out": a solid part on a transparent ground. "opaque": less than 1 % is clear, or only the corners are.
+    "inverted": a plain ground is opaque, and the product in it transparent; a program that takes a mask for its opposite
+    keeps the colours, so that the product is still there. "punched": a transparent hole in an ordinary photo, with the
+    photo's colours still under it. "empty": nothing is larger than a speck.
+    """
+    rgb, alpha = rgba[..., :3], rgba[..., 3]
+    solid = alpha > 127
+    seen = alpha > 255 * CLEAR
+    if seen.mean() > 0.99:
+        return "opaque"
+    labels, _ = ndimage.label(seen)
+    if np.bincount(labels.ravel())[1:].max(initial=0) < MIN_AREA * alpha.size:
+        return "empty"
+    edges = (solid[0], solid[-1], solid[:, 0], solid[:, -1])
+    if min(edge.mean() for edge in edges) > 0.98:
+        plain = rgb[alpha > 255 * OPAQUE].std(axis=0).max(initial=0) < PLAIN
+        if rgb[alpha < 255 * CLEAR].std(axis=0).max(initial=0) > PLAIN:
+            return "inverted" if plain else "punched"
+        return "empty" if plain else "cut out"
+    return "opaque" if solid.mean() > 0.95 and all(edge.any() for edge in edges) else "cut out"
+
+
+def frame_shape(rgba: Rgba) -> Mask | None:
+    """Return the opaque part if it has a shape to which programs crop photos, and holds more than one colour, else None.
+
+    These are ellipses, and rectangles with round corners or without. A ball and a book in front view have them, too.
+    """
+    shape = rgba[..., 3] > 127
+    pixels = rgba[shape]
+    if (
+        not len(pixels)
+        or (pixels[:, 3] > 255 * OPAQUE).mean() < 0.98
+        or pixels[:, :3].std(axis=0).max() < PLAIN
+    ):
+        return None
+    rows, columns = np.flatnonzero(shape.any(axis=1)), np.flatnonzero(shape.any(axis=0))
+    inner = shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = inner.shape
+    y, x = np.abs(np.arange(height) + 0.5 - height / 2)[:, None], np.abs(np.arange(width) + 0.5 - width / 2)
+    ellipse = (2 * y / height) ** 2 + (2 * x / width) ** 2 <= 1
+    radius = min(np.sqrt((~inner).sum() / (4 - np.pi)), min(height, width) / 2)
+    corner = np.hypot(np.maximum(y - height / 2 + radius, 0), np.maximum(x - width / 2 + radius, 0))
+    ideals = (ellipse, corner <= max(radius, 1))
+    return shape if any((inner != ideal).mean() < FRAME for ideal in ideals) else None
+
+
+def continued(rgba: Rgba, shape: Mask) -> tuple[Rgb, bool]:
+    """Continue a framed photo over its frame, so that the frame is no object. True if its ground is a plain backdrop."""
+    rgb = rgba[..., :3].copy()
+    depth = ndimage.distance_transform_edt(np.pad(shape, 1))[1:-1, 1:-1]
+    frame = depth <= 2  # with the outermost pixels of the photo, which are mixed with others
+    backdrop = fit_backdrop(rgb, ~frame & (depth < 2 + 0.05 * np.sqrt(shape.sum())))
+    if backdrop and backdrop.noise < PLAIN:
+        rgb[frame] = backdrop.levels(*shape.shape)[frame]
+        return rgb, True
+    nearest = ndimage.distance_transform_edt(frame, return_distances=False, return_indices=True)
+    return rgb[nearest[0], nearest[1]], False
+
+
+def is_framed(rgb: Rgb, shape: Mask, found: Mask, *, plain: bool) -> bool:
+    """Say whether a photo in a frame of that shape shows what the background model found in it, or is all one product.
+
+    Args:
+        rgb: the photo, `continued` over its frame.
+        shape: the opaque part.
+        found: what the model takes for the product.
+        plain: the photo's ground is a plain backdrop.
+    """
+    depth = ndimage.distance_transform_edt(np.pad(shape, 1))[1:-1, 1:-1]
+    rim: Mask = (depth > 0) & (depth <= 3)
+    contact = found[rim].mean()
+    share = found.sum() / shape.sum()
+    if contact > 0.25 or not MIN_AREA < share < 0.75:
+        return False
+    if plain:  # up to the product, as no plate is
+        away = ndimage.distance_transform_edt(~found) > 0.03 * np.sqrt(shape.sum())
+        backdrop = fit_backdrop(rgb, shape & away)
+        return backdrop is not None and backdrop.noise < PLAIN
+    # A rug or a printed book has a motif too. Photos are cropped so that they touch the picture's edges.
+    top, bottom, left, right = (edge.any() for edge in (shape[0], shape[-1], shape[:, 0], shape[:, -1]))
+    return bool((top and bottom) or (left and right))
+
+
+class Cleaned(NamedTuple):
+    """A photo's own cut-out, such that each pixel is either the product or not, but for soft rims."""
+
+    rgb: Rgb
+    alpha: Alpha
+    translucent: float  # part of the product that was translucent and is opaque now
+
+
+def clean(rgba: Rgba) -> Cleaned:
+    """Remove soft shadows, and make opaque what is translucent in a product, with the colours it has on a white page.
+
+    A shadow is dark and grey, and either fades out or has one colour. A translucent body has an outline. A region that
+    is neither, such as fluff, stays as it is.
+    """
+    rgb, alpha = rgba[..., :3].copy(), np.divide(rgba[..., 3], 255, dtype=np.float32)
+    middle = (alpha > CLEAR) & (alpha < OPAQUE)
+    rim = 2 * max(2, round(max(alpha.shape) / 250)) + 1  # pixels; a soft rim is narrower
+    if not ndimage.minimum_filter(middle, rim).any():
+        return Cleaned(rgb, alpha, 0.0)
+    dark = (rgb.max(axis=2) < DARK) & (np.ptp(rgb, axis=2) < GREY)
+    bodies, shadows = np.zeros_like(middle), np.zeros_like(middle)
+    reach = max(
+        4, round(max(alpha.shape) / 80)
+    )  # pixels from the clear ground, where a body has its full alpha
+    depth = ndimage.distance_transform_edt(alpha > CLEAR)
+    for kind in (dark, ~dark):
+        core = ndimage.minimum_filter(middle & kind, rim)
+        regions, _ = ndimage.label(middle & kind & ndimage.maximum_filter(core, rim))
+        for n, part in enumerate(ndimage.find_objects(regions), 1):
+            region = regions[part] == n
+            levels, deep = alpha[part][region], depth[part][region]
+            deeper = levels[(deep > 0.8 * reach) & (deep < 1.2 * reach)]
+            is_outer = deep.min() <= 2 and deeper.size
+            fades = is_outer and deeper.mean() < 0.6 * np.percentile(levels, 80)
+            if kind is dark and (fades or (is_outer and rgb[part][region].std(axis=0).max() < 2)):
+                shadows[part] |= region
+            elif not fades:
+                bodies[part] |= region
+                _make_opaque(rgb[part], alpha[part], region)
+    if shadows.any():
+        # Beside a shadow a rim is mixed with it: only what is as opaque as the rest belongs to the product.
+        opaque = np.percentile(alpha[alpha >= OPAQUE], 10) if (alpha >= OPAQUE).any() else OPAQUE
+        near = ndimage.distance_transform_edt(~shadows) <= 2 * reach
+        alpha[near & (alpha < opaque) & ~bodies] = 0
+    return Cleaned(rgb, alpha, float(bodies.sum() / max(1, (alpha > 0.5).sum())))
+
+
+def _make_opaque(rgb: Rgb, alpha: Alpha, region: Mask) -> None:
+    """Lay a translucent region on white, in place. Its soft rim stays soft."""
+    full = max(float(np.percentile(alpha[region], 10)), CLEAR)
+    raised = ndimage.binary_dilation(region, iterations=2) & (alpha < OPAQUE)
+    share = np.maximum(alpha, full)[raised, None]
+    rgb[raised] = (rgb[raised] * share + 255 * (1 - share)).round()
+    alpha[raised] = np.minimum(alpha[raised] / full, 1)
