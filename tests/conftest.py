@@ -340,6 +340,7 @@ def launch(folder: Path, number: int, variables: dict[str, str], *, real_models:
         "WORKER_TURNTABLE": "false",  # costs more than the rest of the job
         "WORKER_LOG_FORMAT": "json",
         "CUDA_VISIBLE_DEVICES": "",
+        "WORKER_LANES": "1",
         "PYTHONPATH": "" if real_models else str(CHILD),
     }
     with log.open("wb") as output:

@@ -171,8 +171,7 @@ def fair_after_claims(bench: Rig, size: Size) -> int:
         bench.photos.missing,
         size.crowd,
     )
-    # relief needs no GPU, so four may be named that are not there.
-    daemon = bench.start(url, CUDA_VISIBLE_DEVICES="0,1,2,3")
+    daemon = bench.start(url, WORKER_LANES="4")
     until(lambda: sql(url, "SELECT count(*) >= 20 FROM jobs WHERE attempts > 0") == [(True,)], 60, "claims")
     job = _insert(url, bench.photos.missing, shop="b")
     [(committed,)] = sql(url, "SELECT clock_timestamp()")

@@ -127,6 +127,7 @@ class Rig:
             "SUPABASE_URL": "",
             "BACKEND_URL": self.backend.url,
             "CUDA_VISIBLE_DEVICES": "",
+            "WORKER_LANES": "1",
             "WORKER_NAME": name,
             "WORKER_ENGINE": "relief",
             "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,

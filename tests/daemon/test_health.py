@@ -189,7 +189,7 @@ def test_readiness_says_which_part_is_missing(
     assert parts(daemon) == {"weights": f"{model} is gone"}
     (tmp_path / "elsewhere").rename(model)
     status, body = ask(daemon, "/healthz")
-    assert (status, json.loads(body)["lanes"]["cpu"]["doing"]) == (200, "idle")
+    assert (status, json.loads(body)["lanes"]["cpu.0"]["doing"]) == (200, "idle")
     assert ask(daemon, "/secrets")[0] == 404
 
     name = database_url.rpartition("/")[2]
@@ -226,7 +226,9 @@ def a_lane(heartbeat: Heartbeat) -> Lane:
     child = SimpleNamespace(running=True)
     return cast(
         "Lane",
-        SimpleNamespace(device="0", heartbeat=heartbeat, ready=ready, child=child, failed=None, healthy=True),
+        SimpleNamespace(
+            label="0.1", heartbeat=heartbeat, ready=ready, child=child, failed=None, healthy=True
+        ),
     )
 
 
@@ -237,7 +239,7 @@ def test_a_lane_that_owes_its_heartbeat_makes_the_process_unhealthy() -> None:
     assert health.lanes_alive(lanes, 0.05)[0]
     heartbeat.beat("job 1, generating")
     until(lambda: not health.lanes_alive(lanes, 0.05)[0])
-    assert health.lanes_alive(lanes, 0.05)[1]["frozen"] == ["0"]
+    assert health.lanes_alive(lanes, 0.05)[1]["frozen"] == ["0.1"]
     heartbeat.beat()
     assert health.lanes_alive(lanes, 0.05)[0]
 
@@ -338,13 +340,13 @@ def test_events_are_late_only_where_a_backend_waits_for_them(*, backend: bool, l
 
 
 def test_what_a_hijacked_child_reports_makes_no_series() -> None:
-    metrics.made({"seconds": {"download": 1.0, "made up": 1.0, "finish": "long"}, "surface": "none"}, "9")
-    metrics.made({"seconds": [], "surface": {"peak_vram_mb": "all"}}, "9")
-    metrics.made({"surface": {"peak_vram_mb": 1024}}, "8")
+    metrics.made({"seconds": {"download": 1.0, "made up": 1.0, "finish": "long"}, "surface": "none"}, "9.0")
+    metrics.made({"seconds": [], "surface": {"peak_vram_mb": "all"}}, "9.0")
+    metrics.made({"surface": {"peak_vram_mb": 1024}}, "8.0")
     series = parsed(metrics.scrape().decode())
     assert ("modelworker_step_seconds_count", (("step", "made up"),)) not in series
-    assert ("modelworker_gpu_memory_peak_bytes", (("device", "9"),)) not in series
-    assert series["modelworker_gpu_memory_peak_bytes", (("device", "8"),)] == 2**30
+    assert ("modelworker_gpu_memory_peak_bytes", (("lane", "9.0"),)) not in series
+    assert series["modelworker_gpu_memory_peak_bytes", (("lane", "8.0"),)] == 2**30
 
 
 LEVELS = {"debug", "info", "warning", "error", "exception"}

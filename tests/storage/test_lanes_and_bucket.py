@@ -83,7 +83,9 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 
 
 @contextmanager
-def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Iterator[None]:
+def lanes(
+    count: int, store: SupabaseStore, engine: Engine, folder: Path, child: type[QuickChild] = QuickChild
+) -> Iterator[None]:
     """They work until the context ends."""
     stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
     scratch.open()
@@ -99,7 +101,7 @@ def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Ite
         wake_sender=lambda: None,
         cancel_push_works=lambda: False,
     )
-    threads = [Lane(str(n), wakeup, context) for n in range(count)]
+    threads = [Lane(f"cpu.{n}", child(context.settings, "cpu"), wakeup, context) for n in range(count)]
     for lane in threads:
         lane.start()
     try:
@@ -114,7 +116,6 @@ def lanes(count: int, store: SupabaseStore, engine: Engine, folder: Path) -> Ite
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.daemon.lane.Child", QuickChild)
     monkeypatch.setenv("WORKER_POLL_S", "0.1")
     monkeypatch.setattr("worker.daemon.admission.LONGEST_S", 1.0)
     monkeypatch.setenv("WORKER_TURNTABLE", "false")
@@ -175,9 +176,7 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
     engine: Engine,
     sql: psycopg.Connection,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.daemon.lane.Child", UnheardChild)
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     for n in range(2):
         queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
@@ -186,7 +185,7 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
         sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
         return {row[1] for row in rows(sql)} == {"completed"}
 
-    with lanes(1, store, engine, tmp_path / "tmp"):
+    with lanes(1, store, engine, tmp_path / "tmp", UnheardChild):
         until(all_completed)
     store.storage.session.close()
     said = sql.execute(
@@ -210,12 +209,10 @@ def test_a_hijacked_child_s_report_is_taken_by_its_types(
     bucket: BucketServer,
     engine: Engine,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.daemon.lane.Child", HijackedChild)
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
-    with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
+    with lanes(1, store, engine, tmp_path / "tmp", HijackedChild), capture_logs() as lines:
         until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
     store.storage.session.close()
     (row,) = queue.get_jobs(engine, [job])

@@ -24,6 +24,7 @@ def test_photos_go_through_this_hosts_own_engine(tmp_path: Path, u2netp: Path, m
         tmp_path / "my mug.png",
         tmp_path / "note.jpg",
         "--json",
+        "--lanes=2",
         WORKER_WEIGHTS_DIR=str(u2netp),
         WORKER_TURNTABLE="false",
         CUDA_VISIBLE_DEVICES="",
@@ -32,7 +33,7 @@ def test_photos_go_through_this_hosts_own_engine(tmp_path: Path, u2netp: Path, m
     )
     assert done.returncode == 1, done.stderr  # not all jobs were completed
     found = json.loads(done.stdout)
-    assert (found["engine"], found["quality"], found["devices"]) == ("relief", "fast", ["cpu"])
+    assert (found["engine"], found["quality"], found["lanes"]) == ("relief", "fast", ["cpu.0", "cpu.1"])
     assert (found["jobs"], found["completed"], found["errors"]) == (2, 1, {"photo_not_an_image": 1})
     assert list(found["steps"]) == ["download", "cutout", "generate", "finish", "poster", "quality", "upload"]
     finish = found["steps"]["finish"]

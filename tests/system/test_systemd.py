@@ -130,9 +130,9 @@ def test_systemd_is_told_of_a_whole_life(
     assert not file_manager.said("READY")
     daemon.wait_for("ready")
     until(lambda: file_manager.said("READY"))
-    assert "cpu: loading relief" in file_manager.said("STATUS")
+    assert "cpu.0: loading relief" in file_manager.said("STATUS")
     assert file_manager.said("EXTEND_TIMEOUT_USEC"), "loading a model asked for no more time"
-    until(lambda: file_manager.said("STATUS")[-1] == "cpu: idle")
+    until(lambda: file_manager.said("STATUS")[-1] == "cpu.0: idle")
 
     # Idle between two polls of the queue for longer than the watchdog's time, and yet alive.
     now = time.monotonic()
@@ -148,7 +148,7 @@ def test_systemd_is_told_of_a_whole_life(
     until(lambda: len(file_manager.said("WATCHDOG", since=now)) >= 5)
     daemon.process.send_signal(signal.SIGTERM)
     until(lambda: file_manager.said("STOPPING"))
-    assert file_manager.said("STATUS")[-1].startswith(f"stopping; cpu: job {job}, ")
+    assert file_manager.said("STATUS")[-1].startswith(f"stopping; cpu.0: job {job}, ")
     assert file_manager.said("EXTEND_TIMEOUT_USEC", since=now), "draining asked for no more time"
     os.kill(child, signal.SIGCONT)
     held.photos.set()
@@ -168,7 +168,7 @@ def test_a_frozen_lane_starves_the_watchdog_and_thawed_feeds_it_again(
         sql.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
         other.execute("NOTIFY worker_jobs")
         daemon.wait_for("lane_frozen")
-        until(lambda: file_manager.said("STATUS")[-1] == "cpu: frozen, idle")
+        until(lambda: file_manager.said("STATUS")[-1] == "cpu.0: frozen, idle")
         now, touched = time.monotonic(), alive.stat().st_mtime_ns
         time.sleep(1.5)  # longer than the watchdog's time
         assert not file_manager.said("WATCHDOG", since=now)

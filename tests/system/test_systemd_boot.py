@@ -159,7 +159,7 @@ def test_start_waits_for_ready_and_stop_drains_a_job(
     assert started.returncode == 0, machine.log()
     assert '"event": "ready"' in machine.log()
     assert (machine.show("ActiveState"), machine.show("SubState")) == ("active", "running")
-    until(lambda: machine.show("StatusText") == "cpu: idle")
+    until(lambda: machine.show("StatusText") == "cpu.0: idle")
 
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=[photos("mug.png", mug)])
     until(lambda: queue.get_jobs(engine, [job])[0]["progress"] >= 10)
@@ -215,5 +215,5 @@ def test_a_database_that_is_away_at_boot_is_waited_for(machine: Machine, environ
     machine.configure(environment)  # it is back
     machine.drop_in(start_s=60)
     machine.run("daemon-reload")
-    until(lambda: machine.show("StatusText") == "cpu: idle", 90)
+    until(lambda: machine.show("StatusText") == "cpu.0: idle", 90)
     assert machine.show("ActiveState") == "active"

@@ -21,6 +21,10 @@ def bench(
     quality: Annotated[
         Literal["fast", "balanced", "quality"], typer.Option(help="The jobs' preset.")
     ] = "balanced",
+    lanes: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Lanes of each device; again and again to compare. Default: WORKER_LANES."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run photos through this host's own lanes, engine and weights, and measure them.
@@ -38,9 +42,12 @@ def bench(
             ended = sum(row["completed_at"] is not None for row in rows)
             status.update(f"{ended} of {len(rows)} jobs have ended …")
 
-        found = bench.run(photos or [], jobs=jobs, quality=quality, on_rows=show)
+        found = bench.run(photos or [], jobs=jobs, quality=quality, lanes=lanes or [], on_rows=show)
     if as_json:
         print_json(found)
     else:
-        console.print(bench.as_table(found))
-    raise typer.Exit(os.EX_OK if found["completed"] == found["jobs"] else 1)
+        for table in bench.as_tables(found):
+            console.print(table)
+            console.print()
+    runs = found.get("by_lanes", {"": found}).values()
+    raise typer.Exit(os.EX_OK if all(run["completed"] == run["jobs"] for run in runs) else 1)

@@ -22,6 +22,7 @@ from worker import engines, weights
 from worker.compute import linux, protocol
 from worker.compute.protocol import Done, Failed, FromChild, Progress, Ready, Result, Start, Unavailable, Work
 from worker.core.errors import JobError, redact_text
+from worker.engines.gate import Gate
 from worker.engines.surface import Engine
 from worker.pipeline import run as pipeline
 from worker.pipeline.address import Policy
@@ -93,7 +94,7 @@ def main() -> None:
     try:
         models = _load(start)
     except (engines.EngineUnavailable, weights.WeightsMissing, CutoutUnavailable) as error:
-        channel.send(Unavailable(message=str(error)))
+        channel.send(Unavailable(message=str(error), later=isinstance(error, engines.DeviceBusy)))
         return
     channel.send(
         Ready(
@@ -115,7 +116,13 @@ def main() -> None:
 
 def _load(start: Start) -> _Models:
     return _Models(
-        engine=engines.load(start.engine, start.weights_dir, start.device, start.precision),
+        engine=engines.load(
+            start.engine,
+            start.weights_dir,
+            start.device,
+            start.precision,
+            Gate(*start.gate) if start.gate else None,
+        ),
         cutter=Cutter(start.background_model, start.weights_dir),
         policy=Policy(hosts=tuple(start.photo_hosts), http=start.photo_http, loopback=start.photo_loopback),
     )

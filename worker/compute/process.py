@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from worker.compute import protocol
+from worker.compute.environment import child_environment
+from worker.compute.lanes import CPU
 from worker.compute.protocol import (
     FromChild,
     Progress,
@@ -23,6 +25,7 @@ from worker.compute.protocol import (
     Work,
 )
 from worker.core.settings import ConfigError, Settings
+from worker.engines.gate import Gate
 
 START_S = 600  # a model's load from a cold disk
 SEND_S = 10  # how long an idle child may take to read its work
@@ -32,32 +35,28 @@ KILL_S = (
 )
 CHUNK = 1 << 16  # bytes
 
-# What the child may know of our environment: how to find programs, libraries, the GPU and its own caches.
-_INHERITED = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "XDG_CACHE_HOME",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-)
-_INHERITED_PREFIXES = ("PYTHON", "OMP_", "MKL_", "NUMBA_", "NVIDIA_", "CUDA_")
-
 
 class ChildDied(Exception):
     """The child ended by itself or cannot be understood any more. The message says how; `kill` it."""
 
 
 class Child:
-    """One child process, bound to one device. It does not run until `start`. Not for several threads at a time."""
+    """One child process, bound to one device. It does not run until `start`. Not for several threads at a time.
 
-    def __init__(self, settings: Settings, device: str) -> None:
+    Args:
+        settings: of the daemon; the child is told some of them.
+        device: a GPU as CUDA_VISIBLE_DEVICES names it, or `cpu`.
+        threads: for its libraries, unless OMP_NUM_THREADS is set; by default they take all cores.
+        gate: the places of the device, if other children use it too.
+    """
+
+    def __init__(
+        self, settings: Settings, device: str, threads: int | None = None, gate: Gate | None = None
+    ) -> None:
         self.settings = settings
         self.device = device
+        self.threads = threads
+        self.gate = gate
         self.weights: list[Path] = []  # files or folders that its models came from
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = bytearray()
@@ -88,6 +87,7 @@ class Child:
             stdout=subprocess.PIPE,
             bufsize=0,
             env=self._environment(),
+            pass_fds=[self.gate.fd] if self.gate else (),
             start_new_session=True,  # its process group is killed whole, and a terminal's Ctrl-C does not reach it
         )
         self._unread.clear()
@@ -106,7 +106,9 @@ class Child:
                 engine=settings.engine,
                 background_model=settings.background_model,
                 weights_dir=settings.weights_dir,
-                device=settings.device,
+                # A GPU that torch cannot use must not become a CPU.
+                device=settings.device if self.device == CPU else "cuda",
+                gate=(self.gate.fd, self.gate.lanes) if self.gate else None,
                 precision=settings.precision,
                 photo_hosts=settings.all_photo_hosts(),
                 photo_http=settings.photo_http,
@@ -118,6 +120,8 @@ class Child:
             if give_up() or time.monotonic() > deadline:
                 raise ChildDied(f"the engine was not ready within {START_S} s")
         match message:
+            case Unavailable(later=True):
+                raise ChildDied(message.message)
             case Unavailable():
                 raise ConfigError(message.message)
             case Ready():
@@ -217,16 +221,10 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
 
     def _environment(self) -> dict[str, str]:
-        return child_environment() | {"CUDA_VISIBLE_DEVICES": "" if self.device == "cpu" else self.device}
-
-
-def child_environment() -> dict[str, str]:
-    """Return the variables of our environment that a child may see: no secret is among them."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-    }
+        # The one variable that torch, numpy, scipy and (through rembg) onnxruntime obey.
+        threads = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        device = {"CUDA_VISIBLE_DEVICES": "" if self.device == CPU else self.device}
+        return threads | child_environment() | device
 
 
 def _fd(pipe: IO[bytes] | None) -> int:

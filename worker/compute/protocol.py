@@ -104,6 +104,7 @@ class Start:
     weights_dir: Path
     device: Device
     precision: Precision
+    gate: tuple[int, int] | None  # of the device: a file descriptor that the child inherits, and its lanes
     photo_hosts: list[str]
     photo_http: bool
     photo_loopback: bool
@@ -139,10 +140,13 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
 class Unavailable:
-    """The models cannot be loaded on this machine. `message` is one line for the operator; the child ends."""
+    """The models cannot be loaded on this machine, or cannot now and may `later`. `message` is one line for the operator; the
+    child ends.
+    """
 
     kind: Literal["unavailable"] = "unavailable"
     message: str
+    later: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_exact)

@@ -32,7 +32,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 SECONDS = (0.1, 0.3, 1, 3, 10, 20, 30, 60, 120, 300, 600, 1800)
 OUTCOMES = ("completed", "cancelled", "released", "lost")
 
-CLAIMS = Counter("modelworker_claims", "Jobs claimed.", ["device"])
+CLAIMS = Counter("modelworker_claims", "Jobs claimed.", ["lane"])
 JOBS = Counter(
     "modelworker_jobs",
     "Attempts that ended, by outcome: completed, failed, retry_scheduled (failed, will be retried), cancelled, released, lost.",
@@ -45,15 +45,20 @@ LEASES = Counter("modelworker_lease_renewals", "Lease renewals, including those 
 RESCUES = Counter("modelworker_rescues", "Jobs rescued from lost workers, by their new status.", ["status"])
 WEBHOOKS = Counter("modelworker_webhooks", "Attempts to deliver a webhook event.", ["outcome"])
 CHILDREN = Counter(
-    "modelworker_child_restarts", "Child processes started to replace one that ended.", ["device"]
+    "modelworker_child_restarts", "Child processes started to replace one that ended.", ["lane"]
 )
-GPU_PEAK = Gauge("modelworker_gpu_memory_peak_bytes", "Peak GPU memory of the last model.", ["device"])
+GPU_PEAK = Gauge("modelworker_gpu_memory_peak_bytes", "Peak GPU memory of the last model.", ["lane"])
 BUILD = Info("modelworker_build", "Version, schema and engine of this daemon.")
 
 LANE_SILENT = Gauge(
-    "modelworker_lane_silent_seconds", "Seconds by which the lane's heartbeat is overdue.", ["device"]
+    "modelworker_lane_silent_seconds", "Seconds by which the lane's heartbeat is overdue.", ["lane"]
 )
-LANE_READY = Gauge("modelworker_lane_ready", "1 if the lane has a child that can work.", ["device"])
+LANE_READY = Gauge("modelworker_lane_ready", "1 if the lane has a child that can work.", ["lane"])
+PLACES = Gauge(
+    "modelworker_device_places",
+    "Lanes that may compute on the device at the same time; fewer than there are once its memory was short.",
+    ["device"],
+)
 ACCEPTING_JOBS = Gauge(
     "modelworker_accepting_jobs", "1 if jobs may be claimed: the store takes files and the disks have room."
 )
@@ -91,7 +96,7 @@ def ended(outcome: str, code: str = "") -> None:
     JOBS.labels(outcome, code).inc()
 
 
-def made(report: Mapping[str, Any], device: str) -> None:
+def made(report: Mapping[str, Any], lane: str) -> None:
     """Count what an attempt cost, by its report. The child wrote parts of it, so unknown steps and wrong types are ignored."""
     seconds = report.get("seconds")
     for step, took in seconds.items() if isinstance(seconds, dict) else ():
@@ -100,7 +105,7 @@ def made(report: Mapping[str, Any], device: str) -> None:
     surface = report.get("surface")
     peak_mb = surface.get("peak_vram_mb") if isinstance(surface, dict) else None
     if isinstance(peak_mb, int | float):
-        GPU_PEAK.labels(device).set(peak_mb * 2**20)
+        GPU_PEAK.labels(lane).set(peak_mb * 2**20)
 
 
 def scrape() -> bytes:

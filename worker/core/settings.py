@@ -155,11 +155,16 @@ class Settings(BaseSettings):
         Path(os.path.expanduser("~/.cache/shop-model-worker")),  # noqa: PTH111 - a service may have no home: no reason to fail
         description="The folder into which `worker weights fetch` stores the models and from which the worker loads them.",
     )
+    lanes: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
+        "auto",
+        description="Lanes of each device: jobs that it does at the same time. `auto` goes by cores, free memory and the GPU's "
+        "memory, and logs its reason; on a CPU it is one lane for two cores.",
+    )
     cuda_visible_devices: str | None = Field(
         None,
         validation_alias="CUDA_VISIBLE_DEVICES",
-        description="The GPUs to use, one lane each. If unset: all GPUs of the host. If empty: none. A host without a GPU has one lane "
-        "on the CPU.",
+        description="The GPUs to use, as numbers or UUIDs. If unset: all GPUs of the host. If empty: none; the CPU is the device "
+        "then.",
     )
     temp_dir: Path = Field(
         Path(tempfile.gettempdir()) / "shop-model-worker",

@@ -49,8 +49,9 @@ class Interrupted(Exception):
 class Attempt:
     """One claimed job: `run` it once. `child_fate` says afterwards what became of the child, `begun` if there was any work."""
 
-    def __init__(self, job: Job, child: Child, heartbeat: Heartbeat, context: LaneContext) -> None:
+    def __init__(self, job: Job, lane: str, child: Child, heartbeat: Heartbeat, context: LaneContext) -> None:
         self.job = job
+        self.lane = lane
         self.child = child
         self.heartbeat = heartbeat
         self.context = context
@@ -87,7 +88,7 @@ class Attempt:
             self.heartbeat.beat()
             ended = settlement.settle(self.context.engine, self.job, ending, self._wait_for_database)
             # The end last: whoever scrapes and finds it counted finds the rest counted, too.
-            metrics.made(self.report, self.child.device)
+            metrics.made(self.report, self.lane)
             settlement.record(ended, seconds=self._seconds())
 
     def _work(self, folder: Path) -> Ending:

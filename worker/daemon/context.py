@@ -48,5 +48,6 @@ class LaneContext:
     scratch: Scratch
     monitor: DatabaseMonitor
     stop: Stop
+    loading: threading.Lock = field(default_factory=threading.Lock)  # held while a child loads
     wake_sender: Callable[[], None]  # call it after writing an event
     cancel_push_works: Callable[[], bool]  # true while a cancel request reaches `Lane.on_cancel`

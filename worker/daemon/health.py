@@ -82,7 +82,7 @@ class Health:
             "bucket": self._bucket_problem(),
             "folders": self.admission.folder_problem,
             "weights": self._weights_problem(),
-        } | {f"child {lane.device}": _child_problem(lane) for lane in self.lanes}
+        } | {f"child {lane.label}": _child_problem(lane) for lane in self.lanes}
         parts = {name: problem or "ok" for name, problem in problems.items()}
         ready = not any(problems.values())
         return ready, {"ready": ready, "parts": parts}
@@ -90,8 +90,8 @@ class Health:
     def scrape(self) -> bytes:
         """Return all metrics in Prometheus's text format. May ask the database for the figures of the queue."""
         for lane in self.lanes:
-            metrics.LANE_SILENT.labels(lane.device).set(max(0.0, lane.heartbeat.overdue_s()))
-            metrics.LANE_READY.labels(lane.device).set(not _child_problem(lane))
+            metrics.LANE_SILENT.labels(lane.label).set(max(0.0, lane.heartbeat.overdue_s()))
+            metrics.LANE_READY.labels(lane.label).set(not _child_problem(lane))
         metrics.DATABASE_UP.set(self.monitor.available)
         metrics.LISTENING.set(self.listener.alive)
         metrics.ACCEPTING_JOBS.set(bool(self.lanes) and self.admission.is_open)
@@ -121,13 +121,13 @@ class Health:
 def lanes_alive(lanes: Sequence[Lane], timeout_s: float) -> tuple[bool, Answer]:
     """Return True if no lane is silent for `timeout_s` seconds longer than it announced, and the state of each lane."""
     doing = {
-        lane.device: {
+        lane.label: {
             "doing": lane.heartbeat.doing,
             "silent_s": round(max(0.0, lane.heartbeat.overdue_s()), 1),
         }
         for lane in lanes
     }
-    frozen = [lane.device for lane in lanes if lane.heartbeat.overdue_s() > timeout_s]
+    frozen = [lane.label for lane in lanes if lane.heartbeat.overdue_s() > timeout_s]
     return not frozen, {"alive": not frozen, "frozen": frozen, "lanes": doing}
 
 

@@ -1,6 +1,9 @@
-"""One device's loop: keep a child that can work, claim a job, attempt it; then the next."""
+"""One lane's loop: keep a child that can work, claim a job, attempt it; then the next."""
 
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -20,21 +23,25 @@ from worker.jobs.wakeup import Wakeup
 UNFORESEEN_S = 5.0  # after an error that nobody foresaw
 CLOSED_S = 1.0  # between two checks of a closed admission
 UNHEALTHY_S = 60.0  # longest wait before a child that keeps dying is started again
+TURN_S = 60.0  # longest wait for the children that load before this one
 DEATHS = 3  # deaths in a row after which the child is not trusted, whatever the jobs were
 
 log = structlog.get_logger()
 
 
 class Lane(threading.Thread):
-    """The thread of one device. It ends when `context.stop` drains, or with a configuration error in `failed`."""
+    """A thread with a child on a device. It ends when `context.stop` drains, or with a configuration error in `failed`.
 
-    def __init__(self, device: str, wakeup: Wakeup, context: LaneContext) -> None:
-        super().__init__(name=f"lane-{device}", daemon=True)
-        self.device = device
+    `label` is its name for people, the device's with a number: `0.0`, `0.1`, `cpu.0`.
+    """
+
+    def __init__(self, label: str, child: Child, wakeup: Wakeup, context: LaneContext) -> None:
+        super().__init__(name=f"lane-{label}", daemon=True)
+        self.label = label
+        self.child = child
         self.wakeup = wakeup
         self.context = context
         self.draining = context.stop.draining
-        self.child = Child(context.settings, device)
         self.heartbeat = Heartbeat()
         self.ready = threading.Event()  # the first child is loaded, or the lane has ended
         self.healthy: bool | None = None  # False while its child keeps dying; None until it is known
@@ -42,12 +49,12 @@ class Lane(threading.Thread):
         self._attempt: Attempt | None = None
         self._deaths = 0
         self._refusal = ""
-        metrics.CLAIMS.labels(device)
-        metrics.CHILDREN.labels(device)
+        metrics.CLAIMS.labels(label)
+        metrics.CHILDREN.labels(label)
 
     def run(self) -> None:
         """Work until the daemon drains."""
-        structlog.contextvars.bind_contextvars(device=self.device)  # of this thread
+        structlog.contextvars.bind_contextvars(lane=self.label)  # of this thread
         try:
             while not self.draining.is_set():
                 self.heartbeat.beat("idle")
@@ -89,12 +96,16 @@ class Lane(threading.Thread):
         wait = 0.0 if self._deaths < 2 else min(UNHEALTHY_S, 2.0 ** (self._deaths - 2))
         tries = 0
         while not self.draining.wait(wait):
-            self.heartbeat.beat(f"loading {self.context.settings.engine}", silent_s=START_S)
             try:
-                loaded = self.child.start(self.draining.is_set)
-            except ChildDied as error:
+                with self._turn_to_load():
+                    self.heartbeat.beat(f"loading {self.context.settings.engine}", silent_s=START_S)
+                    loaded = self.child.start(self.draining.is_set)
+            except (ChildDied, ConfigError) as error:
                 if self.draining.is_set():
                     return
+                # What worked before is no mistake in the settings: a GPU that broke, say, of which the other lanes need none.
+                if isinstance(error, ConfigError) and not self.ready.is_set():
+                    raise
                 tries += 1
                 wait = min(UNHEALTHY_S, max(1.0, wait * 2))
                 self.heartbeat.beat(f"child not started: {error}", silent_s=wait)
@@ -110,11 +121,28 @@ class Lane(threading.Thread):
                     details=loaded.details,
                 )
                 if self.ready.is_set():
-                    metrics.CHILDREN.labels(self.device).inc()
+                    metrics.CHILDREN.labels(self.label).inc()
                 self.ready.set()
                 if self._deaths < DEATHS:
                     self._set_health(healthy=True)
                 return
+
+    @contextmanager
+    def _turn_to_load(self) -> Iterator[None]:
+        """Load one child after the other: the first reads the weights from the disk, the others find them in memory.
+
+        A load that hangs holds the others up for TURN_S at most.
+        """
+        turn, deadline = self.context.loading, time.monotonic() + TURN_S
+        while not (mine := turn.acquire(timeout=TICK_S)):
+            self.heartbeat.beat("waiting to load")
+            if time.monotonic() > deadline or self.draining.is_set():
+                break
+        try:
+            yield
+        finally:
+            if mine:
+                turn.release()
 
     def _set_health(self, *, healthy: bool) -> None:
         if healthy is self.healthy:
@@ -144,12 +172,12 @@ class Lane(threading.Thread):
         if job is None:
             return False
         self.wakeup.wake()  # there may be more
-        metrics.CLAIMS.labels(self.device).inc()
+        metrics.CLAIMS.labels(self.label).inc()
         with structlog.contextvars.bound_contextvars(
             job_id=str(job.id), shop=job.shop, attempt=job.attempts, stage=Stage.CLAIMED.title
         ):
             self.context.wake_sender()
-            attempt = self._attempt = Attempt(job, self.child, self.heartbeat, self.context)
+            attempt = self._attempt = Attempt(job, self.label, self.child, self.heartbeat, self.context)
             attempt.run()
             self._count_deaths(attempt.child_fate)
             self.context.wake_sender()

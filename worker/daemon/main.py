@@ -1,4 +1,4 @@
-"""The daemon: a lane for each device, the threads that they share, and the signals that end it."""
+"""The daemon: some lanes on each device, the threads that they share, and the signals that end it."""
 
 import faulthandler
 import os
@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
@@ -15,7 +14,9 @@ from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker import __version__, database, engines
-from worker.compute import linux
+from worker.compute import lanes, linux
+from worker.compute.lanes import Plan
+from worker.compute.process import Child
 from worker.core import metrics
 from worker.core.errors import is_wrong_path, one_line
 from worker.core.finding import Level
@@ -27,6 +28,7 @@ from worker.daemon.context import LaneContext, Stop
 from worker.daemon.lane import Lane
 from worker.daemon.scratch import Scratch
 from worker.database.monitor import DatabaseMonitor, is_connection_lost
+from worker.engines.gate import Gate
 from worker.http import clients
 from worker.jobs import queue
 from worker.jobs.upkeep import Upkeep
@@ -55,31 +57,20 @@ def build(settings: Settings) -> "Daemon":
     # Here, so that a wrong setting ends the start before anything waits.
     engines.find(settings.engine)
     clients.authorities()
-    devices = find_devices(settings)
+    plan = lanes.plan(settings)
     store = open_store(settings)
     target = database.url(settings)
     # A lane and its lease each use one connection at a time; so do upkeep, listener and sender.
-    engine = database.connect(target, pool_size=2 * len(devices) + 3)
-    return Daemon(settings, devices, store, target, engine)
-
-
-def find_devices(settings: Settings) -> list[str]:
-    """Return the ids of the GPUs to use, or `cpu`. Does not import torch, which would keep a context on each GPU."""
-    named = "" if settings.device == "cpu" else settings.cuda_visible_devices
-    if named is not None:
-        return [device.strip() for device in named.split(",") if device.strip()] or ["cpu"]
-    gpus = Path("/proc/driver/nvidia/gpus")
-    return [str(n) for n, _ in enumerate(gpus.iterdir())] if gpus.is_dir() else ["cpu"]
+    engine = database.connect(target, pool_size=2 * sum(device.lanes for device in plan.devices) + 3)
+    return Daemon(settings, plan, store, target, engine)
 
 
 class Daemon:
     """All parts of a daemon, and their callbacks to each other. `serve` it once."""
 
-    def __init__(
-        self, settings: Settings, devices: list[str], store: Store, target: URL, engine: Engine
-    ) -> None:
+    def __init__(self, settings: Settings, plan: Plan, store: Store, target: URL, engine: Engine) -> None:
         self.settings = settings
-        self.devices = devices
+        self.plan = plan
         self.store = store
         self.engine = engine
         self.stop = Stop()
@@ -119,6 +110,8 @@ class Daemon:
             gauges=self.gauges,
         )
         self.lanes: list[Lane] = []
+        self.gates: dict[str, Gate] = {}  # of the devices
+        self._places: dict[str, int] = {}  # of the gates, as they were logged
 
     def serve(self) -> int:
         """Work until a signal. Returns the exit status. Raises: ConfigError before a job is claimed."""
@@ -147,7 +140,7 @@ class Daemon:
             "starting",
             version=__version__,
             engine=self.settings.engine,
-            devices=self.devices,
+            devices=[device.id for device in self.plan.devices],
             worker=self.settings.name,
             webhooks=self.settings.backend_url or "none: BACKEND_URL is not set",
         )
@@ -162,13 +155,28 @@ class Daemon:
             wake_sender=self._wake_sender,
             cancel_push_works=lambda: self.listener.alive,
         )
-        self.lanes += [Lane(device, self.wakeup, context) for device in self.devices]
+        for warning in self.plan.warnings:
+            log.warning("device_advice", advice=warning)
+        for device in self.plan.devices:
+            log.info(
+                "lanes_planned",
+                device=device.id,
+                gpu=device.gpu and device.gpu.name,
+                lanes=device.lanes,
+                threads=device.threads,
+                reason=device.reason,
+            )
+            gate = self.gates[device.id] = Gate.create(device.lanes)
+            self.lanes += [
+                Lane(name, Child(self.settings, device.id, device.threads, gate), self.wakeup, context)
+                for name in device.names
+            ]
         self.health.lanes = self.lanes
         shared = [self.listener, self.upkeep, *([self.sender] if self.sender else [])]
         threads: list[threading.Thread] = [*self.lanes, *shared]
         for thread in threads:
             thread.start()
-        notifier = systemd.Notifier({lane.device: lane.heartbeat for lane in self.lanes}, self.scratch.touch)
+        notifier = systemd.Notifier({lane.label: lane.heartbeat for lane in self.lanes}, self.scratch.touch)
         return self._watch(threads, notifier)
 
     def _watch(self, threads: list[threading.Thread], notifier: systemd.Notifier) -> int:
@@ -176,7 +184,7 @@ class Daemon:
         announced = False
         while any(lane.is_alive() for lane in self.lanes):
             self.lanes[0].join(0.2)
-            if not announced and all(lane.ready.is_set() and lane.is_alive() for lane in self.lanes):
+            if not announced and self._is_ready():
                 announced = True
                 log.info("ready", lanes=len(self.lanes))
             ended = [thread.name for thread in threads if not thread.is_alive()]
@@ -186,6 +194,7 @@ class Daemon:
                 self.stop.draining.set()
             if self.stop.draining.is_set():
                 self.wakeup.wake_all()
+            self._log_places()
             notifier.tick(ready=announced, stopping=self.stop.draining.is_set())
         for lane in self.lanes:
             if lane.failed:
@@ -193,6 +202,19 @@ class Daemon:
         drained = self.stop.requested
         log.info("stopped", reason="drained" if drained else "a thread ended")
         return os.EX_OK if drained else os.EX_TEMPFAIL
+
+    def _is_ready(self) -> bool:
+        """True once all lanes can work, except for those that were tried again and again in vain."""
+        working = [lane for lane in self.lanes if lane.healthy is not False or lane.ready.is_set()]
+        return bool(working) and all(lane.ready.is_set() and lane.is_alive() for lane in working)
+
+    def _log_places(self) -> None:
+        """Say once when the memory of a device lets fewer lanes compute at the same time."""
+        for device, gate in self.gates.items():
+            metrics.PLACES.labels(device).set(gate.places)
+            if (places := gate.places) < self._places.get(device, gate.lanes):
+                log.warning("device_memory_short", device=device, lanes=gate.lanes, at_once=places)
+                self._places[device] = places
 
     def _on_cancel(self, job_id: str) -> None:
         for lane in self.lanes:

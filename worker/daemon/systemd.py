@@ -110,13 +110,12 @@ class Notifier:
         self._sent_at = time.monotonic()
 
     def _news(self, *, ready: bool, stopping: bool) -> dict[str, str | int]:
-        frozen = [device for device, lane in self.lanes.items() if lane.overdue_s() > self.watchdog_timeout_s]
+        frozen = [name for name, lane in self.lanes.items() if lane.overdue_s() > self.watchdog_timeout_s]
         if frozen and frozen != self._frozen:
-            log.error("lane_frozen", devices=frozen, doing=[self.lanes[device].doing for device in frozen])
+            log.error("lane_frozen", lanes=frozen, doing=[self.lanes[name].doing for name in frozen])
         self._frozen = frozen
         doing = "; ".join(
-            f"{device}: {'frozen, ' if device in frozen else ''}{lane.doing}"
-            for device, lane in self.lanes.items()
+            f"{name}: {'frozen, ' if name in frozen else ''}{lane.doing}" for name, lane in self.lanes.items()
         )
         news: dict[str, str | int] = {"STATUS": f"stopping; {doing}" if stopping else doing}
         if ready:

@@ -24,6 +24,7 @@ class EngineSpec:
     devices: tuple[Device, ...]  # the kinds it can compute on, best first
     ram_gb: float  # of the host, for each lane: engine, background model, mesh and a photo
     weights: tuple[str, ...] = ()  # as `worker weights fetch` names them
+    gpu_ram_gb: float = 0.0  # of the host, for each lane whose engine is on a GPU
     vram_gb: float = (
         0.0  # of the GPU, for each lane; of TripoSR by arithmetic (docs/triposr.md), not measured
     )
@@ -31,7 +32,9 @@ class EngineSpec:
 
 
 ENGINES = {
-    "triposr": EngineSpec(devices=("cuda", "mps", "cpu"), ram_gb=6, weights=("triposr",), vram_gb=2),
+    "triposr": EngineSpec(
+        devices=("cuda", "mps", "cpu"), ram_gb=6, gpu_ram_gb=3.5, vram_gb=2, weights=("triposr",)
+    ),
     "relief": EngineSpec(devices=("cpu",), ram_gb=2, preview=True),
 }
 PREVIEWS = frozenset(name for name, spec in ENGINES.items() if spec.preview)

@@ -4,7 +4,9 @@ import math
 import re
 import shutil
 import statistics
+import subprocess
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
@@ -19,10 +21,11 @@ from worker.core.settings import ConfigError, Settings
 from worker.jobs import queue
 from worker.local import samples
 from worker.local.postgres import remove_server
-from worker.local.stack import await_jobs, interrupt_on_signals, start_daemon, start_stack
+from worker.local.stack import Stack, await_jobs, interrupt_on_signals, start_daemon, start_stack
 
 SHOP = "bench.myshopify.com"
 LIMIT_S = 1800  # for one job after another's end
+READY_S = 0.2  # between two looks at the daemon's log
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -32,6 +35,7 @@ def run(
     *,
     jobs: int | None,
     quality: str,
+    lanes: Sequence[int] = (),
     on_rows: Callable[[Rows], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run the daemon with this host's own settings on a queue and a store of the measurement's own. `--json` prints the result.
@@ -40,6 +44,8 @@ def run(
         photos: one a job, taken in turns; the samples if there are none.
         jobs: how many jobs to run; by default one a photo.
         quality: the jobs' preset.
+        lanes: of each device. With several numbers all jobs are run with each of them, and the result has `by_lanes`;
+            with none they are WORKER_LANES.
         on_rows: called again and again with the jobs' rows.
 
     Raises: ConfigError; KeyboardInterrupt for a signal.
@@ -51,47 +57,70 @@ def run(
     count = jobs or len(photos)
     with tempfile.TemporaryDirectory(prefix="worker-bench-") as name:
         folder = Path(name)
-        log = folder / "daemon.log"
         try:
             with start_stack(folder, engine=configured.engine) as stack:
-                environment = {
-                    **stack.environment,
-                    "BACKEND_URL": "",
-                    "WORKER_BACKGROUND_MODEL": configured.background_model,
-                    "WORKER_GRACE_S": "0",  # a job that Ctrl-C interrupts is of no use to anybody
-                    "WORKER_HTTP_PORT": "",  # the host's daemon may have it
-                    "WORKER_LISTEN_DATABASE_URL": "",
-                    "WORKER_LOG_FORMAT": "json",
-                }
                 urls = []
                 for n, photo in enumerate(islice(cycle(photos), count)):
                     target = stack.files / "photos" / f"{n}{photo.suffix}"
                     target.parent.mkdir(exist_ok=True)
                     shutil.copyfile(photo, target)
                     urls.append(f"{stack.server.url}/photos/{target.name}")
-                db = database.connect(database.parse(environment["DATABASE_URL"], "DATABASE_URL"))
-                try:
-                    with (
-                        log.open("wb") as output,
-                        start_daemon(environment, stdout=output, stderr=output) as daemon,
-                    ):
-                        ids = [
-                            queue.enqueue(
-                                db,
-                                shop=SHOP,
-                                product_id=str(n),
-                                image_urls=[url],
-                                quality=quality,
-                                metadata={},
-                            )
-                            for n, url in enumerate(urls)
-                        ]
-                        rows = await_jobs(db, ids, daemon, log, limit_s=LIMIT_S, on_rows=on_rows)
-                finally:
-                    db.dispose()
-            return {"engine": configured.engine, "quality": quality, **_devices(log), **summarise(rows)}
+                counts = [str(each) for each in lanes] or [str(configured.lanes)]
+                runs = {each: _measure(stack, configured, each, urls, quality, on_rows) for each in counts}
         finally:
             remove_server(folder / "postgres")
+    made = {"engine": configured.engine, "quality": quality}
+    return {**made, "by_lanes": runs} if len(runs) > 1 else {**made, **next(iter(runs.values()))}
+
+
+def _measure(
+    stack: Stack,
+    configured: Settings,
+    lanes: str,
+    urls: Sequence[str],
+    quality: str,
+    on_rows: Callable[[Rows], None],
+) -> dict[str, Any]:
+    """Run a job for each URL with so many lanes a device."""
+    log = stack.files.parent / f"daemon-{lanes}.log"
+    environment = {
+        **stack.environment,
+        "BACKEND_URL": "",
+        "WORKER_BACKGROUND_MODEL": configured.background_model,
+        "WORKER_GRACE_S": "0",  # a job that Ctrl-C interrupts is of no use to anybody
+        "WORKER_HTTP_PORT": "",  # the host's daemon may have it
+        "WORKER_LANES": lanes,
+        "WORKER_LISTEN_DATABASE_URL": "",
+        "WORKER_LOG_FORMAT": "json",
+    }
+    db = database.connect(database.parse(environment["DATABASE_URL"], "DATABASE_URL"))
+    try:
+        with (
+            log.open("wb") as output,
+            start_daemon(environment, stdout=output, stderr=output) as daemon,
+        ):
+            _await_ready(daemon, log)
+            ids = [
+                queue.enqueue(
+                    db,
+                    shop=SHOP,
+                    product_id=f"{lanes}-{n}",
+                    image_urls=[url],
+                    quality=quality,
+                    metadata={},
+                )
+                for n, url in enumerate(urls)
+            ]
+            rows = await_jobs(db, ids, daemon, log, limit_s=LIMIT_S, on_rows=on_rows)
+    finally:
+        db.dispose()
+    return {"lanes": _lanes(log), **summarise(rows)}
+
+
+def _await_ready(daemon: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Wait until all lanes can work, so that loading is not measured. Returns also if the daemon has ended."""
+    while daemon.poll() is None and '"event": "ready"' not in log.read_text(encoding="utf-8"):
+        time.sleep(READY_S)
 
 
 def summarise(rows: Rows) -> dict[str, Any]:
@@ -128,8 +157,12 @@ def summarise(rows: Rows) -> dict[str, Any]:
     }
 
 
-def as_table(found: Mapping[str, Any]) -> Table:
-    """Return what a person reads."""
+def as_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Return what a person reads: a table for each number of lanes."""
+    return [_table(run) for run in found.get("by_lanes", {"": found}).values()]
+
+
+def _table(found: Mapping[str, Any]) -> Table:
     table = Table("a job", "wall s", "CPU s", box=None, header_style="dim")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -141,10 +174,10 @@ def as_table(found: Mapping[str, Any]) -> Table:
     for code, count in found["errors"].items():
         table.add_row(f"  {code}", f"{count}", style="red")
     if found["peak_memory_mb"]:
-        table.add_row("peak memory", f"{found['peak_memory_mb']:,} MB")
+        table.add_row("peak memory of a lane", f"{found['peak_memory_mb']:,} MB")
     if found["peak_gpu_memory_mb"]:
-        table.add_row("peak GPU memory", f"{found['peak_gpu_memory_mb']:,} MB")
-    table.add_row("devices", ", ".join(found["devices"]))
+        table.add_row("peak GPU memory of a lane", f"{found['peak_gpu_memory_mb']:,} MB")
+    table.add_row("lanes", ", ".join(found["lanes"]))
     return table
 
 
@@ -162,10 +195,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(statistics.fmean(values), 3) if values else None
 
 
-def _devices(log: Path) -> dict[str, Any]:
-    """Return the devices of the lanes, from the daemon's log."""
-    return {
-        "devices": sorted(
-            set(re.findall(r'"device": "([^"]+)".*"event": "child_ready"', log.read_text(encoding="utf-8")))
-        )
-    }
+def _lanes(log: Path) -> list[str]:
+    """Return the names of the lanes, from the daemon's log."""
+    ready = re.findall(
+        r'"lane": "([^"]+)".*"event": "child_ready"|"event": "child_ready".*"lane": "([^"]+)"',
+        log.read_text(encoding="utf-8"),
+    )
+    return sorted({first or second for first, second in ready})

@@ -63,6 +63,7 @@ def start_stack(
             "BACKEND_URL": server.url,
             "WORKER_ENGINE": engine,
             "WORKER_BACKGROUND_MODEL": BACKGROUND_MODEL,
+            "WORKER_LANES": os.environ.get("WORKER_LANES") or "1",  # a laptop has other things to do
             "WORKER_PHOTO_HOSTS": "*",  # whatever a developer tries
             "WORKER_PHOTO_HTTP": "true",
             "WORKER_PHOTO_LOOPBACK": "true",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from worker import engines
 from worker import weights as on_disk
-from worker.compute.process import child_environment
+from worker.compute.environment import child_environment
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import Settings
 
