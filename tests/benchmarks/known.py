@@ -20,9 +20,9 @@ from worker.engines.triposr import surface_of
 from worker.mesh.camera import Camera, rotation
 from worker.mesh.clean import drop_floaters
 from worker.mesh.isosurface import isosurface
-from worker.mesh.mipmaps import LINEAR, srgb
+from worker.mesh.mipmaps import LINEAR, srgb_bytes
 from worker.mesh.normals import normals
-from worker.mesh.render import mix, visible
+from worker.mesh.rasterize import nearest, planes
 from worker.mesh.shading import lighting
 from worker.mesh.textured import TexturedMesh
 from worker.tsr.field import Decoder, Field
@@ -83,9 +83,15 @@ class Known:
         """Draw the object in a picture of `size` pixels a side: its colours as they are, or in a studio's light."""
         flat, near = camera.project(self.vertices)
         wide = size * samples
-        seen = visible(flat * np.float32(wide), near, self.faces, camera, wide, double_sided=True)
-        at, first = np.unique(seen.at, return_index=True)  # where two faces are equally near, one of them
-        shot = Shot(seen.face[first], seen.weight[first])
+        corners, depth = (flat * np.float32(wide))[self.faces], near[self.faces]
+        seen = nearest(corners, depth, wide, wide)
+        at = np.flatnonzero(seen.face >= 0)
+        face = seen.face[at]
+        # Perspective-correct: half-way in the picture is not half-way on the surface, because what is nearer looks larger.
+        scale = 1 + depth / np.float32(camera.distance)
+        place = np.stack([at % wide, at // wide], axis=1) + np.float64(0.5)
+        weight = planes(corners, np.eye(3, dtype=np.float32) * scale[:, :, None]).at(face, place).clip(0)
+        shot = Shot(face, weight / weight.sum(axis=1, keepdims=True))
         light = self.paint(shot)
         if lit:
             turned = mix(
@@ -96,8 +102,8 @@ class Known:
         layers = np.zeros((wide * wide, 4), np.float32)
         layers[at] = np.concatenate([light, np.ones((len(at), 1), np.float32)], axis=1)
         layers = layers.reshape(size, samples, size, samples, 4).mean(axis=(1, 3))
-        color = srgb(layers[..., :3] / np.maximum(layers[..., 3:], 1e-6))
-        return np.asarray(np.concatenate([color, layers[..., 3:]], axis=2) * 255 + 0.5).astype(np.uint8)
+        color = srgb_bytes(layers[..., :3] / np.maximum(layers[..., 3:], 1e-6))
+        return np.concatenate([color, (layers[..., 3:] * 255 + 0.5).astype(np.uint8)], axis=2)
 
     def standing_like(self, other: "Known") -> "Known":
         """Return this object with the height of the other one, the middles of their bases at the same point.
@@ -262,6 +268,11 @@ def _material(mesh: Any) -> Callable[[Shot], Floats]:
     uv = np.asarray(mesh.visual.uv, np.float32) * (1, -1) + (0, 1)  # trimesh counts v upwards
     inner = _textured(np.asarray(material.baseColorTexture.convert("RGB")), uv, np.asarray(mesh.faces))
     return lambda shot: inner(shot) * factor
+
+
+def mix(corners: Floats, weight: Floats) -> Floats:
+    """Interpolate: (K, 3, C) values at the corners and (K, 3) weights → (K, C)."""
+    return np.asarray(np.einsum("ki,kij->kj", weight, corners), np.float32)
 
 
 def _textured(texture: NDArray[np.uint8], uv: Floats, faces: NDArray[np.int32]) -> Callable[[Shot], Floats]:

@@ -61,7 +61,14 @@ class MipMaps:
         return end
 
 
-def srgb(light: Floats) -> Floats:
-    """Convert linear light to sRGB by IEC 61966-2-1, any shape, both in 0..1; clip what is outside."""
-    light = np.clip(light, 0, 1)
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
+STEPS = 1 << 13  # of linear light in `SRGB`; the darkest steps of 8-bit sRGB are 1/3295 apart
+_LIGHT = np.arange(STEPS + 1) / STEPS
+SRGB: NDArray[np.uint8] = (
+    np.where(_LIGHT <= 0.0031308, _LIGHT * 12.92, 1.055 * _LIGHT ** (1 / 2.4) - 0.055) * 255 + 0.5
+).astype(np.uint8)
+"""(STEPS + 1,) uint8, the nearest step of sRGB for linear light from 0 to 1, by IEC 61966-2-1."""
+
+
+def srgb_bytes(light: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Convert linear light, any shape, 0..1, to 8-bit sRGB; clip what is outside."""
+    return np.asarray(SRGB[(np.clip(light, 0, 1) * STEPS + 0.5).astype(np.intp)])

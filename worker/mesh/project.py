@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.camera import Camera
-from worker.mesh.rasterize import rasterize
+from worker.mesh.rasterize import nearest
 
 Floats = NDArray[np.float32]
 View = NDArray[np.uint8]  # (S, S, 4) sRGB, straight alpha
@@ -33,11 +33,8 @@ class Projection(NamedTuple):
 def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
     """Return (size, size) the nearness of the nearest face at every pixel, as `Camera.project` counts it; -inf for none."""
     flat, near = camera.project(vertices)
-    buffer = np.full(size * size, -np.inf, np.float32)
-    corners = near[faces]
-    for batch in rasterize(flat[faces] * np.float32(size), size, size):
-        np.maximum.at(buffer, batch.pixel, np.einsum("ij,ij->i", batch.weight, corners[batch.face]))
-    return buffer.reshape(size, size)
+    seen = nearest(flat[faces] * np.float32(size), near[faces], size, size)
+    return seen.near.reshape(size, size)
 
 
 def project(

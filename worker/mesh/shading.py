@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.mesh.rasterize import rasterize
-
 Floats = NDArray[np.float32]
 
 # For each light: its direction in the camera's axes (right, up, towards the camera), its strength, and how far it wraps
@@ -21,13 +19,14 @@ LIGHTS = (
 SKY, GROUND = 0.64, 0.5  # ambient light from above and from below
 
 FLOOR_CELLS = 64  # a side of the floor's shadow map
-FLOOR_BLUR = 2.2  # cells
-FLOOR_MARGIN = 0.22  # how far the shadow reaches, as part of the product's longest side
-FLOOR_FAINT = 0.1  # fainter shadow is left out: it would only make the page look dull
-FLOOR_STRENGTH = 0.7  # alpha of the shadow where no light arrives
+FLOOR_BLUR = 2.0  # cells
+FLOOR_MARGIN = 0.12  # how far the map reaches beyond the mesh, as part of the product's longest side
+FLOOR_HEIGHT = 0.5  # what is so far above the floor casts no shadow, as part of the longest side
+FLOOR_STRENGTH = 0.7  # alpha of the shadow where the mesh touches the floor
 
 SHADE_CELLS = 112  # a side of the depth map from each direction
 SHADE_DIRECTIONS = 56
+DENSITY = 3.0  # points of the surface for each cell that it covers
 BOUNCE = 0.3  # part of the light that reaches even the deepest corner, reflected by its walls
 
 
@@ -48,7 +47,7 @@ def lighting(normal: Floats) -> Floats:
 
 
 class Floor(NamedTuple):
-    """The shadow that the mesh casts on the plane y = 0 under an even sky, as a map of C by C cells."""
+    """The shadow that the mesh casts on the plane y = 0, as a map of C by C cells."""
 
     shadow: Floats  # (C, C) alpha 0..1, by z and x
     low: Floats  # (2,) x and z of the map's corner, in the unit of the mesh
@@ -61,7 +60,7 @@ class Floor(NamedTuple):
 
 
 def ambient_occlusion(positions: Floats, normals: Floats, faces: NDArray[np.int32]) -> tuple[Floats, Floor]:
-    """Compute how much light from all around reaches the mesh and the floor below it.
+    """Compute how much light from all around reaches the mesh, and the shadow on the floor below it.
 
     Args:
         positions: (V, 3), any unit, standing on y = 0.
@@ -72,54 +71,69 @@ def ambient_occlusion(positions: Floats, normals: Floats, faces: NDArray[np.int3
         (V,) the part of an even light that reaches each vertex, `BOUNCE` to 1 in the open; and the shadow on the floor.
     """
     low, high = positions.min(axis=0), positions.max(axis=0)
-    side = float((high - low)[[0, 2]].max()) + 2 * FLOOR_MARGIN * float((high - low).max())
-    corner, cell = ((low + high)[[0, 2]] / 2 - side / 2).astype(np.float32), side / FLOOR_CELLS
-    middles = (np.arange(FLOOR_CELLS, dtype=np.float32) + np.float32(0.5)) * np.float32(cell)
-    z, x = np.meshgrid(corner[1] + middles, corner[0] + middles, indexing="ij")
-    ground = np.stack([x.ravel(), np.zeros(x.size, np.float32), z.ravel()], axis=1)
-    up = np.tile(np.array([0, 1, 0], np.float32), (len(ground), 1))
-
-    reached = _reached(np.concatenate([positions, ground]), np.concatenate([normals, up]), positions, faces)
-    shadow = 1 - reached[len(positions) :].reshape(FLOOR_CELLS, FLOOR_CELLS)
-    shadow = ndimage.gaussian_filter(shadow, FLOOR_BLUR)
-    # It fades to nothing at the map's border.
-    rim = np.linspace(-1, 1, FLOOR_CELLS) ** 2
-    fade = np.clip(1.0 - (rim[:, None] ** 2 + rim[None, :] ** 2), 0, 1)
-    shadow = np.clip((shadow - FLOOR_FAINT) / (1 - FLOOR_FAINT), 0, 1) * fade
-    # A place in the shade still gets light that the rest reflects.
-    open_ = BOUNCE + (1 - BOUNCE) * reached[: len(positions)]
-    return open_, Floor((FLOOR_STRENGTH * shadow).astype(np.float32), corner, cell)
-
-
-def _reached(points: Floats, normals: Floats, positions: Floats, faces: NDArray[np.int32]) -> Floats:
-    """(N,) the part of an even light from all around that reaches (N, 3) points with (N, 3) normals past the mesh.
-
-    Draws a depth map of the mesh from each of many directions: a point behind the nearest face is in the shade from there.
-    """
-    low, high = positions.min(axis=0), positions.max(axis=0)
     radius = max(float(np.linalg.norm(high - low)) / 2, 1e-9)
+    surface = _spread(positions, faces, 2 * radius / SHADE_CELLS)
+    # A place in the shade still gets light that the rest reflects.
+    open_ = BOUNCE + (1 - BOUNCE) * _reached(positions, normals, surface, (low + high) / 2, radius)
+    return open_, _floor(surface, low, high)
+
+
+def _spread(positions: Floats, faces: NDArray[np.int32], cell: float) -> Floats:
+    """(N, 3) points all over the mesh, about `DENSITY` for each `cell`² of its area and at least one for each face.
+
+    They are spread evenly over each face (Roberts' R2 sequence, folded into the triangle).
+    """
+    a, b, c = (positions[faces[:, i]] for i in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
+    count = np.ceil(DENSITY * area / np.float32(cell) ** 2).astype(np.int64).clip(1)
+    face = np.repeat(np.arange(len(faces)), count)
+    n = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
+    u, v = ((0.5 + n * step) % 1 for step in (0.7548776662466927, 0.5698402909980532))
+    beyond = u + v > 1
+    u, v = (np.where(beyond, 1 - w, w).astype(np.float32)[:, None] for w in (u, v))
+    return np.asarray(a[face] + u * (b - a)[face] + v * (c - a)[face], np.float32)
+
+
+def _floor(surface: Floats, low: Floats, high: Floats) -> Floor:
+    """Darken the floor below the (N, 3) points of the surface: the nearer they are to it, the more."""
+    longest = float((high - low).max())
+    side = float((high - low)[[0, 2]].max()) + 2 * FLOOR_MARGIN * longest
+    corner, cell = ((low + high)[[0, 2]] / 2 - side / 2).astype(np.float32), side / FLOOR_CELLS
+    column, row = ((surface[:, [0, 2]] - corner) / np.float32(cell)).astype(np.intp).T
+    height = np.full(FLOOR_CELLS**2, np.inf, np.float32)
+    np.minimum.at(height, row * FLOOR_CELLS + column, surface[:, 1])
+    dark = (1 - height / np.float32(FLOOR_HEIGHT * longest)).clip(0) ** 2
+    shadow = ndimage.gaussian_filter(dark.reshape(FLOOR_CELLS, FLOOR_CELLS), FLOOR_BLUR)
+    return Floor((FLOOR_STRENGTH * shadow).astype(np.float32), corner, cell)
+
+
+def _reached(points: Floats, normals: Floats, surface: Floats, middle: Floats, radius: float) -> Floats:
+    """(N,) the part of an even light from all around that reaches (N, 3) points with (N, 3) normals past the surface.
+
+    Makes a depth map of the surface's points from each of many directions: what lies behind the nearest one is in the shade
+    from there.
+    """
     cell = np.float32(2 * radius / SHADE_CELLS)
-    middle = (low + high) / 2
-    centered = positions - middle
+    width = SHADE_CELLS + 2  # with a rim that nothing covers
+    centered = surface - middle
     lifted = points - middle + normals * cell  # off the surface, so that it does not shade itself
     reached, total = np.zeros(len(points), np.float32), np.full(len(points), 1e-6, np.float32)
     for direction in _directions(SHADE_DIRECTIONS):
         side = np.cross(direction, (0, 1, 0))
         side /= np.linalg.norm(side)
-        axes = np.stack([side, np.cross(side, direction)], axis=1).astype(np.float32)
-        corners = (centered @ axes / cell + np.float32(SHADE_CELLS / 2))[faces]
-        a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-        shown = (b - a)[:, 0] * (c - a)[:, 1] < (b - a)[:, 1] * (c - a)[:, 0]
-        depth = (centered @ direction)[faces[shown]]
-        nearest = np.full((SHADE_CELLS + 2) ** 2, -np.inf, np.float32)  # with a rim that nothing covers
-        for batch in rasterize(corners[shown] + 1, SHADE_CELLS + 2, SHADE_CELLS + 2):
-            np.maximum.at(nearest, batch.pixel, np.einsum("ij,ij->i", batch.weight, depth[batch.face]))
-        at = (
-            (lifted @ axes / cell + np.float32(SHADE_CELLS / 2 + 1)).astype(np.int32).clip(0, SHADE_CELLS + 1)
-        )
-        above = nearest[at[:, 1] * (SHADE_CELLS + 2) + at[:, 0]] - lifted @ direction
+        axes = np.stack([side, np.cross(side, direction), direction]).astype(np.float32) / cell
+
+        def on_map(of: Floats, axes: Floats = axes) -> tuple[NDArray[np.intp], Floats]:
+            x, y, depth = axes @ of.T
+            column, row = (((at + np.float32(width / 2)).astype(np.intp)).clip(0, width - 1) for at in (x, y))
+            return row * width + column, depth
+
+        nearest = np.full(width * width, -np.inf, np.float32)
+        at, depth = on_map(centered)
+        np.maximum.at(nearest, at, depth)
+        at, depth = on_map(lifted)
         weight = np.maximum(normals @ direction, 0)
-        reached += weight * (1 - np.clip(above / cell - 1, 0, 1))
+        reached += weight * (1 - np.clip(nearest[at] - depth - 1, 0, 1))
         total += weight
     return reached / total
 

@@ -24,7 +24,7 @@ def poster(scene: Scene, target: Path) -> None:
     """Write a PNG of 512 by 512 pixels: the product and its shadow on transparency."""
     viewpoint = Viewpoint(azimuth=AZIMUTH, elevation=ELEVATION)
     picture = scene.render(viewpoint, scene.camera([viewpoint]), SIZE, samples=3)
-    Image.fromarray(picture).save(target, optimize=True)
+    Image.fromarray(picture).save(target)
 
 
 def turntable(scene: Scene, target: Path) -> None:
@@ -47,7 +47,7 @@ def turntable(scene: Scene, target: Path) -> None:
             loop=0,  # for ever
             quality=quality,
             alpha_quality=90,
-            method=4,
+            method=2,  # 4 takes four times as long for an eighth less
         )
         if target.stat().st_size < MOST_BYTES:
             return
