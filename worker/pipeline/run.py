@@ -31,7 +31,8 @@ from worker.pipeline.frame import frame
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, turntable
 from worker.pipeline.quality import assess
-from worker.pipeline.roles import assign
+from worker.pipeline.roles import assign, subject_photo
+from worker.pipeline.subject import read_subject
 from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
 
@@ -83,8 +84,10 @@ def run(
     report |= made_by
 
     on_progress(Stage.DOWNLOADING)
-    photos = _get_photos(request, cutter, report)
-    assigned = assign(request.views, photos)
+    subject = read_subject(request.subject)
+    marked = subject_photo(request.views, len(request.image_urls)) if subject.box else None
+    photos = _get_photos(request, cutter, marked, report)
+    assigned = assign(request.views, photos, marked)
     report["photos"] = [
         photo.report(assigned.roles.get(n), assigned.reasons.get(n)) for n, photo in enumerate(photos)
     ]
@@ -121,7 +124,7 @@ def run(
     if model.source_views:
         with timed_step(report, Step.QUALITY):
             report["quality"] = assess(model, model.source_views[0], scene, front.score)
-            report["quality"]["warnings"][:0] = assigned.warnings
+            report["quality"]["warnings"][:0] = [*assigned.warnings, *subject.warnings]
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
@@ -148,12 +151,18 @@ def _draw(request: Request, model: Model, report: dict[str, Any]) -> Scene:
     return scene
 
 
-def _get_photos(request: Request, cutter: Cutter, report: dict[str, Any]) -> list[Photo]:
-    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then."""
+def _get_photos(request: Request, cutter: Cutter, marked: int | None, report: dict[str, Any]) -> list[Photo]:
+    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then.
+
+    `marked` is the index of the photo in which the request's subject is marked.
+    """
     with timed_step(report, Step.DOWNLOAD):
         photos = _download(request)
     with timed_step(report, Step.CUTOUT):
-        return [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
+        return [
+            photo if photo.error else _cut_out(photo, cutter, request.subject if n == marked else None)
+            for n, photo in enumerate(photos)
+        ]
 
 
 def _download(request: Request) -> list[Photo]:
@@ -175,11 +184,11 @@ def _downloaded(photo: Photo, policy: Policy) -> Photo:
     return photo
 
 
-def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
+def _cut_out(photo: Photo, cutter: Cutter, subject: Any) -> Photo:
     try:
         image = decode_in_subprocess(photo.file)
         photo = replace(photo, incomplete=image.info["missing"] > 0)
-        cutout = cutter.cut(image)
+        cutout = cutter.cut(image, subject)
         view = frame(cutout.rgba)
     except JobError as error:
         return replace(photo, error=error)
