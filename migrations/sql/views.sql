@@ -29,6 +29,9 @@ COMMENT ON VIEW public.job_status IS
 'Jobs for people: how far, and for those that wait their position in the queue and about how long it will take.';
 
 CREATE OR REPLACE VIEW public.queue_health WITH (security_invoker = true) AS
+WITH taken AS MATERIALIZED (
+    SELECT DISTINCT unnest(pools) AS pool, engine FROM worker.live_hosts() WHERE paused_at IS NULL
+)
 SELECT shop,
     count(*) FILTER (WHERE status = 'pending') AS pending,
     count(*) FILTER (WHERE status = 'pending' AND run_after <= now()) AS due,
@@ -37,16 +40,21 @@ SELECT shop,
     count(*) FILTER (WHERE status = 'processing') AS running,
     count(*) FILTER (WHERE status = 'processing' AND lease_expires_at < now() - interval '5 s') AS stuck,
     count(*) FILTER (WHERE status = 'completed') AS completed_last_hour,
-    count(*) FILTER (WHERE status = 'failed') AS failed_last_hour
+    count(*) FILTER (WHERE status = 'failed') AS failed_last_hour,
+    count(*) FILTER (WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
+        SELECT FROM taken WHERE taken.pool = lately.pool AND coalesce(lately.engine, taken.engine) = taken.engine)
+    ) AS unserved
 FROM (
     -- Three indexes, so that it costs what is going on and not what has been.
-    SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
     UNION ALL
-    SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs
+    WHERE status = 'processing'
     UNION ALL
-    SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs
     WHERE completed_at > now() - interval '1 h'
 ) AS lately
 GROUP BY GROUPING SETS ((shop), ());
 
-COMMENT ON VIEW public.queue_health IS 'The queue at a glance, by shop; the line without a shop is the sum.';
+COMMENT ON VIEW public.queue_health IS
+'The queue at a glance, by shop; the line without a shop is the sum. `unserved` are due jobs that no running host can take.';
