@@ -4,10 +4,11 @@
 
 CREATE OR REPLACE VIEW public.job_status WITH (security_invoker = true) AS
 WITH lap AS (
-    SELECT id, priority, shop, row_number() OVER (PARTITION BY priority, shop ORDER BY run_after, created_at) AS lap
+    SELECT id, pool, priority, shop,
+        row_number() OVER (PARTITION BY pool, priority, shop ORDER BY run_after, created_at) AS lap
     FROM public.jobs WHERE status = 'pending'
 ), line AS (
-    SELECT id, row_number() OVER (ORDER BY priority DESC, lap, shop) AS position FROM lap
+    SELECT id, row_number() OVER (PARTITION BY pool ORDER BY priority DESC, lap, shop) AS position FROM lap
 ), pace AS (
     -- A row that was inserted as completed may say anything; thousands of years times a position is no interval any more.
     SELECT avg(least(greatest(took, '0'), '1 h')) AS a_job FROM (
@@ -22,11 +23,11 @@ SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS sta
         line.position * pace.a_job / greatest(1, running.jobs), job.run_after - now(), interval '0')
     END AS estimated_wait,
     job.priority, job.attempts, job.max_attempts, job.run_after, job.queued_at, job.started_at, job.completed_at,
-    job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message
+    job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message, job.pool, job.engine
 FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running;
 
 COMMENT ON VIEW public.job_status IS
-'Jobs for people: how far, and for those that wait their position in the queue and about how long it will take.';
+'Jobs for people: how far, and for those that wait their position in the queue of their pool and about how long it will take.';
 
 CREATE OR REPLACE VIEW public.queue_health WITH (security_invoker = true) AS
 WITH taken AS MATERIALIZED (

@@ -31,7 +31,7 @@ def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Ro
     with _live(console) as live:
         while True:
             screen: list[RenderableType] = [tables.jobs_table(rows)]
-            if time.monotonic() - began > IDLE_S and (hint := _idle_hint(engine, rows)):
+            if time.monotonic() - began > IDLE_S and (hint := idle_hint(engine, rows)):
                 screen.append(hint)
             live.update(Group(*screen), refresh=True)
             if all(row["completed_at"] for row in rows):
@@ -73,7 +73,7 @@ def _until_answered(
             time.sleep(QUEUE_PAUSE_S)
 
 
-def _idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
+def idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
     """Return why the first of the jobs waits, if no worker has taken any that has not ended."""
     due = [row for row in rows if row["status"] == "pending" and row["error_code"] is None]
     if not due or len(due) < len([row for row in rows if row["completed_at"] is None]):
