@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from worker.core.errors import JobError
-from worker.pipeline.background import CutoutUnavailable
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
@@ -327,12 +326,3 @@ def test_another_folder_in_the_environment_is_not_looked_at(
     Cutter("u2netp", u2netp).cut(mug()[0])
     assert not list(tmp_path.iterdir())
     assert os.environ["U2NET_HOME"] == str(tmp_path)
-
-
-def test_a_graphics_card_that_is_not_there_is_told_at_the_start(u2netp: Path) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this machine has one")
-    with pytest.raises(CutoutUnavailable, match="CUDAExecutionProvider"):
-        Cutter("u2netp", u2netp, "cuda")

@@ -1,7 +1,8 @@
 """Real daemons and children, ended or frozen or broken in every way, in every stage of a job.
 
 Two daemons share the queue; the one that has the job is the victim, or its child is. The job is held in the stage by
-what the stage waits for: the photo's server, the engine, the bucket, a lock in the database.
+what the stage waits for: the photo's server, the engine, the bucket, a lock in the database. With three lanes a daemon, two
+more jobs are held beside it, and must come to their end too.
 """
 
 import os
@@ -28,8 +29,11 @@ HOWS = ("SIGTERM", "SIGTERM twice", "SIGKILL", "SIGSTOP and SIGCONT", "exit", "o
 class Fleet:
     """Two daemons, replaced when they end as a supervisor would do; a backend; the gates."""
 
-    def __init__(self, url: str, folder: Path, site: DevServer, gate: gates.Gates, weights: Path) -> None:
+    def __init__(
+        self, url: str, folder: Path, site: DevServer, gate: gates.Gates, weights: Path, lanes: int
+    ) -> None:
         self.folder = folder
+        self.lanes = lanes
         self.gates = gate
         self.site = site
         self.sql = psycopg.connect(url, autocommit=True)
@@ -43,6 +47,7 @@ class Fleet:
             "DATABASE_URL": url,
             "BACKEND_URL": site.url,
             "WORKER_WEIGHTS_DIR": str(weights),
+            "WORKER_LANES": str(lanes),
             "WORKER_LEASE_S": str(LEASE_S),
             "WORKER_POLL_S": "0.5",
             "WORKER_SOFT_LIMIT_S": str(HARD_LIMIT_S - 1),
@@ -85,6 +90,13 @@ class Fleet:
     def owner(self, job: Any) -> Daemon:
         name = self.row(job)["claimed_by"]
         return next(daemon for daemon in self.daemons if daemon.log.stem == f"daemon-{name[1:]}")
+
+    def child(self, job: Any) -> int:
+        """The process that has the job: the last one of the lane that claimed it last."""
+        daemon = self.owner(job)
+        claimed = [line["lane"] for line in daemon.events("job_claimed") if line["job_id"] == str(job)]
+        ready = [line["pid"] for line in daemon.events("child_ready") if line["lane"] == claimed[-1]]
+        return int(ready[-1])
 
     def row(self, job: Any) -> dict[str, Any]:
         with self.sql.cursor(row_factory=psycopg.rows.dict_row) as cursor:
@@ -131,7 +143,11 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(
-    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory, u2netp: Path, mug: bytes
+    request: pytest.FixtureRequest,
+    postgres: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+    u2netp: Path,
+    mug: bytes,
 ) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     with (
@@ -139,7 +155,7 @@ def fleet(
         serve_folder(folder, folder / "webhooks.jsonl") as site,
         gates.serve(mug) as gate,
     ):
-        fleet = Fleet(url, folder, site, gate, u2netp)
+        fleet = Fleet(url, folder, site, gate, u2netp, getattr(request, "param", 1))
         yield fleet
         fleet.close()
 
@@ -159,9 +175,14 @@ ALL = [(victim, how, stage) for victim in ("daemon", "child") for how in HOWS fo
 
 
 @pytest.mark.parametrize(
-    ("victim", "how", "stage"),
-    [*SHORT, *(pytest.param(*cell, marks=pytest.mark.long) for cell in ALL if cell not in SHORT)],
-    ids=lambda value: value.replace(" ", "-"),
+    ("fleet", "victim", "how", "stage"),
+    [
+        *((1, *cell) for cell in SHORT),
+        *(pytest.param(1, *cell, marks=pytest.mark.long) for cell in ALL if cell not in SHORT),
+        *(pytest.param(3, *cell, marks=pytest.mark.long) for cell in ALL),
+    ],
+    indirect=["fleet"],
+    ids=lambda value: value.replace(" ", "-") if isinstance(value, str) else f"{value}-lanes",
 )
 def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
     fleet: Fleet, victim: str, how: str, stage: str
@@ -169,14 +190,14 @@ def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
     fleet.begin()
     release = fleet.hold(stage)
     try:
-        job = _enqueue(fleet)
-        _reach(fleet, job, stage)
+        job, *beside = jobs = [_enqueue(fleet) for _ in range(fleet.lanes)]
+        _reach(fleet, jobs, stage)
         daemon = fleet.owner(job)
-        child = daemon.events("child_ready")[-1]["pid"]
-        target = daemon.process.pid if victim == "daemon" else child
+        target = daemon.process.pid if victim == "daemon" else fleet.child(job)
         with _done_to(fleet, job, daemon, target, how, stage):
             release()
-            _wait_for_the_end(fleet, job)
+            for each in jobs:
+                _wait_for_the_end(fleet, each)
     finally:
         release()
 
@@ -184,6 +205,11 @@ def test_no_job_is_lost_or_done_twice_whatever_ends_a_process(
     status, attempts = _expected(victim, how, stage)
     assert (row["status"], row["error_code"]) == (status, None if status == "completed" else "timed_out")
     assert row["attempts"] in attempts
+    for each in beside:
+        other = fleet.row(each)
+        assert other["status"] == "completed", other["error_message"]
+        # A child takes nothing with it but its own job.
+        assert other["attempts"] in ({1} if victim == "child" else {1, 2})
 
     if how == "hang in C" and target in fleet.processes():
         # Whoever watches the service ends what does not answer. An event in its sender's hand would come a minute later.
@@ -246,16 +272,16 @@ def _enqueue(fleet: Fleet) -> Any:
     return found[0]
 
 
-def _reach(fleet: Fleet, job: Any, stage: str) -> None:
+def _reach(fleet: Fleet, jobs: list[Any], stage: str) -> None:
     arrived = fleet.gates.arrived
-    until(lambda: fleet.row(job)["progress"] == STAGES[stage], 60, stage)
+    until(lambda: all(fleet.row(job)["progress"] == STAGES[stage] for job in jobs), 60, stage)
     if stage == "uploading":
-        until(lambda: fleet.gates.arrived > arrived)
+        until(lambda: fleet.gates.arrived >= arrived + len(jobs))
     if stage == "settling":
-        waiting = "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        until(lambda: fleet.sql.execute(waiting).fetchone() == (True,))
+        waiting = "SELECT count(*) = %s FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        until(lambda: fleet.sql.execute(waiting, [len(jobs)]).fetchone() == (True,))
     # An event in a dead sender's hand would be sent again only a minute later.
-    until(lambda: fleet.outbox(job, "delivered_at IS NULL") == 0)
+    until(lambda: all(fleet.outbox(job, "delivered_at IS NULL") == 0 for job in jobs))
 
 
 @contextmanager
@@ -343,10 +369,13 @@ def _check_the_rest(fleet: Fleet, job: Any, row: dict[str, Any]) -> None:
 
     until(lambda: all(daemon.events("ready") for daemon in fleet.daemons), 60)
     living = {daemon.process.pid for daemon in fleet.daemons}
-    until(
-        lambda: fleet.processes() == living | {d.events("child_ready")[-1]["pid"] for d in fleet.daemons},
-        what="orphans to be gone",
-    )
+
+    def children() -> set[int]:
+        """The last one of each lane."""
+        ready = [(daemon.log, line) for daemon in fleet.daemons for line in daemon.events("child_ready")]
+        return set({(log, line["lane"]): line["pid"] for log, line in ready}.values())
+
+    until(lambda: fleet.processes() == living | children(), what="orphans to be gone")
     until(lambda: not fleet.daemons[0].leftovers(), what="temp files to be gone")
 
 

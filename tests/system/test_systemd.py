@@ -1,5 +1,6 @@
 """What the daemon tells systemd, read from a real socket; and what systemd thinks of the unit, where it is installed."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -158,17 +161,33 @@ def test_systemd_is_told_of_a_whole_life(
     assert file_manager.said("STOPPING") == ["1"]
 
 
-def test_a_frozen_lane_starves_the_watchdog_and_thawed_feeds_it_again(
+def test_one_frozen_lane_of_four_starves_the_watchdog_and_thawed_feeds_it_again(
     start_daemon: StartDaemon, file_manager: Manager, sql: psycopg.Connection, database_url: str
 ) -> None:
-    daemon = start_daemon(NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="3000000")
+    daemon = start_daemon(
+        NOTIFY_SOCKET=file_manager.address, WATCHDOG_USEC="3000000", WORKER_LANES="4", WORKER_HTTP_PORT="0"
+    )
+    names = ["cpu.0", "cpu.1", "cpu.2", "cpu.3"]
+    assert sorted(event["lane"] for event in daemon.events("child_ready")) == names
+    assert file_manager.said("STATUS")[-1] == "; ".join(f"{name}: idle" for name in names)
+    port = daemon.events("http_listening")[0]["port"]
     alive = next(daemon.temp.glob("*/.lock"))
     with sql.transaction(), psycopg.connect(database_url, autocommit=True) as other:
-        # The lane's next poll of the queue hangs, as it would on a database that answers no more.
+        # A lane's next poll of the queue hangs, as it would on a database that answers no more. One is woken.
         sql.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
         other.execute("NOTIFY worker_jobs")
-        daemon.wait_for("lane_frozen")
-        until(lambda: file_manager.said("STATUS")[-1] == "cpu.0: frozen, idle")
+        (frozen,) = daemon.wait_for("lane_frozen")["lanes"]
+        until(
+            lambda: (
+                file_manager.said("STATUS")[-1]
+                == "; ".join(f"{name}: {'frozen, ' if name == frozen else ''}idle" for name in names)
+            )
+        )
+        with pytest.raises(urllib.error.HTTPError) as answer:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60)
+        with answer.value as body:
+            health = json.load(body)
+        assert (health["frozen"], sorted(health["lanes"])) == ([frozen], names)
         now, touched = time.monotonic(), alive.stat().st_mtime_ns
         time.sleep(1.5)  # longer than the watchdog's time
         assert not file_manager.said("WATCHDOG", since=now)

@@ -140,6 +140,7 @@ def environment(database_url: str) -> dict[str, str]:
         "WORKER_BACKGROUND_MODEL": "u2netp",
         "WORKER_PHOTO_LOOPBACK": "true",
         "CUDA_VISIBLE_DEVICES": "",
+        "WORKER_LANES": "1",
     }
 
 
@@ -181,9 +182,10 @@ def test_a_frozen_daemon_is_ended_by_the_watchdog_and_started_again(machine: Mac
     assert not Path(f"/proc/{first}").exists()
 
 
-def test_a_frozen_lane_is_too_and_the_log_says_where(
-    machine: Machine, sql: psycopg.Connection, database_url: str
+def test_one_frozen_lane_of_four_is_too_and_the_log_says_where(
+    machine: Machine, environment: dict[str, str], sql: psycopg.Connection, database_url: str
 ) -> None:
+    machine.configure(environment | {"WORKER_LANES": "4"})
     assert machine.run("start", "worker").returncode == 0, machine.log()
     with sql.transaction(), psycopg.connect(database_url, autocommit=True) as other:
         sql.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")

@@ -26,7 +26,6 @@ from worker.engines.gate import Gate
 from worker.engines.surface import Engine
 from worker.pipeline import run as pipeline
 from worker.pipeline.address import Policy
-from worker.pipeline.background import CutoutUnavailable
 from worker.pipeline.cutout import Cutter
 
 
@@ -93,7 +92,7 @@ def main() -> None:
         sys.exit("The first message is not Start.")
     try:
         models = _load(start)
-    except (engines.EngineUnavailable, weights.WeightsMissing, CutoutUnavailable) as error:
+    except (engines.EngineUnavailable, weights.WeightsMissing) as error:
         channel.send(Unavailable(message=str(error), later=isinstance(error, engines.DeviceBusy)))
         return
     channel.send(

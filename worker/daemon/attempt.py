@@ -63,7 +63,7 @@ class Attempt:
             cancel_push_works=context.cancel_push_works,
             on_report=context.wake_sender,
         )
-        self.report: dict[str, Any] = {}  # for the row; filled as the work goes on
+        self.report: dict[str, Any] = {"lane": lane}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
         self.begun = False
         self._storing = False  # a file of the model before this one may be replaced already

@@ -1,7 +1,6 @@
 """The background model: a photo → how much of each pixel is the product, as a network of rembg gives it."""
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +13,11 @@ from PIL import Image
 Alpha = NDArray[np.float32]  # (H, W), 0..1
 
 
-class CutoutUnavailable(Exception):
-    """The background model cannot run on this device; the message says what to do."""
-
-
 class BackgroundModel:
-    """A rembg session whose raw output is read. rembg scales each mask to 0..255, and then an empty photo has an object too."""
+    """A rembg session on the CPU whose raw output is read. rembg scales each mask to 0..255, and then an empty photo has an object too."""
 
-    def __init__(self, model: str, folder: Path, providers: list[str]) -> None:
-        with _rembg_environment(folder), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing provider, which is checked below
+    def __init__(self, model: str, folder: Path) -> None:
+        with _rembg_environment(folder):
             # Imported here because it takes seconds, and a photo with its own transparency does not need it.
             import onnxruntime  # noqa: PLC0415
             import rembg  # noqa: PLC0415
@@ -31,12 +25,8 @@ class BackgroundModel:
             options = onnxruntime.SessionOptions()
             # Waiting threads sleep: spinning would take CPU time from the engine and from other lanes.
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            self._session: Any = rembg.new_session(model, sess_opts=options, providers=providers)
-        active = self._session.inner_session.get_providers()
-        if active[0] != providers[0]:
-            raise CutoutUnavailable(
-                f"The background model '{model}' cannot use {providers[0]}, only {', '.join(active)}. "
-                "Install onnxruntime-gpu with matching CUDA libraries, or run the background model on the CPU."
+            self._session: Any = rembg.new_session(
+                model, sess_opts=options, providers=["CPUExecutionProvider"]
             )
         self._tap = _Tap(self._session.inner_session)
         self._session.inner_session = self._tap

@@ -25,7 +25,6 @@ VIEW_SIDE = 435  # pixels that the product's longer side has in a view
 MARGIN = 0.12  # of the product's longer side, kept around it in the second pass
 AGREEMENT = 0.85  # intersection over union; below it the second pass found another object than the first
 RIM = 0.95  # below this alpha a pixel's colour contains the background's
-PROVIDERS = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
 # Part of the product that is neither product nor background. Clear cut-outs have at most 0.07 of it; a ring with a filled
 # hole has 0.4, a cat that the network dissolves 0.2.
@@ -61,18 +60,12 @@ class _Draft:
 class Cutter:
     """Cut products out of photos with one model. It is loaded when the first photo needs it, and kept."""
 
-    def __init__(self, model: str, folder: Path, device: str = "cpu") -> None:
-        """Check the weights of `model` in `folder` (see `worker.weights`). `device` is "cpu" or "cuda", with no fallback.
-
-        Raises: WeightsMissing, CutoutUnavailable.
-        """
+    def __init__(self, model: str, folder: Path) -> None:
+        """Check the weights of `model` in `folder` (see `worker.weights`). Raises: WeightsMissing."""
         weights.verify(folder, model)
         self.model = model
         self._folder = folder
-        self._providers = PROVIDERS[device]
         self._background: BackgroundModel | None = None
-        if device != "cpu":
-            self._load()  # the GPU's libraries may be missing: fail now and not in a job
 
     def cut(self, image: Image.Image, subject: Any = None) -> Cutout:
         """Cut the product out of an RGB or RGBA photo.
@@ -188,7 +181,7 @@ class Cutter:
 
     def _load(self) -> BackgroundModel:
         if self._background is None:
-            self._background = BackgroundModel(self.model, self._folder, self._providers)
+            self._background = BackgroundModel(self.model, self._folder)
         return self._background
 
 

@@ -30,7 +30,7 @@ STATES = {
 }
 
 # Texts of `metadata.worker` that the page shows.
-REPORT_TEXTS = ("engine", "cutout_url", "poster_url", "turntable_url", "usdz_url")
+REPORT_TEXTS = ("engine", "lane", "cutout_url", "poster_url", "turntable_url", "usdz_url")
 
 
 class Listing(NamedTuple):
