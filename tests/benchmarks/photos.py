@@ -33,6 +33,7 @@ from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
+from worker.pipeline.photo import ScoredView
 from worker.pipeline.preview import poster
 from worker.pipeline.quality import assess
 
@@ -65,7 +66,8 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
             )
             plain = finish(replace(surface, source_views=[]), preset, folder, extras={})
         assert model.source_views
-        quality = assess(model, model.source_views[0], drawn, score_photo(cutout, view))
+        scored = ScoredView(view, score_photo(cutout, view), cutout.warnings)
+        quality = assess(model, drawn, [scored], preview=engine.name in engines.PREVIEWS)
         without, laid_over = (psnr(made, model.source_views[0].camera, view) for made in (plain, model))
         print(
             f"{photo.name:16} {preset.name:9} {len(model.mesh.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"

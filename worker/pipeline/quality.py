@@ -1,134 +1,204 @@
-"""Measure how good a model is, against its photo and by its file: in figures, in sentences, and as one score."""
+"""Measure how good a model is, against its photos and by its file: in figures, in sentences, and as one score."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.color import deltaE_ciede2000, rgb2lab
 
-from worker.engines.surface import SourceView, View
+from worker.engines.surface import View
 from worker.mesh.align import LEAST_OVERLAP
 from worker.mesh.render import Scene
-from worker.pipeline.choose import PhotoScore, luminance
+from worker.pipeline.boxiness import boxiness
+from worker.pipeline.choose import luminance
 from worker.pipeline.finish import Model
+from worker.pipeline.photo import ScoredView
+from worker.pipeline.similarity import Similarity, compare
 
-# Each part of the score rises from 0 at the first figure to 1 at the second. docs/models.md has the formula and the reasons.
+# Each rises from 0 at the first figure to 1 at the second. docs/models.md has the formula and the reasons.
 OVERLAP = (0.5, 0.94)  # intersection over union of the model's outline and the cut-out's
 DIFFERENCE = (26.0, 4.0)  # mean ΔE2000
 DETAIL = (0.1, 0.68)  # the part of the photo's fine structure that the texture has, at its place
-PLAIN = 0.15  # standard deviation of L* in it, below which a photo has no structure to keep
+AGREEMENT = (0.3, 0.9)  # of the photo that fits the model worst
+COVERAGE = (0.05, 0.75)  # part of the surface that a photo shows
+ROUND = (1.4, 0.7)  # as `boxiness` measures it
 PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
-PHOTO_BLUR = (0.95, 0.5)  # as `blur` measures it
-CUT_OFF, OPEN = 0.6, 0.8  # factors for a product that the photo's border cuts off, and for an open surface
+PHOTO_BLUR = (1.0, 0.35)  # as `blur` measures it
+# Factors.
+CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open surface
+CERTAIN = 0.2  # a cut-out that is not certain at all
+PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, from one photo and from several
+BOXY = 0.35  # a boxy product in a preview from one photo
 
 # Beyond these figures the report has a warning.
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
-WARN_SIDE, WARN_BLUR, WARN_DROPPED, WARN_FLAT = 0.75, 0.72, 5, 0.1
+WARN_AGREEMENT, WARN_COVERAGE, WARN_BOXY = 0.6, 0.6, 1.0
+WARN_SIDE, WARN_BLUR, WARN_DROPPED, WARN_FLAT = 0.75, 0.65, 5, 0.1
 
-EDGE = 4.0  # 8-bit steps a pixel; a weaker slope is shading, which is soft in a sharp photo too
-EDGES = 0.002  # part of the product's pixels; with fewer on edges the blur is unknown
-
-
-class Similarity(NamedTuple):
-    """The similarity of the photo and the model, as the photo's camera sees it."""
-
-    overlap: float  # intersection over union of the outlines, 0..1
-    difference: float  # mean ΔE2000 inside both outlines
-    detail: float  # the part of the photo's fine structure that the model has at the same place, 0..1
+CONTRAST = 60.0  # 8-bit steps across an edge; less may be the soft shading of a rounded edge
+ACROSS = 11  # pixels, along which the contrast of an edge is measured
+SLOPE = 4.0  # 8-bit steps a pixel, of an edge at least
+FEW, EDGES = 20, 0.002  # pixels, part of the product's pixels; with fewer on edges the blur is unknown
+STEEPNESS = (0.3, 0.1)  # slope of the sharpest edges, as part of their contrast: sharp, and blurred
 
 
-class PhotoQuality(NamedTuple):
-    """The quality of the photo itself."""
+class Figures(NamedTuple):
+    """All that the score depends on."""
 
-    side: float  # the product's longer side in it, as part of the 512 pixels that are used, 0..1
-    blur: float  # as `blur` measures it
+    front: Similarity  # of the model and the front's photo
+    size: float  # of the product in the front's photo, as part of the 512 pixels that are used, 0..1
+    blur: float  # of the front's photo, as `blur` measures it
     whole: bool  # the photo's border does not cut the product off
+    certainty: float  # of the least certain cut-out, 0..1
+    coverage: float  # part of the surface that a photo shows, 0..1
+    agreement: (
+        float | None
+    )  # how much the model looks like the photo that it fits worst, 0..1; None for a single photo
+    preview: bool  # the engine shows the photos and invents the rest
+    boxiness: float | None  # as `boxiness` measures it, where an outline is all that the shape is made from
+    watertight: bool
 
 
-def assess(model: Model, source: SourceView, scene: Scene, photo_score: PhotoScore) -> dict[str, Any]:
+class Part(NamedTuple):
+    """A part of the score."""
+
+    factor: float  # 0..1
+    bad: bool = False  # bad enough for the warning
+    warning: str = ""  # a sentence for a merchant
+
+
+def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview: bool) -> dict[str, Any]:
     """Build the JSON-able report for `metadata.worker.quality`.
 
     Args:
-        model: of `finish`.
-        source: the photo that it was made from, and the camera in the model's coordinates.
+        model: of `finish`, with at least one source view.
         scene: the model's mesh, ready to be drawn.
-        photo_score: of that photo.
+        photos: those that the model was made from, the front first.
+        preview: the engine shows the photos and invents the rest.
     """
-    view, camera = source.view, source.camera
-    seen = compare(scene.render_unlit(camera, len(view)), view)
-    photo = PhotoQuality(photo_score.size, blur(view), whole=photo_score.whole == 1)
+    front = photos[0]
+    seen = [
+        compare(scene.render_unlit(source.camera, len(source.view)), source.view)
+        for source in model.source_views
+    ]
+    # The photos that were not laid over the model, because their outline is another one, disagree most.
+    views = model.report["views"].values()
+    fits = [*map(_fit, seen), *(_rise(v["overlap"], OVERLAP) for v in views if v["overlap"] < LEAST_OVERLAP)]
+    figures = Figures(
+        front=seen[0],
+        size=front.score.size,
+        blur=blur(front.view),
+        whole=front.score.whole == 1,
+        certainty=min(photo.score.certainty for photo in photos),
+        coverage=model.report["coverage"],
+        agreement=min(fits) if len(views) > 1 else None,
+        preview=preview,
+        boxiness=boxiness(front.view) if preview and len(photos) == 1 else None,
+        watertight=model.mesh.watertight,
+    )
+    parts = rate(figures)
     return {
-        "score": score(seen, photo, watertight=model.mesh.watertight),
-        "silhouette_iou": round(seen.overlap, 4),
-        "delta_e": round(seen.difference, 2),
-        "detail": round(seen.detail, 3),
-        "photo_px": round(photo.side * len(view)),
-        "photo_blur": round(photo.blur, 3),
+        "score": score(parts),
+        "coverage": round(figures.coverage, 3),
+        "cutout_certainty": round(figures.certainty, 3),
+        "views_agreement": None if figures.agreement is None else round(figures.agreement, 3),
+        "silhouette_iou": round(seen[0].overlap, 4),
+        "delta_e": round(seen[0].difference, 2),
+        "detail": round(seen[0].detail, 3),
+        "photo_px": round(figures.size * len(front.view)),
+        "photo_blur": round(figures.blur, 3),
         "triangles": len(model.mesh.faces),
         "watertight": model.mesh.watertight,
         "components_dropped": model.report["components_dropped"],
         "texture_use": model.report["texture_used"],
-        "warnings": [*model.report["warnings"], *_warnings(model, seen, photo)],
+        "warnings": [
+            *model.report["warnings"],
+            # Several photos may have the same to say.
+            *dict.fromkeys(warning for photo in photos for warning in photo.warnings),
+            *(part.warning for part in parts if part.bad),
+            *_mesh_warnings(model),
+        ],
     }
 
 
-def compare(seen: NDArray[np.uint8], photo: View) -> Similarity:
-    """Compare two (S, S, 4) pictures from the same camera, the model and the photo."""
-    shape, wanted = seen[..., 3] > 127, photo[..., 3] > 127
-    both = shape & wanted
-    overlap = float(both.sum() / max(1, (shape | wanted).sum()))
-    # Right at the outline a photo's pixels are mixed with its background.
-    inside = ndimage.binary_erosion(both, iterations=3)
-    if not inside.any():
-        return Similarity(overlap, 100.0, 0.0)
-    ours, theirs = (rgb2lab(picture[..., :3]) for picture in (seen, photo))
-    difference = float(deltaE_ciede2000(ours[inside], theirs[inside]).mean())  # type: ignore[no-untyped-call]  # has no types
-    # Structures of a few pixels: finer ones are the photo's noise, and coarser ones count in the difference already.
-    fine, wanted_fine = (
-        (ndimage.gaussian_filter(lab[..., 0], 1) - ndimage.gaussian_filter(lab[..., 0], 2))[inside]
-        for lab in (ours, theirs)
-    )
-    there = float(wanted_fine.var())
-    kept = float((fine * wanted_fine).mean()) / there if there > PLAIN**2 else 1.0
-    return Similarity(overlap, difference, min(1.0, max(0.0, kept)))
+def score(parts: Sequence[Part]) -> float:
+    """Return 0..100: the product of all factors, so that one bad part is enough to lower it."""
+    return round(100 * float(np.prod([part.factor for part in parts])), 1)
 
 
-def blur(view: View) -> float:
-    """Measure how blurred the product's edges are in a (S, S, 4) view.
+def rate(figures: Figures) -> list[Part]:
+    """Return the parts of the score. Cut-outs and open meshes have warnings of their own already."""
+    seen, agreement = figures.front, 1.0 if figures.agreement is None else figures.agreement
+    preview = PREVIEW_OF_SIDES if figures.boxiness is None else PREVIEW
+    boxy = 0.0 if figures.boxiness is None else figures.boxiness
+    return [
+        Part(
+            preview if figures.preview else 1.0,
+            figures.preview,
+            "This is a preview: what the photos do not show is invented.",
+        ),
+        Part(
+            BOXY + (1 - BOXY) * _rise(boxy, ROUND),
+            boxy > WARN_BOXY,
+            "The product has straight edges, and a preview from one photo makes it round. Add photos of its sides.",
+        ),
+        Part(
+            0.75 + 0.25 * _rise(figures.coverage, COVERAGE),
+            figures.coverage < WARN_COVERAGE,
+            f"No photo shows {1 - figures.coverage:.0%} of the surface. Photos of the other sides make a better model.",
+        ),
+        Part(CERTAIN + (1 - CERTAIN) * figures.certainty),
+        Part(
+            0.4 + 0.6 * _rise(agreement, AGREEMENT),
+            agreement < WARN_AGREEMENT,
+            "The photos do not agree: the model does not look like each of them.",
+        ),
+        Part(
+            1.0 if figures.whole else CUT_OFF,
+            not figures.whole,
+            "The product touches the photo's edge: what lies beyond is missing.",
+        ),
+        Part(
+            0.5 + 0.5 * _rise(figures.blur, PHOTO_BLUR),
+            figures.blur > WARN_BLUR,
+            "The photo is blurred.",
+        ),
+        Part(
+            0.5 + 0.5 * _rise(figures.size, PHOTO_SIDE),
+            figures.size < WARN_SIDE,
+            f"Small photo: the product is {figures.size * 512:.0f} px long in it; 512 px are best.",
+        ),
+        Part(
+            _rise(seen.overlap, OVERLAP),
+            LEAST_OVERLAP <= seen.overlap < WARN_OVERLAP,  # below it finishing has said so
+            f"The model's outline is not the photo's: they share {seen.overlap:.0%}.",
+        ),
+        Part(
+            _rise(seen.difference, DIFFERENCE),
+            seen.difference > WARN_DIFFERENCE,
+            f"The model's colours are not the photo's: ΔE {seen.difference:.0f}.",
+        ),
+        Part(
+            0.4 + 0.6 * _rise(seen.detail, DETAIL),
+            seen.detail < WARN_DETAIL,
+            "Fine details of the photo are missing or out of place.",
+        ),
+        Part(1.0 if figures.watertight else OPEN),
+    ]
 
-    Blurs the photo once more: the less that changes an edge, the more it was blurred before (Crété, Dolmiere, Ladret and
-    Nicolas, "The blur effect", 2007).
 
-    Returns:
-        0..1: about 0.3 for a sharp photo, 0.75 from a blur of two pixels on, 0 where there are too few edges.
-    """
-    light = luminance(view)
-    # Away from the outline, which the cut-out makes sharp.
-    inside = ndimage.binary_erosion(view[..., 3] > 127, iterations=6)
-    lost, total, count = 0.0, 0.0, 0
-    for axis in (0, 1):
-        again = ndimage.uniform_filter1d(light, 9, axis=axis)
-        step, less = (np.abs(ndimage.sobel(image, axis)) / 8 for image in (light, again))
-        edge = inside & (step > EDGE)
-        lost += float(np.maximum(step - less, 0)[edge].sum())
-        total += float(step[edge].sum())
-        count += int(edge.sum())
-    return 1 - lost / total if count > EDGES * inside.sum() else 0.0
+def _mesh_warnings(model: Model) -> Iterator[str]:
+    width, height, depth = np.ptp(model.mesh.positions, axis=0).tolist()
+    if depth < WARN_FLAT * max(width, height):
+        yield "The model is very flat."
+    dropped = model.report["components_dropped"]
+    if dropped >= WARN_DROPPED:
+        yield f"{dropped} loose pieces were removed."
 
 
-def score(seen: Similarity, photo: PhotoQuality, *, watertight: bool) -> float:
-    """Return 0..100: the product of the similarity's parts, the photo's parts, and a factor for an open surface."""
-    parts = (
-        _rise(seen.overlap, OVERLAP),
-        _rise(seen.difference, DIFFERENCE),
-        0.4 + 0.6 * _rise(seen.detail, DETAIL),
-        0.5 + 0.5 * _rise(photo.side, PHOTO_SIDE),
-        0.5 + 0.5 * _rise(photo.blur, PHOTO_BLUR),
-        1.0 if photo.whole else CUT_OFF,
-        1.0 if watertight else OPEN,
-    )
-    return round(100 * float(np.prod(parts)), 1)
+def _fit(seen: Similarity) -> float:
+    """Return how much the model looks like one of its photos, 0..1, by outline and colours."""
+    return _rise(seen.overlap, OVERLAP) * _rise(seen.difference, DIFFERENCE)
 
 
 def _rise(value: float, between: tuple[float, float]) -> float:
@@ -136,26 +206,29 @@ def _rise(value: float, between: tuple[float, float]) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _warnings(model: Model, seen: Similarity, photo: PhotoQuality) -> list[str]:
-    width, height, depth = np.ptp(model.mesh.positions, axis=0).tolist()
-    dropped = model.report["components_dropped"]
-    said = (
-        (not photo.whole, "The product touches the photo's edge: what lies beyond is missing."),
-        (photo.blur > WARN_BLUR, "The photo is blurred."),
-        (
-            photo.side < WARN_SIDE,
-            f"Small photo: the product is {photo.side * 512:.0f} px long in it; 512 px are best.",
-        ),
-        (
-            LEAST_OVERLAP <= seen.overlap < WARN_OVERLAP,  # below it finishing has said so
-            f"The model's outline is not the photo's: they share {seen.overlap:.0%}.",
-        ),
-        (
-            seen.difference > WARN_DIFFERENCE,
-            f"The model's colours are not the photo's: ΔE {seen.difference:.0f}.",
-        ),
-        (seen.detail < WARN_DETAIL, "Fine details of the photo are missing or out of place."),
-        (depth < WARN_FLAT * max(width, height), "The model is very flat."),
-        (dropped >= WARN_DROPPED, f"{dropped} loose pieces were removed."),
-    )
-    return [sentence for applies, sentence in said if applies]
+def blur(view: View) -> float:
+    """Measure how blurred the product's edges are in a (S, S, 4) view.
+
+    The slope of an edge is compared with its contrast. The sharpest tenth of the edges decides: part of a product may be out
+    of focus, or rounded. Edges with little contrast do not count: the shading of a rounded edge is soft in a sharp photo too.
+
+    Returns:
+        0..1: up to 0.3 for a sharp photo, 0.75 from a blur of three pixels on (standard deviation), 0 if there are too few edges.
+    """
+    light = luminance(view)
+    # Away from the outline, which the cut-out makes sharp.
+    inside = ndimage.binary_erosion(view[..., 3] > 127, iterations=6)
+    steepness = []
+    for axis in (0, 1):
+        slope = np.abs(ndimage.sobel(light, axis)) / 8  # steps a pixel
+        highest, lowest = (
+            extreme(light, ACROSS, axis=axis)
+            for extreme in (ndimage.maximum_filter1d, ndimage.minimum_filter1d)
+        )
+        contrast = highest - lowest
+        edge = inside & (contrast > CONTRAST) & (slope > SLOPE)
+        steepness.append(slope[edge] / contrast[edge])
+    found = np.concatenate(steepness)
+    if len(found) < max(FEW, EDGES * inside.sum()):
+        return 0.0
+    return _rise(float(np.quantile(found, 0.9)), STEEPNESS)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
+from worker.engines import PREVIEWS
 from worker.engines.presets import PRESETS
 from worker.engines.surface import Engine, PosedView
 from worker.mesh.render import Scene
@@ -31,8 +32,7 @@ from worker.pipeline.frame import frame
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preview import poster, turntable
 from worker.pipeline.quality import assess
-from worker.pipeline.roles import assign, subject_photo
-from worker.pipeline.subject import read_subject
+from worker.pipeline.roles import assign
 from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
 
@@ -84,10 +84,8 @@ def run(
     report |= made_by
 
     on_progress(Stage.DOWNLOADING)
-    subject = read_subject(request.subject)
-    marked = subject_photo(request.views, len(request.image_urls)) if subject.box else None
-    photos = _get_photos(request, cutter, marked, report)
-    assigned = assign(request.views, photos, marked)
+    photos = _get_photos(request, cutter, report)
+    assigned = assign(request.views, photos)
     report["photos"] = [
         photo.report(assigned.roles.get(n), assigned.reasons.get(n)) for n, photo in enumerate(photos)
     ]
@@ -123,8 +121,10 @@ def run(
     scene = _draw(request, model, report)
     if model.source_views:
         with timed_step(report, Step.QUALITY):
-            report["quality"] = assess(model, model.source_views[0], scene, front.score)
-            report["quality"]["warnings"][:0] = [*assigned.warnings, *subject.warnings]
+            report["quality"] = assess(
+                model, scene, [scored for _, scored in used], preview=engine.name in PREVIEWS
+            )
+            report["quality"]["warnings"][:0] = assigned.warnings
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
@@ -151,18 +151,12 @@ def _draw(request: Request, model: Model, report: dict[str, Any]) -> Scene:
     return scene
 
 
-def _get_photos(request: Request, cutter: Cutter, marked: int | None, report: dict[str, Any]) -> list[Photo]:
-    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then.
-
-    `marked` is the index of the photo in which the request's subject is marked.
-    """
+def _get_photos(request: Request, cutter: Cutter, report: dict[str, Any]) -> list[Photo]:
+    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then."""
     with timed_step(report, Step.DOWNLOAD):
         photos = _download(request)
     with timed_step(report, Step.CUTOUT):
-        return [
-            photo if photo.error else _cut_out(photo, cutter, request.subject if n == marked else None)
-            for n, photo in enumerate(photos)
-        ]
+        return [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
 
 
 def _download(request: Request) -> list[Photo]:
@@ -184,11 +178,11 @@ def _downloaded(photo: Photo, policy: Policy) -> Photo:
     return photo
 
 
-def _cut_out(photo: Photo, cutter: Cutter, subject: Any) -> Photo:
+def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
     try:
         image = decode_in_subprocess(photo.file)
         photo = replace(photo, incomplete=image.info["missing"] > 0)
-        cutout = cutter.cut(image, subject)
+        cutout = cutter.cut(image)
         view = frame(cutout.rgba)
     except JobError as error:
         return replace(photo, error=error)

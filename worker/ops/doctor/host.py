@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from worker import engines
-from worker.compute import linux
 from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
 
@@ -62,7 +61,10 @@ def libraries(_: Settings) -> Iterator[Finding]:
 
 def memory(settings: Settings) -> Iterator[Finding]:
     """Check the memory of the host or of its container."""
-    total = linux.memory_bytes()
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
     needed = engines.find(settings.engine).ram_gb
     text = f"{total / 1e9:.1f} GB"
     if total / 1e9 < needed:
