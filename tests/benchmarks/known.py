@@ -152,7 +152,7 @@ def from_glb(path: Path, front: float) -> Known:
 def from_scene(name: str) -> Known:
     """Take the shape and the matt colours of one of the studio's scenes, by its signed distance."""
     scene = importlib.import_module(f"studio.scenes.{name}")
-    studio, *_ = next(iter(scene.PHOTOS.values()))
+    studio = scene.STUDIO
     low, high = np.array(studio.box)
     cell = float((high - low).max()) / CELLS
     count = np.ceil((high - low) / cell).astype(int) + 5

@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from benchmarks import known
 from benchmarks.known import FITTED, SCENES, Known
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 from skimage.color import deltaE_ciede2000, rgb2lab
+from torch import Tensor
 
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
@@ -45,6 +47,7 @@ from worker.pipeline.frame import frame
 from worker.tsr.field import Field, Points
 
 DISTANCE = 3.0  # of a photo's camera, as a multiple of what it sees: the perspective of a product photo
+DATA = Path(__file__).parents[1] / "data"
 SEEN_FROM = (0, 45, 90, 135, 180)
 PHOTO = 768  # pixels a side of a photo
 COMPARED = 384  # pixels a side of the pictures that are compared
@@ -60,8 +63,7 @@ class Fitted(TripoSR):
     """TripoSR with a fitted field in place of the network's answer. `depth` stretches it towards the camera, as a guess would be."""
 
     def __init__(self, field: Field, depth: float) -> None:
-        self.device = "cpu"
-        self.details = {"device": "cpu"}
+        super().__init__(DATA / "tsr-tiny", "cpu")
         self.model: Any = _Answer(field, depth)
 
 
@@ -71,10 +73,10 @@ class _Answer:
     def __init__(self, field: Field, depth: float) -> None:
         self._field = field if depth == 1 else _Stretched(field, depth)
 
-    def encode(self, _pictures: Sequence[NDArray[np.uint8]]) -> list[None]:
-        return [None]
+    def encode(self, _pictures: Sequence[NDArray[np.float32]]) -> Tensor:
+        return torch.zeros(1, 1)
 
-    def field(self, _code: None, _chunk: int | None = None) -> Any:
+    def field(self, _code: Tensor) -> Any:
         return self._field
 
 
@@ -228,7 +230,7 @@ def main() -> None:
         engine: Engine = Relief()
         path, _, front = name.partition("@")
         if name == FITTED:
-            field = known.fitted_field(Path(__file__).parents[1] / "data" / "tsr-fitted")
+            field = known.fitted_field(DATA / "tsr-fitted")
             truth, engine = known.from_field(field), Fitted(field, chosen.depth)
         elif name in SCENES:
             truth = known.from_scene(name)

@@ -46,7 +46,7 @@ def test_the_demo_makes_what_it_promises(tmp_path: Path, u2netp: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert "5 models and 1 job that failed as it should" in run.stderr
     page = (results / "index.html").read_text()
-    for product in ("vase", "duck", "bottle", "coffee", "robot"):
+    for product in ("duck", "duck-preview", "robot", "vase", "coffee"):
         model = trimesh.load(results / f"{product}.glb", force="mesh")
         assert isinstance(model, trimesh.Trimesh)
         model.merge_vertices(merge_tex=True, merge_norm=True)
@@ -55,6 +55,8 @@ def test_the_demo_makes_what_it_promises(tmp_path: Path, u2netp: Path) -> None:
         assert (results / f"{product}.png").exists()
         assert f"{product}.glb" in page
     assert "photo_not_an_image" in page
+    captions = re.findall(r"<figcaption><b>Photo \d</b> (\w+)", page)
+    assert captions == ["front", "left", "back", "right", "refused", "front", "left"]
     steps = re.findall(r'--nth:\d+">(\w+) [\d.]+ s', page)
     assert steps[:7] == ["download", "cutout", "generate", "finish", "poster", "quality", "upload"]
     events = [

@@ -117,6 +117,14 @@ def test_the_score_and_what_was_noticed_are_shown(tmp_path: Path) -> None:
     assert "of 100" not in write(tmp_path, job())
 
 
+def test_a_photo_says_which_side_it_shows_or_why_it_was_left_out(tmp_path: Path, picture: Path) -> None:
+    photos = [NotedPhoto(picture, side="front"), NotedPhoto(picture, "It shows another product.")]
+    page = write(tmp_path, job(photos=photos))
+    assert "<b>Photo 1</b> front, " in page
+    assert "<b>Photo 2</b> It shows another product.</figcaption>" in page
+    assert "front, " not in write(tmp_path, job(photos=photos[:1]))
+
+
 def test_a_failed_job_says_why(tmp_path: Path) -> None:
     sentence = "The file is not a photo. Use JPEG, PNG, WebP or AVIF."
     page = write(

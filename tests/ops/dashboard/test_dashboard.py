@@ -108,9 +108,13 @@ def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection
         "seconds": {"upload": 0.25, "download": 1.5, "generate": 3.25},
         "model": {"triangles": 30000, "glb_bytes": 2_400_000, "watertight": True},
         "quality": {"score": 71.4, "delta_e": 3.2, "warnings": ["The photo is blurred."]},
-        "photos": [{"status": "used"}, {"status": "refused", "error_message": "The photo is too small."}],
+        "photos": [
+            {"status": "used", "view": "left"},
+            {"status": "refused", "error_message": "The photo is too small."},
+            {"status": "spare", "view": None, "reason": "It shows another product."},
+        ],
     }
-    photos = ["https://cdn.shopify.com/1.jpg", "https://cdn.shopify.com/2.jpg"]
+    photos = [f"https://cdn.shopify.com/{n}.jpg" for n in (1, 2, 3)]
     job = insert(sql, status="completed", image_urls=photos, metadata={"worker": report, "mine": "kept"})
     sql.execute(
         "INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome,"
@@ -120,7 +124,8 @@ def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection
     )
     page = unescape(site.get(f"/jobs/{job}").text)
     for said in ("30,000", "2.4 MB", "watertight", "71 of 100", "The photo is blurred.", "delta e", "gpu-9:1", "lost",
-                 "The server stopped.", "1 min 0 s", "The photo is too small.", *photos, '"mine": "kept"'):  # fmt: skip
+                 "The server stopped.", "1 min 0 s", "The photo is too small.",
+                 "used as the left", "It shows another product.", *photos, '"mine": "kept"'):  # fmt: skip
         assert said in page, said
     assert page.index("download") < page.index("generate") < page.index("upload</th>")
     assert 'data-src="https://store.example/a.glb"' in page

@@ -1,4 +1,4 @@
-"""Draw the sample photos anew: in tests/samples, `python -m studio.render [scene …]`. Minutes each; the files are committed."""
+"""Draw the sample photos anew: in tests/samples, `python -m studio.render [scene or file …]`. Minutes each; the files are committed."""
 
 import importlib
 import io
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from scipy.cluster.vq import kmeans2
 from scipy.spatial import cKDTree
-from studio.tracer import Floats, render
+from studio.tracer import Floats, render, turned
 
 from worker.local import samples
 
@@ -79,10 +79,13 @@ def encode(picture: Image.Image) -> bytes:
 
 def main(names: list[str]) -> None:
     folder = Path(samples.__file__).parent
-    for name in names or SCENES:
+    for name in SCENES:
         scene = importlib.import_module(f"studio.scenes.{name}")
-        for file, (studio, width, height) in scene.PHOTOS.items():
-            light = render(scene.distance, scene.surface, studio, width=width, height=height, samples=SAMPLES)
+        for file, photo in scene.PHOTOS.items():
+            if names and not {name, file} & set(names):
+                continue
+            distance, surface, studio = turned(scene.distance, scene.surface, photo.studio, photo.azimuth)
+            light = render(distance, surface, studio, width=photo.width, height=photo.height, samples=SAMPLES)
             data = encode(develop(calm(light)))
             (folder / file).write_bytes(data)
             sys.stderr.write(f"{file}: {len(data) // 1000} kB\n")

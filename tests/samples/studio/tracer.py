@@ -5,7 +5,7 @@ into the tracer's own compiled code, which is why everything here is a tuple of 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import cos, floor, pi, sin, sqrt
 from typing import Any
 
@@ -57,6 +57,16 @@ class Studio:
         (0.30, 0.30, 0.32),
     )  # what is reflected besides: below, above
     texture: Floats = field(default_factory=lambda: np.zeros((1, 1, 3)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A picture of a scene. The product stands turned on the paper, so that its side at `azimuth` faces the camera."""
+
+    studio: Studio
+    width: int
+    height: int
+    azimuth: float = 0.0  # degrees around the product, from its front towards its own left
 
 
 @jit
@@ -347,6 +357,34 @@ def compile_tracer(  # noqa: C901, PLR0915 - the scene reaches compiled code as 
                 image[row, col, 2], image[row, col, 3] = b / samples, a / samples
 
     return fill
+
+
+def turned(
+    distance: Callable[..., Any], surface: Callable[..., Any], studio: Studio, azimuth: float
+) -> tuple[Callable[..., Any], Callable[..., Any], Studio]:
+    """Turn a scene's product on its paper, so that its side at `azimuth` faces the camera."""
+    if not azimuth:
+        return distance, surface, studio
+    c, s = cos(azimuth * pi / 180), sin(azimuth * pi / 180)
+
+    @jit
+    def back(p: Vec) -> Vec:
+        return (c * p[0] + s * p[2], p[1], c * p[2] - s * p[0])
+
+    @jit
+    def turned_distance(x: float, y: float, z: float) -> float:
+        q = back((x, y, z))
+        return float(distance(q[0], q[1], q[2]))
+
+    @jit
+    def turned_surface(p: Vec, n: Vec, texture: Floats) -> Any:
+        return surface(back(p), back(n), texture)
+
+    (x0, y0, z0), (x1, y1, z1) = studio.box
+    corners = [(c * x - s * z, s * x + c * z) for x in (x0, x1) for z in (z0, z1)]
+    xs, zs = zip(*corners, strict=True)
+    box = ((min(xs), y0, min(zs)), (max(xs), y1, max(zs)))
+    return turned_distance, turned_surface, replace(studio, box=box)
 
 
 def pack_light(light: Light) -> list[float]:

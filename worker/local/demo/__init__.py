@@ -4,7 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from worker import database, engines
 from worker.core import stages
+from worker.engines.surface import Role
 from worker.jobs import queue
 from worker.local import samples
 from worker.local.demo.page import JobResult, NotedPhoto, write_page
@@ -40,6 +41,8 @@ class Sample:
     title: str
     photos: Mapping[str, bytes]
     quality: str
+    views: Mapping[Role, int] = field(default_factory=dict)
+    """Which photo shows which side, by its place in `photos`."""
     fails_with: str | None = None
 
 
@@ -77,34 +80,34 @@ def run(results: Path, *, engine: str, console: Console) -> int:
 
 
 def _samples() -> list[Sample]:
-    duck, robot, side = (
-        samples.path(name).read_bytes() for name in ("duck.jpg", "robot.jpg", "robot-side.jpg")
-    )
+    duck = samples.path("duck.jpg").read_bytes()
     return [
         Sample(
-            product="vase",
-            title="Vase, cut out already",
-            photos={"vase.png": samples.path("vase.png").read_bytes()},
+            product="duck",
+            title="A duck from four sides",
+            photos=_files("duck.jpg", "duck-left.jpg", "duck-back.jpg", "duck-right.jpg"),
             quality="balanced",
+            views={"front": 0, "left": 1, "back": 2, "right": 3},
         ),
-        Sample(product="duck", title="Duck on white", photos={"duck.jpg": duck}, quality="fast"),
         Sample(
-            product="bottle",
-            title="Bottle on grey",
-            photos={"bottle.jpg": samples.path("bottle.jpg").read_bytes()},
+            product="duck-preview",
+            title="The same duck from one photo",
+            photos={"duck.jpg": duck},
             quality="fast",
         ),
+        Sample(
+            product="robot",
+            title="A robot from its front and its left; the first photo is damaged",
+            photos={"damaged.jpg": duck[: len(duck) // 3], **_files("robot.jpg", "robot-side.jpg")},
+            quality="fast",
+            views={"front": 1, "left": 2},
+        ),
+        Sample(product="vase", title="A vase, cut out already", photos=_files("vase.png"), quality="fast"),
         Sample(
             product="coffee",
             title="A real photograph, with a table behind the cup",
             photos={"coffee.jpg": samples.coffee_jpeg()},
             quality="balanced",
-        ),
-        Sample(
-            product="robot",
-            title="Three photos, the first one damaged",
-            photos={"damaged.jpg": duck[: len(duck) // 3], "robot.jpg": robot, "robot-side.jpg": side},
-            quality="fast",
         ),
         Sample(
             product="note",
@@ -114,6 +117,10 @@ def _samples() -> list[Sample]:
             fails_with="photo_not_an_image",
         ),
     ]
+
+
+def _files(*names: str) -> dict[str, bytes]:
+    return {name: samples.path(name).read_bytes() for name in names}
 
 
 def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -> Sequence[Mapping[str, Any]]:
@@ -134,10 +141,20 @@ def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -
                     daemon,
                     log,
                     limit_s=LIMIT_S,
-                    on_rows=lambda rows: live.update(tables.jobs_table(rows), refresh=True),
+                    on_rows=lambda rows: live.update(_table(chosen, rows), refresh=True),
                 )
     finally:
         db.dispose()
+
+
+def _table(chosen: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of the jobs, with the sides that the photos show in place of the shop, which all have in common."""
+    return tables.jobs_table(
+        [
+            {**row, "shop": ", ".join(sample.views) or "one photo"}
+            for sample, row in zip(chosen, rows, strict=True)
+        ]
+    )
 
 
 def _enqueue(db: Engine, stack: Stack, sample: Sample) -> UUID:
@@ -151,7 +168,7 @@ def _enqueue(db: Engine, stack: Stack, sample: Sample) -> UUID:
         product_id=sample.product,
         image_urls=[f"{stack.server.url}/photos/{sample.product}/{name}" for name in sample.photos],
         quality=sample.quality,
-        metadata={"title": sample.title},
+        metadata={"title": sample.title} | ({"views": dict(sample.views)} if sample.views else {}),
     )
 
 
@@ -180,11 +197,8 @@ def _collect(
     """Copy the job's files into the results."""
     report = row["report"]
     model = report.get("model", {})
-    refused = {
-        Path(photo["url"]).name: f"refused: {photo['error_code']}"
-        for photo in report.get("photos", [])
-        if photo["status"] == "refused"
-    }
+    # A job that failed before its photos were cut out has no entries for them.
+    entries = dict(zip(sample.photos, report.get("photos", []), strict=False))
     stem = files / paths.stem(row["shop"], row["product_id"], row["variant_id"])
 
     def kept(ending: str) -> Path | None:
@@ -203,7 +217,7 @@ def _collect(
         engine=report.get("engine"),
         error_code=row["error_code"],
         error_message=row["error_message"],
-        photos=[NotedPhoto(content, refused.get(name, "")) for name, content in sample.photos.items()],
+        photos=[_note(content, entries.get(name, {})) for name, content in sample.photos.items()],
         cutout=kept(".cutout.png"),
         poster=kept(".png"),
         glb=kept(".glb"),
@@ -222,6 +236,13 @@ def _collect(
     )
 
 
+def _note(content: bytes, entry: Mapping[str, Any]) -> NotedPhoto:
+    """Say what became of a photo, by its entry in `metadata.worker.photos`."""
+    if entry.get("status") == "refused":
+        return NotedPhoto(content, f"refused: {entry['error_code']}")
+    return NotedPhoto(content, entry.get("reason", ""), entry.get("view") or "")
+
+
 def _summarise(console: Console, made: Sequence[JobResult], wrong: Sequence[str], page: Path) -> None:
     done = [result for result in made if result.status == "completed"]
     console.print(
@@ -231,6 +252,6 @@ def _summarise(console: Console, made: Sequence[JobResult], wrong: Sequence[str]
     )
     for name in sorted({result.engine for result in done if result.engine in engines.PREVIEWS}):
         console.print(
-            f"Made by [bold]{name}[/bold], a preview engine: the front is the photo, the rest is inferred from its outline."
+            f"Made by [bold]{name}[/bold], a preview engine: what no photo shows is inferred from the outline."
         )
     console.print(f"Look at them: {page.resolve().as_uri()}", soft_wrap=True)

@@ -28,10 +28,11 @@ SIGNATURES = (
 
 
 class NotedPhoto(NamedTuple):
-    """A photo of a job as the page shows it; `note` says why it was refused, and is empty if it was not."""
+    """A photo of a job as the page shows it."""
 
     image: bytes | Path
-    note: str = ""
+    note: str = ""  # why it was not used; empty if it was
+    side: str = ""  # of the product, which it was used for; empty if it was not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class PhotoView(NamedTuple):
     uri: str | None  # None: no browser can show it
     size: str
     note: str
+    side: str
 
 
 def media_type(data: bytes) -> str | None:
@@ -86,7 +88,7 @@ def data_uri(image: bytes | Path | None) -> str | None:
 def view_photo(photo: NotedPhoto) -> PhotoView:
     """Return what the page says about a photo."""
     size = photo.image.stat().st_size if isinstance(photo.image, Path) else len(photo.image)
-    return PhotoView(data_uri(photo.image), file_size(size), photo.note)
+    return PhotoView(data_uri(photo.image), file_size(size), photo.note, photo.side)
 
 
 def write_page(results: Sequence[JobResult], target: Path) -> None:

@@ -8,6 +8,9 @@ from PIL import Image
 SAMPLES = {
     "vase.png": "Stoneware vase with a glaze that has run; transparent background; render made by us",
     "duck.jpg": "Wooden pull-along duck on a white studio sweep; render made by us",
+    "duck-left.jpg": "The same duck from its left, which is its beak; render made by us",
+    "duck-back.jpg": "The same duck from its back; render made by us",
+    "duck-right.jpg": "The same duck from its right, which is its tail; render made by us",
     "bottle.jpg": "Amber dropper bottle with a printed label on light grey; render made by us",
     "robot.jpg": "Tin toy robot on peach paper, from the front; render made by us",
     "robot-side.jpg": "The same robot from its left; render made by us",

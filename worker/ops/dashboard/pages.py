@@ -127,8 +127,9 @@ def _photos(urls: Sequence[str], reported: object) -> list[Row]:
     """Return each photo with its outcome. The report lists photos in the order of the row."""
     complete = isinstance(reported, list) and len(reported) == len(urls)
     reports: Any = reported if complete else [None] * len(urls)
+    keys = ("status", "view", "reason", "error_message")
     return [
-        {"url": url, "status": _text(report, "status"), "error_message": _text(report, "error_message")}
+        {"url": url, **{key: _text(report, key) for key in keys}}
         for url, report in zip(urls, reports, strict=True)
     ]
 

@@ -3,7 +3,7 @@
 from math import atan2, cos, pi, sqrt
 
 from studio.shapes import box, clouds, length2, length3, melt, noise, rod, step
-from studio.tracer import Floats, Light, Studio, Vec, jit, mix
+from studio.tracer import Floats, Light, Photo, Studio, Vec, jit, mix
 
 LEATHER: Vec = (0.40, 0.135, 0.042)
 BRASS: Vec = (0.92, 0.66, 0.30)
@@ -126,4 +126,4 @@ STUDIO = Studio(
     sweep=(0.36, 0.47, 0.56),
     room=((0.22, 0.24, 0.27), (0.45, 0.46, 0.48)),
 )
-PHOTOS = {"bag.jpg": (STUDIO, 840, 840)}
+PHOTOS = {"bag.jpg": Photo(studio=STUDIO, width=840, height=840)}

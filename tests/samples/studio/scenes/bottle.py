@@ -5,7 +5,7 @@ from math import atan2, cos
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from studio.shapes import carve, clouds, length2, lerp, melt, rod, step
-from studio.tracer import Floats, Light, Studio, Vec, jit, mix
+from studio.tracer import Floats, Light, Photo, Studio, Vec, jit, mix
 
 RADIUS = 0.228
 LABEL = (0.075, 0.475)  # heights of its lower and upper edge
@@ -125,4 +125,4 @@ STUDIO = Studio(
     room=((0.10, 0.10, 0.10), (0.28, 0.28, 0.29)),
     texture=label(),
 )
-PHOTOS = {"bottle.jpg": (STUDIO, 760, 950)}
+PHOTOS = {"bottle.jpg": Photo(studio=STUDIO, width=760, height=950)}

@@ -1,7 +1,7 @@
-"""A lacquered wooden duck on wheels, seen from its side on white paper."""
+"""A lacquered wooden duck on wheels, photographed from four sides on white paper. It is sold by its side, which is its front here."""
 
 from studio.shapes import box, carve, ellipsoid, length2, length3, limb, melt, rod, step, wood
-from studio.tracer import Floats, Light, Studio, Vec, jit, mix
+from studio.tracer import Floats, Light, Photo, Studio, Vec, jit, mix
 
 EYE = (0.375, 0.835)
 
@@ -105,4 +105,9 @@ STUDIO = Studio(
     room=((0.4, 0.4, 0.4), (0.5, 0.5, 0.5)),
 )
 
-PHOTOS = {"duck.jpg": (STUDIO, 840, 840)}
+PHOTOS = {
+    "duck.jpg": Photo(studio=STUDIO, width=840, height=840),
+    "duck-left.jpg": Photo(studio=STUDIO, width=640, height=640, azimuth=90),
+    "duck-back.jpg": Photo(studio=STUDIO, width=640, height=640, azimuth=180),
+    "duck-right.jpg": Photo(studio=STUDIO, width=640, height=640, azimuth=270),
+}

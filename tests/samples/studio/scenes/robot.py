@@ -3,7 +3,7 @@
 from math import cos, sin
 
 from studio.shapes import box, carve, ellipsoid, length2, length3, limb, melt, rod, step
-from studio.tracer import Floats, Light, Studio, Vec, jit, mix
+from studio.tracer import Floats, Light, Photo, Studio, Vec, jit, mix
 
 MINT: Vec = (0.105, 0.43, 0.36)
 CREAM: Vec = (0.80, 0.72, 0.56)
@@ -145,12 +145,11 @@ LIGHTS = (
 )
 BOX = ((-0.43, 0.0, -0.24), (0.43, 1.13, 0.24))
 PEACH = (0.86, 0.50, 0.36)
-FRONT = Studio(
+STUDIO = Studio(
     lights=LIGHTS, box=BOX, camera=(0.0, 0.85, 5.6), target=(0, 0.55, 0), view=1.32, sweep=PEACH,
     room=((0.35, 0.24, 0.19), (0.5, 0.5, 0.5)),
 )  # fmt: skip
-SIDE = Studio(
-    lights=LIGHTS, box=BOX, camera=(3.4, 1.0, 4.45), target=(0, 0.55, 0), view=1.32, sweep=PEACH,
-    room=((0.35, 0.24, 0.19), (0.5, 0.5, 0.5)),
-)  # fmt: skip
-PHOTOS = {"robot.jpg": (FRONT, 720, 900), "robot-side.jpg": (SIDE, 720, 900)}
+PHOTOS = {
+    "robot.jpg": Photo(studio=STUDIO, width=720, height=900),
+    "robot-side.jpg": Photo(studio=STUDIO, width=720, height=900, azimuth=90),
+}

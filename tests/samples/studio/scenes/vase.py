@@ -5,7 +5,7 @@ from math import atan2, cos, sin, sqrt
 import numpy as np
 from scipy.interpolate import CubicSpline
 from studio.shapes import clouds, length2, lerp, lookup, melt, noise, step
-from studio.tracer import Floats, Light, Studio, Vec, jit, mix
+from studio.tracer import Floats, Light, Photo, Studio, Vec, jit, mix
 
 # Height and radius of the wall, from the foot to the lip.
 WALL = [
@@ -74,4 +74,4 @@ STUDIO = Studio(
     sweep=None,
 )
 
-PHOTOS = {"vase.png": (STUDIO, 640, 800)}
+PHOTOS = {"vase.png": Photo(studio=STUDIO, width=640, height=800)}
