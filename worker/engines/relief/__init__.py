@@ -1,0 +1,62 @@
+"""The engine without weights: it inflates the silhouettes of the photos like balloons and paints them with the photos.
+
+The result is a preview and not a reconstruction. What the photos show is theirs, and all else is invented.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from worker.core.errors import JobError
+from worker.core.settings import Device, Precision
+from worker.engines.gate import Gate
+from worker.engines.presets import Preset
+from worker.engines.relief.paint import paint, paint_front
+from worker.engines.relief.solid import pillow, section_of, sided
+from worker.engines.surface import PosedView, SourceView, Surface
+from worker.engines.views import align
+from worker.mesh.isosurface import isosurface
+
+
+def load(_weights_dir: Path, _device: Device, _precision: Precision, _gate: Gate | None = None) -> "Relief":
+    """Make a Relief, which has no weights and computes on the CPU in float32."""
+    return Relief()
+
+
+class Relief:
+    """The engine `relief`. It is deterministic."""
+
+    name = "relief"
+    version = "2"
+    details: Mapping[str, Any] = MappingProxyType({"device": "cpu"})
+
+    def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
+        """Make the surface that the views show: the front and, where they are there, the back and the sides.
+
+        Raises: JobError `no_surface`.
+        """
+        outlines = align(views)
+        if not outlines:
+            raise JobError("no_surface")
+        if any(outline.role in ("left", "right") for outline in outlines):
+            section = section_of(outlines)
+            solid, height = sided(outlines, preset.grid, section), None
+            report = {"section": {name: round(value, 3) for name, value in section._asdict().items()}}
+        else:
+            solid, height = pillow(outlines[0], preset.grid)
+            report = {}
+        vertices, faces = isosurface(solid.volume)
+        if not len(faces):
+            raise JobError("no_surface")
+        points = (vertices * np.float32(solid.cell) + solid.origin).astype(np.float32)
+        alone = height if len(outlines) == 1 else None
+        return Surface(
+            vertices=points,
+            faces=faces,
+            color=paint_front(alone) if alone else paint(outlines, solid, points),
+            source_views=[SourceView(role=o.role, view=o.view, camera=o.camera) for o in outlines],
+            report=report,
+        )

@@ -1,0 +1,64 @@
+"""Measure and mend outlines: masks on the pixels of a view."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import skeletonize
+
+from worker.engines.views import Mask
+
+FloatMap = NDArray[np.float32]  # (S, S) or (S, S, C), on the pixels of a view
+
+STRAIGHT = 0.1  # tangent of the angle to the upright or the level, below which an outline is straight
+
+
+def inner_distance(mask: Mask) -> FloatMap:
+    """Return each pixel's distance to the nearest pixel outside of the mask, in pixels; 0 outside."""
+    return np.asarray(ndimage.distance_transform_edt(mask), np.float32)
+
+
+def thicken(mask: Mask, radius: float) -> Mask:
+    """Widen thin parts to `radius` pixels on each side of their spine, so that the grid can resolve them."""
+    spine = skeletonize(mask) & (inner_distance(mask) < radius)  # type: ignore[no-untyped-call]  # has no types
+    if not spine.any():
+        return mask
+    return np.asarray(mask | (inner_distance(~spine) <= radius - 0.5))
+
+
+def body(mask: Mask) -> Mask:
+    """Open the mask by a third of its greatest inner radius, and keep the largest part: no handles, arms and tails."""
+    inner = inner_distance(mask)
+    reach = float(inner.max()) / 3
+    cores, count = ndimage.label(inner > reach)
+    core = cores == np.argmax(np.bincount(cores.ravel())[1:]) + 1 if count > 1 else cores > 0
+    return np.asarray((inner_distance(~core) <= reach) & mask)
+
+
+def straightness(mask: Mask) -> float:
+    """Return the part of the outline that runs upright or level, 0..1: about 0.13 for a disk, 1 for a box."""
+    soft = np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), 3))
+    down, right = np.abs(np.gradient(soft))
+    slope = np.hypot(down, right)
+    along = np.minimum(down, right) < STRAIGHT * np.maximum(down, right)
+    return float((slope * along).sum() / max(float(slope.sum()), 1e-9))
+
+
+def longer_side(mask: Mask) -> int:
+    """Return the longer side of the mask's box in pixels, limited so that the grid is not finer than the photo."""
+    rows, columns = np.nonzero(mask)
+    return max(int(np.ptp(rows)), int(np.ptp(columns)), len(mask) // 8) + 1
+
+
+def lookup(image: FloatMap, row: FloatMap, column: FloatMap) -> FloatMap:
+    """Sample (H, W) or (H, W, C) between its pixels, bilinearly. Outside of the image the border is used."""
+    row = np.clip(row, 0, image.shape[0] - 1)
+    column = np.clip(column, 0, image.shape[1] - 1)
+    r = np.minimum(row.astype(np.intp), image.shape[0] - 2)
+    c = np.minimum(column.astype(np.intp), image.shape[1] - 2)
+    flat = image.reshape(-1, *image.shape[2:])
+    at = r * image.shape[1] + c
+    shape = (*row.shape, *(1,) * (image.ndim - 2))
+    down, right = (row - r).reshape(shape), (column - c).reshape(shape)
+    upper = flat[at] * (1 - right) + flat[at + 1] * right
+    lower = flat[at + image.shape[1]] * (1 - right) + flat[at + image.shape[1] + 1] * right
+    return np.asarray(upper * (1 - down) + lower * down, np.float32)

@@ -1,0 +1,199 @@
+"""Colour a surface from the photos: where a photo saw it, and where none did."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.engines.relief.inflate import relax
+from worker.engines.relief.outline import FloatMap, inner_distance, lookup
+from worker.engines.relief.solid import Height, Solid
+from worker.engines.surface import Colors, Points, View
+from worker.engines.views import Mask, Outline
+
+# Cosines to the camera: below the first, colours come from the rim; above the second, from the photo.
+TURN = (0.1, 0.5)
+FACING = 0.1  # cosine to the camera below which a photo saw nothing
+HIDDEN = (2.0, 4.0)  # samples behind the nearest surface: seen below the first, hidden above the second
+INSIDE = (0.5, 2.5)  # pixels from the outline, where the background shows through
+SHARP = (
+    4  # exponent of how well a photo saw a point: the higher, the narrower the band in which two photos blend
+)
+SURE = (0.0, 0.35)  # how well a point was seen: above the second, its colour is the photos'
+FILL_GRID = 96  # cells along the longest axis, in which the colours of unseen parts are found
+BAND = 16  # width in pixels of the rim that colours sides and back
+
+
+def paint_front(front: Height) -> Callable[[Points], Colors]:
+    """Return the colour function: the photo where the surface faces the camera, blended colours of the rim elsewhere."""
+    view, mask = front.outline.view, front.mask
+    size, inner = view.shape[1], inner_distance(mask)
+    photo = _grow(view, mask, inner)
+    slope = np.hypot(*np.gradient(front.squared / np.float32(front.outline.unit**2)))[:, :, None]
+    maps = np.concatenate([photo, _rim(photo, mask, inner), slope], axis=2).astype(np.float32)
+
+    def color(points: Points) -> Colors:
+        column = (points[:, 0] + 1) * (size / 2) - 0.5
+        row = (1 - points[:, 1]) * (size / 2) - 0.5
+        here = lookup(maps, row, column)
+        rise = points[:, 2] * size
+        facing = rise / np.maximum(np.hypot(rise, here[:, 6]), 1e-6)
+        share = np.clip((facing - TURN[0]) / (TURN[1] - TURN[0]), 0, 1)[:, None]
+        share = share * share * (3 - 2 * share)
+        return np.asarray(share * here[:, :3] + (1 - share) * here[:, 3:6], np.float32)
+
+    return color
+
+
+def _grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
+    """Return the photo's colours, (S, S, 3), with the product's colours continued past its rim, over the background."""
+    # A part that is too thin to have an inside keeps the colours of its spine.
+    sure = mask & (view[..., 3] > 127) & ((inner > 2.5) | (inner >= ndimage.maximum_filter(inner, 5)))
+    nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
+    return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
+
+
+def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
+    """Return the rim's colours, (S, S, 3), blended over the inside like a film of soap, and continued outwards."""
+    # The outermost pixels are dark because light falls off there, so the colours come from a broad band.
+    band = (mask & (inner < BAND)).astype(np.float32)
+    blur = BAND / 3
+    weight = np.maximum(ndimage.gaussian_filter(band, blur), 1e-6)[:, :, None]
+    colors = ndimage.gaussian_filter(photo * band[:, :, None], (blur, blur, 0)) / weight
+    edge = mask & (inner < 3)
+    nearest = ndimage.distance_transform_edt(~edge, return_distances=False, return_indices=True)
+    # Half of the resolution is enough for smooth colours. Products vary less along a row than along a column.
+    film = relax(colors[tuple(nearest)][::2, ::2], (mask & ~edge)[::2, ::2], across=0.8)
+    film = ndimage.zoom(film, (2, 2, 1), order=1, grid_mode=True, mode="nearest")
+    inside = mask & (inner > BAND)
+    if not inside.any():
+        return np.asarray(film)
+    # Light falls off towards the rim. Correct for it, or the back would be darker than the front.
+    bright, dull = (max(float(np.median(image[inside].mean(axis=1))), 0.01) for image in (photo, film))
+    gain = min(max(bright / dull, 1), 1.3)
+    return np.asarray(film * (1 + (gain - 1) * np.minimum(inner / (2 * BAND), 1))[:, :, None], np.float32)
+
+
+class _Sight:
+    """A photo's colours on the surface, and how well the photo saw it there."""
+
+    def __init__(self, outline: Outline, solid: Solid) -> None:
+        inner = inner_distance(outline.mask)
+        photo = _grow(outline.view, outline.mask, inner)
+        self.camera, self.solid = outline.camera, solid
+        self.maps = np.concatenate([photo, np.minimum(inner, INSIDE[1])[:, :, None]], axis=2)
+        # The camera looks along an axis of the grid: what is nearest to it can be read off the samples.
+        toward = outline.camera.rotation[2].round()
+        self.axis = int(np.abs(toward).argmax())
+        self.sign = float(toward[self.axis])
+        inside = solid.volume > 0
+        first = np.argmax(np.flip(inside, self.axis) if self.sign > 0 else inside, axis=self.axis)
+        depth = np.where(inside.any(axis=self.axis), first, inside.shape[self.axis]).astype(np.float32)
+        self.depth = ndimage.minimum_filter(depth, 3)  # samples from the grid's near end
+
+    def look(self, points: Points, normals: Points) -> tuple[Colors, NDArray[np.float32]]:
+        """Return the photo's colours at (N, 3) points, and (N,) how well it saw them: 0 not at all, 1 straight on."""
+        flat, _ = self.camera.project(points)
+        place = flat.T * np.float32(len(self.maps)) - np.float32(0.5)
+        here = lookup(self.maps, place[1], place[0])
+        at = (points - self.solid.origin) / np.float32(self.solid.cell)
+        count = self.solid.volume.shape[self.axis]
+        depth = at[:, self.axis] if self.sign < 0 else count - 1 - at[:, self.axis]
+        column = [
+            np.clip(np.rint(at[:, k]), 0, self.solid.volume.shape[k] - 1).astype(np.intp) for k in range(3)
+        ]
+        del column[self.axis]
+        shown = 1 - _rise(depth - self.depth[column[0], column[1]], *HIDDEN)
+        facing = _rise(normals[:, self.axis] * np.float32(self.sign), FACING, 1)
+        return here[:, :3], facing * shown * _rise(here[:, 3], *INSIDE)
+
+
+def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable[[Points], Colors]:
+    """Return the colour function of a surface that several photos show.
+
+    A point has the colour of the photo that saw it best. What no photo saw has the colours around it.
+
+    Args:
+        outlines: of the photos.
+        solid: its surface is painted.
+        points: (V, 3) on the surface, close to each other.
+    """
+    sights = [_Sight(outline, solid) for outline in outlines]
+    slopes = np.gradient(_halved(solid.volume))
+
+    def seen(points: Points) -> tuple[Colors, NDArray[np.float32]]:
+        at = ((points - solid.origin) / np.float32(2 * solid.cell) - np.float32(0.25)).T
+        uphill = np.stack([ndimage.map_coordinates(s, at, order=1, mode="nearest") for s in slopes], axis=1)
+        normals = -uphill / np.maximum(np.linalg.norm(uphill, axis=1, keepdims=True), 1e-20)
+        total, weight = np.zeros((len(points), 3), np.float32), np.full(len(points), 1e-9, np.float32)
+        best = np.zeros(len(points), np.float32)
+        for sight in sights:
+            color, share = sight.look(points, normals)
+            total += (share**SHARP)[:, None] * color
+            weight += share**SHARP
+            best = np.maximum(best, share)
+        return total / weight[:, None], best
+
+    around = _Surroundings(points, *seen(points), solid)
+
+    def color(points: Points) -> Colors:
+        photos, best = seen(points)
+        share = _rise(best, *SURE)[:, None]
+        return np.asarray(np.clip(share * photos + (1 - share) * around.at(points), 0, 1), np.float32)
+
+    return color
+
+
+class _Surroundings:
+    """The colours that photos saw, continued over all that they did not see."""
+
+    def __init__(self, points: Points, colors: Colors, best: NDArray[np.float32], solid: Solid) -> None:
+        self.step = np.float32(solid.cell * max(1.0, max(solid.volume.shape) / FILL_GRID))
+        self.origin = points.min(axis=0)
+        shape = tuple(int(n) + 2 for n in np.ptp(points, axis=0) / self.step)
+        cell = np.rint((points - self.origin) / self.step).astype(np.intp)
+        index = np.ravel_multi_index(tuple(cell.T), shape)
+        weight = np.where(best > SURE[1], best, 0).astype(np.float64)
+        layers = [np.bincount(index, weight * layer, int(np.prod(shape))) for layer in (*colors.T, 1)]
+        self.image = _pull_push(np.stack(layers, axis=-1).reshape(*shape, 4).astype(np.float32))
+
+    def at(self, points: Points) -> Colors:
+        at = ((points - self.origin) / self.step).T
+        layers = [ndimage.map_coordinates(self.image[..., i], at, order=1, mode="nearest") for i in range(3)]
+        return np.stack(layers, axis=1)
+
+
+def _pull_push(sums: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fill the gaps of (X, Y, Z, 4) colours times weight, and weight, from what is known around them: (X, Y, Z, 3).
+
+    After Gortler, Grzeszczuk, Szeliski and Cohen, "The lumigraph" (1996): average into coarser and coarser grids until there
+    are no gaps, then fill each finer grid's gaps from the coarser one.
+    """
+    shape = sums.shape[:3]
+    known = sums[..., 3:]
+    if max(shape) <= 2:
+        mean = sums[..., :3].sum(axis=(0, 1, 2)) / max(float(known.sum()), 1e-9)
+        return np.broadcast_to(np.asarray(mean, np.float32), (*shape, 3))
+    padded = np.pad(sums, [(0, n % 2) for n in shape] + [(0, 0)])
+    x, y, z = (n // 2 for n in padded.shape[:3])
+    coarse = padded.reshape(x, 2, y, 2, z, 2, 4).sum(axis=(1, 3, 5))
+    coarse /= np.maximum(
+        coarse[..., 3:], 1
+    )  # a weight is at most 1, or the many far ones would drown the few near ones
+    filled = ndimage.zoom(_pull_push(coarse), (2, 2, 2, 1), order=1, grid_mode=True, mode="nearest")
+    filled = filled[: shape[0], : shape[1], : shape[2]]
+    share = np.minimum(known, 1)
+    return np.asarray(share * sums[..., :3] / np.maximum(known, 1e-9) + (1 - share) * filled, np.float32)
+
+
+def _halved(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the means of every two samples along each axis."""
+    even = np.pad(volume, [(0, n % 2) for n in volume.shape], mode="edge")
+    x, y, z = (n // 2 for n in even.shape)
+    return np.asarray(even.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5)), np.float32)
+
+
+def _rise(value: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """0 below `low`, 1 above `high`, linear between."""
+    return np.asarray(np.clip((value - np.float32(low)) / np.float32(high - low), 0, 1), np.float32)

@@ -1,0 +1,210 @@
+"""Build solids on a grid: positive inside, negative outside, zero on the surface."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.engines.relief.inflate import DEPTH, inflate
+from worker.engines.relief.outline import FloatMap, body, longer_side, lookup, straightness, thicken
+from worker.engines.views import Mask, Outline
+
+MARGIN = 2  # samples around the product
+THICK = 1.2  # cells on each side of a part's spine, where two outlines are joined
+FULL = 0.75  # exponent of a section that is neither a circle nor a rectangle
+UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
+BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
+ALIKE = (
+    0.15,
+    0.5,
+)  # of the top of its row: thinner runs than the first stay so, thicker ones than the second are raised
+LEAST = 2.2  # pixels on each side of a part's spine
+
+
+class Solid(NamedTuple):
+    """A field on a grid in the axes of the front photo."""
+
+    origin: NDArray[np.float32]  # (3,) where the first sample is
+    cell: float  # from sample to sample
+    volume: NDArray[np.float32]  # (X, Y, Z) samples, positive inside
+
+
+class Section(NamedTuple):
+    """The shape of a level section between its four extremes."""
+
+    exponent: float  # of x²/a² and z²/b²; 1 is an ellipse, less is fuller
+    box: float  # part of the rectangle in it, 0..1
+
+
+class Height(NamedTuple):
+    """An inflated outline."""
+
+    outline: Outline
+    mask: Mask  # the outline's, its thin parts widened
+    squared: FloatMap  # (S, S) the square of half the depth in the common unit; negative outside
+
+    def at(self, across: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sample it at the (N,) places along x or z, whichever the photo shows, and the (M,) heights: (N, M)."""
+        points = np.zeros((len(across), len(up), 3), np.float32)
+        points[:, :, 0 if self.outline.role in ("front", "back") else 2] = across[:, None]
+        points[:, :, 1] = up
+        flat, _ = self.outline.camera.project(points.reshape(-1, 3))
+        place = flat.T * np.float32(len(self.squared)) - np.float32(0.5)
+        return lookup(self.squared, place[1], place[0]).reshape(len(across), len(up))
+
+
+def inflated(outline: Outline, radius: float) -> Height:
+    """Inflate an outline, with its thin parts widened to `radius` in the common unit, so that the grid can resolve them."""
+    mask = thicken(outline.mask, max(radius / outline.unit, LEAST))
+    return Height(outline, mask, inflate(mask, DEPTH * longer_side(mask)) * np.float32(outline.unit**2))
+
+
+def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
+    """Inflate the front: as deep in front of the plane of the photo as behind it.
+
+    Args:
+        front: its outline.
+        samples: of the grid along its longest axis.
+
+    Returns:
+        The solid, and the inflated outline that it was made of.
+    """
+    samples -= 1 + 2 * MARGIN
+    cell = longer_side(front.mask) * front.unit / samples
+    height = inflated(front, cell)
+    (left, bottom), (right, top) = _extent(height)
+    x, y = _samples(left, right, cell), _samples(bottom, top, cell)
+    layers = int(np.ceil(np.sqrt(height.squared.max()) / cell)) + MARGIN
+    z = np.arange(-layers, layers + 1, dtype=np.float32) * np.float32(cell)
+    solid = Solid(np.array([x[0], y[0], z[0]], np.float32), cell, height.at(x, y)[:, :, None] - z**2)
+    return solid, height
+
+
+def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
+    """Join outlines from the front and from a side; the back and the other side may be there too.
+
+    Seen from the front or from the side, the solid has exactly the outline of that photo. At each height its section is
+    f(x) + s(z) = 1 with f = (x²/a²)^e and s = (z²/b²)^e, where a and b are the half widths of the two outlines: an ellipse
+    for e = 1. In general 1 - f and 1 - s come from the inflated outlines: their squared half depths as a share of the
+    greatest at that height. So two legs in both photos make four, and a tail is about as wide as it is high. For a box the
+    section is a rectangle, the hull of the outlines.
+
+    Args:
+        outlines: the front first.
+        samples: of the grid along its longest axis.
+        section: of the solid.
+    """
+    samples -= 1 + 2 * MARGIN
+    facing = [outline for outline in outlines if outline.role in ("front", "back")]
+    beside = [outline for outline in outlines if outline.role in ("left", "right")]
+    cell = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
+    heights = {outline.role: inflated(outline, THICK * cell) for outline in outlines}
+    extents = {role: _extent(height) for role, height in heights.items()}
+    y = _samples(
+        min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
+    )
+
+    def spread(group: Sequence[Outline]) -> NDArray[np.float32]:
+        low = min(extents[outline.role][0][0] for outline in group)
+        high = max(extents[outline.role][1][0] for outline in group)
+        return _samples(low, high, cell)
+
+    x, z = spread(facing), spread(beside)
+    front, front_top = _shares([heights[outline.role] for outline in facing], x, y, cell, section.exponent)
+    side, side_top = _shares([heights[outline.role] for outline in beside], z, y, cell, section.exponent)
+    f = _between([share[:, :, None] for share in front], z)
+    s = _between([share.T[None] for share in side], x[:, None, None])
+    volume = (1 - np.float32(section.box)) * (f + s - 1)
+    if section.box:
+        volume += np.float32(section.box) * np.minimum(f, s)
+    volume *= np.minimum(front_top, side_top)[None, :, None]
+    return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
+
+
+def section_of(outlines: Sequence[Outline]) -> Section:
+    """Decide how round the product is, from the outlines of its front and of its side.
+
+    A product that is as wide as it is deep at each height has been turned: its sections are circles. Outlines of upright
+    and level lines are those of a box. All else is in between: a little fuller than an ellipse.
+    """
+    front = outlines[0]
+    side = next(outline for outline in outlines if outline.role in ("left", "right"))
+    widths = [_widths(outline) for outline in (front, side)]
+    unlike = float(np.abs(widths[0] - widths[1]).sum() / np.maximum(*widths).sum())
+    straight = min(straightness(front.mask), straightness(side.mask))
+    turned = 1 - _rise(unlike, *UNLIKE)
+    return Section(FULL + (1 - FULL) * turned, _rise(straight, *BOXY) * (1 - turned))
+
+
+def _widths(outline: Outline) -> NDArray[np.float64]:
+    """Return the width of the product's body at 100 heights, in the common unit."""
+    whole = np.flatnonzero(outline.mask.any(axis=1))
+    wide = body(outline.mask)[whole[0] : whole[-1] + 1].sum(axis=1) * outline.unit
+    return np.asarray(np.interp(np.linspace(0, 1, 100), np.linspace(0, 1, len(wide)), wide))
+
+
+def _rise(value: float, low: float, high: float) -> float:
+    """0 below `low`, 1 above `high`, linear between."""
+    return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def _shares(
+    heights: Sequence[Height],
+    across: NDArray[np.float32],
+    up: NDArray[np.float32],
+    cell: float,
+    exponent: float,
+) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
+    """Return each inflated outline as shares of its greatest value at each height, (N, M), and the mean greatest one, (M,)."""
+    shares, tops = [], []
+    for height in heights:
+        # Below a cell the product ends, and a share would be noise.
+        top = np.maximum(height.squared.max(axis=1, keepdims=True), np.float32(cell**2))
+        share = _lifted(height.squared / top)
+        if exponent != 1:
+            share = np.where(share > 0, np.maximum(share, 0) ** np.float32(exponent), share)
+        shares.append(height._replace(squared=share).at(across, up))
+        tops.append(height._replace(squared=np.broadcast_to(top, share.shape)).at(across[:1], up)[0])
+    return shares, np.mean(tops, axis=0, dtype=np.float32)
+
+
+def _lifted(share: FloatMap) -> FloatMap:
+    """Raise each run of a row to the row's top if it is not much thinner, so that the legs of a chair are equals."""
+    runs, count = ndimage.label(share > 0, [[0, 0, 0], [1, 1, 1], [0, 0, 0]])
+    if not count:
+        return share
+    top = np.concatenate([[1.0], ndimage.maximum(share, runs, np.arange(1, count + 1))])
+    rise = np.clip((top - ALIKE[0]) / (ALIKE[1] - ALIKE[0]), 0, 1)
+    lift = (top + (1 - top) * rise) / top
+    return np.asarray(share * lift[runs], np.float32)
+
+
+def _between(shares: Sequence[NDArray[np.float32]], along: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pass from the outline of the second photo to that of the first one along the axis that points to the first one."""
+    if len(shares) == 1:
+        return shares[0]
+    low, high = along.min(), along.max()
+    weight = np.clip((along - low) / (high - low) * 2 - np.float32(0.5), 0, 1)
+    weight = weight * weight * (3 - 2 * weight)
+    return np.asarray(shares[1] + weight * (shares[0] - shares[1]), np.float32)
+
+
+def _extent(height: Height) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the outline's lowest and highest place along its horizontal and its vertical, in the common axes."""
+    rows, columns = np.nonzero(height.squared > 0)
+    camera, size = height.outline.camera, len(height.squared)
+    axis = 0 if height.outline.role in ("front", "back") else 2
+    sign = camera.rotation[0, axis]
+    across = (
+        camera.center[axis] + sign * (np.array([columns.min(), columns.max() + 1]) / size - 0.5) * camera.side
+    )
+    up = camera.center[1] + (0.5 - np.array([rows.max() + 1, rows.min()]) / size) * camera.side
+    return (float(across.min()), float(up[0])), (float(across.max()), float(up[1]))
+
+
+def _samples(low: float, high: float, cell: float) -> NDArray[np.float32]:
+    """Return the grid's samples along an axis: the extent and a margin on both sides."""
+    count = int(np.ceil((high - low) / cell)) + 1 + 2 * MARGIN
+    return np.asarray(low - MARGIN * cell + np.arange(count) * cell, np.float32)

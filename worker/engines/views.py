@@ -1,0 +1,144 @@
+"""Share one set of axes between photos of a product that were each framed alone.
+
+The axes are those of glTF, and the unit is half of the front photo's side: the front photo fills the square from -1 to 1 in
+x and y. The middle of the product's depth is at z = 0 where a photo from the side shows it.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.engines.surface import AZIMUTHS, PosedView, Role, View
+from worker.mesh.camera import Camera
+
+Mask = NDArray[np.bool_]  # (S, S) on the pixels of a view
+
+SPECK = 0.004  # of the largest part's area; smaller parts and holes are noise of the cut-out
+OPPOSITE: dict[Role, Role] = {"front": "back", "back": "front", "left": "right", "right": "left"}
+COARSE = 8  # pixels of a view in one sample, where two outlines are compared
+
+
+class Outline(NamedTuple):
+    """A photo's outline, and the parallel camera that places it around the product."""
+
+    role: Role
+    view: View
+    mask: Mask  # true where the product is
+    camera: Camera
+
+    @property
+    def unit(self) -> float:
+        """The length of a pixel of the photo in the common axes."""
+        return self.camera.side / len(self.view)
+
+
+def silhouette(alpha: NDArray[np.uint8]) -> Mask:
+    """Return the product's mask, cleaned of specks and pinholes; all false if there is no product."""
+    mask = alpha > 127
+    # The outermost pixels count as background, so that there is always a rim.
+    mask[[0, -1]] = mask[:, [0, -1]] = False
+    parts, count = ndimage.label(mask, np.ones((3, 3)))
+    if not count:
+        return mask
+    sizes = np.bincount(parts.ravel())[1:]
+    least = SPECK * sizes.max()
+    mask = np.concatenate([[False], sizes >= least])[parts]
+    holes, _ = ndimage.label(~mask)
+    small = np.bincount(holes.ravel()) < least
+    small[0] = False
+    return np.asarray(mask | small[holes])
+
+
+def align(views: Sequence[PosedView]) -> list[Outline]:
+    """Find a camera for each view, so that all show the product at the same place and of the same size.
+
+    The outlines have the same top and bottom. A photo from the opposite side shows the mirrored outline: where both are
+    there, the second one is shifted and scaled until it covers the first one best.
+
+    Args:
+        views: the front first. Views without a product are left out.
+
+    Returns:
+        An outline for each view that shows a product, in the order of the views. Empty if the front shows none.
+    """
+    masks = [silhouette(view[..., 3]) for _, view in views]
+    if not masks or not masks[0].any():
+        return []
+    aligned: list[Outline] = []
+    for (role, view), mask in zip(views, masks, strict=True):
+        if not aligned:
+            camera = Camera(side=2.0, azimuth=AZIMUTHS[role])
+        elif mask.any():
+            twin = next((other for other in aligned if other.role == OPPOSITE[role]), None)
+            camera = _upright(aligned[0], role, mask)
+            if twin:
+                camera = _opposite(twin, mask, camera)
+        else:
+            continue
+        aligned.append(Outline(role, view, mask, camera))
+    return aligned
+
+
+def _upright(front: Outline, role: Role, mask: Mask) -> Camera:
+    """Place a camera that sees the mask as high as the front's, and the middle of its width on the vertical axis."""
+    (top, bottom, left, right), (front_top, front_bottom, *sides) = _box(mask), _box(front.mask)
+    size = len(mask)
+    side = 2.0 * (front_bottom - front_top) / (bottom - top)
+    # The front's middle is x = 0 only for the back; for a side it is where its depth is centred.
+    axis = (sum(sides) / size - 1) if role == "back" else 0.0
+    up = (1 - (front_top + front_bottom) / size) - (1 - (top + bottom) / size) * side / 2
+    across = ((left + right) / size - 1) * side / 2
+    return _camera(role, side, up, across, axis)
+
+
+def _camera(role: Role, side: float, up: float, across: float, axis: float) -> Camera:
+    """Make the camera whose picture shows the point `axis` of its horizontal at `across` units right of its middle."""
+    camera = Camera(side=side, azimuth=AZIMUTHS[role])
+    right = camera.rotation[0].round()  # along x or z
+    where = -right * across + np.abs(right) * axis
+    return Camera(side=side, azimuth=AZIMUTHS[role], center=(float(where[0]), up, float(where[2])))
+
+
+def _opposite(twin: Outline, mask: Mask, start: Camera) -> Camera:
+    """Shift and scale the camera a little, until its outline is the mirrored one of the photo from the other side."""
+    size = len(mask)
+    steps = (np.arange(0, size, COARSE) + COARSE / 2 - 0.5) * twin.unit - twin.camera.side / 2 + twin.unit / 2
+    u, v = np.meshgrid(steps, -steps)  # right and up in the twin's picture
+    right = twin.camera.rotation[0]
+    points = np.asarray(twin.camera.center) + u[..., None] * right + v[..., None] * np.array([0.0, 1.0, 0.0])
+    wanted = ndimage.uniform_filter(twin.mask.astype(np.float32), COARSE)[
+        COARSE // 2 :: COARSE, COARSE // 2 :: COARSE
+    ]
+    picture = ndimage.uniform_filter(mask.astype(np.float32), COARSE)
+
+    def overlap(camera: Camera) -> float:
+        flat, _ = camera.project(points.reshape(-1, 3).astype(np.float32))
+        seen = ndimage.map_coordinates(picture, flat[:, ::-1].T * size - 0.5, order=1, mode="constant")
+        both = np.minimum(seen.reshape(wanted.shape), wanted).sum()
+        return float(both / max(float(seen.sum() + wanted.sum() - both), 1e-9))
+
+    best, reached = start, overlap(start)
+    for step in (0.02, 0.008, 0.003):  # of the twin's picture
+        around = best
+        for grow, sideways, upwards in product((-1, 0, 1), repeat=3):
+            x, y, z = np.asarray(around.center) + step * twin.camera.side * (
+                sideways * right + np.array([0, upwards, 0])
+            )
+            tried = Camera(
+                side=around.side * (1 + grow * step),
+                azimuth=around.azimuth,
+                center=(float(x), float(y), float(z)),
+            )
+            if (score := overlap(tried)) > reached + 1e-6:
+                best, reached = tried, score
+    return best
+
+
+def _box(mask: Mask) -> tuple[int, int, int, int]:
+    """Return the first and the last row and column of the mask, the last ones exclusive: top, bottom, left, right."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
