@@ -17,6 +17,8 @@ import receiver
 from bucket_server import BUCKET, KEY, Bucket, BucketServer, serve
 
 from worker import database as connections
+from worker.compute import gpus
+from worker.compute.gpus import Gpu
 from worker.core.finding import Finding, Level, ok
 from worker.core.settings import ConfigError, Settings
 from worker.daemon import main as daemon
@@ -344,6 +346,23 @@ def test_what_the_driver_says_is_held_against_the_settings(
     found = [*doctor.examine([check for check in doctor.CHECKS if check.name == "gpu"])][1:]
     assert [finding.level for finding in found] == levels
     assert says in found[0].text
+
+
+def test_lanes_are_shared_out_as_the_daemon_does_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA finds a GPU that torch, being for CPUs or for a newer driver, does not."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(
+        gpus, "find", lambda _wanted: gpus.Found([Gpu("0", "NVIDIA L4", 24, "8.9", "a")], ["odd"])
+    )
+    place.set("WORKER_ENGINE", "triposr")
+    place.set("WORKER_LANES", "64")
+    found = list(doctor.examine([check for check in doctor.CHECKS if check.name == "lanes"]))[1:]
+    assert [finding.level for finding in found] == [Level.ADVICE, Level.OK, Level.ADVICE]
+    assert [finding.text for finding in found[:2]] == ["odd", "0 (NVIDIA L4): 64, by WORKER_LANES"]
+    assert found[2].text.startswith("224 GB may be needed")
+    (torch,) = worse(list(doctor.examine([check for check in doctor.CHECKS if check.name == "torch"])))
+    assert torch.level is Level.FAIL
+    assert "sees no GPU" in torch.text
 
 
 def crashes(_: Settings) -> NoReturn:

@@ -182,8 +182,8 @@ class Daemon:
     def _watch(self, threads: list[threading.Thread], notifier: systemd.Notifier) -> int:
         """Wait until all lanes have ended, as they do when any thread has. Raises: ConfigError if that ended one."""
         announced = False
-        while any(lane.is_alive() for lane in self.lanes):
-            self.lanes[0].join(0.2)
+        while working := [lane for lane in self.lanes if lane.is_alive()]:
+            working[0].join(0.2)
             if not announced and self._is_ready():
                 announced = True
                 log.info("ready", lanes=len(self.lanes))

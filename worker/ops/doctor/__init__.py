@@ -34,6 +34,7 @@ CHECKS = (
     Check("disk", host.disk),
     Check("temp folder", host.temp_folder),
     Check("gpu", host.gpu),
+    Check("lanes", host.lanes, 90),
     Check("torch", models.torch, 180),
     Check("weights", models.weights, 600),
     Check("database", database.reachable, 30),

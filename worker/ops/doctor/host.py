@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from worker import engines
+from worker.compute.lanes import Host, plan
 from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
 
@@ -152,6 +153,26 @@ def gpu(settings: Settings) -> Iterator[Finding]:
             )
     for line in listed:
         yield ok("gpu", line)
+
+
+def lanes(settings: Settings) -> Iterator[Finding]:
+    """Share the host out between lanes as the daemon does, and check that its memory is enough for them."""
+    host, spec = Host.measure(), engines.find(settings.engine)
+    planned = plan(settings, host)
+    for warning in planned.warnings:
+        yield advice("lanes", warning, "Correct CUDA_VISIBLE_DEVICES.")
+    needed_gb = sum(
+        device.lanes * (spec.gpu_ram_gb if device.gpu else spec.ram_gb) for device in planned.devices
+    )
+    for device in planned.devices:
+        name = f"{device.id} ({device.gpu.name})" if device.gpu else device.id
+        yield ok("lanes", f"{name}: {device.lanes}, by {device.reason}")
+    if settings.lanes != "auto" and needed_gb > host.memory_gb:
+        yield advice(
+            "lanes",
+            f"{needed_gb:.0f} GB may be needed, and {host.memory_gb:.0f} GB of memory are free",
+            "Lower WORKER_LANES: jobs may fail with out_of_memory or worker_lost.",
+        )
 
 
 def _driver() -> list[str] | str:

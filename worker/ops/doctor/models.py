@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from worker import engines
 from worker import weights as on_disk
 from worker.compute.environment import child_environment
+from worker.compute.lanes import plan
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
-from worker.core.settings import Settings
+from worker.core.settings import ConfigError, Settings
 
 TORCH_S = 150
 
@@ -39,6 +40,14 @@ def weights(settings: Settings) -> Iterator[Finding]:
             yield from_error("weights", error)
         else:
             yield ok("weights", f"{name}: verified, {path}")
+
+
+def _lanes_on_gpus(settings: Settings) -> bool:
+    """True if the daemon would give lanes to GPUs: those that CUDA finds, whether or not torch can use them."""
+    try:
+        return any(device.gpu for device in plan(settings).devices)
+    except ConfigError:
+        return False  # the check `lanes` says so
 
 
 def torch(settings: Settings) -> Iterator[Finding]:
@@ -86,7 +95,12 @@ def torch(settings: Settings) -> Iterator[Finding]:
             yield ok("torch", text)
     if found["gpus"]:
         return
-    if settings.device == "cuda" or devices or (settings.device == "mps" and not found["mps"]):
+    if (
+        settings.device == "cuda"
+        or devices
+        or _lanes_on_gpus(settings)
+        or (settings.device == "mps" and not found["mps"])
+    ):
         built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built without CUDA"
         yield fail(
             "torch",
