@@ -27,7 +27,7 @@ BEGIN
             WHEN octet_length(array_to_string(job.image_urls, '')) > 65536 THEN 'image_urls_are_at_most_64_kB'
             WHEN array_to_string(job.image_urls, E'\n', '')
                  !~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$' THEN 'image_urls_are_http_or_https'
-            WHEN job.quality NOT IN ('fast', 'balanced', 'quality') THEN 'quality_is_fast_balanced_or_quality'
+            WHEN job.quality NOT IN ('fast', 'balanced', 'quality', 'auto') THEN 'quality_is_fast_balanced_quality_or_auto'
             WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
             -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The worker's
             -- report is counted separately, so that it never makes a row that the backend may not change.

@@ -34,6 +34,8 @@ def work(folder: Path, job_id: UUID = JOB, **changes: Any) -> Work:
         "dimensions": None,
         "views": None,
         "subject": None,
+        "review_score": 50.0,
+        "limit_s": 1500.0,
         "turntable": False,
         "usdz": False,
     }

@@ -183,6 +183,8 @@ def test_metadata_that_no_decoder_goes_through_does_not_stop_a_job() -> None:
             dimensions=value,
             views=value,
             subject=value,
+            review_score=50,
+            limit_s=1500,
             turntable=False,
             usdz=False,
         )

@@ -231,7 +231,7 @@ def test_a_backup_can_be_restored(
         for table in (b"jobs", b"worker.outbox", b"worker.attempts"):
             rows = b"SELECT * FROM " + table
             assert restored.execute(rows).fetchall() == sql.execute(rows).fetchall() != []
-        with pytest.raises(psycopg.errors.CheckViolation, match="quality_is_fast_balanced_or_quality"):
+        with pytest.raises(psycopg.errors.CheckViolation, match="quality_is_fast_balanced_quality_or_auto"):
             restored.execute("UPDATE jobs SET quality = 'ultra'")
 
 

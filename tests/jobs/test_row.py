@@ -45,7 +45,7 @@ def insert(sql: psycopg.Connection, **columns: Any) -> Any:
         ({"cancel_requested_at": "infinity"}, "times_are_between_1970_and_9999"),
         ({"status": "cancelled", "completed_at": "-infinity"}, "times_are_between_1970_and_9999"),
         ({"started_at": "0044-03-15 BC"}, "times_are_between_1970_and_9999"),
-        ({"quality": "ultra"}, "quality_is_fast_balanced_or_quality"),
+        ({"quality": "ultra"}, "quality_is_fast_balanced_quality_or_auto"),
         ({"shop": " "}, "shop_is_1_to_255_characters"),
         ({"shop": ...}, "shop"),
         ({"product_id": ""}, "product_id_is_1_to_255_characters"),

@@ -119,7 +119,7 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
 
     refused = worker("enqueue", "my mug.png", "--quality", "ultra")
     assert refused.returncode == 78
-    assert "quality_is_fast_balanced_or_quality" in refused.stderr
+    assert "quality_is_fast_balanced_quality_or_auto" in refused.stderr
     assert worker("enqueue", "no-such-file.png").returncode == 78
 
     failed = worker("enqueue", f"{dev['BACKEND_URL']}/none.jpg", "--watch")

@@ -35,12 +35,18 @@ def enqueue(
     sample: Annotated[
         str | None, typer.Option(metavar="NAME", help="Use a bundled photo instead, such as vase.png.")
     ] = None,
+    front: Annotated[
+        str | None, typer.Option(metavar="PHOTO", help="The photo of the product's front.")
+    ] = None,
+    left: Annotated[str | None, typer.Option(metavar="PHOTO", help="Of the product's own left side.")] = None,
+    back: Annotated[str | None, typer.Option(metavar="PHOTO", help="Of its back.")] = None,
+    right: Annotated[str | None, typer.Option(metavar="PHOTO", help="Of its own right side.")] = None,
     shop: Annotated[str, typer.Option(help="The shop's domain.")] = "demo.myshopify.com",
     product: Annotated[
         str | None, typer.Option(help="The product's id or gid. Default: a new random id.")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant's id or gid.")] = None,
-    quality: Annotated[str, typer.Option(help="fast, balanced or quality.")] = "balanced",
+    quality: Annotated[str, typer.Option(help="fast, balanced, quality or auto.")] = "balanced",
     priority: Annotated[int, typer.Option(min=-32768, max=32767, help="Higher runs first.")] = 0,
     watch: Annotated[
         bool,
@@ -52,11 +58,16 @@ def enqueue(
 
     Exit status with --watch: 0 the job completed, 1 it ended otherwise.
     """
+    stated = {"front": front, "left": left, "back": back, "right": right}
+    sides = {side: photo for side, photo in stated.items() if photo}
+    if sides and not front:
+        raise typer.BadParameter("--left, --back and --right need --front.")
+    photos = [*sides.values(), *(photos or [])]
     if bool(photos) is bool(sample):
         raise typer.BadParameter("Give photos or --sample, not both.")
     configured = settings.load()
     with connected(configured) as engine:
-        urls = _prepare_photos(photos or [], sample, configured, verbose=watch)
+        urls = _prepare_photos(photos, sample, configured, verbose=watch)
         job = _insert(
             engine,
             shop=shop,
@@ -65,6 +76,7 @@ def enqueue(
             image_urls=urls,
             quality=quality,
             priority=priority,
+            metadata={"views": {side: n for n, side in enumerate(sides)}} if sides else {},
         )
         if watch:
             _show_until_ended(engine, job, as_json=as_json)

@@ -153,6 +153,8 @@ def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> 
                     dimensions=work.dimensions,
                     views=work.views,
                     subject=work.subject,
+                    review_score=work.review_score,
+                    limit_s=work.limit_s,
                     turntable=work.turntable,
                     usdz=work.usdz,
                 ),

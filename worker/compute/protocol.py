@@ -123,6 +123,8 @@ class Work:
     dimensions: Input
     views: Input
     subject: Input
+    review_score: float
+    limit_s: float
     turntable: bool
     usdz: bool
 

@@ -120,6 +120,8 @@ class Attempt:
                     dimensions=self.job.dimensions,
                     views=self.job.views,
                     subject=self.job.subject,
+                    review_score=self.settings.review_score,
+                    limit_s=self.settings.soft_limit_s,
                     turntable=self.settings.turntable,
                     usdz=self.settings.usdz,
                 )

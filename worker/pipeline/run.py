@@ -4,22 +4,19 @@ The request's folder then holds `model.glb`, `poster.png` and `cutout.png`, and 
 requested. The pipeline knows nothing of rows, buckets or backends.
 """
 
+import math
 import resource
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
-from worker.engines import PREVIEWS
-from worker.engines.presets import PRESETS
-from worker.engines.surface import Engine, PosedView
+from worker.engines.surface import Engine, Role
 from worker.mesh.render import Scene
 from worker.mesh.usdz import write_usdz
 from worker.pipeline.address import Policy
@@ -27,11 +24,11 @@ from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.download import download
-from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
+from worker.pipeline.make import Task, make, make_better
 from worker.pipeline.photo import Photo, ScoredView
+from worker.pipeline.preset import choose_preset
 from worker.pipeline.preview import poster, turntable
-from worker.pipeline.quality import assess
 from worker.pipeline.roles import assign
 from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
@@ -44,12 +41,18 @@ class Request:
     job_id: str
     name: str  # of the product; the mesh in the file is named after it
     image_urls: list[str]  # in the order in which the backend prefers them
-    quality: str  # a key of PRESETS
+    quality: str  # a key of PRESETS, or "auto"
     folder: Path  # an existing folder, for the downloads and the results
     policy: Policy  # which hosts photos may come from
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
     views: Any = None  # `metadata.views`, as the backend wrote it
     subject: Any = None  # `metadata.subject`, as the backend wrote it
+    review_score: float = (
+        0.0  # a model with a lower score is made once more, if another photo may be its front
+    )
+    limit_s: float = (
+        math.inf
+    )  # seconds that all of this may take; there is no second try if it might take longer
     turntable: bool = True  # False leaves out turntable.webp
     usdz: bool = False  # True makes model.usdz as well; needs usd-core
 
@@ -67,64 +70,50 @@ def run(
         request: what to make.
         engine: turns the photos into a surface.
         cutter: cuts the product out of a photo.
-        report: filled step by step, so that it also says how far a failed job came: engine, engine_version, preset, photos,
-            surface, model, quality, bytes, peak_rss_mb, seconds and
-            cpu_seconds by step. JSON-able.
+        report: filled step by step, so that it also says how far a failed job came: engine, engine_version, quality_asked, photos,
+            preset, preset_reason, surface, model, quality, tried, bytes, peak_rss_mb, seconds and cpu_seconds by step. JSON-able.
         on_progress: called at each stage from DOWNLOADING to WRITTEN.
 
     Raises: JobError; any exception of the engine.
     """
-    preset = PRESETS[request.quality]
-    made_by = {
-        "engine": engine.name,
-        "engine_version": engine.version,
-        **engine.details,
-        "preset": preset.name,
-    }
-    report |= made_by
+    began = time.monotonic()
+    made_by = {"engine": engine.name, "engine_version": engine.version, **engine.details}
+    report |= made_by | {"quality_asked": request.quality}
 
     on_progress(Stage.DOWNLOADING)
     photos = _get_photos(request, cutter, report)
     assigned = assign(request.views, photos)
-    report["photos"] = [
-        photo.report(assigned.roles.get(n), assigned.reasons.get(n)) for n, photo in enumerate(photos)
-    ]
-    used = [(role, scored) for n, role in assigned.roles.items() if (scored := photos[n].scored)]
-    if not used:
+    report["photos"] = _report_photos(photos, assigned.roles, assigned.reasons)
+    if not assigned.roles:
         raise _no_photo_left(photos)
-    _, front = used[0]
-    Image.fromarray(front.view).save(request.folder / "cutout.png", optimize=True)
+    choice = choose_preset(request.quality, [scored for n in assigned.roles if (scored := photos[n].scored)])
+    report |= choice.report
     on_progress(Stage.FRAMED)
 
     on_progress(Stage.GENERATING)
-    with timed_step(report, Step.GENERATE):
-        surface = engine.reconstruct([PosedView(role, scored.view) for role, scored in used], preset)
-    report["surface"] = surface.report  # the engine may still add to it: the textures' share of its memory
-    on_progress(Stage.SURFACE)
-    provenance = {
-        "job_id": request.job_id,
-        **made_by,
-        "input_sha256": [file_digest(photo.file) for photo in photos if photo.scored],
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with timed_step(report, Step.FINISH):
-        model = finish(
-            surface,
-            preset,
-            request.folder,
-            name=request.name,
-            extras=provenance,
-            dimensions=request.dimensions,
-            on_textured=lambda: on_progress(Stage.TEXTURED),
-        )
-    report["model"] = model.report
-    scene = _draw(request, model, report)
-    if model.source_views:
-        with timed_step(report, Step.QUALITY):
-            report["quality"] = assess(
-                model, scene, [scored for _, scored in used], preview=engine.name in PREVIEWS
-            )
-            report["quality"]["warnings"][:0] = assigned.warnings
+    task = Task(
+        engine=engine,
+        preset=choice.preset,
+        photos=photos,
+        name=request.name,
+        made_by={
+            "job_id": request.job_id,
+            **made_by,
+            "preset": choice.preset.name,
+            "input_sha256": [file_digest(photo.file) for photo in photos if photo.scored],
+        },
+        dimensions=request.dimensions,
+        review_score=request.review_score,
+        deadline=began + request.limit_s,
+    )
+    generating = time.monotonic()
+    made = make(task, assigned.roles, request.folder, report, on_progress)
+    if not assigned.front_stated:
+        made = make_better(task, made, request.folder, report, time.monotonic() - generating)
+        report["photos"] = _report_photos(photos, made.roles, assigned.reasons)
+    if made.quality:
+        report["quality"]["warnings"][:0] = assigned.warnings
+    _draw(request, made.scene, report)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
@@ -137,18 +126,22 @@ def run(
     on_progress(Stage.WRITTEN)
 
 
-def _draw(request: Request, model: Model, report: dict[str, Any]) -> Scene:
-    """Write the poster, and the turntable and the USDZ if they are requested. Return the scene that they show."""
+def _report_photos(
+    photos: Sequence[Photo], roles: Mapping[int, Role], reasons: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    return [photo.report(roles.get(n), reasons.get(n)) for n, photo in enumerate(photos)]
+
+
+def _draw(request: Request, scene: Scene, report: dict[str, Any]) -> None:
+    """Write the poster, and the turntable and the USDZ if they are requested."""
     with timed_step(report, Step.POSTER):
-        scene = Scene(model.mesh)
         poster(scene, request.folder / "poster.png")
     if request.turntable:
         with timed_step(report, Step.TURNTABLE):
             turntable(scene, request.folder / "turntable.webp")
     if request.usdz:
         with timed_step(report, Step.USDZ):
-            write_usdz(request.folder / "model.usdz", model.mesh)
-    return scene
+            write_usdz(request.folder / "model.usdz", scene.mesh)
 
 
 def _get_photos(request: Request, cutter: Cutter, report: dict[str, Any]) -> list[Photo]:
@@ -156,7 +149,7 @@ def _get_photos(request: Request, cutter: Cutter, report: dict[str, Any]) -> lis
     with timed_step(report, Step.DOWNLOAD):
         photos = _download(request)
     with timed_step(report, Step.CUTOUT):
-        return [photo if photo.error else _cut_out(photo, cutter) for photo in photos]
+        return [photo if photo.error else _cut_out(photo, cutter, request.subject) for photo in photos]
 
 
 def _download(request: Request) -> list[Photo]:
@@ -178,11 +171,11 @@ def _downloaded(photo: Photo, policy: Policy) -> Photo:
     return photo
 
 
-def _cut_out(photo: Photo, cutter: Cutter) -> Photo:
+def _cut_out(photo: Photo, cutter: Cutter, subject: Any) -> Photo:
     try:
         image = decode_in_subprocess(photo.file)
         photo = replace(photo, incomplete=image.info["missing"] > 0)
-        cutout = cutter.cut(image)
+        cutout = cutter.cut(image, subject)
         view = frame(cutout.rgba)
     except JobError as error:
         return replace(photo, error=error)

@@ -9,17 +9,17 @@ from typing import Any
 
 @contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Write the wall-clock seconds of the block to `seconds[step]`, rounded to 1 ms, also if it fails."""
+    """Add the wall-clock seconds of the block to `seconds[step]`, rounded to 1 ms, also if it fails."""
     began = time.perf_counter()
     try:
         yield
     finally:
-        seconds[step] = round(time.perf_counter() - began, 3)
+        seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - began, 3)
 
 
 @contextmanager
 def timed_step(report: dict[str, Any], step: str) -> Iterator[None]:
-    """Write the block's wall-clock seconds to `report["seconds"][step]`, and to `report["cpu_seconds"][step]` those of the
+    """Add the block's wall-clock seconds to `report["seconds"][step]`, and to `report["cpu_seconds"][step]` those of the
     processors, of this process with its threads and of the children that ended.
     """
     began = _cpu_seconds()
@@ -27,7 +27,8 @@ def timed_step(report: dict[str, Any], step: str) -> Iterator[None]:
         with timed(report.setdefault("seconds", {}), step):
             yield
     finally:
-        report.setdefault("cpu_seconds", {})[step] = round(_cpu_seconds() - began, 3)
+        seconds = report.setdefault("cpu_seconds", {})
+        seconds[step] = round(seconds.get(step, 0.0) + _cpu_seconds() - began, 3)
 
 
 def _cpu_seconds() -> float:
