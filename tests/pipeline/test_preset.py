@@ -35,7 +35,7 @@ def used(picture: View, size: float = 1.0) -> ScoredView:
     ("photos", "preset"),
     [
         ([used(view(cell=4), 0.49)], "fast"),
-        ([used(view(cell=16, blur=5))], "fast"),
+        ([used(view(cell=64, blur=4))], "fast"),
         ([used(view(cell=4), 0.9)], "balanced"),
         ([used(view())], "balanced"),
         ([used(view(cell=4))], "quality"),

@@ -10,7 +10,7 @@ from worker.engines.presets import PRESETS, Preset
 from worker.engines.surface import View
 from worker.pipeline.choose import luminance
 from worker.pipeline.photo import ScoredView
-from worker.pipeline.quality import blur
+from worker.pipeline.quality import WARN_BLUR, blur
 
 AUTO = "auto"
 
@@ -18,7 +18,6 @@ SMALL = 256  # pixels of the product's longer side in the photo; below it a smal
 FULL = (
     512  # pixels, of which a view has 435 for the product: with less, no grid finds more than at `balanced`
 )
-BLURRED = 0.72  # as `blur` measures it; the same from which on a report warns
 DETAILED = 7.5  # standard deviation of the luminance's fine structure, 8-bit: print, weave, engraving
 THIN_RADIUS = 6  # pixels of a view; what is thinner than twice this needs a fine grid
 THIN_PART = 0.03  # part of the product's area that is so thin
@@ -51,7 +50,7 @@ def choose_preset(quality: str, used: Sequence[ScoredView]) -> Choice:
     length = f"The product is {side:.0f} pixels long in its photo."
     rules = (
         (side < SMALL, "fast", length),
-        (blur(view) > BLURRED, "fast", "The photo is blurred."),
+        (blur(view) > WARN_BLUR, "fast", "The photo is blurred."),
         (side < FULL, "balanced", length),
         (len(used) >= MANY, "quality", f"Large photos from {len(used)} sides."),
         (_fine_structure(view) > DETAILED, "quality", "A large, sharp photo with fine details."),
