@@ -7,9 +7,10 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
+from worker.mesh.agree import agree
 from worker.mesh.blend import FACING_OF_SEVERAL, Blend, blend
 from worker.mesh.camera import Camera
-from worker.mesh.project import project
+from worker.mesh.project import Photo, Shot, shoot
 
 Floats = NDArray[np.float32]
 SIDE = 2.4  # of the picture of a ball of radius 1
@@ -40,12 +41,13 @@ def photo(azimuth: float, color: Callable[[Floats], Floats]) -> tuple[NDArray[np
     return (view * 255).round().astype(np.uint8).reshape(PIXELS, PIXELS, 4), camera
 
 
-def laid(photos: list[tuple[NDArray[np.uint8], Camera]], engine: Floats) -> Blend:
-    return blend(
-        POINTS,
-        engine,
-        [project(POINTS, FACES, POINTS, POINTS, *shot, FACING_OF_SEVERAL[0]) for shot in photos],
-    )
+def shot(azimuth: float, color: Callable[[Floats], Floats]) -> Shot:
+    view, camera = photo(azimuth, color)
+    return shoot(Photo(view), camera, POINTS, FACES)
+
+
+def laid(shots: list[Shot], engine: Floats) -> Blend:
+    return blend(POINTS, engine, [shot.project(POINTS, POINTS, FACING_OF_SEVERAL[0]) for shot in shots])
 
 
 def flat(*rgb: float) -> Callable[[Floats], Floats]:
@@ -57,7 +59,7 @@ ANGLES = (0.0, 90.0, 180.0, 270.0)
 
 
 def test_each_point_shows_the_photo_that_saw_it_straightest() -> None:
-    blended = laid([photo(angle, checked) for angle in ANGLES], GREY)
+    blended = laid([shot(angle, checked) for angle in ANGLES], GREY)
     best = np.argmax(blended.shares, axis=0)
     off = (AROUND[None] - np.array(ANGLES)[:, None] + 180) % 360 - 180
     assert (np.abs(off[best, np.arange(len(POINTS))])[UPRIGHT] < 50).all()
@@ -66,7 +68,7 @@ def test_each_point_shows_the_photo_that_saw_it_straightest() -> None:
 
 
 def test_print_continues_across_the_seams() -> None:
-    blended = laid([photo(angle, checked) for angle in ANGLES], GREY)
+    blended = laid([shot(angle, checked) for angle in ANGLES], GREY)
     wrong = np.abs(blended.colors - checked(POINTS)).max(axis=1) > 0.15
     # The vertices that lie on an edge of the print may fall on either side of it.
     on_edge = np.abs(POINTS * 5 - np.rint(POINTS * 5)).min(axis=1) < 0.05
@@ -75,26 +77,36 @@ def test_print_continues_across_the_seams() -> None:
 
 @pytest.mark.parametrize("gain", [0.85, 1.15])
 def test_photos_of_another_exposure_are_matched_to_the_front(gain: float) -> None:
-    def darker(points: Floats) -> Floats:
+    def other(points: Floats) -> Floats:
         return np.asarray(checked(points) * (gain, 1, gain), np.float32)
 
-    blended = laid([photo(angle, checked if angle == 0 else darker) for angle in ANGLES], GREY)
+    shots = [shot(angle, checked if angle == 0 else other) for angle in ANGLES]
+    blended = laid(agree(shots, POINTS, FACES, POINTS, POINTS), GREY)
     behind = UPRIGHT & (np.abs(AROUND - 180) < 40)
     off = np.abs(blended.colors - checked(POINTS))[behind]
     assert (np.median(off, axis=0) < 0.02).all()
 
 
-def test_a_back_of_another_colour_stays_so_where_nothing_links_it_to_the_front() -> None:
-    blended = laid([photo(0, flat(0.8, 0.2, 0.2)), photo(180, flat(0.2, 0.2, 0.8))], GREY)
-    behind = POINTS[:, 2] < -0.6
-    np.testing.assert_allclose(np.median(blended.colors[behind], axis=0), (0.2, 0.2, 0.8), atol=0.01)
+def test_a_side_of_another_colour_stays_so() -> None:
+    red, blue = shot(0, flat(0.8, 0.2, 0.2)), shot(90, flat(0.2, 0.2, 0.8))
+    assert agree([red, blue], POINTS, FACES, POINTS, POINTS) == [red, blue]
+
+
+def test_a_camera_that_stood_elsewhere_is_found_by_the_print() -> None:
+    """The outline of a ball is the same from everywhere."""
+    front, side = shot(0, checked), photo(94, checked)[0]
+    wrong = shoot(Photo(side), Camera(side=SIDE, azimuth=90), POINTS, FACES)
+    same, found = agree([front, wrong], POINTS, FACES, POINTS, POINTS)
+    assert same is front
+    assert found.camera.azimuth == pytest.approx(94, abs=1.2)
+    assert found.camera.elevation == pytest.approx(0, abs=1)
 
 
 def test_what_no_photo_saw_is_harmonized_with_what_they_saw_beside_it() -> None:
     """The engine's colours are all a little off: those of the poles follow the photos, and keep their own detail."""
     engine = np.full_like(POINTS, 0.5)
     engine[POINTS[:, 1] > 0.995] += 0.2
-    blended = laid([photo(angle, flat(0.58, 0.5, 0.44)) for angle in ANGLES], engine)
+    blended = laid([shot(angle, flat(0.58, 0.5, 0.44)) for angle in ANGLES], engine)
     unseen = (blended.shares.sum(axis=0) == 0) & (POINTS[:, 1] > 0) & (POINTS[:, 1] < 0.995)
     assert unseen.any()
     np.testing.assert_allclose(np.median(blended.colors[unseen], axis=0), (0.58, 0.5, 0.44), atol=0.02)
@@ -103,7 +115,7 @@ def test_what_no_photo_saw_is_harmonized_with_what_they_saw_beside_it() -> None:
 
 
 def test_one_photo_fades_into_the_engine_s_colours_and_moves_none_of_them() -> None:
-    blended = laid([photo(0, flat(0.8, 0.2, 0.2))], GREY)
+    blended = laid([shot(0, flat(0.8, 0.2, 0.2))], GREY)
     behind = POINTS[:, 2] < 0
     assert np.array_equal(blended.colors[behind], GREY[behind])
     ahead = POINTS[:, 2] > 0.7
@@ -112,7 +124,7 @@ def test_one_photo_fades_into_the_engine_s_colours_and_moves_none_of_them() -> N
 
 def test_no_colour_stays_unknown_only_where_no_photo_shows_one() -> None:
     blended = laid(
-        [photo(0, flat(0.8, 0.2, 0.2)), photo(90, flat(0.8, 0.2, 0.2))], np.full_like(POINTS, np.nan)
+        [shot(0, flat(0.8, 0.2, 0.2)), shot(90, flat(0.8, 0.2, 0.2))], np.full_like(POINTS, np.nan)
     )
     known = np.isfinite(blended.colors).all(axis=1)
     assert np.array_equal(known, blended.shares.sum(axis=0) > 0)

@@ -1,15 +1,28 @@
 """Move a photo's camera until the mesh's outline is the photo's."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from worker.mesh.camera import Camera
 from worker.mesh.project import Floats, View, depth_buffer
 
+Moves = NDArray[np.float64]
+
 LEAST_OVERLAP = 0.75  # intersection over union of the two outlines; below it the photo shows something else
+
+ROUNDS = 4  # of finding the outline and moving the camera
+# What a camera may be off by: to the right, up and in the size of what it sees, parts of its picture; around and over
+# the product, degrees. It moves less the less the photo tells, and never by more than three times as much.
+EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5])
+PIXEL = 1.5  # pixels of the photo: outlines that are farther apart count less
+REACH = 30  # pixels of the photo: all outlines that are farther apart are equally far
+EVIDENCE = 200.0  # how much an outline or print that is off by `PIXEL` or `SHADE` weighs against `EXPECTED`
 
 
 class Fit(NamedTuple):
@@ -61,3 +74,98 @@ def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
     right, down = ((box[0] + box[1]) / 2 - 0.5) * side - ((low + high) / 2 - 0.5) * camera.side
     x, y, z = (camera.center + np.array([-right, down, 0]) @ camera.rotation).tolist()
     return replace(camera, center=(x, y, z), side=side)
+
+
+def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -> Fit:
+    """Move, widen and turn the camera a little, until the mesh's outline lies on the photo's all along.
+
+    Args:
+        vertices: (V, 3)
+        faces: (F, 3)
+        view: (S, S, 4) of the photo, S even.
+        start: of `fit`.
+
+    Returns:
+        The better of the given and the moved camera.
+    """
+    size = len(view) // 2
+    solid = view[..., 3] > 127
+    wanted = solid.reshape(size, 2, size, 2).mean(axis=(1, 3))
+    signed = signed_distance(solid)
+    found, move = [], np.zeros(5)
+    for turn in range(ROUNDS + 1):
+        camera = moved(start.camera, move)
+        buffer = depth_buffer(vertices, faces, camera, size)
+        seen = buffer > -np.inf
+        overlap = np.minimum(seen, wanted).sum() / max(1.0, np.maximum(seen, wanted).sum())
+        found.append(Fit(camera, float(overlap)))
+        outline = outline_of(buffer, camera)
+        if turn < ROUNDS and len(outline):
+            move = improve(start.camera, move, [partial(outline_off, signed, outline)])
+    return max(found, key=lambda fit: fit.overlap)
+
+
+def outline_off(signed: Floats, outline: Floats, camera: Camera) -> NDArray[np.float64]:
+    """(N,) how far points of the mesh's outline are from the photo's, in units of `PIXEL`."""
+    flat, _ = camera.project(outline)
+    at = np.stack([flat[:, 1], flat[:, 0]]) * len(signed) - 0.5
+    return np.asarray(ndimage.map_coordinates(signed, at, order=1, mode="nearest") / PIXEL, np.float64)
+
+
+def improve(start: Camera, move: Moves, terms: Sequence[Callable[[Camera], Moves]]) -> Moves:
+    """One step of Gauss and Newton towards small residuals; `EXPECTED` keeps unknown directions still.
+
+    Args:
+        start: before any move.
+        move: (5,) so far.
+        terms: each gives (N,) residuals for a camera; 1 is a large one.
+
+    Returns:
+        (5,) the move from the start.
+    """
+    here = moved(start, move)
+    normal, pull = np.diag(EXPECTED**-2.0), -move / EXPECTED**2
+    for term in terms:
+        residual = term(here)
+        slopes = np.stack(
+            [(term(moved(start, move + step)) - residual) / step.sum() for step in np.diag(EXPECTED / 20)],
+            axis=1,
+        )
+        # What is far off is something else: it counts no more than what is off by one (Huber).
+        weight = EVIDENCE / len(residual) / np.maximum(np.abs(residual), 1)
+        normal += (slopes * weight[:, None]).T @ slopes
+        pull -= slopes.T @ (weight * residual)
+    return np.clip(move + np.linalg.solve(normal, pull), -3 * EXPECTED, 3 * EXPECTED)
+
+
+def moved(camera: Camera, move: Moves) -> Camera:
+    """Move a camera to the right and up, widen its picture, and turn it around the product, in the units of `EXPECTED`."""
+    x, y, z = (camera.center + np.array([move[0], move[1], 0]) * camera.side @ camera.rotation).tolist()
+    return replace(
+        camera,
+        center=(x, y, z),
+        side=camera.side * float(np.exp(move[2])),
+        azimuth=camera.azimuth + float(move[3]),
+        elevation=camera.elevation + float(move[4]),
+    )
+
+
+def outline_of(buffer: Floats, camera: Camera) -> Floats:
+    """(N, 3) points of the mesh along its outline and the outlines of its holes, as a depth buffer shows them."""
+    seen = buffer > -np.inf
+    row, column = np.nonzero(seen & ~ndimage.binary_erosion(seen))
+    near = buffer[row, column].astype(np.float64)
+    size = 1 + near / camera.distance
+    flat = (np.stack([column, row], axis=1) + 0.5) / len(buffer) - 0.5
+    across = flat * (camera.side, -camera.side) / size[:, None]
+    away = np.concatenate([across, (near / size)[:, None]], axis=1)
+    return np.asarray(away @ camera.rotation + camera.center, np.float32)
+
+
+def signed_distance(solid: NDArray[np.bool_]) -> Floats:
+    """(S, S) how far each pixel lies inside of where `outline_of` finds points of an outline that is the photo's.
+
+    Negative outside, and at most `REACH` pixels. Such points lie half a pixel of a picture of half the size inside.
+    """
+    inside, outside = (ndimage.distance_transform_edt(mask) for mask in (solid, ~solid))
+    return np.asarray(np.clip(inside - outside - np.where(solid, 1.5, 0.5), -REACH, REACH), np.float32)

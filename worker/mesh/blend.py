@@ -19,11 +19,6 @@ CELLS = 96  # of the grid in which seams are placed and softened, along the long
 AGREE = 2.0  # cells: within about this distance, points take the same photo
 SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 FAR_OFFSET = 0.1  # the most by which photos move the engine's colours far from what they show
-SURE = 0.35  # clear · cosine: two photos are compared where both have more
-LEAST_SHARED = 0.005  # of the points; two photos that share less are not compared
-MOST_GAIN = (
-    1.35  # between the exposures of two photos; where a channel needs more, they show different colours
-)
 
 
 class Blend(NamedTuple):
@@ -44,7 +39,7 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
     Args:
         points: (P, 3) on the mesh.
         colors: (P, 3) the engine's, sRGB in 0..1; NaN where unknown.
-        photos: the first gives the exposure and the white balance.
+        photos: with matching exposures.
     """
     shares = np.zeros((len(photos), len(points)), np.float32)
     seen = np.zeros(len(points), bool)
@@ -52,7 +47,6 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
         share[photo.at] = photo.clear * rise(photo.cosine, *FACING)
         seen |= share > 0.5
     if len(photos) > 1:
-        photos = _matched(photos, len(points))
         cells = _Cells(points)
         shares = _choose(cells, photos, len(points))
         colors = _harmonized(cells, colors, photos, shares)
@@ -141,26 +135,28 @@ def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], sha
     return np.clip(moved, 0, 1, out=moved)
 
 
-def _spread(sums: Floats, weight: Floats) -> Floats:
+def _spread(sums: Floats, weight: Floats, most: float = 1.0) -> Floats:
     """(X, Y, Z, 3) weighted means: of each cell where it has a weight, else of ever larger surroundings.
 
     Args:
         sums: (X, Y, Z, 3) weighted sums of values.
         weight: (X, Y, Z)
+        most: the largest value; half of it for surroundings twice as large, down to `FAR_OFFSET`.
     """
+    mean = np.clip(sums / np.maximum(weight, 1e-9)[..., None], -most, most)
     if any(side % 2 for side in weight.shape) or min(weight.shape) < 4:
-        total = max(float(weight.sum()), 1e-9)
-        mean = np.clip(sums.sum(axis=(0, 1, 2)) / total, -FAR_OFFSET, FAR_OFFSET)
-        return np.broadcast_to(mean, sums.shape).astype(np.float32)
-    x, y, z = (side // 2 for side in weight.shape)
-    coarse_sums = sums.reshape(x, 2, y, 2, z, 2, 3).sum(axis=(1, 3, 5))
-    coarse_weight = weight.reshape(x, 2, y, 2, z, 2).sum(axis=(1, 3, 5))
-    coarse = _spread(coarse_sums, coarse_weight)
-    around = coarse
-    for axis in range(3):
-        around = _doubled(around, axis)
+        total = sums.sum(axis=(0, 1, 2)) / max(float(weight.sum()), 1e-9)
+        around = np.broadcast_to(np.clip(total, -FAR_OFFSET, FAR_OFFSET), sums.shape)
+    else:
+        x, y, z = (side // 2 for side in weight.shape)
+        around = _spread(
+            sums.reshape(x, 2, y, 2, z, 2, 3).sum(axis=(1, 3, 5)),
+            weight.reshape(x, 2, y, 2, z, 2).sum(axis=(1, 3, 5)),
+            max(most / 2, FAR_OFFSET),
+        )
+        for axis in range(3):
+            around = _doubled(around, axis)
     own = np.minimum(weight, 1)[..., None]
-    mean = sums / np.maximum(weight, 1e-9)[..., None]
     return np.asarray(own * mean + (1 - own) * around, np.float32)
 
 
@@ -172,31 +168,3 @@ def _doubled(grid: Floats, axis: int) -> Floats:
     for start, beside in ((0, wide[:-2]), (1, wide[2:])):
         new[start::2] = np.float32(0.75) * old + np.float32(0.25) * beside
     return np.moveaxis(new, 0, axis)
-
-
-def _matched(photos: Sequence[Projection], count: int) -> list[Projection]:
-    """Multiply the photos' colours so that they agree where two photos show the same points. The first one stays."""
-    color, sure = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
-    matched: list[Projection | None] = [None] * len(photos)
-    left = list(range(len(photos)))
-    quality = [photo.clear * photo.cosine for photo in photos]
-
-    def shared(n: int) -> NDArray[np.bool_]:
-        return (quality[n] > SURE) & (sure[photos[n].at] > SURE)
-
-    while left:
-        # The first, then always the one that shares most with those that are done.
-        n = max(left, key=lambda n: (n == 0, int(shared(n).sum())))
-        left.remove(n)
-        photo, both = photos[n], shared(n)
-        if both.sum() > LEAST_SHARED * count:
-            own, other = photo.color[both], color[photo.at[both]]
-            fair = ((own > 0.05) & (own < 0.98) & (other > 0.05) & (other < 0.98)).all(axis=1)
-            if fair.sum() > LEAST_SHARED * count / 2:
-                gain = np.exp(np.median(np.log(other[fair] / own[fair]), axis=0))
-                if np.abs(np.log(gain)).max() < np.log(MOST_GAIN):
-                    photo = photo._replace(color=np.minimum(photo.color * gain.astype(np.float32), 1))
-        matched[n] = photo
-        better = quality[n] > sure[photo.at]
-        color[photo.at[better]], sure[photo.at[better]] = photo.color[better], quality[n][better]
-    return [photo for photo in matched if photo]

@@ -1,5 +1,7 @@
 """Read a photo's colours at points of the mesh, and rate how well its camera saw them."""
 
+from copy import copy
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ BESIDE = (3.0, 6.0)  # by the distance to something nearer, pixels of the photo:
 # It falls from 1 at the first figure to 0 at the second.
 BEHIND = (0.01, 0.017)  # by how far behind something nearer the point lies, parts of the picture's side
 STEP = 0.03  # between neighbouring pixels: a greater one is the outline of something nearer, parts of the picture's side
+BLUR = 6  # pixels of the photo
 
 
 class Projection(NamedTuple):
@@ -37,55 +40,87 @@ def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, siz
     return seen.near.reshape(size, size)
 
 
-def project(
-    vertices: Floats,
-    faces: NDArray[np.int32],
-    points: Floats,
-    normals: Floats,
-    view: View,
-    camera: Camera,
-    least_cosine: float,
-) -> Projection:
-    """Read the photo's colours at points of the mesh.
+class Photo:
+    """A photo, and how far inside of the product each of its pixels lies."""
 
-    Args:
-        vertices: (V, 3) of the whole mesh, which may hide the points.
-        faces: (F, 3)
-        points: (P, 3) on the mesh.
-        normals: (P, 3) the surface's normals there, of any length.
-        view: (S, S, 4) of the photo.
-        camera: that took the photo.
-        least_cosine: points that the camera saw at a lower angle than this are left out.
-    """
-    cosine = _cosine(points, normals, camera)
-    at = np.flatnonzero(cosine > least_cosine)
-    size = len(view)
-    flat, near = camera.project(points[at])
-    position = np.stack([flat[:, 1], flat[:, 0]]) * size - 0.5
+    def __init__(self, view: View) -> None:
+        """Take (S, S, 4) sRGB, straight alpha."""
+        self.view = view
+        solid = view[..., 3] > 127
+        depth = ndimage.distance_transform_edt(np.pad(solid, 1))[1:-1, 1:-1].astype(np.float32)
+        # A thin part has no inside far from its outline: its middle line counts as inside.
+        depth = (
+            np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * solid
+        )
+        self.inside = depth  # (S, S) pixels to the product's outline, 0 outside
+        self.colors = _grow(view, solid, depth)  # (S, S, 3) sRGB in 0..1
 
+    def brightened(self, gain: Floats) -> "Photo":
+        """Return the photo with its colours multiplied by the (3,) gain."""
+        other = copy(self)
+        other.colors = np.minimum(self.colors * gain, np.float32(1))
+        other.__dict__.pop("blurred", None)
+        return other
+
+    @cached_property
+    def blurred(self) -> Floats:
+        """(S, S, 3) the colours without what is finer than a few pixels."""
+        return np.asarray(ndimage.gaussian_filter(self.colors, (BLUR, BLUR, 0)), np.float32)
+
+
+class Shot(NamedTuple):
+    """A photo of a mesh, with the camera that took it."""
+
+    photo: Photo
+    camera: Camera
+    buffer: Floats  # (S, S) of `depth_buffer`
+    beside: Floats  # (S, S) pixels to something nearer
+
+    def project(
+        self, points: Floats, normals: Floats, least_cosine: float, *, blurred: bool = False
+    ) -> Projection:
+        """Read the photo's colours at points of the mesh.
+
+        Args:
+            points: (P, 3) on the mesh.
+            normals: (P, 3) the surface's normals there, of any length.
+            least_cosine: points that the camera saw at a lower angle than this are left out.
+            blurred: True for the colours without what is finer than a few pixels.
+        """
+        camera, size = self.camera, len(self.buffer)
+        cosine = _cosine(points, normals, camera)
+        at = np.flatnonzero(cosine > least_cosine)
+        flat, near = camera.project(points[at])
+        position = np.stack([flat[:, 1], flat[:, 0]]) * size - 0.5
+        row, column = np.clip(np.rint(position), 0, size - 1).astype(np.intp)
+        hidden = (self.buffer[row, column] - near) / np.float32(camera.side)
+        inside = ndimage.map_coordinates(self.photo.inside, position, order=1, mode="constant")
+        beside = ndimage.map_coordinates(self.beside, position, order=1, mode="nearest")
+        return Projection(
+            at=at,
+            color=sample(self.photo.blurred if blurred else self.photo.colors, flat),
+            clear=rise(inside, *INSIDE) * (1 - rise(hidden, *BEHIND)) * rise(beside, *BESIDE),
+            cosine=cosine[at].astype(np.float32),
+            resolution=(1 + near / np.float32(camera.distance)) * np.float32(size / camera.side),
+        )
+
+
+def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int32]) -> Shot:
+    """Look at the whole mesh, (V, 3) and (F, 3), which may hide parts of itself, as the camera of the photo did."""
+    size = len(photo.view)
     buffer = depth_buffer(vertices, faces, camera, size)
-    row, column = np.clip(np.rint(position), 0, size - 1).astype(np.intp)
-    hidden = (buffer[row, column] - near) / np.float32(camera.side)
-    # By the distance to the step, which is smooth across the pixels, so that the photo ends in a line and not in stairs.
-    nearer = (
-        ndimage.maximum_filter(buffer, 3) - np.where(buffer > -np.inf, buffer, np.inf) > STEP * camera.side
-    )
-    beside = ndimage.distance_transform_edt(~nearer).astype(np.float32) if nearer.any() else None
+    behind = np.where(buffer > -np.inf, buffer, np.inf)
+    nearer = ndimage.maximum_filter(buffer, 3) - behind > STEP * camera.side
+    # The distance to the step is smooth across the pixels, so that the photo ends in a line and not in stairs.
+    beside = ndimage.distance_transform_edt(~nearer) if nearer.any() else np.full((size, size), size)
+    return Shot(photo, camera, buffer, beside.astype(np.float32))
 
-    solid = view[..., 3] > 127
-    depth = ndimage.distance_transform_edt(np.pad(solid, 1))[1:-1, 1:-1].astype(np.float32)
-    # A thin part has no inside far from its outline: its middle line counts as inside.
-    depth = np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * solid
-    inside = ndimage.map_coordinates(depth, position, order=1, mode="constant")
-    clear = rise(inside, *INSIDE) * (1 - rise(hidden, *BEHIND))
-    if beside is not None:
-        clear *= rise(ndimage.map_coordinates(beside, position, order=1, mode="nearest"), *BESIDE)
-    grown = _grow(view, solid, depth)
-    color = np.stack(
-        [ndimage.map_coordinates(grown[..., i], position, order=1, mode="nearest") for i in range(3)], axis=1
-    )
-    resolution = (1 + near / np.float32(camera.distance)) * np.float32(size / camera.side)
-    return Projection(at, color.astype(np.float32), clear, cosine[at].astype(np.float32), resolution)
+
+def sample(image: Floats, flat: Floats) -> Floats:
+    """(N, 3) colours between the pixels of (S, S, 3), at (N, 2) positions as `Camera.project` gives them."""
+    position = np.stack([flat[:, 1], flat[:, 0]]) * len(image) - 0.5
+    channels = [ndimage.map_coordinates(image[..., i], position, order=1, mode="nearest") for i in range(3)]
+    return np.stack(channels, axis=1).astype(np.float32)
 
 
 def rise(value: Floats, low: float, high: float) -> Floats:

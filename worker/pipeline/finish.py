@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from worker.core.errors import JobError
 from worker.engines.presets import Preset
 from worker.engines.surface import SourceView, Surface
-from worker.mesh.align import LEAST_OVERLAP, fit
+from worker.mesh.agree import agree
+from worker.mesh.align import LEAST_OVERLAP, fit, refine
 from worker.mesh.blend import FACING, FACING_OF_SEVERAL, blend
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
-from worker.mesh.project import project
+from worker.mesh.project import Photo, shoot
 from worker.mesh.simplify import simplify
 from worker.mesh.texture import Texels, bake, dilate, texels
 from worker.mesh.textured import TexturedMesh
@@ -36,6 +37,7 @@ JPEG_QUALITIES = (
     65,
     50,
 )  # tried in turn until the file keeps to the preset's size; the last one stands
+COMPARED = 8000  # texels at which photos are compared with each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +206,10 @@ def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> 
     """Lay the photos whose outlines are the mesh's over the texels that their cameras saw."""
     photos, warnings = [], list(paint.warnings)
     for source in sources:
-        camera, overlap = fit(shape.vertices, shape.faces, source.view, source.camera)
-        photos.append(_Laid(replace(source, camera=camera), overlap, 0.0))
+        found = fit(shape.vertices, shape.faces, source.view, source.camera)
+        if len(sources) > 1:
+            found = refine(shape.vertices, shape.faces, source.view, found)
+        photos.append(_Laid(replace(source, camera=found.camera), found.overlap, 0.0))
         if not photos[-1].laid:
             whose = (
                 "The model's outline is not the photo's"
@@ -218,14 +222,18 @@ def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> 
         return paint._replace(photos=photos, warnings=warnings)
     points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
     least = (FACING if len(fitting) == 1 else FACING_OF_SEVERAL)[0]
-    seen = [
-        project(shape.vertices, shape.faces, points, directions, laid.view, laid.camera, least)
-        for laid in (photos[n].source for n in fitting)
+    shots = [
+        shoot(Photo(source.view), source.camera, shape.vertices, shape.faces)
+        for source in (photos[n].source for n in fitting)
     ]
-    blended = blend(points, paint.colors, seen)
+    if len(shots) > 1:
+        some = slice(None, None, max(len(points) // COMPARED, 1))
+        shots = agree(shots, shape.vertices, shape.faces, points[some], directions[some])
+    blended = blend(points, paint.colors, [shot.project(points, directions, least) for shot in shots])
     shown = blended.shares > 0.5
-    for n, part in zip(fitting, shown, strict=True):
-        photos[n] = photos[n]._replace(used=float(part.mean()))
+    for n, shot, part in zip(fitting, shots, shown, strict=True):
+        source = replace(photos[n].source, camera=shot.camera)
+        photos[n] = photos[n]._replace(source=source, used=float(part.mean()))
     return paint._replace(
         colors=blended.colors,
         photos=photos,

@@ -1,0 +1,106 @@
+"""Make photos of the same product agree: where two show the same points of the mesh, they show the same colours there."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.mesh.align import EXPECTED, Moves, improve, moved, outline_of, outline_off, signed_distance
+from worker.mesh.camera import Camera
+from worker.mesh.project import Floats, Projection, Shot, sample, shoot
+
+LEAST_COSINE = 0.1  # points that a camera saw at a lower angle are not compared
+SURE = 0.35  # clear · cosine: two photos are compared where both have more
+LEAST_SHARED = 0.01  # of the points; two photos that share less are not compared
+MOST_GAIN = (
+    1.35  # between the exposures of two photos; where a channel needs more, they show different colours
+)
+SHADE = 0.1  # of a colour from 0 to 1: colours that differ by more count less
+TELLING = 0.2  # of `SHADE`: a point tells where the camera stood if a little move changes its colour by more
+LEAST_TELLING = 30  # points
+STEPS = 6  # of a camera
+
+
+def agree(
+    shots: Sequence[Shot], vertices: Floats, faces: NDArray[np.int32], points: Floats, normals: Floats
+) -> list[Shot]:
+    """Match the exposure and the white balance of photos, and move their cameras a little until print does not ghost.
+
+    The first photo stays as it is. Each of the others is compared with those that are done, the one that shares most with
+    them first. Its camera moves only as far as its outline lets it.
+
+    Args:
+        shots: with cameras whose outlines fit.
+        vertices: (V, 3) of the mesh.
+        faces: (F, 3)
+        points: (P, 3) spread over the mesh, some thousands.
+        normals: (P, 3)
+    """
+    done = list(shots)
+    found = [shot.project(points, normals, LEAST_COSINE, blurred=True) for shot in shots]
+    color, sure = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
+    left = list(range(len(shots)))
+
+    def shared(n: int) -> NDArray[np.bool_]:
+        return (_quality(found[n]) > SURE) & (sure[found[n].at] > SURE)
+
+    while left:
+        n = max(left, key=lambda n: (n == 0, int(shared(n).sum())))
+        left.remove(n)
+        both = shared(n)
+        if both.sum() > LEAST_SHARED * len(points):
+            at = found[n].at[both]
+            done[n] = _matched(shots[n], vertices, faces, points[at], color[at])
+            if done[n] is not shots[n]:
+                found[n] = done[n].project(points, normals, LEAST_COSINE, blurred=True)
+        quality, at = _quality(found[n]), found[n].at
+        better = quality > sure[at]
+        color[at[better]], sure[at[better]] = found[n].color[better], quality[better]
+    return done
+
+
+def _quality(photo: Projection) -> Floats:
+    return photo.clear * photo.cosine
+
+
+def _matched(shot: Shot, vertices: Floats, faces: NDArray[np.int32], points: Floats, colors: Floats) -> Shot:
+    """Match a shot to what others show at points that it sees too. A shot that shows something else stays as it is."""
+    signed, outline = signed_distance(shot.photo.view[..., 3] > 127), outline_of(shot.buffer, shot.camera)
+    gain = _gain(sample(shot.photo.blurred, shot.camera.project(points)[0]), colors)
+    if gain is None:
+        return shot
+    image = shot.photo.brightened(gain).blurred
+
+    def off(camera: Camera, of: NDArray[np.bool_] | slice = slice(None)) -> Moves:
+        """(N, 3) differences of the colours, in units of `SHADE`."""
+        flat, _ = camera.project(points[of])
+        return np.asarray((sample(image, flat) - colors[of]) / np.float32(SHADE), np.float64)
+
+    # What is plain says nothing of where the camera stood.
+    here = off(shot.camera)
+    nudged = [off(moved(shot.camera, step)) - here for step in np.diag(EXPECTED / 4)]
+    telling = np.abs([here, *nudged]).max(axis=(0, 2)) > TELLING
+    if telling.sum() > LEAST_TELLING:
+
+        def print_off(camera: Camera) -> Moves:
+            return off(camera, telling).ravel()
+
+        terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, signed, outline)]
+        move = np.zeros(5)
+        for _ in range(STEPS):
+            move = improve(shot.camera, move, terms)
+        camera = moved(shot.camera, move)
+        if np.abs(off(camera)).mean() < np.abs(here).mean():
+            shot = shoot(shot.photo, camera, vertices, faces)
+            gain = _gain(sample(shot.photo.blurred, camera.project(points)[0]), colors)
+    return shot if gain is None else shot._replace(photo=shot.photo.brightened(gain))
+
+
+def _gain(own: Floats, other: Floats) -> Floats | None:
+    """(3,) the factor from our colours to the other's; None if it is no matter of exposure, or cannot be told."""
+    fair = ((own > 0.05) & (own < 0.98) & (other > 0.05) & (other < 0.98)).all(axis=1)
+    if fair.sum() < len(own) / 4:
+        return np.ones(3, np.float32)
+    gain = np.median(np.log(other[fair] / own[fair]), axis=0)
+    return np.exp(gain).astype(np.float32) if np.abs(gain).max() < np.log(MOST_GAIN) else None
