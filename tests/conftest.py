@@ -29,6 +29,7 @@ from sqlalchemy.pool import QueuePool
 
 from worker import database, weights
 from worker.database import migrate
+from worker.jobs.hosts import Host
 from worker.local.postgres import Postgres, start_server
 from worker.local.server import DevServer, serve_folder
 
@@ -39,6 +40,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NUMBERS = itertools.count()
+HOST = Host(
+    name="host", version="1", engine="relief", pools=("default",), lanes=1, devices=("cpu",), memory_mb=4096
+)
 TESTS = Path(__file__).parent
 CHILD = TESTS / "child"
 WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))

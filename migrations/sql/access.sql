@@ -2,7 +2,7 @@
 -- tables. Every upgrade applies this file (migrations/env.py): what it grants and revokes holds again afterwards, and the
 -- owner's grants to other roles stay.
 
-REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host FROM PUBLIC;
 
 DO $$
 DECLARE
@@ -12,12 +12,12 @@ BEGIN
         RETURN;
     END IF;
     GRANT USAGE ON SCHEMA worker TO worker;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts TO worker;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts TO worker;
     GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health TO worker;
-    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job TO worker;
+    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host TO worker;
     -- Made only where they are missing: to make a policy anew would lock its table against readers too.
     FOR found IN
-        SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts']) AS wanted
+        SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts', 'worker.hosts']) AS wanted
         WHERE NOT EXISTS (
             SELECT FROM pg_policy WHERE polrelid = wanted::regclass AND polname = 'worker_sees_all')
     LOOP
@@ -36,7 +36,7 @@ DO $$ BEGIN
     REVOKE ALL ON public.job_status, public.queue_health FROM service_role;
     GRANT SELECT ON public.job_status, public.queue_health TO service_role;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs TO service_role;
-    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job TO service_role;
+    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host TO service_role;
 END $$;
 
 -- The type of `status` lies in the schema `worker`. PostgREST names it in what it writes, Realtime in its filters, each as the
@@ -59,6 +59,6 @@ BEGIN
     FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
         EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health FROM %I', found);
         EXECUTE format('GRANT SELECT ON public.jobs TO %I', found);
-        EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job FROM %I', found);
+        EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host FROM %I', found);
     END LOOP;
 END $$;

@@ -48,59 +48,80 @@ BEGIN
     RETURN (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) < most;
 END $$;
 
--- Choose the next job and lock its row. The highest priority comes first; within a priority the shops take turns, starting
--- after the shop that was served last; within a shop, the job that has been due longest. A job on the path of a running job
--- is skipped, and so is a shop at its limit. The turn is computed from the rows; a cursor would be one row on which all
--- claims wait.
+-- Choose the next job and lock its row. `pools` and `engines` name the lines that the host can take: a line holds the jobs of
+-- one pool and one engine, and the line of the engine '' those that any engine may do.
+--
+-- The highest priority comes first. Within a priority the lines take turns, that which was served longest ago first; within a
+-- line the shops take turns, starting after the shop that was served last; within a shop, the job that has been due longest.
+-- So nothing starves: whoever serves a part of the lines only cannot turn the shops of the others back. A job on the path of
+-- a running job is skipped, and so is a shop at its limit. The turns are computed from the rows; a cursor would be one row on
+-- which all claims wait.
 --
 -- The function walks along the index jobs_waiting from the next shop until it finds a job. The cost depends on the due jobs
--- that are skipped, not on the backlog. A row is locked before its path, so that no path is locked for a row of another
--- claim: a server does not have room for thousands of advisory locks.
+-- that are skipped, not on the backlog, nor on that of other lines. A row is locked before its path, so that no path is
+-- locked for a row of another claim: a server does not have room for thousands of advisory locks.
 --
 -- The ORDER BY of each query is the complete order of its index, and claim_job() disables sorting. So only that index can be
 -- used, even if the statistics are from a time when the table was small or no job waited.
-CREATE OR REPLACE FUNCTION worker.next_job(shop_limit int, refused uuid[]) RETURNS uuid
+CREATE OR REPLACE FUNCTION worker.next_job(pools text[], engines text[], shop_limit int, refused uuid[]) RETURNS uuid
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 DECLARE
-    level smallint;
-    served text;  -- the shop of the job that started last at this priority
+    level int := 32768;  -- above all priorities
+    line record;
     turn text;
     wrapped boolean;
     chosen uuid;
 BEGIN
-    SELECT priority INTO level FROM public.jobs
-        WHERE status = 'pending' ORDER BY priority DESC, shop, run_after, created_at LIMIT 1;
-    WHILE level IS NOT NULL LOOP
-        SELECT shop INTO served FROM public.jobs
-            WHERE priority = level AND started_at IS NOT NULL ORDER BY priority DESC, started_at DESC LIMIT 1;
-        served := coalesce(served, '');
-        turn := served;
-        wrapped := false;
+    LOOP
+        FOR line IN
+            WITH waiting AS MATERIALIZED (
+                SELECT of.pool, of.engine, (
+                    SELECT job.priority FROM public.jobs AS job
+                    WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = of.engine
+                      AND job.priority < level
+                    ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
+                    LIMIT 1) AS priority
+                FROM (SELECT pool, engine FROM unnest(pools) AS pool CROSS JOIN unnest(engines) AS engine) AS of
+            )
+            SELECT waiting.pool, waiting.engine, waiting.priority, coalesce(served.shop, '') AS served
+            FROM waiting LEFT JOIN LATERAL (
+                SELECT job.shop, job.started_at FROM public.jobs AS job
+                WHERE job.pool = waiting.pool AND coalesce(job.engine, '') = waiting.engine
+                  AND job.priority = waiting.priority AND job.started_at IS NOT NULL
+                ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
+            ) AS served ON true
+            WHERE waiting.priority = (SELECT max(priority) FROM waiting)
+            ORDER BY served.started_at NULLS FIRST, waiting.pool, waiting.engine
         LOOP
-            SELECT id, shop INTO chosen, turn FROM (
-                SELECT id, shop, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
-                WHERE status = 'pending' AND priority = level AND shop > turn AND (NOT wrapped OR shop <= served)
-                  AND run_after <= now() AND id <> ALL (refused)
-                  AND worker.storage_path(shop, product_id, variant_id) <> ALL (ARRAY(
-                      SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs
-                      WHERE status = 'processing'))
-                ORDER BY priority DESC, shop, run_after, created_at OFFSET 0
-                FOR UPDATE SKIP LOCKED) AS waiting
-            WHERE worker.path_is_free(path) LIMIT 1;
-            IF chosen IS NULL THEN
-                EXIT WHEN wrapped;
-                wrapped := true;
-                turn := '';
-            ELSIF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
-                RETURN chosen;
-            END IF;
+            level := line.priority;
+            turn := line.served;
+            wrapped := false;
+            LOOP
+                SELECT id, shop INTO chosen, turn FROM (
+                    SELECT id, shop, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
+                    WHERE status = 'pending' AND pool = line.pool AND coalesce(engine, '') = line.engine
+                      AND priority = line.priority AND shop > turn AND (NOT wrapped OR shop <= line.served)
+                      AND run_after <= now() AND id <> ALL (refused)
+                      AND worker.storage_path(shop, product_id, variant_id) <> ALL (ARRAY(
+                          SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs
+                          WHERE status = 'processing'))
+                    ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at OFFSET 0
+                    FOR UPDATE SKIP LOCKED) AS waiting
+                WHERE worker.path_is_free(path) LIMIT 1;
+                IF chosen IS NULL THEN
+                    EXIT WHEN wrapped;
+                    wrapped := true;
+                    turn := '';
+                ELSIF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
+                    RETURN chosen;
+                END IF;
+            END LOOP;
         END LOOP;
-        SELECT priority INTO level FROM public.jobs
-            WHERE status = 'pending' AND priority < level
-            ORDER BY priority DESC, shop, run_after, created_at LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
     END LOOP;
-    RETURN NULL;
 END $$;
 
 -- Choose as next_job() does, but only among these few due jobs. It is used while other jobs have a later run_after, which
@@ -116,16 +137,20 @@ DECLARE
 BEGIN
     FOR candidate, turn IN
         WITH due AS MATERIALIZED (
-            SELECT id, priority, shop, run_after, created_at FROM public.jobs WHERE id = ANY (few) AND id <> ALL (refused)
-        ), served AS MATERIALIZED (
-            SELECT level.priority, (
-                SELECT job.shop FROM public.jobs AS job
-                WHERE job.priority = level.priority AND job.started_at IS NOT NULL
-                ORDER BY job.priority DESC, job.started_at DESC LIMIT 1) AS shop
-            FROM (SELECT DISTINCT priority FROM due) AS level
+            SELECT id, pool, coalesce(engine, '') AS engine, priority, shop, run_after, created_at FROM public.jobs
+            WHERE id = ANY (few) AND id <> ALL (refused)
+        ), line AS MATERIALIZED (
+            SELECT one.pool, one.engine, one.priority, served.shop, served.started_at
+            FROM (SELECT DISTINCT pool, engine, priority FROM due) AS one LEFT JOIN LATERAL (
+                SELECT job.shop, job.started_at FROM public.jobs AS job
+                WHERE job.pool = one.pool AND coalesce(job.engine, '') = one.engine
+                  AND job.priority = one.priority AND job.started_at IS NOT NULL
+                ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
+            ) AS served ON true
         )
-        SELECT due.id, due.shop FROM due JOIN served USING (priority)
-        ORDER BY due.priority DESC, coalesce(due.shop <= served.shop, false), due.shop, due.run_after, due.created_at
+        SELECT due.id, due.shop FROM due JOIN line USING (pool, engine, priority)
+        ORDER BY due.priority DESC, line.started_at NULLS FIRST, due.pool, due.engine,
+            coalesce(due.shop <= line.shop, false), due.shop, due.run_after, due.created_at
     LOOP
         CONTINUE WHEN turn = full_shop;
         -- By primary key only: an index on waiting jobs would be read completely for each candidate.
@@ -145,18 +170,21 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Take the next job. The attempt is counted here, not at its end, so that a job that kills its worker runs out of attempts.
--- The attempt gets a row in worker.attempts, which worker.end_attempt() completes.
+-- Take the next job of these pools that the engine may do, unless the host is paused. The attempt is counted here, not at its
+-- end, so that a job that kills its worker runs out of attempts. The attempt gets a row in worker.attempts, which
+-- worker.end_attempt() completes.
 --
 -- A row that cannot be claimed, because a trigger or a constraint of the app refuses the update, is passed over with a
 -- warning in the server's log: it must not stop the jobs behind it. Several of them mean that no row can be claimed.
-CREATE OR REPLACE FUNCTION worker.claim_job(claimer text, claimer_host text, lease_s double precision, shop_limit int)
+CREATE OR REPLACE FUNCTION worker.claim_job(
+    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
 RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE
-SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off AS $$
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
     most CONSTANT int := 200;
+    engines CONSTANT text[] := worker.engines_of(engine);
     few uuid[];
     chosen uuid;
     refused uuid[] := '{}';
@@ -166,15 +194,27 @@ BEGIN
     IF current_setting('transaction_read_only')::boolean THEN
         RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
     END IF;
-    IF (SELECT run_after FROM public.jobs WHERE status = 'pending' ORDER BY run_after DESC LIMIT 1) > now() THEN
+    IF EXISTS (SELECT FROM worker.hosts WHERE name = claimer AND paused_at IS NOT NULL) THEN
+        RETURN;
+    END IF;
+    IF (SELECT max(last.run_after) FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
+            SELECT job.run_after FROM public.jobs AS job
+            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
+            ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.run_after DESC LIMIT 1) AS last) > now()
+    THEN
         few := ARRAY(
-            SELECT id FROM public.jobs WHERE status = 'pending' AND run_after <= now() ORDER BY run_after LIMIT most);
+            SELECT one.id FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
+                SELECT job.id FROM public.jobs AS job
+                WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
+                  AND job.run_after <= now()
+                ORDER BY job.pool, coalesce(job.engine, ''), job.run_after LIMIT most) AS one
+            LIMIT most);
     END IF;
     LOOP
         IF cardinality(few) < most THEN
             chosen := worker.next_of_few(few, shop_limit, refused);
         ELSE
-            chosen := worker.next_job(shop_limit, refused);
+            chosen := worker.next_job(pools, engines, shop_limit, refused);
         END IF;
         IF chosen IS NULL THEN
             RETURN;
@@ -207,14 +247,26 @@ BEGIN
     END LOOP;
 END $$;
 
--- Return if a job is due and if a lease has expired, and the seconds until the first of these otherwise. It uses the index
--- jobs_due whatever the statistics say: with 100,000 jobs whose run_after lies ahead, it reads one of them.
-CREATE OR REPLACE FUNCTION worker.next_due(OUT due boolean, OUT expired boolean, OUT seconds double precision)
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off AS $$
+-- Return the engines of the lines that a host with this engine takes: '', which stands for any, and its own.
+CREATE OR REPLACE FUNCTION worker.engines_of(engine text) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE engines_of.engine WHEN '' THEN '{""}'::text[] ELSE ARRAY['', engines_of.engine] END
+$$;
+
+-- Return if a job is due that a host with these pools and this engine may take, if any lease has expired, and the seconds
+-- until the first of these otherwise. It uses the index jobs_due whatever the statistics say: with 100,000 jobs whose
+-- run_after lies ahead, it reads one of each line.
+CREATE OR REPLACE FUNCTION worker.next_due(
+    pools text[], engine text, OUT due boolean, OUT expired boolean, OUT seconds double precision)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off AS $$
 #variable_conflict use_variable
 DECLARE
     first timestamptz := (
-        SELECT run_after FROM public.jobs WHERE status = 'pending' ORDER BY run_after LIMIT 1);
+        SELECT min(next.run_after)
+        FROM unnest(pools) AS of (pool) CROSS JOIN unnest(worker.engines_of(engine)) AS by (engine) CROSS JOIN LATERAL (
+            SELECT job.run_after FROM public.jobs AS job
+            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
+            ORDER BY job.pool, coalesce(job.engine, ''), job.run_after LIMIT 1) AS next);
     ends timestamptz := (SELECT min(lease_expires_at) FROM public.jobs WHERE status = 'processing');
 BEGIN
     due := coalesce(first <= now(), false);

@@ -27,6 +27,8 @@ BEGIN
             WHEN octet_length(array_to_string(job.image_urls, '')) > 65536 THEN 'image_urls_are_at_most_64_kB'
             WHEN array_to_string(job.image_urls, E'\n', '')
                  !~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$' THEN 'image_urls_are_http_or_https'
+            WHEN btrim(job.pool) = '' OR length(job.pool) > 100 THEN 'pool_is_1_to_100_characters'
+            WHEN btrim(job.engine) = '' OR length(job.engine) > 100 THEN 'engine_is_1_to_100_characters'
             WHEN job.quality NOT IN ('fast', 'balanced', 'quality', 'auto') THEN 'quality_is_fast_balanced_quality_or_auto'
             WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
             -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The worker's
@@ -132,8 +134,11 @@ BEGIN
         CASE WHEN NEW.stage IS DISTINCT FROM OLD.stage THEN 'stage' END,
         CASE WHEN NEW.started_at IS DISTINCT FROM OLD.started_at THEN 'started_at' END,
         CASE WHEN NEW.status IS DISTINCT FROM OLD.status THEN 'status' END,
-        -- These decide where a job's files are stored: no other job may run on the same path.
+        -- These decide where a job's files are stored, because no other job may run on the same path, and how it is made.
+        CASE WHEN OLD.status = 'processing' AND NEW.engine IS DISTINCT FROM OLD.engine THEN 'engine' END,
+        CASE WHEN OLD.status = 'processing' AND NEW.pool IS DISTINCT FROM OLD.pool THEN 'pool' END,
         CASE WHEN OLD.status = 'processing' AND NEW.product_id IS DISTINCT FROM OLD.product_id THEN 'product_id' END,
+        CASE WHEN OLD.status = 'processing' AND NEW.quality IS DISTINCT FROM OLD.quality THEN 'quality' END,
         CASE WHEN OLD.status = 'processing' AND NEW.shop IS DISTINCT FROM OLD.shop THEN 'shop' END,
         CASE WHEN OLD.status = 'processing' AND NEW.variant_id IS DISTINCT FROM OLD.variant_id THEN 'variant_id' END);
     IF refused <> '' THEN
@@ -155,6 +160,9 @@ BEGIN
         NEW.started_at := OLD.started_at;
         NEW.status := OLD.status;
         IF OLD.status = 'processing' THEN
+            NEW.engine := OLD.engine;
+            NEW.pool := OLD.pool;
+            NEW.quality := OLD.quality;
             NEW.shop := OLD.shop;
             NEW.product_id := OLD.product_id;
             NEW.variant_id := OLD.variant_id;

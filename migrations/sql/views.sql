@@ -4,10 +4,11 @@
 
 CREATE OR REPLACE VIEW public.job_status WITH (security_invoker = true) AS
 WITH lap AS (
-    SELECT id, priority, shop, row_number() OVER (PARTITION BY priority, shop ORDER BY run_after, created_at) AS lap
+    SELECT id, pool, priority, shop,
+        row_number() OVER (PARTITION BY pool, priority, shop ORDER BY run_after, created_at) AS lap
     FROM public.jobs WHERE status = 'pending'
 ), line AS (
-    SELECT id, row_number() OVER (ORDER BY priority DESC, lap, shop) AS position FROM lap
+    SELECT id, row_number() OVER (PARTITION BY pool ORDER BY priority DESC, lap, shop) AS position FROM lap
 ), pace AS (
     -- A row that was inserted as completed may say anything; thousands of years times a position is no interval any more.
     SELECT avg(least(greatest(took, '0'), '1 h')) AS a_job FROM (
@@ -22,13 +23,16 @@ SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS sta
         line.position * pace.a_job / greatest(1, running.jobs), job.run_after - now(), interval '0')
     END AS estimated_wait,
     job.priority, job.attempts, job.max_attempts, job.run_after, job.queued_at, job.started_at, job.completed_at,
-    job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message
+    job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message, job.pool, job.engine
 FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running;
 
 COMMENT ON VIEW public.job_status IS
-'Jobs for people: how far, and for those that wait their position in the queue and about how long it will take.';
+'Jobs for people: how far, and for those that wait their position in the queue of their pool and about how long it will take.';
 
 CREATE OR REPLACE VIEW public.queue_health WITH (security_invoker = true) AS
+WITH taken AS MATERIALIZED (
+    SELECT DISTINCT unnest(pools) AS pool, engine FROM worker.live_hosts() WHERE paused_at IS NULL
+)
 SELECT shop,
     count(*) FILTER (WHERE status = 'pending') AS pending,
     count(*) FILTER (WHERE status = 'pending' AND run_after <= now()) AS due,
@@ -37,16 +41,21 @@ SELECT shop,
     count(*) FILTER (WHERE status = 'processing') AS running,
     count(*) FILTER (WHERE status = 'processing' AND lease_expires_at < now() - interval '5 s') AS stuck,
     count(*) FILTER (WHERE status = 'completed') AS completed_last_hour,
-    count(*) FILTER (WHERE status = 'failed') AS failed_last_hour
+    count(*) FILTER (WHERE status = 'failed') AS failed_last_hour,
+    count(*) FILTER (WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
+        SELECT FROM taken WHERE taken.pool = lately.pool AND coalesce(lately.engine, taken.engine) = taken.engine)
+    ) AS unserved
 FROM (
     -- Three indexes, so that it costs what is going on and not what has been.
-    SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
     UNION ALL
-    SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs
+    WHERE status = 'processing'
     UNION ALL
-    SELECT shop, status, queued_at, run_after, lease_expires_at FROM public.jobs
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs
     WHERE completed_at > now() - interval '1 h'
 ) AS lately
 GROUP BY GROUPING SETS ((shop), ());
 
-COMMENT ON VIEW public.queue_health IS 'The queue at a glance, by shop; the line without a shop is the sum.';
+COMMENT ON VIEW public.queue_health IS
+'The queue at a glance, by shop; the line without a shop is the sum. `unserved` are due jobs that no running host can take.';

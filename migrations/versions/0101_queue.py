@@ -16,7 +16,14 @@ def upgrade() -> None:
     _make_jobs()
     _make_outbox()
     _make_attempts()
-    for table in ("public.jobs", "worker.outbox", "worker.attempts", "worker.alembic_version"):
+    _make_hosts()
+    for table in (
+        "public.jobs",
+        "worker.outbox",
+        "worker.attempts",
+        "worker.hosts",
+        "worker.alembic_version",
+    ):
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     _make_the_role()
     _publish()
@@ -24,7 +31,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     _unpublish()
-    op.execute("DROP TABLE worker.attempts, worker.outbox, public.jobs")
+    op.execute("DROP TABLE worker.hosts, worker.attempts, worker.outbox, public.jobs")
     op.execute("DROP TYPE worker.outcome, worker.job_state")
     op.execute("DROP FUNCTION worker.storage_path")
     op.execute("ALTER TABLE worker.alembic_version DISABLE ROW LEVEL SECURITY")
@@ -82,6 +89,8 @@ def _make_jobs() -> None:
             product_handle text,
             image_urls text[] NOT NULL,
             quality text NOT NULL DEFAULT 'balanced',
+            pool text NOT NULL DEFAULT 'default',
+            engine text,  -- null: any
             priority smallint NOT NULL DEFAULT 0,
             run_after timestamptz NOT NULL DEFAULT now(),
             max_attempts smallint NOT NULL DEFAULT 3,
@@ -125,16 +134,22 @@ def _make_jobs() -> None:
         CREATE UNIQUE INDEX dedupe_key_is_unique_among_the_shop_s_unfinished_jobs ON public.jobs (shop, dedupe_key)
         WHERE dedupe_key IS NOT NULL AND completed_at IS NULL
     """)
-    # A claim walks from shop to shop, and in a shop takes what has been due longest. run_after stands before created_at
-    # so that jobs which wait for their time are passed over at once, however many they are. Only waiting rows are in
-    # it, so it stays small whatever the history.
+    # A claim walks along the line of a pool and an engine, from shop to shop, and in a shop takes what has been due longest.
+    # run_after stands before created_at so that jobs which wait for their time are passed over at once, however many they
+    # are. Only waiting rows are in it, so it stays small whatever the history.
     op.execute("""
-        CREATE INDEX jobs_waiting ON public.jobs (priority DESC, shop, run_after, created_at) WHERE status = 'pending'
+        CREATE INDEX jobs_waiting ON public.jobs (pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at)
+        WHERE status = 'pending'
     """)
-    # The job that is due next, of any priority. The claim reads it first.
-    op.execute("CREATE INDEX jobs_due ON public.jobs (run_after) WHERE status = 'pending'")
-    # The shop that was served last at each priority.
-    op.execute("CREATE INDEX jobs_started ON public.jobs (priority, started_at) WHERE started_at IS NOT NULL")
+    # The job of a line that is due next, of any priority. The claim reads it first.
+    op.execute("""
+        CREATE INDEX jobs_due ON public.jobs (pool, coalesce(engine, ''), run_after) WHERE status = 'pending'
+    """)
+    # The shop of a line that was served last at each priority.
+    op.execute("""
+        CREATE INDEX jobs_started ON public.jobs (pool, coalesce(engine, ''), priority, started_at)
+        WHERE started_at IS NOT NULL
+    """)
     # Finds the few running rows, also for the rescue. lease_expires_at is left out on purpose: indexed, every renewal
     # would touch the index.
     op.execute("""
@@ -234,6 +249,28 @@ def _make_attempts() -> None:
     op.execute("CREATE INDEX attempts_ended ON worker.attempts (ended_at) WHERE ended_at IS NOT NULL")
     op.execute(
         "COMMENT ON TABLE worker.attempts IS 'Every attempt at a job: its worker, its times and its outcome.'"
+    )
+
+
+def _make_hosts() -> None:
+    op.execute("""
+        CREATE TABLE worker.hosts (
+            name text PRIMARY KEY,  -- WORKER_NAME, which a restart does not change
+            instance uuid NOT NULL,  -- of the daemon's process, so that two daemons of one name are noticed
+            version text NOT NULL,
+            engine text NOT NULL,
+            pools text[] NOT NULL,
+            lanes int NOT NULL,
+            devices text[] NOT NULL,
+            memory_mb int NOT NULL,
+            started_at timestamptz NOT NULL DEFAULT now(),
+            seen_at timestamptz NOT NULL DEFAULT now(),
+            paused_at timestamptz
+        )
+        WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200)
+    """)
+    op.execute(
+        "COMMENT ON TABLE worker.hosts IS 'The running daemons, by name. Each writes its row every few seconds.'"
     )
 
 

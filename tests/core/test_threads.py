@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from conftest import until
+from conftest import HOST, until
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core import threads
 from worker.database.monitor import DatabaseMonitor
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.jobs.lease import Lease
 
 Starter = Callable[[Callable[[], object], tuple[()]], int]
@@ -66,11 +66,11 @@ def test_a_lane_goes_on_where_the_watch_over_an_outage_does_not_begin(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
     monitor = DatabaseMonitor(engine, lambda: None)
-    queue.next_due(engine)
+    hosts.check_in(engine, HOST)
     sql.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     with pytest.raises(DBAPIError):
-        queue.next_due(engine)
+        hosts.check_in(engine, HOST)
     assert monitor.available, "who tries next finds out"

@@ -90,7 +90,7 @@ def insert_jobs(sql: psycopg.Connection) -> None:
     sql.execute(
         "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 4) n"
     )
-    sql.execute("SELECT worker.claim_job('w', 'h', 30, NULL) FROM generate_series(1, 3)")
+    sql.execute("SELECT worker.claim_job('w', 'h', '{default}', '', 30, NULL) FROM generate_series(1, 3)")
     sql.execute("SELECT worker.complete_job(id, lease_token, 'x', '{}', '') FROM jobs WHERE product_id = '1'")
     sql.execute(
         "SELECT worker.fail_job(id, lease_token, 'no_object', 'No.', false, '{}') FROM jobs WHERE product_id = '2'"
@@ -220,7 +220,7 @@ def test_a_backup_can_be_restored(
 ) -> None:
     """The rules are a CHECK that calls a function of the table's own row: pg_dump must order them well."""
     sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
-    sql.execute("SELECT worker.claim_job('w', 'h', 30, NULL)")
+    sql.execute("SELECT worker.claim_job('w', 'h', '{default}', '', 30, NULL)")
     backup = tmp_path / "backup"
     source = postgres.url(sql.info.dbname)
     subprocess.run([PROGRAMS / "pg_dump", "--format=custom", "--file", backup, source], check=True)
@@ -231,8 +231,8 @@ def test_a_backup_can_be_restored(
         for table in (b"jobs", b"worker.outbox", b"worker.attempts"):
             rows = b"SELECT * FROM " + table
             assert restored.execute(rows).fetchall() == sql.execute(rows).fetchall() != []
-        with pytest.raises(psycopg.errors.CheckViolation, match="quality_is_fast_balanced_quality_or_auto"):
-            restored.execute("UPDATE jobs SET quality = 'ultra'")
+        with pytest.raises(psycopg.errors.CheckViolation, match="max_attempts_is_1_to_25"):
+            restored.execute("UPDATE jobs SET max_attempts = 0")
 
 
 def test_worker_migrate_does_the_same(empty_database: str, database_url: str) -> None:
@@ -389,7 +389,9 @@ def test_the_worker_role_sees_the_rows_and_a_stranger_does_not(sql: psycopg.Conn
     sql.execute("SET ROLE worker")
     assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     assert sql.execute("SELECT version_num FROM worker.alembic_version").fetchone() == (database.SCHEMA,)
-    assert sql.execute("SELECT count(*) FROM worker.claim_job('w', 'h', 30, 1)").fetchone() == (1,)
+    assert sql.execute(
+        "SELECT count(*) FROM worker.claim_job('w', 'h', '{default}', '', 30, 1)"
+    ).fetchone() == (1,)
     assert sql.execute("SELECT running FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
     assert sql.execute("SELECT count(*) FROM worker.attempts").fetchone() == (1,)
     sql.execute("RESET ROLE")

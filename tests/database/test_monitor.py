@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import until
+from conftest import HOST, until
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
@@ -17,7 +17,7 @@ from worker import database
 from worker.core import threads
 from worker.database import monitor
 from worker.database.monitor import DatabaseMonitor
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_many_threads_lose_the_database_with_one_line_and_get_it_back_with_one(
     def work() -> None:
         while not done.is_set():
             try:
-                queue.next_due(engine)
+                hosts.check_in(engine, HOST)
                 connected.add(threading.get_ident())
             except DBAPIError:
                 watched.wait(0.1)
@@ -108,7 +108,7 @@ def test_a_wrong_password_is_tried_seldom(engine: Engine, monkeypatch: pytest.Mo
     seen = DatabaseMonitor(wrong, probe)
     with capture_logs() as logs:
         with pytest.raises(DBAPIError):
-            queue.next_due(wrong)
+            hosts.check_in(wrong, HOST)
         until(lambda: tries)
         time.sleep(1)
     ours = [line for line in logs if "password authentication failed" in line.get("reason", "")]
@@ -124,9 +124,9 @@ def test_a_statement_that_is_never_answered_is_given_up(
     with sql.transaction():
         sql.execute("LOCK TABLE jobs")
         with pytest.raises(DBAPIError, match="no answer within"):
-            queue.next_due(engine)
+            hosts.check_in(engine, HOST)
     assert watched.wait(60)
-    assert not queue.next_due(engine).due
+    assert not hosts.check_in(engine, HOST).due
 
 
 @pytest.mark.parametrize(
@@ -179,14 +179,14 @@ def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
 ) -> None:
     ended: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", ended.append)
-    queue.next_due(engine)
+    hosts.check_in(engine, HOST)
     down.set()
     terminate(sql)
     with capture_logs() as logs:
         with monkeypatch.context() as scarce:
             scarce.setattr(monitor, "jitter", None)  # as memory is: what it wants is not to be had
             with pytest.raises(DBAPIError):
-                queue.next_due(engine)
+                hosts.check_in(engine, HOST)
             until(lambda: ended)
         assert watched.wait(60), "who tries next finds out"
     assert _reached(engine)
@@ -195,7 +195,7 @@ def test_a_daemon_whose_watch_over_an_outage_ends_does_not_wait_for_ever(
 
 def _reached(engine: Engine) -> bool:
     try:
-        queue.next_due(engine)
+        hosts.check_in(engine, HOST)
     except DBAPIError:
         return False
     return True

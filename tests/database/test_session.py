@@ -3,12 +3,12 @@
 import psycopg
 import pytest
 import sqlalchemy as sa
-from conftest import connected, new_database
+from conftest import HOST, connected, new_database
 
 from worker import database
 from worker.core.errors import JobError
 from worker.core.settings import ConfigError
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.webhooks import outbox
 
@@ -61,7 +61,7 @@ def use(url: str, sql: psycopg.Connection) -> None:
         assert other
         queue.complete(engine, other, model_url="http://m/1.glb", report={"seconds": {"upload": 0.1}})
         assert queue.health(engine)["completed_last_hour"] == 1
-        assert queue.next_due(engine).due
+        assert hosts.check_in(engine, HOST).due
         rows = {str(row["id"]): row for row in queue.recent(engine)}
         ended = sql.execute("SELECT completed_at FROM jobs WHERE id = %s", [other.id]).fetchone()
         assert (rows[str(other.id)]["completed_at"],) == ended

@@ -73,7 +73,9 @@ def test_the_recipe_takes_the_jobs_of_an_earlier_backend_over(empty_database: st
             ("4", "pending", None, None, ["https://a/4.jpg"], True, None, None),
             ("5", "pending", None, None, nowhere, True, None, None),
         ]
-        assert sql.execute("SELECT product_id FROM worker.claim_job('w', 'h', 30, 1)").fetchone() == ("4",)
+        assert sql.execute(
+            "SELECT product_id FROM worker.claim_job('w', 'h', '{default}', '', 30, 1)"
+        ).fetchone() == ("4",)
         sql.execute(view)
         sql.execute("""
             INSERT INTO model_jobs (shop, product_id, metadata) VALUES ('a', '6', '{"image_urls": ["https://a/6.jpg"]}');

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from conftest import connected, new_database
+from conftest import HOST, connected, new_database
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core.errors import JobError
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.ops.dashboard import pages
 from worker.webhooks import outbox
@@ -145,7 +145,7 @@ def test_the_daemon_s_role_under_forced_row_level_security(place: Place) -> None
         with place.sql.transaction():
             place.sql.execute("SET LOCAL ROLE worker")
             assert place.sql.execute(
-                "SELECT product_id FROM worker.claim_job('w', 'h', 30, 1)"
+                "SELECT product_id FROM worker.claim_job('w', 'h', '{default}', '', 30, 1)"
             ).fetchall() == [("1",)]
             assert place.sql.execute("SELECT cancel_job(id) FROM jobs").fetchall() == [(True,)]
     finally:
@@ -224,7 +224,7 @@ def _live(place: Place, change: str) -> None:
     assert len(queue.recent(engine)) == 3
     for job_id in (first, second, third):
         assert pages.job(engine, job_id)
-    queue.health(engine), queue.workers(engine), queue.failures(engine), queue.next_due(engine)
+    queue.health(engine), hosts.list_hosts(engine), queue.failures(engine), hosts.check_in(engine, HOST)
     while event := outbox.take(engine, sending_s=30):
         outbox.delivered(engine, event)
     assert queue.delete(engine, [first, second]) == 2

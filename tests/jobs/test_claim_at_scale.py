@@ -5,9 +5,10 @@ from collections import Counter
 
 import psycopg
 import pytest
+from conftest import HOST
 from sqlalchemy.engine import Engine
 
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 
 CLAIMERS = 16
 SHOPS = 50
@@ -28,7 +29,7 @@ def test_sixteen_claimers_do_two_thousand_jobs_once_each(engine: Engine, sql: ps
             job = queue.claim(engine, worker="w", lease_s=300)
             if job is None:
                 # What waits may wait for a job on the same path to end.
-                if not queue.next_due(engine).due:
+                if not hosts.check_in(engine, HOST).due:
                     return
                 continue
             files = (job.shop, job.product_id)
@@ -126,13 +127,17 @@ def test_a_claim_and_the_look_for_the_next_job_cost_the_same_however_many_jobs_w
         )
         sql.execute("RESET session_replication_role")
         sql.execute("VACUUM ANALYZE jobs")
-        empty = _pages(sql, "worker.claim_job('w', 'h', 30, NULL)")
+        empty = _pages(sql, "worker.claim_job('w', 'h', '{default}', '', 30, NULL)")
         for shop in ("a", "z"):
             queue.enqueue(engine, shop=shop, product_id="1", image_urls=["http://a/b"])
         costs.append(
-            [empty, _pages(sql, "worker.next_due()"), _pages(sql, "worker.claim_job('w', 'h', 30, 1)")]
+            [
+                empty,
+                _pages(sql, "worker.next_due('{default}', '')"),
+                _pages(sql, "worker.claim_job('w', 'h', '{default}', '', 30, 1)"),
+            ]
         )
-        assert queue.next_due(engine).due
+        assert hosts.check_in(engine, HOST).due
         assert sql.execute("SELECT shop FROM jobs WHERE status = 'processing'").fetchall() == [("a",)]
     for few, many in zip(*costs, strict=True):
         assert many < few + 30, costs

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import httpx
 import psycopg
 import pytest
-from conftest import connected, new_database
+from conftest import HOST, connected, new_database
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql as pg
@@ -26,7 +26,7 @@ from worker.cli import preflight
 from worker.cli.output import print_json
 from worker.core.errors import JobError
 from worker.core.settings import Settings
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.ops.dashboard import app
 from worker.ops.terminal import live, tables
@@ -263,8 +263,8 @@ def _read_everywhere(place: Place, job_id: Any) -> None:
     for job in queue.get_jobs(engine, [job_id]):
         terminal.print(tables.verdict(job, preflight.outcome(job), preflight.advice(job)))
     assert not set(said.getvalue()) & set("\x1b\x07\r\x85\u202e\u2028")
-    print_json([queue.recent(engine), queue.health(engine), queue.workers(engine), queue.failures(engine)])
-    queue.next_due(engine)
+    print_json([queue.recent(engine), queue.health(engine), hosts.list_hosts(engine), queue.failures(engine)])
+    hosts.check_in(engine, HOST)
     queue.gauges(engine, "gauges")
     queue.queue_position(engine, job_id)
     sql.execute(

@@ -15,17 +15,26 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from conftest import HOST
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
 from worker.core.errors import JobError
-from worker.jobs import queue
+from worker.jobs import hosts, queue
+from worker.jobs.hosts import CheckIn
 from worker.jobs.queue import Job, LeaseLost
 
 # As `queue.claim` runs it, for a transaction that stays open.
 CLAIM = re.sub(
-    ":(worker|host|lease_s|shop_limit)",
-    lambda name: {"worker": "'slow'", "host": "'host'", "lease_s": "30", "shop_limit": "NULL"}[name[1]],
+    ":(worker|host|pools|runs|lease_s|shop_limit)",
+    lambda name: {
+        "worker": "'slow'",
+        "host": "'host'",
+        "pools": "'{default}'",
+        "runs": "''",
+        "lease_s": "30",
+        "shop_limit": "NULL",
+    }[name[1]],
     str(queue.QUERIES["claim"]),
 ).encode()
 
@@ -351,9 +360,11 @@ def test_the_claim_chooses_the_same_job_where_others_wait_for_their_time(
         with sql.transaction():
             for n in range(random.randint(1, 14)):
                 sql.execute(
-                    "INSERT INTO jobs (shop, product_id, image_urls, priority, run_after)"
-                    " VALUES (%s, %s, '{http://a/b}', %s, now() + make_interval(secs => %s))",
+                    "INSERT INTO jobs (pool, engine, shop, product_id, image_urls, priority, run_after)"
+                    " VALUES (%s, %s, %s, %s, '{http://a/b}', %s, now() + make_interval(secs => %s))",
                     [
+                        random.choice("xxy"),
+                        random.choice([None, None, "relief"]),
                         random.choice("abc"),
                         str(n % 5),
                         random.choice([-1, 0, 0, 7]),
@@ -363,13 +374,15 @@ def test_the_claim_chooses_the_same_job_where_others_wait_for_their_time(
         for _ in range(14):
             choices = []
             for choose in (
-                b"next_job(%s, '{}')",
+                b"next_job('{x,y}', '{\"\",relief}', %s, '{}')",
                 b"next_of_few(ARRAY(SELECT id FROM jobs WHERE status = 'pending'), %s, '{}')",
             ):
                 with sql.transaction(force_rollback=True):
                     choices.append(sql.execute(b"SELECT worker." + choose, [shop_limit]).fetchone())
             assert choices[0] == choices[1]
-            job = queue.claim(engine, worker="w", lease_s=30, shop_limit=shop_limit)
+            job = queue.claim(
+                engine, worker="w", lease_s=30, shop_limit=shop_limit, pools=("x", "y"), runs="relief"
+            )
             assert (job and job.id,) == choices[0]
             if job and random.random() < 0.6:
                 queue.complete(engine, job, model_url="x", report={})
@@ -478,20 +491,22 @@ def test_an_app_s_own_trigger_on_the_table_may_name_its_tables_without_a_schema(
 
 
 def test_next_due_says_when_to_look_again(engine: Engine, sql: psycopg.Connection) -> None:
-    assert queue.next_due(engine) == queue.NextDue(due=False, expired=False, seconds=None)
+    assert hosts.check_in(engine, HOST) == CheckIn(
+        due=False, expired=False, seconds=None, paused=False, shared=False
+    )
     enqueue(engine)
-    assert queue.next_due(engine).due
+    assert hosts.check_in(engine, HOST).due
     sql.execute("UPDATE jobs SET run_after = now() + interval '60 s'")
-    seconds = queue.next_due(engine).seconds
+    seconds = hosts.check_in(engine, HOST).seconds
     assert seconds
     assert 50 < seconds <= 60
     sql.execute("UPDATE jobs SET run_after = now()")
     claim(engine)
-    seconds = queue.next_due(engine).seconds
+    seconds = hosts.check_in(engine, HOST).seconds
     assert seconds
     assert 20 < seconds <= 30
     shift(sql, "lease_expires_at", "-31 s")
-    assert queue.next_due(engine).expired
+    assert hosts.check_in(engine, HOST).expired
 
 
 def test_what_ended_long_ago_is_pruned_in_batches(engine: Engine, sql: psycopg.Connection) -> None:
@@ -555,10 +570,10 @@ def test_the_claim_uses_its_index_whatever_the_history(sql: psycopg.Connection) 
         sql.execute("SELECT oid::int, relname FROM pg_class WHERE relkind = 'i'").fetchall()
     )
     used = Counter(names[int(oid)] for plan in plans for oid in re.findall(r":indexid (\d+)", plan))
-    assert used["jobs_waiting"] == 2  # for the priority, and for the job
+    assert used["jobs_waiting"] == 2  # for the priorities of the lines, and for the job
     assert used["jobs_started"] == 1
     scans = [name for plan in plans for name in re.findall(r"\{(SEQSCAN|SORT|BITMAPHEAPSCAN)\b", plan)]
-    assert scans == []
+    assert scans == ["SORT"], "of the lines, which are few"
     buffers = "\n".join(line[0] for line in sql.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + CLAIM))
     assert int(re.search(r"shared hit=(\d+)", buffers)[1]) < 500, buffers  # type: ignore[index]
 

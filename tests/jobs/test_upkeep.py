@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import until
+from conftest import HOST, until
 from sqlalchemy.engine import Engine
 
 from worker.core.settings import Settings
@@ -27,6 +27,7 @@ def keeper(engine: Engine) -> Upkeep:
     return Upkeep(
         settings,
         engine,
+        HOST,
         wakeup=Wakeup(),
         listener=listener,
         monitor=monitor,

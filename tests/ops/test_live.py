@@ -1,23 +1,27 @@
 """`worker status`, `watch` and `enqueue --watch`: what they say of rows in any state."""
 
+import dataclasses
 import io
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
+from conftest import HOST
 from rich.console import Console
 from sqlalchemy.engine import Engine
 from typer.testing import CliRunner, Result
 
+from worker.cli import hosts as cli_hosts
 from worker.cli import jobs, preflight
 from worker.cli.app import app
 from worker.core import errors, settings
 from worker.core.finding import Level
 from worker.core.settings import ConfigError
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.local import samples
 from worker.ops import doctor
 from worker.ops.terminal import live, tables
@@ -41,7 +45,8 @@ def run(sql: psycopg.Connection, engine: Engine, *, until: str = "") -> Any:
     queue.enqueue(
         engine, shop="a.myshopify.com", product_id="gid://shopify/Product/7", image_urls=["https://a/b"]
     )
-    job = queue.claim(engine, worker="gpu-1:7", lease_s=60)
+    hosts.check_in(engine, dataclasses.replace(HOST, name="gpu-1"))
+    job = queue.claim(engine, worker="gpu-1", lease_s=60)
     assert job
     match until:
         case "failed":
@@ -67,7 +72,7 @@ def test_status_shows_who_works_what_waits_and_what_fails(
     empty = worker("status")
     assert empty.exit_code == 0
     assert "0 waiting" in empty.stderr
-    assert "no worker active in the last hour" in empty.stderr
+    assert "no worker is running" in empty.stderr
     run(sql, engine, until="failed")
     run(sql, engine)
     queue.enqueue(engine, shop="b.myshopify.com", product_id="8", image_urls=["https://a/b"])
@@ -77,7 +82,7 @@ def test_status_shows_who_works_what_waits_and_what_fails(
         "1 running",
         "0 completed",
         "1 failed",
-        "● gpu-1:7  1 running",
+        "● gpu-1  1 running  relief",
         "no_object  1",
         "claimed",
         "8  b.myshopify.com",
@@ -85,7 +90,8 @@ def test_status_shows_who_works_what_waits_and_what_fails(
         assert part in said, part
     status = json.loads(worker("status", "--json").stdout)
     assert (status["queue"]["due"], status["queue"]["running"], status["queue"]["stuck"]) == (1, 1, 0)
-    assert [(w["worker"], w["running"], w["ended"]) for w in status["workers"]] == [("gpu-1:7", 1, 1)]
+    assert [(each["name"], each["running"], each["ended"]) for each in status["hosts"]] == [("gpu-1", 1, 1)]
+    assert status["unserved"] == []
     assert [(f["error_code"], f["jobs"]) for f in status["failures"]] == [("no_object", 1)]
     assert len(status["jobs"]) == 3
 
@@ -95,11 +101,41 @@ def test_a_worker_that_was_lost_is_not_among_the_living(
 ) -> None:
     run(sql, engine, until="lost")
     assert "1 of them lost" in worker("status").stderr
-    assert json.loads(worker("status", "--json").stdout)["workers"] == []
-    # After the rescue it is known, by the time of its last sign of life.
-    sql.execute("UPDATE worker.attempts SET started_at = now() - interval '40 min'")
-    queue.rescue(engine)
-    assert json.loads(worker("status", "--json").stdout)["workers"][0]["seen_s"] >= 2400
+    sql.execute("UPDATE worker.hosts SET seen_at = now() - interval '40 min'")
+    assert "✗ gpu-1  gone, last seen 40 min ago" in worker("status").stderr
+    assert json.loads(worker("status", "--json").stdout)["hosts"][0]["seen_s"] >= 2400
+
+
+def test_hosts_are_listed_paused_and_resumed(
+    worker: Worker, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_hosts, "console", Console(stderr=True, width=140, color_system=None))
+    assert worker("hosts").stderr == "No worker is running.\n"
+    hosts.check_in(engine, dataclasses.replace(HOST, name="gpu-1", pools=("default", "large"), lanes=4))
+    assert re.search(r"○ gpu-1  idle +relief +default, large +4 +cpu +4 GB +1 ", worker("hosts").stderr)
+    assert worker("pause", "gpu-1").stderr == "gpu-1 is paused.\n"
+    assert "‖ gpu-1  paused" in worker("hosts").stderr
+    (listed,) = json.loads(worker("hosts", "--json").stdout)
+    assert (listed["state"], listed["pools"], listed["lanes"]) == ("paused", ["default", "large"], 4)
+    assert json.loads(worker("resume", "gpu-1", "--json").stdout) == {"gpu-1": True}
+    unknown = worker("pause", "gpu-2")
+    assert (unknown.exit_code, unknown.stderr) == (1, "No host has the name gpu-2. See: worker hosts\n")
+
+
+def test_a_job_that_no_host_can_take_is_named(worker: Worker, engine: Engine) -> None:
+    def hint(**columns: Any) -> str:
+        job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a/b"], **columns)
+        found = live.idle_hint(engine, queue.get_jobs(engine, [job]))
+        return found.plain if found else ""
+
+    assert hint() == "No worker is running. See: systemctl status worker"
+    hosts.check_in(engine, HOST)
+    assert hint() == "Number 2 in the queue."
+    wanted = "No running worker takes jobs of the pool large and the engine triposr. See: worker hosts"
+    assert hint(pool="large", job_engine="triposr") == wanted
+    assert "1  pool large, engine triposr: no running host takes them" in worker("status").stderr
+    hosts.pause(engine, "host")
+    assert hint() == "Its workers are paused. See: worker resume host"
 
 
 def test_watch_tells_by_its_exit_code_how_jobs_ended(
@@ -136,7 +172,7 @@ def test_the_queue_is_watched_through_an_outage(
         live.watch_queue(engine, Console(file=screen, force_terminal=True, width=120), 10)
     shown = screen.getvalue()
     assert shown.count("The database cannot be reached") == 1
-    assert shown.rindex("gpu-1:7") > shown.index("The database cannot be reached")
+    assert shown.rindex("gpu-1") > shown.index("The database cannot be reached")
 
 
 def test_a_test_job_is_not_queued_where_the_database_does_not_fit(
@@ -157,7 +193,7 @@ def test_before_a_test_job_every_misconfiguration_is_named(
     found = {finding.name: finding for finding in doctor.run_checks(doctor.BEFORE_A_JOB, configured)}
     assert found["database"].level is Level.OK
     assert found["worker"].level is Level.ADVICE
-    assert "no worker active in the last hour" in found["worker"].text
+    assert "no worker is running" in found["worker"].text
     assert found["store"].level is Level.FAIL
     assert "SUPABASE_URL" in str(found["store"])
     refused = preflight.check_photo("https://elsewhere.example/a.jpg?key=planted", configured)

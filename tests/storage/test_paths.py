@@ -69,7 +69,9 @@ def test_every_name_that_a_row_may_hold_can_be_stored(
         "INSERT INTO jobs (shop, product_id, variant_id, image_urls) VALUES (%s, %s, %s, '{http://a/b}')",
         [names["shop"], names["product_id"], names.get("variant_id")],
     )
-    assert sql.execute("SELECT shop FROM worker.claim_job('w', 'h', 30, 1)").fetchall() == [(ids[0],)]
+    assert sql.execute("SELECT shop FROM worker.claim_job('w', 'h', '{default}', '', 30, 1)").fetchall() == [
+        (ids[0],)
+    ]
 
 
 def test_long_names_that_differ_at_their_end_have_paths_of_their_own() -> None:

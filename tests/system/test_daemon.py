@@ -64,6 +64,7 @@ def test_a_row_becomes_a_model(
             "order": 7,
             "dimensions": {"height": 11, "unit": "cm"},
             "views": {"front": 0, "back": 1, "left": 2},
+            "subject": {"box": [0, 0, 0.04, 0.04]},
         },
     )
     settled(sql, 120)
@@ -85,6 +86,7 @@ def test_a_row_becomes_a_model(
     assert [photo["view"] for photo in report["photos"]] == ["front", None]
     assert report["quality"]["warnings"][0].startswith("The left in the views is not the index of a photo")
     assert report["photos"][1]["error_code"] == "photo_not_found"
+    assert report["photos"][0]["score"]["certainty"] < 0.5, "nothing lies in the subject's box"
     assert "secret" not in json.dumps(report)
     assert set(report["seconds"]) >= {"download", "cutout", "generate", "finish", "poster", "upload"}
 

@@ -14,7 +14,7 @@ from worker.cli.output import AsJson, connected, console, die, print_json
 from worker.core import settings
 from worker.core.errors import JobError, first_line
 from worker.core.settings import ConfigError, Settings
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.ops.terminal import findings, live, tables
 
 app = typer.Typer()
@@ -47,6 +47,10 @@ def enqueue(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The variant's id or gid.")] = None,
     quality: Annotated[str, typer.Option(help="fast, balanced, quality or auto.")] = "balanced",
+    pool: Annotated[str, typer.Option(help="Only workers of this pool take it.")] = "default",
+    engine: Annotated[
+        str | None, typer.Option(help="Only workers with this engine take it. Default: any worker.")
+    ] = None,
     priority: Annotated[int, typer.Option(min=-32768, max=32767, help="Higher runs first.")] = 0,
     watch: Annotated[
         bool,
@@ -66,20 +70,22 @@ def enqueue(
     if bool(photos) is bool(sample):
         raise typer.BadParameter("Give photos or --sample, not both.")
     configured = settings.load()
-    with connected(configured) as engine:
+    with connected(configured) as database:
         urls = _prepare_photos(photos, sample, configured, verbose=watch)
         job = _insert(
-            engine,
+            database,
             shop=shop,
             product_id=product or f"test-{uuid4().hex[:8]}",
             variant_id=variant,
             image_urls=urls,
             quality=quality,
+            pool=pool,
+            job_engine=engine,
             priority=priority,
             metadata={"views": {side: n for n, side in enumerate(sides)}} if sides else {},
         )
         if watch:
-            _show_until_ended(engine, job, as_json=as_json)
+            _show_until_ended(database, job, as_json=as_json)
     if as_json:
         print_json({"id": str(job)})
     else:
@@ -88,13 +94,14 @@ def enqueue(
 
 @app.command()
 def status(as_json: AsJson = False, limit: Limit = 10) -> None:
-    """Show what waits and runs, which workers are active, and what failed."""
+    """Show what waits and runs, which hosts are there, and what failed."""
     with connected(settings.load()) as engine:
         if as_json:
             print_json(
                 {
                     "queue": queue.health(engine),
-                    "workers": queue.workers(engine),
+                    "unserved": queue.unserved(engine),
+                    "hosts": hosts.list_hosts(engine),
                     "failures": queue.failures(engine),
                     "jobs": queue.recent(engine, limit),
                 }

@@ -1,8 +1,10 @@
-"""Requests to Linux by prctl(2). On other systems these functions do nothing."""
+"""What only the operating system knows or does: prctl(2), which does nothing on systems other than Linux, and the memory."""
 
 import ctypes
+import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_DUMPABLE = 4
@@ -20,6 +22,15 @@ def disable_core_dumps_and_ptrace() -> None:
 def die_with_parent() -> None:
     """Have Linux kill this process when the thread that started it is gone."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def memory_bytes() -> int:
+    """Return the memory of the host, or of its container if that has less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        total = min(total, int(text))
+    return total
 
 
 def _prctl(option: int, value: int) -> None:

@@ -62,17 +62,20 @@ PLACES = Gauge(
 ACCEPTING_JOBS = Gauge(
     "modelworker_accepting_jobs", "1 if jobs may be claimed: the store takes files and the disks have room."
 )
+PAUSED = Gauge("modelworker_paused", "1 if the host is paused: it claims no jobs.")
 DATABASE_UP = Gauge("modelworker_database_up", "1 if the last statement reached the database.")
 LISTENING = Gauge("modelworker_listening", "1 if notifications arrive; the daemon polls otherwise.")
 
 QUEUE_JOBS = Gauge(
     "modelworker_queue_jobs",
-    "Jobs of the whole queue: due, scheduled (run_after lies ahead), running, stuck (the lease has expired).",
+    "Jobs of the whole queue: due, scheduled (run_after lies ahead), running, stuck (the lease has expired), "
+    "unserved (due, and no running host can take them).",
     ["state"],
 )
 QUEUE_OLDEST = Gauge(
     "modelworker_queue_oldest_seconds", "Waiting time of the job that has been due the longest."
 )
+HOSTS = Gauge("modelworker_hosts", "Hosts of the fleet: live, paused, gone (silent, not stopped).", ["state"])
 OUTBOX = Gauge("modelworker_webhook_events", "Webhook events of the whole queue: waiting, dead.", ["state"])
 OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Age of the oldest waiting event.")
 
@@ -162,8 +165,10 @@ class QueueGauges:
         def figure(name: str) -> float:
             return float(found.get(name, math.nan))
 
-        for state in ("due", "scheduled", "running", "stuck"):
+        for state in ("due", "scheduled", "running", "stuck", "unserved"):
             QUEUE_JOBS.labels(state).set(figure(state))
+        for state in ("live", "paused", "gone"):
+            HOSTS.labels(state).set(figure(f"hosts_{state}"))
         QUEUE_OLDEST.set(figure("oldest"))
         OUTBOX.labels("waiting").set(figure("events") if self._backend else 0)
         OUTBOX.labels("dead").set(figure("dead"))

@@ -183,8 +183,16 @@ class Settings(BaseSettings):
 
     # The queue
     name: str = Field(
-        default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}",
-        description="The name of this worker in `jobs.claimed_by`. Default: host name and process id.",
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=200,
+        description="The name of this worker in `worker hosts` and in `jobs.claimed_by`. Default: the host's name. A second daemon "
+        "on a host needs a name of its own.",
+    )
+    pools: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("default",),
+        min_length=1,
+        description="The pools whose jobs this worker takes, separated by commas: see `jobs.pool` in docs/jobs.md.",
     )
     lease_s: float = Field(
         30,
@@ -254,6 +262,13 @@ class Settings(BaseSettings):
         ):
             raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
+
+    @field_validator("pools", mode="before")
+    @classmethod
+    def _pools(cls, value: object) -> object:
+        return (
+            [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
+        )
 
     @field_validator("webhook_events", mode="before")
     @classmethod

@@ -61,6 +61,7 @@ class Health:
     """The parts of the daemon that the port reports on. `lanes` is empty until the daemon has found its database and its store."""
 
     stopping: Callable[[], bool]
+    paused: Callable[[], bool]
     monitor: DatabaseMonitor
     listener: Listener
     admission: Admission
@@ -95,6 +96,7 @@ class Health:
         metrics.DATABASE_UP.set(self.monitor.available)
         metrics.LISTENING.set(self.listener.alive)
         metrics.ACCEPTING_JOBS.set(bool(self.lanes) and self.admission.is_open)
+        metrics.PAUSED.set(self.paused())
         if self.lanes:
             self.gauges.refresh()
         return metrics.scrape()
@@ -102,6 +104,8 @@ class Health:
     def _daemon_problem(self) -> str:
         if self.stopping():
             return "it is stopping"
+        if self.paused():
+            return "it is paused: see worker resume"
         return "" if self.lanes else f"waiting for {self.waiting_for}"
 
     def _bucket_problem(self) -> str:

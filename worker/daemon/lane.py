@@ -164,6 +164,8 @@ class Lane(threading.Thread):
                 worker=settings.name,
                 lease_s=settings.lease_s,
                 shop_limit=settings.shop_concurrency,
+                pools=settings.pools,
+                runs=settings.engine,
             )
         except DBAPIError as error:
             if not is_connection_lost(error.orig):

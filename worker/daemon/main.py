@@ -31,6 +31,7 @@ from worker.database.monitor import DatabaseMonitor, is_connection_lost
 from worker.engines.gate import Gate
 from worker.http import clients
 from worker.jobs import queue
+from worker.jobs.hosts import Host
 from worker.jobs.upkeep import Upkeep
 from worker.jobs.wakeup import GAUGES, Listener, Wakeup
 from worker.storage import Store, StoreUnreachable, open_store
@@ -93,9 +94,19 @@ class Daemon:
             on_event=self._wake_sender,
             on_gauges=self.gauges.heard,
         )
+        host = Host(
+            name=settings.name,
+            version=__version__,
+            engine=settings.engine,
+            pools=settings.pools,
+            lanes=sum(device.lanes for device in plan.devices),
+            devices=[device.id for device in plan.devices],
+            memory_mb=linux.memory_bytes() // 2**20,
+        )
         self.upkeep = Upkeep(
             settings,
             engine,
+            host,
             wakeup=self.wakeup,
             listener=self.listener,
             monitor=self.monitor,
@@ -103,6 +114,7 @@ class Daemon:
         )
         self.health = health.Health(
             stopping=self.stop.draining.is_set,
+            paused=lambda: self.upkeep.paused,
             monitor=self.monitor,
             listener=self.listener,
             admission=self.admission,
@@ -128,6 +140,7 @@ class Daemon:
             try:
                 return self._work()
             finally:
+                self.upkeep.stop()
                 if self.sender:
                     self.sender.stop(LAST_WEBHOOKS_S)
                 self.scratch.close()
@@ -141,6 +154,7 @@ class Daemon:
             version=__version__,
             engine=self.settings.engine,
             devices=[device.id for device in self.plan.devices],
+            pools=list(self.settings.pools),
             worker=self.settings.name,
             webhooks=self.settings.backend_url or "none: BACKEND_URL is not set",
         )

@@ -21,7 +21,7 @@ SCHEMA = "0101"
 FIRST_SCHEMA = "0101"
 DROP_OLD_SCHEMA = (
     "DROP SCHEMA worker CASCADE; DROP TABLE public.jobs CASCADE; DROP TYPE IF EXISTS public.job_state, public.job_status; "
-    "DROP FUNCTION public.cancel_job, public.retry_job;"
+    "DROP FUNCTION public.cancel_job, public.retry_job; DROP FUNCTION IF EXISTS public.pause_host, public.resume_host;"
 )
 
 # Prepared statements break behind a transaction pooler. TCP gives up on a silent peer in well under a lease.

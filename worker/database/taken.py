@@ -9,7 +9,7 @@ RELATIONS = (
     "jobs", "job_status", "queue_health", "dedupe_key_is_unique_among_the_shop_s_unfinished_jobs", "jobs_due",
     "jobs_ended", "jobs_one_running_a_path", "jobs_product", "jobs_started", "jobs_waiting", "jobs_waiting_path",
 )  # fmt: skip
-FUNCTIONS = ("cancel_job", "retry_job")
+FUNCTIONS = ("cancel_job", "pause_host", "resume_host", "retry_job")
 
 # Each with the statement that renames it. A table's row type has the table's name and goes with it; an enum stands alone.
 _FIND = sa.text("""

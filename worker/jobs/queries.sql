@@ -1,4 +1,4 @@
--- Every statement that the worker runs on public.jobs. Each is one transaction. The functions that move a running job are in
+-- Every statement that the worker runs on public.jobs and worker.hosts. Each is one transaction. The functions that move a running job are in
 -- migrations/sql/claim.sql, because they set the key of the row's guard (migrations/sql/jobs.sql); they are called here. All
 -- times come from the database's clock.
 
@@ -11,7 +11,7 @@ SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, attem
          ELSE (metadata -> 'views')::text END AS views,
     CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
          ELSE (metadata -> 'subject')::text END AS subject
-FROM worker.claim_job(:worker, :host, :lease_s, :shop_limit);
+FROM worker.claim_job(:worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit);
 
 -- name: renew
 -- Extend the lease. True if a cancel was requested. No row: the lease is lost.
@@ -52,9 +52,28 @@ SELECT status FROM worker.release_job(:id, CAST(:token AS uuid));
 -- Take the jobs whose leases have expired from their workers.
 SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
--- name: next_due
--- Return if a job is due or a lease has expired, and else the seconds until the first of these.
-SELECT due, expired, seconds FROM worker.next_due();
+-- name: check_in
+-- Write this daemon's entry in the register of hosts. Return if a job is due that it can take or any lease has expired, and
+-- else the seconds until the first of these.
+SELECT due, expired, seconds, paused, shared
+FROM worker.check_in(
+    :name, CAST(:instance AS uuid), :version, :runs, CAST(:pools AS text[]), :lanes, CAST(:devices AS text[]), :memory_mb);
+
+-- name: check_out
+-- Remove the entry of a daemon that stops.
+SELECT worker.check_out(:name, CAST(:instance AS uuid));
+
+-- name: forget_hosts
+-- Delete the entries of hosts that have been gone for a day. A pause outlives its host.
+DELETE FROM worker.hosts WHERE seen_at < now() - interval '1 day' AND paused_at IS NULL RETURNING name AS id;
+
+-- name: pause_host
+-- Let a host claim no more jobs.
+SELECT public.pause_host(:name);
+
+-- name: resume_host
+-- Let a paused host claim jobs again.
+SELECT public.resume_host(:name);
 
 -- name: notify
 -- Send an empty notification.
@@ -62,22 +81,33 @@ SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.9;
 
 -- name: gauges
 -- Count the whole queue for one daemon's scrape, by the partial indexes. A notification gives the figures to the others.
-WITH figures AS MATERIALIZED (
+WITH taken AS MATERIALIZED (
+    SELECT DISTINCT unnest(pools) AS pool, engine FROM worker.live_hosts() WHERE paused_at IS NULL
+), hosts AS MATERIALIZED (
+    SELECT count(*) FILTER (WHERE live AND paused_at IS NULL) AS live, count(*) FILTER (WHERE live AND paused_at IS NOT NULL) AS paused,
+        count(*) FILTER (WHERE NOT live AND paused_at IS NULL) AS gone
+    FROM (SELECT paused_at, name IN (SELECT name FROM worker.live_hosts()) AS live FROM worker.hosts) AS known
+), figures AS MATERIALIZED (
     SELECT json_build_object(
         'due', count(*) FILTER (WHERE status = 'pending' AND run_after <= now()),
         'scheduled', count(*) FILTER (WHERE status = 'pending' AND run_after > now()),
         'running', count(*) FILTER (WHERE status = 'processing'),
         'stuck', count(*) FILTER (WHERE status = 'processing' AND lease_expires_at < now() - interval '5 s'),
+        'unserved', count(*) FILTER (WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
+            SELECT FROM taken
+            WHERE taken.pool = unfinished.pool AND coalesce(unfinished.engine, taken.engine) = taken.engine)),
         'oldest', coalesce(extract(epoch FROM now() - min(greatest(queued_at, run_after))
             FILTER (WHERE status = 'pending' AND run_after <= now())), 0),
         'events', (SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL AND dead_at IS NULL),
         'lag', (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM worker.outbox
                 WHERE delivered_at IS NULL AND dead_at IS NULL),
-        'dead', (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL)) AS found
+        'dead', (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL),
+        'hosts_live', (SELECT live FROM hosts), 'hosts_paused', (SELECT paused FROM hosts),
+        'hosts_gone', (SELECT gone FROM hosts)) AS found
     FROM (
-        SELECT status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
+        SELECT status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
         UNION ALL
-        SELECT status, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
+        SELECT status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'processing'
     ) AS unfinished
 )
 SELECT found, CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify(:channel, found::text) END FROM figures;
@@ -119,30 +149,44 @@ SELECT id FROM worker.prune_unsendable_events(:days, :batch) AS id;
 
 -- name: enqueue
 -- Insert a job as a backend does, for `worker enqueue` and the demo.
-INSERT INTO public.jobs (shop, product_id, variant_id, product_handle, image_urls, quality, priority, metadata, dedupe_key)
-VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :priority, CAST(:metadata AS jsonb),
-    :dedupe_key)
+INSERT INTO public.jobs (
+    shop, product_id, variant_id, product_handle, image_urls, quality, pool, engine, priority, metadata, dedupe_key)
+VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :pool, :runs, :priority,
+    CAST(:metadata AS jsonb), :dedupe_key)
 RETURNING id;
 
 -- name: health
 -- Summarize the queue. The view's row without a shop is the sum.
 SELECT pending, due, CAST(extract(epoch FROM oldest_has_waited) AS double precision) AS oldest_has_waited_s,
-    running, stuck, completed_last_hour, failed_last_hour
+    running, stuck, unserved, completed_last_hour, failed_last_hour
 FROM public.queue_health WHERE shop IS NULL;
 
--- name: workers
--- List the workers that have a job or ended one in the last hour, from at most the last thousand attempts. A worker that
--- waits for jobs leaves no trace in the database.
-SELECT worker, sum(running)::int AS running, sum(ended)::int AS ended,
-    CAST(extract(epoch FROM now() - max(seen)) AS double precision) AS seen_s
-FROM (
-    SELECT claimed_by AS worker, 1 AS running, 0 AS ended, now() AS seen
-    FROM public.jobs WHERE status = 'processing' AND lease_expires_at > now()
-    UNION ALL
-    (SELECT worker, 0, 1, CASE WHEN outcome = 'lost' THEN started_at ELSE ended_at END
-     FROM worker.attempts WHERE ended_at > now() - interval '1 h' ORDER BY ended_at DESC LIMIT 1000)
-) AS heard_of
-GROUP BY worker ORDER BY running DESC, seen_s LIMIT 50;
+-- name: unserved
+-- Count the due jobs that no running host can take, by pool and engine.
+SELECT pool, engine, count(*) AS jobs FROM public.jobs
+WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
+    SELECT FROM worker.live_hosts() AS host
+    WHERE host.paused_at IS NULL AND jobs.pool = ANY (host.pools) AND coalesce(jobs.engine, host.engine) = host.engine)
+GROUP BY pool, engine ORDER BY jobs DESC LIMIT 50;
+
+-- name: list_hosts
+-- List the hosts of the register, with the number of jobs that each has and has ended in the last hour, from at most the last
+-- thousand attempts.
+WITH running AS (
+    SELECT claimed_by AS name, count(*)::int AS jobs FROM public.jobs
+    WHERE status = 'processing' AND lease_expires_at > now() GROUP BY claimed_by
+), ended AS (
+    SELECT worker AS name, count(*)::int AS jobs FROM (
+        SELECT worker FROM worker.attempts WHERE ended_at > now() - interval '1 h' ORDER BY ended_at DESC LIMIT 1000
+    ) AS latest GROUP BY worker
+)
+SELECT host.name, CASE WHEN live.name IS NULL THEN 'gone' WHEN host.paused_at IS NOT NULL THEN 'paused' ELSE 'live' END AS state,
+    coalesce(running.jobs, 0) AS running, coalesce(ended.jobs, 0) AS ended,
+    host.version, host.engine, host.pools, host.lanes, host.devices, host.memory_mb, host.started_at,
+    CAST(extract(epoch FROM now() - host.seen_at) AS double precision) AS seen_s, host.paused_at
+FROM worker.hosts AS host LEFT JOIN worker.live_hosts() AS live USING (name) LEFT JOIN running USING (name)
+    LEFT JOIN ended USING (name)
+ORDER BY live.name IS NULL, running DESC, host.name LIMIT 200;
 
 -- name: failures
 -- Count the error codes of jobs that failed in the last day, among the last thousand that ended.
@@ -171,7 +215,7 @@ SELECT id FROM (
 
 -- name: get_jobs
 -- Read these jobs, in the order of the ids. Texts are cut, because a backend may insert any length.
-SELECT id, shop, product_id, variant_id, quality, status::text AS status, progress, left(stage, 200) AS stage, attempts,
+SELECT id, shop, product_id, variant_id, quality, pool, engine, status::text AS status, progress, left(stage, 200) AS stage, attempts,
     max_attempts, left(model_url, 8000) AS model_url, left(error_code, 200) AS error_code,
     left(error_message, 2000) AS error_message, left(claimed_by, 200) AS claimed_by, created_at, started_at, completed_at,
     run_after, image_urls,

@@ -39,23 +39,30 @@ class Job:
     max_attempts: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class NextDue:
-    """The work that is due now, and the time until there is more."""
-
-    due: bool  # a job may be claimed
-    expired: bool  # a job's lease has run out
-    seconds: float | None  # until a job is due or a lease expires; None if nothing will
-
-
-def claim(engine: Engine, *, worker: str, lease_s: float, shop_limit: int | None = None) -> Job | None:
+def claim(
+    engine: Engine,
+    *,
+    worker: str,
+    lease_s: float,
+    shop_limit: int | None = None,
+    pools: Sequence[str] = ("default",),
+    runs: str = "",
+) -> Job | None:
     """Take the next job for `lease_s` seconds. None if no job may be claimed.
 
-    worker: the name for the row's `claimed_by`.
+    worker: the name for the row's `claimed_by`, and in the register of hosts, which says if it is paused.
     shop_limit: the most jobs of one shop that may run at once; None for no limit.
+    pools, runs: the pools whose jobs it takes, and the engine that it runs.
     """
     row = _one(
-        engine, "claim", worker=worker, host=socket.gethostname(), lease_s=lease_s, shop_limit=shop_limit
+        engine,
+        "claim",
+        worker=worker,
+        host=socket.gethostname(),
+        pools=list(pools),
+        runs=runs,
+        lease_s=lease_s,
+        shop_limit=shop_limit,
     )
     if row is None:
         return None
@@ -119,11 +126,6 @@ def rescue(engine: Engine) -> list[Row]:
     return _all(engine, "rescue", message=ERRORS["worker_lost"].message)
 
 
-def next_due(engine: Engine) -> NextDue:
-    """Return what there is to do in the queue as a whole."""
-    return NextDue(**_all(engine, "next_due")[0])
-
-
 def notify(engine: Engine, channel: str) -> None:
     """Send an empty notification on a channel."""
     _all(engine, "notify", channel=channel)
@@ -153,11 +155,16 @@ def enqueue(
     variant_id: str | None = None,
     product_handle: str | None = None,
     quality: str = "balanced",
+    pool: str = "default",
+    job_engine: str | None = None,
     priority: int = 0,
     metadata: Mapping[str, Any] | None = None,
     dedupe_key: str | None = None,
 ) -> UUID:
-    """Insert a row as a backend does. Returns its id. Raises: sqlalchemy's IntegrityError if a rule of the table is broken."""
+    """Insert a row as a backend does; `job_engine` is the column `engine`. Returns the row's id.
+
+    Raises: sqlalchemy's IntegrityError if a rule of the table is broken.
+    """
     row = _one(
         engine,
         "enqueue",
@@ -167,6 +174,8 @@ def enqueue(
         variant_id=variant_id,
         product_handle=product_handle,
         quality=quality,
+        pool=pool,
+        runs=job_engine,
         priority=priority,
         metadata=json.dumps(metadata or {}),
         dedupe_key=dedupe_key,
@@ -206,13 +215,13 @@ def failed_since(engine: Engine, seconds: float) -> list[UUID]:
 
 
 def health(engine: Engine) -> Row:
-    """Return how many jobs wait, run, and ended in the last hour. `oldest_has_waited_s` is None if none is due."""
+    """Return how many jobs wait, run, are unserved, and ended in the last hour. `oldest_has_waited_s` is None if none is due."""
     return _all(engine, "health")[0]
 
 
-def workers(engine: Engine) -> list[Row]:
-    """Return the workers active in the last hour: `worker`, its jobs `running` and `ended`, and `seen_s` seconds ago."""
-    return _all(engine, "workers")
+def unserved(engine: Engine) -> list[Row]:
+    """Return the due jobs that no running host can take: `pool`, `engine`, and how many `jobs`."""
+    return _all(engine, "unserved")
 
 
 def failures(engine: Engine) -> list[Row]:

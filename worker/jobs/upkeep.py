@@ -1,8 +1,12 @@
-"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, prune old rows."""
+"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, prune old rows.
+
+The same statement that finds due jobs enters the daemon in the register of hosts.
+"""
 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import structlog
@@ -14,12 +18,14 @@ from worker.core.errors import one_line
 from worker.core.settings import Settings
 from worker.core.threads import jitter
 from worker.database.monitor import DatabaseMonitor
-from worker.jobs import queue
+from worker.jobs import hosts, queue
+from worker.jobs.hosts import CheckIn, Host
 from worker.jobs.wakeup import Listener, Wakeup
 
 LISTENING_S = 10.0  # between two rounds if notifications arrive
 FIRST_POLL_S = 1.0  # … and if they do not, while jobs keep coming
 AFTER_OUTAGE_S = 5.0  # before a rescue: a worker that finished its job during the outage settles it first
+STOP_S = 5.0  # the longest that a stopping daemon waits for a round to end
 PRUNE_EVERY_S = 900.0
 BATCH = 200
 UNSENDABLE_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
@@ -36,6 +42,7 @@ class Upkeep(threading.Thread):
         self,
         settings: Settings,
         engine: Engine,
+        host: Host,
         *,
         wakeup: Wakeup,
         listener: Listener,
@@ -45,6 +52,8 @@ class Upkeep(threading.Thread):
         super().__init__(name="upkeep", daemon=True)
         self.settings = settings
         self.engine = engine
+        self.host = host
+        self.paused = False  # as the register said last
         self.wakeup = wakeup
         self.listener = listener
         self.monitor = monitor
@@ -52,17 +61,36 @@ class Upkeep(threading.Thread):
         self._poll = FIRST_POLL_S
         self._prune_at = time.monotonic() + jitter(0, PRUNE_EVERY_S)
         self._reason = ""
+        self._stopped = threading.Event()
+        self._in_round = threading.Lock()
+        self._rounds = 0
+        self._shared = False
 
     def run(self) -> None:
-        """Run rounds for ever."""
-        while True:
+        """Run rounds until `stop`."""
+        pause = 0.0
+        while not self._stopped.wait(pause):
             self.monitor.wait(60)
-            time.sleep(self.run_once())
+            with self._in_round:
+                pause = 0.0 if self._stopped.is_set() else self.run_once()
+
+    def stop(self) -> None:
+        """End the rounds, and remove the daemon's entry in the register.
+
+        If the database is away, the entry is seen as gone soon, and forgotten after a day.
+        """
+        self._stopped.set()
+        if self._in_round.acquire(timeout=STOP_S):
+            with suppress(SQLAlchemyError):
+                if self.monitor.available:
+                    hosts.check_out(self.engine, self.host)
+            self._in_round.release()
 
     def run_once(self) -> float:
         """Do what is due. Returns the seconds until the next round."""
         try:
-            seen = queue.next_due(self.engine)
+            seen = hosts.check_in(self.engine, self.host)
+            self._log_register(seen)
             if seen.expired and time.monotonic() - self.monitor.recovered_at > AFTER_OUTAGE_S:
                 self._rescue()
             # Even after a rescue: another session's transaction may lock a lost job for as long as it is open.
@@ -78,7 +106,7 @@ class Upkeep(threading.Thread):
             return FIRST_POLL_S
         return self._pause(seen)
 
-    def _pause(self, seen: queue.NextDue) -> float:
+    def _pause(self, seen: CheckIn) -> float:
         if self.listener.alive:
             most = LISTENING_S
             self._poll = FIRST_POLL_S
@@ -93,6 +121,30 @@ class Upkeep(threading.Thread):
             return most
         # A little late, so that the job is surely due, and not all daemons at once.
         return min(most, max(0.0, seen.seconds) + jitter(0.02, 0.3))
+
+    def _log_register(self, seen: CheckIn) -> None:
+        """Log a change of the host's pause, and another daemon of its name: one that has just died, or one that runs."""
+        if seen.paused is not self.paused:
+            self.paused = seen.paused
+            if seen.paused:
+                log.warning("paused", meaning=f"no jobs are claimed until: worker resume {self.host.name}")
+            else:
+                log.info("resumed")
+        self._rounds += 1
+        if seen.shared and not self._shared:
+            if self._rounds == 1:
+                log.warning(
+                    "name_seen",
+                    worker=self.host.name,
+                    meaning="a daemon of this name ran within the last 30 s",
+                )
+            else:
+                self._shared = True
+                log.error(
+                    "name_shared",
+                    worker=self.host.name,
+                    meaning="another daemon runs under this name; give each a WORKER_NAME of its own",
+                )
 
     def _rescue(self) -> None:
         rescued = queue.rescue(self.engine)
@@ -118,11 +170,12 @@ class Upkeep(threading.Thread):
             "attempts": self.settings.keep_history_days,
             "events": self.settings.keep_history_days,
         }
-        gone = {
+        gone: dict[str, int] = {
             what: queue.prune(self.engine, what, days=days, batch=BATCH)
             for what, days in plan.items()
             if days is not None
         }
+        gone["hosts"] = hosts.forget(self.engine)
         if any(gone.values()):
             log.info("pruned", **gone)
         full = any(count == BATCH for count in gone.values())

@@ -19,10 +19,10 @@ LIGHTS = (
 SKY, GROUND = 0.64, 0.5  # ambient light from above and from below
 
 FLOOR_CELLS = 64  # a side of the floor's shadow map
-FLOOR_BLUR = 2.0  # cells
+FLOOR_BLUR = 2.4  # cells
 FLOOR_MARGIN = 0.12  # how far the map reaches beyond the mesh, as part of the product's longest side
 FLOOR_HEIGHT = 0.5  # what is so far above the floor casts no shadow, as part of the longest side
-FLOOR_STRENGTH = 0.7  # alpha of the shadow where the mesh touches the floor
+FLOOR_STRENGTH = 0.6  # alpha of the shadow where the mesh touches the floor
 
 SHADE_CELLS = 112  # a side of the depth map from each direction
 SHADE_DIRECTIONS = 56

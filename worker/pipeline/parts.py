@@ -37,7 +37,7 @@ def without_specks(alpha: Alpha) -> Alpha:
 
 
 def within(alpha: Alpha, box: Box) -> Alpha:
-    """Keep what lies in the box: whole parts if nine tenths of them do, else what of them does.
+    """Keep what lies in the box: whole parts if three quarters of them do, else what of them does.
 
     A part of which less than a tenth lies in the box is a neighbour's edge, and goes.
     """
@@ -49,7 +49,7 @@ def within(alpha: Alpha, box: Box) -> Alpha:
     ] = True
     labels, count = ndimage.label(alpha > 0)
     share = np.bincount(labels[inside], minlength=count + 1) / np.maximum(np.bincount(labels.ravel()), 1)
-    kept = (share >= 0.9)[labels] | ((share >= 0.1)[labels] & inside)
+    kept = (share >= 0.75)[labels] | ((share >= 0.1)[labels] & inside)
     return np.where(kept, alpha, np.float32(0))
 
 

@@ -28,7 +28,7 @@ class Assigned(NamedTuple):
     front_stated: bool  # false if the worker chose the front
 
 
-def assign(views: Any, photos: Sequence[Photo]) -> Assigned:
+def assign(views: Any, photos: Sequence[Photo], marked: int | None = None) -> Assigned:
     """Choose the photos that the model is made from.
 
     Without a stated front the model is made from the best photo alone; of equals the one that the backend named first.
@@ -37,8 +37,11 @@ def assign(views: Any, photos: Sequence[Photo]) -> Assigned:
         views: `metadata.views`: {"front": index, "left" | "back" | "right": index}, or anything else that the backend
             wrote. What makes no sense is not used and causes a warning.
         photos: all photos of the job, in the order of `image_urls`, cut out and scored.
+        marked: the photo in which `metadata.subject` marks the product. It is the front if none is stated.
     """
     stated = read_views(views, len(photos))
+    if marked is not None and not stated.photos:
+        stated = Stated({FRONT: marked}, stated.warnings)
     usable = {n: photo.scored.score.total for n, photo in enumerate(photos) if photo.scored}
     placed = {n: role for role, n in stated.photos.items() if n in usable}
     if FRONT in placed.values():
@@ -85,6 +88,11 @@ def read_views(views: Any, count: int) -> Stated:
     if photos and FRONT not in photos:
         return Stated({}, [*warnings, "The views name no front and were not used."])
     return Stated(photos, warnings)
+
+
+def subject_photo(views: Any, count: int) -> int:
+    """Return the photo of which `metadata.subject` speaks: the stated front, else the first."""
+    return read_views(views, count).photos.get(FRONT, 0)
 
 
 def _no_front(role: Role) -> str:

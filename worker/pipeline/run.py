@@ -29,7 +29,8 @@ from worker.pipeline.make import Task, make, make_better
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preset import choose_preset
 from worker.pipeline.preview import poster, turntable
-from worker.pipeline.roles import assign
+from worker.pipeline.roles import assign, subject_photo
+from worker.pipeline.subject import read_subject
 from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
 
@@ -81,8 +82,10 @@ def run(
     report |= made_by | {"quality_asked": request.quality}
 
     on_progress(Stage.DOWNLOADING)
-    photos = _get_photos(request, cutter, report)
-    assigned = assign(request.views, photos)
+    subject = read_subject(request.subject)
+    marked = subject_photo(request.views, len(request.image_urls)) if subject.box else None
+    photos = _get_photos(request, cutter, marked, report)
+    assigned = assign(request.views, photos, marked)
     report["photos"] = _report_photos(photos, assigned.roles, assigned.reasons)
     if not assigned.roles:
         raise _no_photo_left(photos)
@@ -112,7 +115,7 @@ def run(
         made = make_better(task, made, request.folder, report, time.monotonic() - generating)
         report["photos"] = _report_photos(photos, made.roles, assigned.reasons)
     if made.quality:
-        report["quality"]["warnings"][:0] = assigned.warnings
+        report["quality"]["warnings"][:0] = [*assigned.warnings, *subject.warnings]
     _draw(request, made.scene, report)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
@@ -144,12 +147,18 @@ def _draw(request: Request, scene: Scene, report: dict[str, Any]) -> None:
             write_usdz(request.folder / "model.usdz", scene.mesh)
 
 
-def _get_photos(request: Request, cutter: Cutter, report: dict[str, Any]) -> list[Photo]:
-    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then."""
+def _get_photos(request: Request, cutter: Cutter, marked: int | None, report: dict[str, Any]) -> list[Photo]:
+    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then.
+
+    `marked` is the index of the photo in which the request's subject is marked.
+    """
     with timed_step(report, Step.DOWNLOAD):
         photos = _download(request)
     with timed_step(report, Step.CUTOUT):
-        return [photo if photo.error else _cut_out(photo, cutter, request.subject) for photo in photos]
+        return [
+            photo if photo.error else _cut_out(photo, cutter, request.subject if n == marked else None)
+            for n, photo in enumerate(photos)
+        ]
 
 
 def _download(request: Request) -> list[Photo]:

@@ -27,7 +27,7 @@ def insert(sql: psycopg.Connection, **columns: Any) -> str:
     }
     row |= {"status": "pending"} | columns
     if row["status"] == "processing":
-        row = {"progress": 50, "stage": "generating", "claimed_by": "gpu-1:7", "attempts": 1} | row
+        row = {"progress": 50, "stage": "generating", "claimed_by": "gpu-1", "attempts": 1} | row
         row |= {
             "lease_token": pg.SQL("gen_random_uuid()"),
             "lease_expires_at": pg.SQL("now() + interval '1 h'"),

@@ -1,5 +1,6 @@
 """The dashboard by plain HTTP: what it shows, to whom, and what it costs the database."""
 
+import dataclasses
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 import uvicorn
-from conftest import connected, new_database, until
+from conftest import HOST, connected, new_database, until
 from pydantic import SecretStr
 from rich.console import Console
 from rows import insert, served
@@ -27,7 +28,7 @@ from sqlalchemy.engine import Engine
 from worker import database
 from worker.core import settings
 from worker.core.settings import Settings
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.ops import dashboard
 from worker.ops.dashboard import access, pages
@@ -60,9 +61,13 @@ def ids(page: str) -> list[str]:
     return re.findall(r'<li data-key="([0-9a-f-]{36})">', page)
 
 
-def test_the_overview_shows_the_queue_s_figures(site: httpx.Client, sql: psycopg.Connection) -> None:
+def test_the_overview_shows_the_queue_s_figures(
+    site: httpx.Client, engine: Engine, sql: psycopg.Connection
+) -> None:
     running = insert(sql, status="processing", progress=40, product_handle="teapot")
     waiting = insert(sql)
+    sql.execute("UPDATE jobs SET pool = 'large' WHERE id = %s", [waiting])
+    hosts.check_in(engine, dataclasses.replace(HOST, name="gpu-1"))
     failed = insert(sql, status="failed", product_id="gid://shopify/Product/77")
     done = insert(sql, status="completed", metadata={"worker": {"poster_url": "https://s.example/a.png"}})
     page = site.get("/").text
@@ -73,7 +78,9 @@ def test_the_overview_shows_the_queue_s_figures(site: httpx.Client, sql: psycopg
     assert "<b>77</b>" in page
     assert "No product could be found." in page
     assert '<img src="https://s.example/a.png"' in page
-    assert "gpu-1:7" in page
+    assert "gpu-1" in page
+    assert "Jobs are waiting, but no worker is running." not in page
+    assert "1 waiting job of the pool large: no running host takes them." in page
     assert ids(site.get("/?status=failed").text) == [failed]
     assert ids(site.get("/?status=pending").text) == [waiting]
     assert ids(site.get("/?status=nonsense&page=x").text)
@@ -315,7 +322,10 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
         job = connection.scalar(sa.text("SELECT id FROM public.jobs WHERE status = 'pending' LIMIT 1"))
     some |= {"shop": "shop-7.myshopify.com", "first": UUID("abcdef" + "0" * 26), "last": UUID("abcdef" + "f" * 26),
              "ids": [job], "id": job}  # fmt: skip
-    figures = {name: queue.QUERIES[name] for name in ("health", "workers", "failures", "queue_position")}
+    figures = {
+        name: queue.QUERIES[name]
+        for name in ("health", "list_hosts", "unserved", "failures", "queue_position")
+    }
     for name, statement in (pages.QUERIES | figures).items():
         needed = {key: some[key] for key in statement.compile().params}
         with crowded.connect() as connection:

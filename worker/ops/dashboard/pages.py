@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from worker.core import stages
 from worker.database import Row, fetch_all, fetch_one, parse_json, queries
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 
 QUERIES = queries("worker.ops.dashboard")
 
@@ -77,10 +77,11 @@ def cards(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
 
 
 def summary(engine: Engine) -> Row:
-    """Return the queue's figures, the workers of the last hour, and the last day's failures by code."""
+    """Return the queue's figures, the hosts, the due jobs that none of them can take, and the last day's failures by code."""
     return {
         "health": queue.health(engine),
-        "workers": queue.workers(engine),
+        "hosts": hosts.list_hosts(engine),
+        "unserved": queue.unserved(engine),
         "failures": queue.failures(engine),
     }
 

@@ -1,7 +1,7 @@
 """The database, with the daemon's own connection settings and role."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
@@ -15,13 +15,18 @@ from worker.core.errors import one_line
 from worker.core.finding import Finding, advice, fail, from_error, ok, unreachable
 from worker.core.settings import ConfigError, Settings
 from worker.database import session
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 
 QUERIES = database.queries("worker.ops.doctor")
 
 # What the daemon does with each table.
 TABLES = {
-    ("public.jobs", "worker.outbox", "worker.attempts"): ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    ("public.jobs", "worker.outbox", "worker.attempts", "worker.hosts"): (
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+    ),
     ("worker.alembic_version",): ("SELECT",),
 }
 AS_WORKER = "Log in as the role worker, to which the migrations grant all rights (ALTER ROLE worker LOGIN PASSWORD '…')"
@@ -98,18 +103,29 @@ def schema(settings: Settings) -> Iterator[Finding]:
 
 
 def workers(settings: Settings) -> Iterator[Finding]:
-    """Name the workers that had a job in the last hour. A worker that waits for its first job leaves no trace."""
+    """Name the hosts that can take a job."""
     engine = database.connect(database.url(settings), pool_size=1)
     try:
-        health, known = queue.health(engine), [worker["worker"] for worker in queue.workers(engine)]
+        due, known = queue.health(engine)["due"], hosts.list_hosts(engine)
     finally:
         engine.dispose()
-    ahead = f"; {health['due']} jobs are ahead in the queue" if health["due"] else ""
-    if not known:
-        yield advice("worker", f"no worker active in the last hour{ahead}", "See: systemctl status worker")
-        return
-    more = f" and {len(known) - 3} more" if len(known) > 3 else ""
-    yield ok("worker", f"{', '.join(known[:3])}{more}{ahead}")
+    ahead = f"; {due} jobs are ahead in the queue" if due else ""
+    live = [f"{host['name']} ({_doing(host)})" for host in known if host["state"] == "live"]
+    paused = [host["name"] for host in known if host["state"] == "paused"]
+    if live:
+        more = f" and {len(live) - 3} more" if len(live) > 3 else ""
+        yield ok("worker", f"{', '.join(live[:3])}{more}{ahead}")
+    elif paused:
+        yield advice(
+            "worker", f"{', '.join(paused[:3])}: paused{ahead}", f"Resume it: worker resume {paused[0]}"
+        )
+    else:
+        yield advice("worker", f"no worker is running{ahead}", "See: systemctl status worker")
+
+
+def _doing(host: Mapping[str, Any]) -> str:
+    free = host["lanes"] - host["running"]
+    return "idle" if not host["running"] else f"{host['running']} running, {max(0, free)} free"
 
 
 def rights(settings: Settings) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from worker import engines
+from worker.compute import linux
 from worker.compute.lanes import Host, plan
 from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
@@ -62,10 +63,7 @@ def libraries(_: Settings) -> Iterator[Finding]:
 
 def memory(settings: Settings) -> Iterator[Finding]:
     """Check the memory of the host or of its container."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
+    total = linux.memory_bytes()
     needed = engines.find(settings.engine).ram_gb
     text = f"{total / 1e9:.1f} GB"
     if total / 1e9 < needed:

@@ -11,9 +11,9 @@ from rich.text import Text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from worker.core.errors import one_line
+from worker.core.errors import one_line, printable
 from worker.database import Row
-from worker.jobs import queue
+from worker.jobs import hosts, queue
 from worker.ops.terminal import tables
 
 PAUSE_S = 0.3  # between two queries for single jobs
@@ -31,7 +31,7 @@ def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Ro
     with _live(console) as live:
         while True:
             screen: list[RenderableType] = [tables.jobs_table(rows)]
-            if time.monotonic() - began > IDLE_S and (hint := _idle_hint(engine, rows)):
+            if time.monotonic() - began > IDLE_S and (hint := idle_hint(engine, rows)):
                 screen.append(hint)
             live.update(Group(*screen), refresh=True)
             if all(row["completed_at"] for row in rows):
@@ -51,9 +51,11 @@ def watch_queue(engine: Engine, console: Console, limit: int) -> None:
 
 
 def status(engine: Engine, limit: int) -> list[RenderableType]:
-    """Return what `worker status` prints: the queue's figures, active workers, failures, and jobs."""
+    """Return what `worker status` prints: the queue's figures, hosts, failures, and jobs."""
     rows = queue.recent(engine, limit)
-    summary = tables.queue_summary(queue.health(engine), queue.workers(engine), queue.failures(engine))
+    summary = tables.queue_summary(
+        queue.health(engine), hosts.list_hosts(engine), queue.unserved(engine), queue.failures(engine)
+    )
     return [summary, Text(""), tables.jobs_table(rows)] if rows else [summary]
 
 
@@ -71,22 +73,37 @@ def _until_answered(
             time.sleep(QUEUE_PAUSE_S)
 
 
-def _idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
-    """Return a hint if none of the jobs that have not ended has been taken by a worker."""
+def idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
+    """Return why the first of the jobs waits, if no worker has taken any that has not ended."""
     due = [row for row in rows if row["status"] == "pending" and row["error_code"] is None]
     if not due or len(due) < len([row for row in rows if row["completed_at"] is None]):
         return None
+    job = due[0]
     try:
-        position = queue.queue_position(engine, due[0]["id"])
-        busy = queue.health(engine)["running"]
+        position = queue.queue_position(engine, job["id"])
+        problem = _why_nobody_takes(job, hosts.list_hosts(engine))
     except DBAPIError:  # the next query reports it
         return None
-    if not busy:
-        return Text("No worker has taken it yet. See: systemctl status worker", style="yellow")
+    if problem:
+        return Text(printable(problem), style="yellow")
     if not position or position["position"] is None:
         return None
     wait = f", about {position['estimated_wait_s']:.0f} s" if position["estimated_wait_s"] else ""
     return Text(f"Number {position['position']} in the queue{wait}.", style="dim")
+
+
+def _why_nobody_takes(job: Row, known: Sequence[Row]) -> str:
+    """Return why none of the hosts takes a waiting job; an empty string if one does."""
+    running = [host for host in known if host["state"] != "gone"]
+    able = [host for host in running if hosts.can_take(host, job["pool"], job["engine"])]
+    if not running:
+        return "No worker is running. See: systemctl status worker"
+    if not able:
+        wanted = f"the pool {job['pool']}" + (f" and the engine {job['engine']}" if job["engine"] else "")
+        return f"No running worker takes jobs of {wanted}. See: worker hosts"
+    if all(host["state"] == "paused" for host in able):
+        return f"Its workers are paused. See: worker resume {able[0]['name']}"
+    return ""
 
 
 def _live(console: Console) -> Live:

@@ -20,7 +20,7 @@ COLORS = {
     "cancelled": "yellow",
 }
 
-MOST = 5  # workers, and kinds of failures, that are listed one by one
+MOST = 5  # hosts, and kinds of failures, that are listed one by one
 
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
@@ -51,9 +51,12 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def queue_summary(
-    health: Mapping[str, Any], workers: Sequence[Mapping[str, Any]], failures: Sequence[Mapping[str, Any]]
+    health: Mapping[str, Any],
+    hosts: Sequence[Mapping[str, Any]],
+    unserved: Sequence[Mapping[str, Any]],
+    failures: Sequence[Mapping[str, Any]],
 ) -> Table:
-    """Return the queue in a few lines: figures, active workers, failures."""
+    """Return the queue in a few lines: figures, jobs that no host can take, hosts, failures."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -68,20 +71,20 @@ def queue_summary(
         (" in the last hour", "dim"),
     )  # fmt: skip
     table.add_row("queue", figures)
-    if not workers:
-        waits = bool(health["due"])
+    for n, line in enumerate(map(_printable, unserved[:MOST])):
+        wanted = f"pool {line['pool']}" + (f", engine {line['engine']}" if line["engine"] else "")
         table.add_row(
-            "workers", Text("no worker active in the last hour", style="yellow" if waits else "dim")
+            "" if n else "unserved",
+            Text.assemble(
+                (f"{line['jobs']:,}", "bold yellow"), (f"  {wanted}: no running host takes them", "yellow")
+            ),
         )
-    for n, worker in enumerate(map(_printable, workers[:MOST])):
-        doing = (
-            Text.assemble(("● ", "green"), worker["worker"], (f"  {worker['running']} running", "cyan"))
-            if worker["running"]
-            else Text.assemble(("○ ", "dim"), worker["worker"], (f"  {about(worker['seen_s'])} ago", "dim"))
-        )
-        table.add_row("" if n else "workers", doing)
-    if len(workers) > MOST:
-        table.add_row("", Text(f"and {len(workers) - MOST} more", style="dim"))
+    if not hosts:
+        table.add_row("hosts", Text("no worker is running", style="yellow" if health["due"] else "dim"))
+    for n, host in enumerate(map(_printable, hosts[:MOST])):
+        table.add_row("" if n else "hosts", Text.assemble(*host_state(host), (f"  {host['engine']}", "dim")))
+    if len(hosts) > MOST:
+        table.add_row("", Text(f"and {len(hosts) - MOST} more: worker hosts", style="dim"))
     for n, failure in enumerate(map(_printable, failures[:MOST])):
         table.add_row(
             "" if n else "failures",
@@ -90,6 +93,40 @@ def queue_summary(
                 f"  {failure['jobs']}",
                 (f" in the last day, the latest {about(failure['latest_s'])} ago", "dim"),
             ),
+        )
+    return table
+
+
+def host_state(host: Mapping[str, Any]) -> list[str | tuple[str, str]]:
+    """Return a host's name and what it does, as parts of a line."""
+    running = f"  {host['running']} running" if host["running"] else ""
+    match host["state"]:
+        case "gone":
+            return [("✗ ", "red"), host["name"], (f"  gone, last seen {about(host['seen_s'])} ago", "red")]
+        case "paused":
+            return [("‖ ", "yellow"), host["name"], ("  paused", "yellow"), (running, "cyan")]
+        case _:
+            dot = ("● ", "green") if host["running"] else ("○ ", "green")
+            return [dot, host["name"], (running or "  idle", "cyan" if running else "dim")]
+
+
+def hosts_table(hosts: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table with one line a host: its state, and what it can do."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("host", "engine", "pools", "lanes", "devices", "memory", "version", "up", "last hour"):
+        table.add_column(column, overflow="fold" if column in {"pools", "devices"} else "ellipsis")
+    now = datetime.now(UTC)
+    for host in map(_printable, hosts):
+        table.add_row(
+            Text.assemble(*host_state(host)),
+            host["engine"],
+            printable(", ".join(host["pools"])),
+            str(host["lanes"]),
+            printable(", ".join(host["devices"])),
+            f"{host['memory_mb'] / 1024:.0f} GB",
+            host["version"],
+            "" if host["state"] == "gone" else about((now - host["started_at"]).total_seconds()),
+            f"{host['ended']} jobs",
         )
     return table
 

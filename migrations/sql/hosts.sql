@@ -1,0 +1,68 @@
+-- The register of hosts: which daemons run, what each can do, and which are paused. Every upgrade applies this file:
+-- migrations/env.py. A daemon writes its row in the statement with which it looks for due jobs anyway.
+
+-- Return the hosts whose daemon has written its row within three beats. SECURITY DEFINER: who may read a view of the queue
+-- needs no right on the table.
+CREATE OR REPLACE FUNCTION worker.live_hosts() RETURNS SETOF worker.hosts
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
+    SELECT * FROM worker.hosts WHERE seen_at > now() - interval '30 s'
+$$;
+
+-- Write this daemon's row, and return what there is to do: see next_due(). `paused`: the host may claim nothing. `shared`:
+-- another daemon of this name has written the row within three beats. A beat is left out while another session has the row
+-- locked.
+CREATE OR REPLACE FUNCTION worker.check_in(
+    host_name text, host_instance uuid, host_version text, host_engine text, host_pools text[], host_lanes int,
+    host_devices text[], host_memory_mb int,
+    OUT due boolean, OUT expired boolean, OUT seconds double precision, OUT paused boolean, OUT shared boolean)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    known worker.hosts;
+BEGIN
+    SELECT * INTO known FROM worker.hosts WHERE name = host_name;
+    IF NOT FOUND THEN
+        INSERT INTO worker.hosts (name, instance, version, engine, pools, lanes, devices, memory_mb)
+        VALUES (host_name, host_instance, host_version, host_engine, host_pools, host_lanes, host_devices, host_memory_mb)
+        ON CONFLICT DO NOTHING;
+    ELSIF known.instance <> host_instance OR known.lanes <> host_lanes OR known.seen_at < now() - interval '4 s' THEN
+        UPDATE worker.hosts
+        SET instance = host_instance, version = host_version, engine = host_engine, pools = host_pools,
+            lanes = host_lanes, devices = host_devices, memory_mb = host_memory_mb, seen_at = now(),
+            started_at = CASE WHEN instance = host_instance THEN started_at ELSE now() END
+        WHERE name = (SELECT name FROM worker.hosts WHERE name = host_name FOR UPDATE SKIP LOCKED);
+    END IF;
+    paused := known.paused_at IS NOT NULL;
+    shared := coalesce(known.instance <> host_instance AND known.seen_at > now() - interval '30 s', false);
+    SELECT next.due, next.expired, next.seconds INTO due, expired, seconds
+        FROM worker.next_due(host_pools, host_engine) AS next;
+END $$;
+
+-- Take a daemon that has stopped out of the register. A paused host stays, so that it is paused when it starts again.
+CREATE OR REPLACE FUNCTION worker.check_out(host_name text, host_instance uuid) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = '' AS $$
+    DELETE FROM worker.hosts WHERE name = host_name AND instance = host_instance AND paused_at IS NULL
+$$;
+
+-- SECURITY DEFINER: a backend that may pause a host needs no right on the table.
+CREATE OR REPLACE FUNCTION public.pause_host(name text) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
+    WITH updated AS (
+        UPDATE worker.hosts SET paused_at = coalesce(paused_at, now()) WHERE hosts.name = pause_host.name RETURNING 1)
+    SELECT EXISTS (SELECT FROM updated)
+$$;
+
+COMMENT ON FUNCTION public.pause_host IS
+'Let a host claim no more jobs, until resume_host. What it runs is finished. False if no host has this name.';
+
+CREATE OR REPLACE FUNCTION public.resume_host(name text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    UPDATE worker.hosts SET paused_at = NULL WHERE hosts.name = resume_host.name;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_notify('worker_jobs', '') WHERE pg_notification_queue_usage() < 0.9;
+    RETURN true;
+END $$;
+
+COMMENT ON FUNCTION public.resume_host IS 'Let a paused host claim jobs again. False if no host has this name.';
