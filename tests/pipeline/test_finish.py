@@ -405,6 +405,26 @@ def test_one_photo_covers_the_half_that_it_saw(tmp_path: Path) -> None:
     assert report["views"] == {"front": {"overlap": report["photo_overlap"], "used": report["photo_used"]}}
 
 
+def test_the_depth_follows_the_dimensions_as_far_as_the_engine_allows(tmp_path: Path) -> None:
+    dimensions = {"width": 10, "depth": 25, "unit": "cm", "fit": True}
+    free = finish(
+        replace(ball(), depth_factors=(0.01, 100)), SMALL, tmp_path, extras={}, dimensions=dimensions
+    )
+    assert free.report["size_m"] == pytest.approx([0.1, 0.1, 0.25], rel=0.02)
+    assert np.ptp(free.mesh.positions, axis=0)[2] == pytest.approx(0.25, rel=1e-5), "exactly"
+    assert free.report["depth_factor"] == pytest.approx(2.5, rel=0.02)
+    assert free.report["watertight"]
+    assert free.report["warnings"] == []
+
+    bound = finish(ball(), SMALL, tmp_path, extras={}, dimensions=dimensions)
+    assert bound.report["depth_factor"] == 1.5
+    assert bound.report["size_m"] == pytest.approx([0.1, 0.1, 0.15], rel=0.02)
+    assert [text.split()[0] for text in bound.report["warnings"]] == ["The", "By"]
+
+    as_it_is = finish(ball(), SMALL, tmp_path, extras={}, dimensions={**dimensions, "fit": False})
+    assert as_it_is.report["depth_factor"] == 1
+
+
 def test_dimensions_give_the_size_and_the_file_says_so(tmp_path: Path) -> None:
     model = finish(ball(), SMALL, tmp_path, extras={}, dimensions={"height": 9, "unit": "in"})
     np.testing.assert_allclose(np.ptp(read(tmp_path / "model.glb").vertices, axis=0), 9 * 0.0254, rtol=0.01)

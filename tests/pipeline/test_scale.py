@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.pipeline.scale import LONGEST_SIDE, scale
+from worker.pipeline.scale import LONGEST_SIDE, depth_factor, scale
 
 EXTENT = np.array([2.0, 4.0, 1.0])  # width, height, depth
 
@@ -60,6 +60,47 @@ def test_nonsense_is_told_of_and_not_used(dimensions: Any) -> None:
     assert metres * 4 == pytest.approx(LONGEST_SIDE)
     assert source == "default"
     assert warnings
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "factor"),
+    [
+        ({"width": 2, "depth": 3, "fit": True}, 3.0),
+        ({"height": 8, "depth": 1, "fit": True}, 0.5),
+        (
+            {"width": 2, "height": 16, "depth": 2, "fit": True},
+            1.0,
+        ),  # the mean of width and height is 2 times the model's
+        ({"width": 2, "depth": 3, "fit": False}, None),
+        ({"width": 2, "depth": 3}, None),
+    ],
+)
+def test_the_depth_that_fits_the_dimensions(dimensions: Any, factor: float | None) -> None:
+    dimensions["unit"] = "cm"
+    assert depth_factor(EXTENT, dimensions) == (factor and pytest.approx(factor))
+    assert not any("fit" in warning for warning in scale(EXTENT, dimensions).warnings)
+
+
+@pytest.mark.parametrize(
+    "dimensions",
+    [
+        {"depth": 3, "fit": True},
+        {"width": 2, "height": 4, "fit": True},
+        {"width": 2, "depth": -3, "fit": True},
+        {"width": 2, "depth": 1, "fit": 1},
+        {"width": 2, "depth": 1, "fit": "yes"},
+        {"width": 2, "depth": 1, "fit": [True]},
+    ],
+)
+def test_a_fit_that_makes_no_sense_is_told_of_and_not_used(dimensions: Any) -> None:
+    dimensions["unit"] = "cm"
+    assert depth_factor(EXTENT, dimensions) is None
+    assert any("fit" in warning for warning in scale(EXTENT, dimensions).warnings)
+
+
+@pytest.mark.parametrize("dimensions", [None, "fit", [True], {"fit": True}, {"fit": True, "unit": "ft"}])
+def test_without_dimensions_no_depth_is_fitted(dimensions: Any) -> None:
+    assert depth_factor(EXTENT, dimensions) is None
 
 
 def test_sides_that_contradict_each_other_are_averaged_and_told_of() -> None:

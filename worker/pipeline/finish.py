@@ -24,6 +24,7 @@ from worker.mesh.simplify import simplify
 from worker.mesh.texture import Texels, bake, dilate, texels
 from worker.mesh.textured import TexturedMesh
 from worker.mesh.unwrap import Unwrapped, unwrap
+from worker.pipeline.depth import fit_depth
 from worker.pipeline.scale import Scale, scale
 from worker.pipeline.timing import timed
 from worker.pipeline.verify import verify_glb
@@ -57,7 +58,6 @@ class _Shape(NamedTuple):
 
     vertices: Vertices
     faces: Faces
-    dropped: int  # components that were no part of the product
     layout: Unwrapped
     normals: Vertices  # (N, 3) of the layout's vertices
 
@@ -129,7 +129,8 @@ def finish(
 
     Returns:
         The model, with a JSON-able report: triangles, vertices, texture_px, texture_used (part of the texels on the
-        mesh), glb_bytes, glb_sha256, watertight, size_m (width, height, depth), scale_source, components_dropped,
+        mesh), glb_bytes, glb_sha256, watertight, size_m (width, height, depth), scale_source, depth_factor (by which the
+        depth was stretched to fit the dimensions), components_dropped,
         photo_overlap (intersection over union of the mesh's outline and the front photo's, None if there is no photo),
         photo_used (part of the mesh's texels that show a photo), views (for each photo's role: its overlap, and used, the
         part of the texels that show it), coverage (part of the surface, by area, that a photo saw clearly and at a fair
@@ -139,6 +140,9 @@ def finish(
     """
     seconds: dict[str, float] = {}
     path = folder / "model.glb"
+    surface, dropped = _simplified(surface, preset, seconds)
+    fitted = fit_depth(surface, dimensions)
+    surface = fitted.surface
     shape = _shape(surface, preset, seconds)
     paint = _paint(surface, shape, preset.texture, seconds)
     on_textured()
@@ -147,7 +151,12 @@ def finish(
         marks = {**extras, "scale_source": standing.scale.source, "generated_by_ai": True}
         _write(standing.mesh, path, preset.file_bytes, name, marks)
     data = path.read_bytes()
-    report = _report(shape, paint, standing, data) | {"seconds": seconds}
+    report = _report(paint, standing, data) | {
+        "components_dropped": dropped,
+        "depth_factor": round(fitted.factor, 3),
+        "seconds": seconds,
+    }
+    report["warnings"] += fitted.warnings
     with timed(seconds, "verify"):
         verify_glb(data, report)
     metres = standing.scale.metres
@@ -163,8 +172,8 @@ def finish(
     )
 
 
-def _shape(surface: Surface, preset: Preset, seconds: dict[str, float]) -> _Shape:
-    """Close, clean, simplify and unwrap the surface. Raises: JobError `no_surface`."""
+def _simplified(surface: Surface, preset: Preset, seconds: dict[str, float]) -> tuple[Surface, int]:
+    """Close, clean and simplify the surface. Return it, and how many components were dropped. Raises: JobError `no_surface`."""
     vertices, faces = surface.vertices, surface.faces
     with timed(seconds, "clean"):
         _check(vertices, faces)
@@ -174,9 +183,15 @@ def _shape(surface: Surface, preset: Preset, seconds: dict[str, float]) -> _Shap
     with timed(seconds, "simplify"):
         vertices, faces = simplify(vertices, faces, preset.triangles)
     _check(vertices, faces)
+    return replace(surface, vertices=vertices, faces=faces), dropped
+
+
+def _shape(surface: Surface, preset: Preset, seconds: dict[str, float]) -> _Shape:
+    """Unwrap the surface."""
+    vertices, faces = surface.vertices, surface.faces
     with timed(seconds, "unwrap"):
         layout = unwrap(vertices, faces, preset.texture)
-    return _Shape(vertices, faces, dropped, layout, normals(vertices, faces)[layout.source])
+    return _Shape(vertices, faces, layout, normals(vertices, faces)[layout.source])
 
 
 def _check(vertices: Vertices, faces: Faces) -> None:
@@ -280,7 +295,7 @@ def _write(mesh: TexturedMesh, path: Path, most_bytes: int, name: str, extras: M
             return
 
 
-def _report(shape: _Shape, paint: _Paint, standing: _Standing, data: bytes) -> dict[str, Any]:
+def _report(paint: _Paint, standing: _Standing, data: bytes) -> dict[str, Any]:
     """Build the report that `finish` documents, except for its seconds. `data` is the written file."""
     mesh = standing.mesh
     not_closed = [] if mesh.watertight else ["The mesh is not closed."]
@@ -294,7 +309,6 @@ def _report(shape: _Shape, paint: _Paint, standing: _Standing, data: bytes) -> d
         "watertight": mesh.watertight,
         "size_m": [round(float(side), 4) for side in np.ptp(mesh.positions, axis=0)],
         "scale_source": standing.scale.source,
-        "components_dropped": shape.dropped,
         "photo_overlap": round(paint.photos[0].overlap, 3) if paint.photos else None,
         "photo_used": round(paint.used, 3),
         "coverage": round(paint.coverage, 3),

@@ -58,5 +58,6 @@ class Relief:
             faces=faces,
             color=paint_front(alone) if alone else paint(outlines, solid, points),
             source_views=[SourceView(role=o.role, view=o.view, camera=o.camera) for o in outlines],
+            depth_factors=(0.01, 100.0),  # its depth is made up
             report=report,
         )
