@@ -9,11 +9,11 @@ from scipy import ndimage
 from worker.engines.surface import View
 from worker.mesh.align import LEAST_OVERLAP
 from worker.mesh.render import Scene
-from worker.pipeline.boxiness import boxiness
 from worker.pipeline.choose import luminance
 from worker.pipeline.finish import Model
 from worker.pipeline.photo import ScoredView
 from worker.pipeline.similarity import Similarity, compare
+from worker.pipeline.single_view import boxiness, opening
 
 # Each rises from 0 at the first figure to 1 at the second. docs/models.md has the formula and the reasons.
 OVERLAP = (0.5, 0.94)  # intersection over union of the model's outline and the cut-out's
@@ -21,18 +21,19 @@ DIFFERENCE = (26.0, 4.0)  # mean ΔE2000
 DETAIL = (0.1, 0.68)  # the part of the photo's fine structure that the texture has, at its place
 AGREEMENT = (0.3, 0.9)  # of the photo that fits the model worst
 COVERAGE = (0.05, 0.75)  # part of the surface that a photo shows
-ROUND = (1.4, 0.7)  # as `boxiness` measures it
+ROUND, SOLID = (1.4, 0.7), (0.45, 0.15)  # boxiness, opening
 PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
 PHOTO_BLUR = (1.0, 0.35)  # as `blur` measures it
 # Factors.
 CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open surface
 CERTAIN = 0.2  # a cut-out that is not certain at all
 PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, from one photo and from several
-BOXY = 0.35  # a boxy product in a preview from one photo
+BOXY, OPENED = 0.35, 0.5  # a boxy product, and one with a large opening, in a preview from one photo
 
 # Beyond these figures the report has a warning.
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
-WARN_AGREEMENT, WARN_COVERAGE, WARN_BOXY = 0.6, 0.6, 1.0
+WARN_AGREEMENT, WARN_COVERAGE = 0.6, 0.6
+WARN_BOXY, WARN_OPENING = 1.0, 0.25
 WARN_SIDE, WARN_BLUR, WARN_DROPPED, WARN_FLAT = 0.75, 0.65, 5, 0.1
 
 CONTRAST = 60.0  # 8-bit steps across an edge; less may be the soft shading of a rounded edge
@@ -40,6 +41,13 @@ ACROSS = 11  # pixels, along which the contrast of an edge is measured
 SLOPE = 4.0  # 8-bit steps a pixel, of an edge at least
 FEW, EDGES = 20, 0.002  # pixels, part of the product's pixels; with fewer on edges the blur is unknown
 STEEPNESS = (0.3, 0.1)  # slope of the sharpest edges, as part of their contrast: sharp, and blurred
+
+
+class Outline(NamedTuple):
+    """What a photo says about a shape that is made from its outline."""
+
+    boxiness: float  # from 0 for round; at 1 a box is as likely
+    opening: float  # part of it that is open, 0..1
 
 
 class Figures(NamedTuple):
@@ -55,7 +63,7 @@ class Figures(NamedTuple):
         float | None
     )  # how much the model looks like the photo that it fits worst, 0..1; None for a single photo
     preview: bool  # the engine shows the photos and invents the rest
-    boxiness: float | None  # as `boxiness` measures it, where an outline is all that the shape is made from
+    outline: Outline | None  # where it is all that the shape is made from: for a preview from one photo
     watertight: bool
 
 
@@ -93,7 +101,7 @@ def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview:
         coverage=model.report["coverage"],
         agreement=min(fits) if len(views) > 1 else None,
         preview=preview,
-        boxiness=boxiness(front.view) if preview and len(photos) == 1 else None,
+        outline=Outline(boxiness(front.view), opening(front.view)) if preview and len(photos) == 1 else None,
         watertight=model.mesh.watertight,
     )
     parts = rate(figures)
@@ -129,8 +137,8 @@ def score(parts: Sequence[Part]) -> float:
 def rate(figures: Figures) -> list[Part]:
     """Return the parts of the score. Cut-outs and open meshes have warnings of their own already."""
     seen, agreement = figures.front, 1.0 if figures.agreement is None else figures.agreement
-    preview = PREVIEW_OF_SIDES if figures.boxiness is None else PREVIEW
-    boxy = 0.0 if figures.boxiness is None else figures.boxiness
+    preview = PREVIEW_OF_SIDES if figures.outline is None else PREVIEW
+    outline = figures.outline or Outline(0.0, 0.0)
     return [
         Part(
             preview if figures.preview else 1.0,
@@ -138,9 +146,14 @@ def rate(figures: Figures) -> list[Part]:
             "This is a preview: what the photos do not show is invented.",
         ),
         Part(
-            BOXY + (1 - BOXY) * _rise(boxy, ROUND),
-            boxy > WARN_BOXY,
-            "The product has straight edges, and a preview from one photo makes it round. Add photos of its sides.",
+            BOXY + (1 - BOXY) * _rise(outline.boxiness, ROUND),
+            outline.boxiness > WARN_BOXY,
+            "The photo shows straight edges, and a preview from one photo makes all things round. Add photos of the sides.",
+        ),
+        Part(
+            OPENED + (1 - OPENED) * _rise(outline.opening, SOLID),
+            outline.opening > WARN_OPENING,
+            "The product has a large opening, and a preview from one photo cannot tell its depth. Add photos of the sides.",
         ),
         Part(
             0.75 + 0.25 * _rise(figures.coverage, COVERAGE),

@@ -1,7 +1,8 @@
-"""Tell boxy products from round ones in one photo.
+"""Judge from one photo how well the shape of the product follows from its outline.
 
 An engine that inflates an outline makes a pillow of a chest, a house or a car, but a banana or a vase looks right. The
-outline of a boxy product has long straight sides, and its faces meet in straight edges.
+outline of a boxy product has long straight sides, and its faces meet in straight edges. A large opening shows that the
+product is far from being inflated: a ring that is seen at an angle, a chair, a basket.
 """
 
 import numpy as np
@@ -34,6 +35,13 @@ def boxiness(view: View) -> float:
     if not size:
         return 0.0
     return _straight_edges(lab, alpha > 0.5) / size / LINES + _straight_sides(alpha, size) / SIDES
+
+
+def opening(view: View) -> float:
+    """Return which part of the area inside the product's outline in a (S, S, 4) view is open, 0..1: 0.7 for a ring."""
+    solid = view[..., 3] > 127
+    filled = ndimage.binary_fill_holes(solid)
+    return float((filled & ~solid).sum() / max(1, filled.sum()))
 
 
 def _half(view: View) -> tuple[Floats, Floats]:
