@@ -107,6 +107,16 @@ def test_the_cup_of_a_real_photo_is_found(cutter: Cutter) -> None:
     assert not alpha[:, 500:].any()
 
 
+def test_a_person_is_no_product(cutter: Cutter) -> None:
+    photos = Path(skimage.__file__).parent / "data"
+    found = cutter.cut(decode_in_subprocess(photos / "astronaut.png"))
+    assert found.certainty < 0.5
+    assert "person" in found.warnings[-1]
+    # The same colours and the same pattern without a face.
+    upside_down = Image.fromarray(found.rgba[::-1])
+    assert "person" not in " ".join(cutter.cut(upside_down).warnings)
+
+
 def test_the_same_photo_gives_the_same_cutout(cutter: Cutter) -> None:
     photo, _ = mug()
     assert (cutter.cut(photo).rgba == cutter.cut(photo).rgba).all()

@@ -15,6 +15,7 @@ from worker.pipeline import transparency
 from worker.pipeline.background import Alpha, BackgroundModel
 from worker.pipeline.holes import open_holes
 from worker.pipeline.parts import SOLID, count_alike, within, without_specks
+from worker.pipeline.people import shows_face
 from worker.pipeline.subject import Box, read_subject
 
 Mask = NDArray[np.bool_]  # (H, W)
@@ -33,7 +34,7 @@ WARN_UNSURE = 0.1  # from here on there is a warning
 WARN_TRANSLUCENT = 0.02  # part of the product; likewise
 
 # What each doubt leaves of the certainty. Together with another, any of them means that a person must look.
-SEVERAL, NO_SUBJECT, DISAGREED, FRAMED, INVERTED = 0.4, 0.4, 0.6, 0.7, 0.7
+SEVERAL, PERSON, NO_SUBJECT, DISAGREED, FRAMED, INVERTED = 0.4, 0.4, 0.4, 0.6, 0.7, 0.7
 
 
 class Cutout(NamedTuple):
@@ -99,6 +100,10 @@ class Cutter:
             )
         rgba = np.dstack([draft.rgb, (alpha * 255).round().astype(np.uint8)])
         rgba[rgba[..., 3] == 0] = 0  # the background is removed and not only hidden
+        if shows_face(rgba):
+            draft = draft.doubted(
+                PERSON, "The photo seems to show a person. Use a photo of the product alone."
+            )
         return Cutout(rgba, round(draft.certainty, 3), draft.warnings)
 
     def _own(self, rgba: Rgba, box: Box | None) -> _Draft | None:

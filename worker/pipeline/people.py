@@ -1,0 +1,97 @@
+"""Tell whether a cut-out shows a person: by the face, which is all that can be told without a network of its own."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SIDES = (
+    460,
+    410,
+)  # pixels that the product's longer side has where a face is found, and where it is confirmed
+MARGIN = 0.1  # of the side; the detector is blind at the border
+MIN_FACE = 28  # pixels; a person who stands has one of about 50
+SKIN = 0.75  # part of a face that has the colour of skin
+OVERLAP = 0.4  # intersection over union of a face and its confirmation
+
+Square = tuple[float, float, float]  # left, top, side in parts of the picture's longer side
+
+
+def shows_face(rgba: NDArray[np.uint8]) -> bool:
+    """True if a frontal face with the colour of skin is in the cut-out, (H, W, 4) sRGB.
+
+    A cascade of local binary patterns finds faces, and much else. So the face must be skin for the most part, and be
+    found again in a smaller, mirrored picture. Dolls, busts and printed portraits may count as persons; a person from
+    behind or without a head does not.
+    """
+    image = Image.fromarray(rgba)
+    image = image.crop(image.getchannel("A").getbbox())
+    large, small = (_on_grey(image, side) for side in SIDES)
+    skin = _skin(large)
+    if skin.mean() < 0.002:  # the smallest face
+        return False
+    faces = [face for face in _faces(large) if _middle(skin, face).mean() > SKIN]
+    if not faces:
+        return False
+    again = _faces(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    width = small.width / max(small.size)
+    mirrored = [(width - left - side, top, side) for left, top, side in again]
+    return any(_overlap(one, other) > OVERLAP for one in faces for other in mirrored)
+
+
+def _on_grey(image: Image.Image, side: int) -> Image.Image:
+    """Scale to that length, and lay on grey with a margin. Returns RGB."""
+    scale = side / max(image.size)
+    scaled = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    margin = round(MARGIN * side)
+    grey = Image.new("RGBA", (scaled.width + 2 * margin, scaled.height + 2 * margin), (128, 128, 128, 255))
+    grey.alpha_composite(scaled, (margin, margin))
+    return grey.convert("RGB")
+
+
+def _faces(photo: Image.Image) -> list[Square]:
+    size = min(photo.size)
+    found = _detector().detect_multi_scale(
+        img=np.asarray(photo.convert("L")),
+        scale_factor=1.12,
+        step_ratio=1,
+        min_size=(MIN_FACE, MIN_FACE),
+        max_size=(size, size),
+        min_neighbor_number=4,
+    )
+    longer = max(photo.size)
+    return [(face["c"] / longer, face["r"] / longer, face["width"] / longer) for face in found]
+
+
+@cache
+def _detector() -> Any:
+    # Imported here because it takes a fifth of a second, and few photos need it.
+    import skimage  # noqa: PLC0415
+    from skimage.feature import Cascade  # noqa: PLC0415
+
+    return Cascade(str(Path(skimage.__file__).parent / "data" / "lbpcascade_frontalface_opencv.xml"))
+
+
+def _skin(photo: Image.Image) -> NDArray[np.bool_]:
+    """Return which pixels have the colour of skin, dark or fair: a narrow range of chroma (Chai and Ngan, 1999)."""
+    light, blue, red = np.moveaxis(np.asarray(photo.convert("YCbCr")), -1, 0)
+    return np.asarray((light > 35) & (blue >= 80) & (blue <= 128) & (red >= 134) & (red <= 175))
+
+
+def _middle(skin: NDArray[np.bool_], face: Square) -> NDArray[np.bool_]:
+    """Return the part of the picture that is the face without hair and background beside it."""
+    left, top, side = (part * max(skin.shape) for part in face)
+    return skin[
+        round(top + side / 8) : round(top + side * 7 / 8), round(left + side / 5) : round(left + side * 4 / 5)
+    ]
+
+
+def _overlap(one: Square, other: Square) -> float:
+    width, height = (
+        max(0, min(one[axis] + one[2], other[axis] + other[2]) - max(one[axis], other[axis]))
+        for axis in (0, 1)
+    )
+    return width * height / (one[2] ** 2 + other[2] ** 2 - width * height)
