@@ -25,31 +25,26 @@ ROWS = 96  # to which every photo's product is scaled
 WIDEST = 4 * ROWS  # columns; a product that is wider is squeezed
 NEAR = 0.04 * ROWS  # how far apart two outlines may be: photos are taken from not quite the right side
 
-# The thresholds, and the worst that correct photos of the benchmark reached.
-SAME_OUTLINE = 0.8  # part of each outline's area that is near the other's; 0.89
+# The thresholds, with the worst that correct photos of the benchmark reached.
+SAME_OUTLINE = 0.8  # part of each outline's area that is near the other's; 0.85
 SURE_OUTLINE = 0.95  # the same, where the two outlines are certainly one product's
-MIRRORED_OUTLINE = 0.08  # by how much the overlap of the wrong outlines is greater; 0.03
-MIRRORED_COLORS = 3.0  # by how much the colours at the wrong rims agree better; 1.3
-EXCHANGED_COLORS = (
-    4.0  # by how much the colours of the wrong halves agree better, with front and back together; 2.5
-)
+MIRRORED_OUTLINE = 0.15  # by how much the overlap of the wrong outlines is greater; 0.11
+MIRRORED_COLORS = 10.0  # by how much the colours at the wrong rims agree better; 6.4
+EXCHANGED_COLORS = 5.0  # by how much the colours of the wrong halves agree better, all photos together; 3.0
 OTHER_COLORS = 20.0  # difference of the colours, whichever halves are compared; 16
 SAME_PICTURE = 2.5  # mean difference of the colours of two pictures that are the same
 BOX = 0.85  # part of its rectangle that the outline of a box takes
 THIN = 0.3  # width, as part of the height, of a side that is an edge rather than a face
 
-WEIGHTS = np.array(
-    [0.5, 1.0, 1.0], np.float32
-)  # of L*, a* and b*: light differs between photos more than hue does
-EXPOSURE = np.array(
-    [12.0, 5.0, 5.0], np.float32
-)  # L*, a* and b* by which two photos of the same thing may differ
+# Differences of L*, a* and b*. Light differs between photos more than hue does.
+WEIGHTS = np.array([0.5, 1.0, 1.0], np.float32)
+EXPOSURE = np.array([12.0, 5.0, 5.0], np.float32)  # two photos of the same thing may differ by this
 MOST = 30.0  # a greater difference of colours counts as this
-LEAST_COMMON = 0.15  # part of the places that must lie on the product in both photos
-AROUND = np.radians(
-    np.arange(15.0, 80.0, 5.0)
-)  # angles around the product at which two photos see the same surface
+
+AROUND = np.radians(np.arange(15.0, 80.0, 5.0))  # angles at which two photos see the same surface
 RIM = np.linspace(0.75, 0.95, 5)  # where a photo sees what the opposite one sees: parts of half a row's width
+LEAST_COMMON = 0.15  # part of the compared places that must lie on the product in both photos
+STEEPEST = 0.35  # slope of a product that stands aslant, seen from above
 SLACK = 4  # rows by which two photos may be shifted
 
 COPY = "It is the same picture as the front's."
@@ -108,6 +103,25 @@ class _Side:
     @cached_property
     def mirrored(self) -> "_Side":
         return _Side(self.mask[:, ::-1], self.lab[:, ::-1])
+
+    @cached_property
+    def outline(self) -> Mask:
+        """(H, W): the mask, each column moved up or down so that the product's middle is level.
+
+        From above, what is nearer to the camera looks lower. The opposite photo has the other end nearer, so that a product
+        that stands aslant looks as if it was mirrored.
+        """
+        row, column = np.nonzero(self.mask)
+        middle = (self.mask.shape[1] - 1) / 2
+        away = column - middle
+        spread = float(away.var())
+        slope = float(((away - away.mean()) * (row - row.mean())).mean()) / spread if spread else 0.0
+        slope = min(max(slope, -STEEPEST), STEEPEST)
+        room = int(STEEPEST * middle) + 1
+        level = np.zeros((ROWS + 2 * room, self.mask.shape[1]), np.bool_)
+        level[row + room - np.rint(slope * away).astype(np.intp), column] = True
+        there = np.flatnonzero(level.any(axis=1))
+        return level[there[0] : there[-1] + 1]
 
     @cached_property
     def is_box(self) -> bool:
@@ -197,17 +211,17 @@ def _doubt_back(front: _Side, back: _Side) -> str | None:
     if rims.doubt > MIRRORED_COLORS:
         return MIRRORED
     # A clock has another colour behind, in the very same outline.
-    same_outline = _nearness(front.mask, back.mirrored.mask) > SURE_OUTLINE
+    same_outline = _nearness(front.outline, back.outline[:, ::-1]) > SURE_OUTLINE
     return OTHER_PRODUCT if rims.least > OTHER_COLORS and not same_outline else None
 
 
 def _doubt_outline(side: _Side, opposite: _Side) -> str | None:
     """Compare the outlines of two opposite sides, one of which is the other one mirrored."""
-    if _nearness(side.mask, opposite.mirrored.mask) < SAME_OUTLINE:
+    mirrored = opposite.outline[:, ::-1]
+    if _nearness(side.outline, mirrored) < SAME_OUTLINE:
         return OTHER_OUTLINE
-    wrong, stated = _overlap(side.mask, opposite.mask), _overlap(side.mask, opposite.mirrored.mask)
-    is_thin = side.is_thin or opposite.is_thin
-    return MIRRORED if wrong - stated > MIRRORED_OUTLINE and not is_thin else None
+    exchanged = _overlap(side.outline, opposite.outline) - _overlap(side.outline, mirrored)
+    return MIRRORED if exchanged > MIRRORED_OUTLINE else None
 
 
 def _halves(role: Role, side: _Side, front: _Side, back: _Side | None) -> list[_Halves]:
@@ -262,10 +276,12 @@ def _overlap(one: Mask, other: Mask) -> float:
 
 def _centred(one: Mask, other: Mask) -> tuple[Mask, Mask]:
     """Put two masks into frames of one size, with room around them."""
-    width = max(one.shape[1], other.shape[1]) + 2 * SLACK + 2
+    height, width = (max(sides) + 2 * SLACK for sides in zip(one.shape, other.shape, strict=True))
 
     def framed(mask: Mask) -> Mask:
-        left = (width - mask.shape[1]) // 2
-        return np.pad(mask, ((SLACK, SLACK), (left, width - mask.shape[1] - left)))
+        top, left = (height - mask.shape[0]) // 2, (width - mask.shape[1]) // 2
+        frame = np.zeros((height, width), np.bool_)
+        frame[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        return frame
 
     return framed(one), framed(other)
