@@ -324,6 +324,8 @@ def test_an_option_does_not_exist(call: Call, name: str) -> None:
         "enqueue",
         "enqueue https://a/b.jpg --sample vase",
         "enqueue https://a/b.jpg --priority 99999",
+        "enqueue https://a/b.jpg --left https://a/c.jpg",
+        "enqueue --front https://a/b.jpg --sample vase",
         "watch not-an-id",
         "watch --json",
         "cancel",

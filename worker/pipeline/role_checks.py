@@ -47,11 +47,13 @@ LEAST_COMMON = 0.15  # part of the compared places that must lie on the product 
 STEEPEST = 0.35  # slope of a product that stands aslant, seen from above
 SLACK = 4  # rows by which two photos may be shifted
 
-COPY = "It is the same picture as the front's."
-OTHER_OUTLINE = "Its outline is not the one of the opposite side: it shows another product or another side."
-OTHER_PRODUCT = "Its colours are not those of the front: it shows another product."
+COPY = "It is the same picture as the photo of the front."
+OTHER_OUTLINE = (
+    "Its outline does not match the photo of the opposite side: it shows another product or another side."
+)
+OTHER_PRODUCT = "Its colours do not match the photo of the front: it shows another product."
 MIRRORED = "It seems to be mirrored: what should be on its left is on its right."
-EXCHANGED = "It seems to show the opposite side: its colours fit the front's other end better."
+EXCHANGED = "It seems to show the opposite side: left and right, or front and back, may be exchanged."
 
 
 class _Halves(NamedTuple):
@@ -62,8 +64,8 @@ class _Halves(NamedTuple):
 
     @property
     def least(self) -> float:
-        """The difference the better way round."""
-        return min(self)
+        """The difference the better way round; 0 if it is not known."""
+        return 0.0 if math.isnan(self.stated + self.wrong) else min(self)
 
     @property
     def doubt(self) -> float:
@@ -165,19 +167,21 @@ def doubts(views: Mapping[Role, View]) -> dict[Role, str]:
     if "back" in found:
         back = None
 
-    exchanged = {}  # by how much the colours of a side fit better if it is taken for the opposite one
-    for role in sides.keys() - found.keys():
-        halves = _halves(role, sides[role], front, back)
-        if _must_look_alike(front, sides[role]) and halves[0].least > OTHER_COLORS:
+    compared: dict[Role, list[_Halves]] = {}
+    for role, side in sides.items():
+        if role in found:
+            continue
+        halves = _halves(role, side, front, back)
+        if _must_look_alike(front, side) and halves[0].least > OTHER_COLORS:
             found[role] = OTHER_PRODUCT
         else:
-            exchanged[role] = sum(each.doubt for each in halves)
-    if len(exchanged) == 2 and (why := _doubt_outline(sides["left"], sides["right"])):
-        worst = max(exchanged, key=lambda role: exchanged[role])
+            compared[role] = halves
+    if len(compared) == 2 and (why := _doubt_outline(sides["left"], sides["right"])):
+        worst = max(compared, key=lambda role: sum(each.doubt + each.least for each in compared[role]))
         found[worst] = why
-        del exchanged[worst]
-    if sum(exchanged.values()) > EXCHANGED_COLORS:
-        found |= dict.fromkeys(exchanged, EXCHANGED)
+        del compared[worst]
+    if sum(each.doubt for halves in compared.values() for each in halves) > EXCHANGED_COLORS:
+        found |= dict.fromkeys(compared, EXCHANGED)
     return found
 
 
