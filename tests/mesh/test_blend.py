@@ -102,6 +102,41 @@ def test_a_camera_that_stood_elsewhere_is_found_by_the_print() -> None:
     assert found.camera.elevation == pytest.approx(0, abs=1)
 
 
+def test_light_is_evened_out_towards_the_seam() -> None:
+    """Above the middle the left photo is in the shade, as below a hat."""
+
+    def shaded(points: Floats) -> Floats:
+        return np.asarray(checked(points) - 0.12 * (points[:, 1:2] > 0), np.float32)
+
+    shots = [shot(0, checked), shot(90, shaded)]
+    off = (laid(shots, GREY).colors - checked(POINTS)).mean(axis=1)
+    above = (POINTS[:, 1] > 0.25) & (POINTS[:, 1] < 0.7)
+    # Medians of what differs from the print: so the print is still there.
+    start, before, after, end = (
+        np.median(off[above & (np.abs(AROUND - angle) < 2.5)]) for angle in (0, 41, 49, 90)
+    )
+    assert start > -0.02
+    assert end < -0.1
+    assert before - after < 0.07
+
+
+def test_gloss_is_not_pasted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each camera sees a highlight 30 degrees beside its own direction, where the other one sees none."""
+
+    def glossy(azimuth: float) -> Callable[[Floats], Floats]:
+        a = np.radians(azimuth)
+        at = np.array([np.sin(a), 0, np.cos(a)])
+        return lambda points: np.where((points @ at > 0.98)[:, None], 1, flat(0.7, 0.2, 0.2)(points)).astype(
+            np.float32
+        )
+
+    shots = [shot(0, glossy(30)), shot(90, glossy(60))]
+    white = (glossy(30)(POINTS)[:, 1] > 0.5) | (glossy(60)(POINTS)[:, 1] > 0.5)
+    assert (laid(shots, GREY).colors[white, 1] > 0.5).mean() < 0.4
+    monkeypatch.setattr("worker.mesh.blend.HIGHLIGHT", 0)
+    assert (laid(shots, GREY).colors[white, 1] > 0.5).mean() > 0.9
+
+
 def test_what_no_photo_saw_is_harmonized_with_what_they_saw_beside_it() -> None:
     """The engine's colours are all a little off: those of the poles follow the photos, and keep their own detail."""
     engine = np.full_like(POINTS, 0.5)

@@ -18,6 +18,12 @@ FACING_OF_SEVERAL = (
 CELLS = 96  # of the grid in which seams are placed and softened, along the longest side of the mesh
 AGREE = 2.0  # cells: within about this distance, points take the same photo
 SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
+HIGHLIGHT = (
+    0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
+)
+LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
+MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
+BARELY = 0.02  # of the points around: photos that share fewer are not evened out
 FAR_OFFSET = 0.1  # the most by which photos move the engine's colours far from what they show
 
 
@@ -47,8 +53,10 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
         share[photo.at] = photo.clear * rise(photo.cosine, *FACING)
         seen |= share > 0.5
     if len(photos) > 1:
-        cells = _Cells(points)
-        shares = _choose(cells, photos, len(points))
+        cells = _Cells(points, CELLS)
+        usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
+        shares = _choose(cells, photos, usable, len(points))
+        photos = _levelled(_Cells(points, LIGHT_CELLS), photos, usable, shares)
         colors = _harmonized(cells, colors, photos, shares)
     total = np.asarray(shares.sum(axis=0), np.float32)
     # Where the engine knows no colour, a little of a photo is better than none.
@@ -66,9 +74,10 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
 class _Cells:
     """A grid around P points, to average over the points' surroundings in space, across the seams of a texture."""
 
-    def __init__(self, points: Floats) -> None:
+    def __init__(self, points: Floats, count: int) -> None:
+        """Take (P, 3) points, and the number of cells along the longest side."""
         low, high = points.min(axis=0), points.max(axis=0)
-        cell = max(float((high - low).max()) / CELLS, 1e-9)
+        cell = max(float((high - low).max()) / count, 1e-9)
         self.place = np.ascontiguousarray(
             ((points - low) / np.float32(cell)).T + np.float32(1)
         )  # (3, P), in cells
@@ -87,13 +96,13 @@ class _Cells:
         return np.asarray(found, np.float32)
 
 
-def _choose(cells: _Cells, photos: Sequence[Projection], count: int) -> Floats:
+def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], count: int) -> Floats:
     """(n, P) the share of each photo: the best one around each point, mixed with the next one at the seams."""
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
-    usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
+    plain = _without_highlights(photos, usable, count)
     best, best_score = np.full(count, -1), np.zeros(count, np.float32)
     for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
-        quality = photo.clear * photo.cosine**2 * (photo.resolution / np.float32(finest))
+        quality = plain[n] * photo.clear * photo.cosine**2 * (photo.resolution / np.float32(finest))
         around = ndimage.gaussian_filter(cells.sums(photo.at, quality), AGREE, truncate=2.0)
         score = cells.lookup(around, photo.at) * use
         better = score > best_score[photo.at]
@@ -113,6 +122,61 @@ def _choose(cells: _Cells, photos: Sequence[Projection], count: int) -> Floats:
     some = total > 0
     shares[:, some] *= reliable[some] / total[some] ** 2
     return shares
+
+
+def _without_highlights(photos: Sequence[Projection], usable: Sequence[Floats], count: int) -> list[Floats]:
+    """(N,) for each photo: less than 1 where it is white and another one that saw the same is not."""
+    dullest = np.ones(count, np.float32)
+    bright = [photo.color.min(axis=1) for photo in photos]
+    for photo, use, light in zip(photos, usable, bright, strict=True):
+        at = photo.at[use > 0.5]
+        dullest[at] = np.minimum(dullest[at], light[use > 0.5])
+    return [
+        1 - HIGHLIGHT * rise(light - dullest[photo.at], 0.1, 0.3) * rise(light, 0.6, 0.8)
+        for photo, light in zip(photos, bright, strict=True)
+    ]
+
+
+def _levelled(
+    cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], shares: Floats
+) -> list[Projection]:
+    """Even out the light of photos towards their seams, where one may be in the shade of what the other shows lit.
+
+    Only what is broad is moved, print is not: each photo goes half the way at the seam, and less the farther from it.
+    """
+    count = shares.shape[1]
+    every = np.arange(count)
+    shown = [_broad(cells.sums(every, share)) for share in shares]
+    total = np.maximum(np.sum(shown, axis=0), 1e-6)
+    least = BARELY * _broad(cells.sums(every, np.ones(count, np.float32))) + 1e-6
+    offsets = np.zeros((len(photos), 3, *cells.shape), np.float32)
+    place = np.full(count, -1)
+    for i, first in enumerate(photos):
+        place[:] = -1
+        place[first.at] = np.arange(len(first.at))
+        for j in range(i + 1, len(photos)):
+            second = photos[j]
+            there = np.flatnonzero(place[second.at] >= 0)
+            here = place[second.at[there]]
+            weight = usable[i][here] * usable[j][there]
+            off = (second.color[there] - first.color[here]) * weight[:, None]
+            at = second.at[there]
+            both = _broad(cells.sums(at, weight)) + least
+            for channel in range(3):
+                apart = _broad(cells.sums(at, off[:, channel])) / both
+                np.clip(apart, -MOST_LIGHT, MOST_LIGHT, out=apart)
+                offsets[i, channel] += shown[j] / total * apart
+                offsets[j, channel] -= shown[i] / total * apart
+    return [
+        photo._replace(
+            color=photo.color + np.stack([cells.lookup(grid, photo.at) for grid in offset], axis=1)
+        )
+        for photo, offset in zip(photos, offsets, strict=True)
+    ]
+
+
+def _broad(grid: Floats) -> Floats:
+    return np.asarray(ndimage.gaussian_filter(grid, 1, truncate=3.0), np.float32)
 
 
 def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], shares: Floats) -> Floats:

@@ -59,7 +59,7 @@ class Photo:
         """Return the photo with its colours multiplied by the (3,) gain."""
         other = copy(self)
         other.colors = np.minimum(self.colors * gain, np.float32(1))
-        other.__dict__.pop("blurred", None)
+        other.blurred = np.minimum(self.blurred * gain, np.float32(1))
         return other
 
     @cached_property
