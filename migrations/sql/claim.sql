@@ -180,13 +180,15 @@ CREATE OR REPLACE FUNCTION worker.claim_job(
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
 RETURNS SETOF public.jobs
 LANGUAGE plpgsql VOLATILE
-SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off AS $$
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
+SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
     most CONSTANT int := 200;
     engines CONSTANT text[] := worker.engines_of(engine);
     few uuid[];
     chosen uuid;
+    claimed public.jobs;
     refused uuid[] := '{}';
 BEGIN
     PERFORM set_config('worker.lease', 'queue', true);
@@ -220,22 +222,18 @@ BEGIN
             RETURN;
         END IF;
         BEGIN
-            RETURN QUERY
-                WITH claimed AS (
-                    UPDATE public.jobs
-                    SET status = 'processing', progress = 5, stage = 'claimed',
-                        -- a backend may have lowered max_attempts; the row must not break the rule and stop all claims
-                        attempts = least(jobs.attempts + 1, jobs.max_attempts),
-                        started_at = now(), error_code = NULL, error_message = NULL,
-                        lease_token = gen_random_uuid(),
-                        lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
-                    WHERE id = chosen
-                    RETURNING jobs.*
-                ), line AS (
-                    INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at)
-                    SELECT lease_token, id, attempts, claimer, claimer_host, started_at FROM claimed
-                )
-                SELECT * FROM claimed;
+            UPDATE public.jobs
+            SET status = 'processing', progress = 5, stage = 'claimed',
+                -- a backend may have lowered max_attempts; the row must not break the rule and stop all claims
+                attempts = least(jobs.attempts + 1, jobs.max_attempts),
+                started_at = now(), error_code = NULL, error_message = NULL,
+                lease_token = gen_random_uuid(),
+                lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
+            WHERE id = chosen
+            RETURNING jobs.* INTO claimed;
+            INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at)
+            VALUES (claimed.id, claimed.lease_token, claimed.attempts, claimer, claimer_host, claimed.started_at);
+            RETURN NEXT claimed;
             RETURN;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
             IF cardinality(refused) = 4 THEN
@@ -258,7 +256,7 @@ $$;
 -- run_after lies ahead, it reads one of each line.
 CREATE OR REPLACE FUNCTION worker.next_due(
     pools text[], engine text, OUT due boolean, OUT expired boolean, OUT seconds double precision)
-LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
     first timestamptz := (
@@ -452,7 +450,7 @@ BEGIN
         error_message = NEW.error_message,
         seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
             THEN NEW.metadata #> '{worker,seconds}' END
-    WHERE lease_token = OLD.lease_token;
+    WHERE job_id = OLD.id AND lease_token = OLD.lease_token;
     RETURN NULL;
 END $$;
 

@@ -14,13 +14,14 @@
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
-    next_seq bigint := nextval('worker.outbox_seq_seq');
+    next_seq CONSTANT bigint := nextval('worker.outbox_seq_seq');
+    last record;
+    content text;
 BEGIN
     -- The last one that waits: if it ends meanwhile, no other is before ours.
-    PERFORM FROM worker.outbox
-        WHERE job_id = NEW.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR SHARE;
-    INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
-    VALUES (next_seq, 'job.updated', NEW.shop, NEW.id, NEW.completed_at IS NOT NULL, CASE WHEN NOT FOUND THEN now() END, (
+    SELECT seq, terminal, attempts INTO last FROM worker.outbox
+        WHERE job_id = NEW.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR UPDATE;
+    content := (
         jsonb_strip_nulls(jsonb_build_object(
             'jobId', NEW.id,
             'status', NEW.status,
@@ -30,9 +31,14 @@ BEGIN
             'modelUrl', NEW.model_url,
             'errorCode', NEW.error_code,
             'errorMessage', NEW.error_message))
-        || jsonb_build_object('metadata', NEW.metadata))::text)
-    ON CONFLICT (job_id) WHERE NOT terminal AND attempts = 0 AND delivered_at IS NULL AND dead_at IS NULL
-    DO UPDATE SET seq = excluded.seq, body = excluded.body, created_at = excluded.created_at;
+        || jsonb_build_object('metadata', NEW.metadata))::text;
+    IF NOT last.terminal AND last.attempts = 0 AND NEW.completed_at IS NULL THEN
+        UPDATE worker.outbox SET seq = next_seq, body = content, created_at = now() WHERE seq = last.seq;
+    ELSE
+        INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
+        VALUES (next_seq, 'job.updated', NEW.shop, NEW.id, NEW.completed_at IS NOT NULL,
+            CASE WHEN last.seq IS NULL THEN now() END, content);
+    END IF;
     -- A daemon wakes its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
         PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
@@ -115,7 +121,7 @@ BEGIN
 END $$;
 
 -- End an event that this sender has taken: delivered, or dead with a reason. False if another sender has it now.
-CREATE OR REPLACE FUNCTION worker.end_event(event_id uuid, token uuid, is_dead boolean, refused int, reason text)
+CREATE OR REPLACE FUNCTION worker.end_event(event_seq bigint, token uuid, is_dead boolean, refused int, reason text)
 RETURNS boolean
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
@@ -124,7 +130,7 @@ BEGIN
     UPDATE worker.outbox
     SET delivered_at = CASE WHEN NOT is_dead THEN now() END, dead_at = CASE WHEN is_dead THEN now() END,
         next_attempt_at = NULL, sending_token = NULL, refusals = refused, last_error = reason
-    WHERE id = event_id AND sending_token = token AND delivered_at IS NULL AND dead_at IS NULL
+    WHERE seq = event_seq AND sending_token = token AND delivered_at IS NULL AND dead_at IS NULL
     RETURNING * INTO ended;
     IF NOT FOUND THEN
         RETURN false;

@@ -2,7 +2,6 @@
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from conftest import HOST, connected, new_database
 
 from worker import database
@@ -133,4 +132,4 @@ def test_options_of_one_s_own_stay_beside_ours(postgres: Postgres) -> None:
         connected(f"{url}?options=-c%20application_name%3Dmine%20-c%20geqo%3Doff") as engine,
     ):
         database.check_schema(engine)
-        assert database.fetch_value(engine, sa.text("SHOW geqo")) == "off"
+        assert database.fetch_value(engine, "SHOW geqo") == "off"

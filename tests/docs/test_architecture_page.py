@@ -183,7 +183,7 @@ def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
         r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue)_jobs?\("
         r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry)_job\("
     )
-    writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement.text)}
+    writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement)}
     assert writing == {name for name, _ in SCENES}
     section = PAGE.partition("## The state machine")[2].partition("\n## ")[0]
     named = {

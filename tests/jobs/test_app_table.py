@@ -244,4 +244,4 @@ def _claim(place: Place, wanted: UUID, lease_s: float = 30) -> Any:
 
 
 def _statements(package: str) -> list[str]:
-    return [str(text) for text in (queue if package.endswith("jobs") else pages).QUERIES.values()]
+    return list((queue if package.endswith("jobs") else pages).QUERIES.values())

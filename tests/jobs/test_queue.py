@@ -26,7 +26,7 @@ from worker.jobs.queue import Job, LeaseLost
 
 # As `queue.claim` runs it, for a transaction that stays open.
 CLAIM = re.sub(
-    ":(worker|host|pools|runs|lease_s|shop_limit)",
+    r"%\((worker|host|pools|runs|lease_s|shop_limit)\)s",
     lambda name: {
         "worker": "'slow'",
         "host": "'host'",
@@ -35,7 +35,7 @@ CLAIM = re.sub(
         "lease_s": "30",
         "shop_limit": "NULL",
     }[name[1]],
-    str(queue.QUERIES["claim"]),
+    queue.QUERIES["claim"],
 ).encode()
 
 

@@ -1,7 +1,6 @@
 """What is in the outbox, who may take it, and what people do with the dead."""
 
 import json
-import re
 import threading
 from typing import Any
 from uuid import UUID
@@ -71,8 +70,8 @@ def test_progress_that_comes_while_its_forerunner_is_being_taken_is_an_event_of_
 ) -> None:
     job = start_job(engine)
     with psycopg.connect(database_url) as taker:
-        statement = outbox.QUERIES["take"].text.replace(":sending_s", "30")
-        taken = taker.execute(statement.encode()).fetchone()
+        statement = outbox.QUERIES["take"].encode()
+        taken = taker.execute(statement, {"sending_s": 30}).fetchone()
         assert taken
         reporter = threading.Thread(
             target=lambda: queue.report(engine, job, progress=40, stage="x", lease_s=30)
@@ -264,10 +263,7 @@ def test_neither_the_worker_s_role_nor_a_backend_s_needs_more_rights(
         assert metadata(sql) == {"order": 7, "by_worker": True, "by_backend": True}
         sql.execute("SET ROLE worker")
         for name, parameters in (("take", {"sending_s": 30}), ("due_in", {}), ("replay", {"ids": None})):
-            sql.execute(
-                re.sub(r":(\w+)", r"%(\1)s", outbox.QUERIES[name].text.replace("::float", "")).encode(),
-                parameters,
-            )
+            sql.execute(outbox.QUERIES[name].encode(), parameters)
     finally:
         sql.execute(
             "RESET ROLE; DROP POLICY backend ON jobs; REVOKE ALL ON jobs FROM backend; DROP ROLE backend"
@@ -291,8 +287,7 @@ def test_a_take_costs_the_same_whatever_waits(engine: Engine, sql: psycopg.Conne
     with engine.connect() as connection:
         for ask in ("due_in", "take", "take"):  # one that finds an event, and one that finds none
             plan = connection.exec_driver_sql(
-                "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) "
-                + str(outbox.QUERIES[ask]).replace(":sending_s", "30")
+                "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + outbox.QUERIES[ask], {"sending_s": 30}
             ).scalar()
             assert plan
             assert plan[0]["Plan"]["Shared Hit Blocks"] < 60, ask
@@ -360,7 +355,7 @@ def test_the_end_of_an_event_and_the_writing_of_the_next_do_not_miss_each_other(
     event = take(engine)
     with psycopg.connect(database_url) as ender:
         assert ender.execute(
-            "SELECT worker.end_event(%s, %s, false, 0, NULL)", [event.id, event.token]
+            "SELECT worker.end_event(%s, %s, false, 0, NULL)", [event.seq, event.token]
         ).fetchone() == (True,)
         writing = threading.Thread(
             target=lambda: queue.report(engine, job, progress=50, stage="x", lease_s=30)

@@ -130,10 +130,10 @@ RETURNING job.id;
 
 -- name: prune_attempts
 -- Delete the rows of attempts that ended long ago.
-DELETE FROM worker.attempts WHERE lease_token IN (
-    SELECT lease_token FROM worker.attempts WHERE ended_at < now() - make_interval(days => :days)
-    ORDER BY ended_at LIMIT :batch FOR UPDATE SKIP LOCKED)
-RETURNING lease_token AS id;
+DELETE FROM worker.attempts
+WHERE id IN (SELECT id FROM worker.attempts ORDER BY id LIMIT :batch FOR UPDATE SKIP LOCKED)
+    AND ended_at < now() - make_interval(days => :days)
+RETURNING id;
 
 -- name: prune_events
 -- Delete old webhook events that were delivered or are dead.
@@ -177,8 +177,8 @@ WITH running AS (
     WHERE status = 'processing' AND lease_expires_at > now() GROUP BY claimed_by
 ), ended AS (
     SELECT worker AS name, count(*)::int AS jobs FROM (
-        SELECT worker FROM worker.attempts WHERE ended_at > now() - interval '1 h' ORDER BY ended_at DESC LIMIT 1000
-    ) AS latest GROUP BY worker
+        SELECT worker, ended_at FROM worker.attempts ORDER BY id DESC LIMIT 1000
+    ) AS latest WHERE ended_at > now() - interval '1 h' GROUP BY worker
 )
 SELECT host.name, CASE WHEN live.name IS NULL THEN 'gone' WHEN host.paused_at IS NOT NULL THEN 'paused' ELSE 'live' END AS state,
     coalesce(running.jobs, 0) AS running, coalesce(ended.jobs, 0) AS ended,

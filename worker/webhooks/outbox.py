@@ -72,4 +72,4 @@ def replay(engine: Engine, ids: Sequence[UUID] | None) -> set[UUID]:
 
 def _settle(engine: Engine, query: str, event: Event, **parameters: Any) -> None:
     """Another sender may have taken the event meanwhile; then nothing changes."""
-    execute(engine, QUERIES[query], id=event.id, token=event.token, **parameters)
+    execute(engine, QUERIES[query], seq=event.seq, token=event.token, **parameters)

@@ -9,8 +9,8 @@
 -- the first of each job is in the index, and due events come first.
 UPDATE worker.outbox AS event
 SET attempts = attempts + 1, sending_token = gen_random_uuid(), next_attempt_at = now() + make_interval(secs => :sending_s)
-WHERE id = (
-    SELECT id FROM worker.outbox
+WHERE seq = (
+    SELECT seq FROM worker.outbox
     WHERE next_attempt_at <= now() AND delivered_at IS NULL AND dead_at IS NULL
     ORDER BY next_attempt_at, seq
     LIMIT 1
@@ -27,18 +27,18 @@ ORDER BY next_attempt_at LIMIT 1;
 
 -- name: delivered
 -- End an event that the backend has, or whose type the backend does not want.
-SELECT worker.end_event(:id, :token, false, 0, NULL);
+SELECT worker.end_event(:seq, :token, false, 0, NULL);
 
 -- name: retry_later
 -- Schedule the next attempt.
 UPDATE worker.outbox
 SET next_attempt_at = now() + make_interval(secs => :wait_s), sending_token = NULL,
     refusals = :refusals, last_error = :reason
-WHERE id = :id AND sending_token = :token;
+WHERE seq = :seq AND sending_token = :token;
 
 -- name: dead_letter
 -- Give an event up. It is kept for people, and the events after it are no longer blocked.
-SELECT worker.end_event(:id, :token, true, :refusals, :reason);
+SELECT worker.end_event(:seq, :token, true, :refusals, :reason);
 
 -- name: counts
 -- Count the events that wait and those that are dead; return when the oldest waiting one was written.

@@ -56,7 +56,7 @@ def reachable(settings: Settings) -> Iterator[Finding]:
     try:
         with _connected(target) as connection:
             session.check(connection)
-            who = connection.execute(QUERIES["who"]).mappings().one()
+            who = connection.exec_driver_sql(QUERIES["who"]).mappings().one()
             encrypted = _pgconn(connection).ssl_in_use
     except DBAPIError as error:
         yield _explained(error, target)
@@ -80,7 +80,7 @@ def pooler(settings: Settings) -> Iterator[Finding]:
     """Tell a pooler from a direct connection: it gives a process number at login and runs statements in another process."""
     target = database.url(settings)
     with _connected(target) as connection:
-        direct = _pgconn(connection).backend_pid == connection.scalar(QUERIES["backend"])
+        direct = _pgconn(connection).backend_pid == connection.exec_driver_sql(QUERIES["backend"]).scalar()
     if direct:
         yield ok("pooler", "none: a direct connection")
     elif target.port == TRANSACTION_PORT:
@@ -133,9 +133,9 @@ def rights(settings: Settings) -> Iterator[Finding]:
     found = []
     try:
         with _connected(database.url(settings)) as connection:
-            role = connection.execute(QUERIES["who"]).mappings().one()["role"]
+            role = connection.exec_driver_sql(QUERIES["who"]).mappings().one()["role"]
             for names, wanted in TABLES.items():
-                rows = connection.execute(
+                rows = connection.exec_driver_sql(
                     QUERIES["rights"], {"tables": list(names), "rights": list(wanted)}
                 ).mappings()
                 found += [dict(row) for row in rows if row["there"]]
@@ -183,7 +183,7 @@ def listen(settings: Settings) -> Iterator[Finding]:
     try:
         with database.listen(settings) as connection, _connected(database.url(settings)) as other:
             connection.execute(f"LISTEN {channel}".encode())
-            other.execute(QUERIES["notify"], {"channel": channel})
+            other.exec_driver_sql(QUERIES["notify"], {"channel": channel})
             heard = any(
                 notice.channel == channel for notice in connection.notifies(timeout=HEAR_S, stop_after=1)
             )
@@ -199,9 +199,9 @@ def listen(settings: Settings) -> Iterator[Finding]:
 def clock(settings: Settings) -> Iterator[Finding]:
     """Compare this host's clock with the database's."""
     with _connected(database.url(settings)) as connection:
-        connection.execute(QUERIES["backend"])  # so that the next statement needs no new connection
+        connection.exec_driver_sql(QUERIES["backend"])  # so that the next statement needs no new connection
         before = time.time()
-        theirs = float(connection.scalar(QUERIES["clock"]))
+        theirs = float(connection.exec_driver_sql(QUERIES["clock"]).scalar_one())
         ours = (before + time.time()) / 2
     skew = ours - theirs
     text = f"this host's clock is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the database's"
