@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
-from worker.engines.surface import PosedView, SourceView, View
+from worker.engines.surface import PosedView, Role, SourceView, View
 from worker.local import samples
 from worker.mesh.render import Scene
 from worker.pipeline.choose import score_photo
@@ -110,6 +110,23 @@ def test_a_preview_is_never_without_a_warning_and_scores_lower(good: Judged) -> 
     preview = assess(good.model, good.scene, [good.photo], preview=True)
     assert PREVIEW in preview["warnings"]
     assert preview["score"] < good.report["score"]
+
+
+def test_a_preview_is_believed_more_with_a_photo_from_the_side_and_not_with_one_from_behind(
+    good: Judged,
+) -> None:
+    front = good.model.source_views[0]
+    sets: list[list[Role]] = [[], ["back"], ["left"]]
+    alone, behind, beside = (
+        assess(
+            replace(good.model, source_views=[front, *(replace(front, role=role) for role in roles)]),
+            good.scene,
+            [good.photo],
+            preview=True,
+        )["score"]
+        for roles in sets
+    )
+    assert alone == behind < beside
 
 
 def test_an_unsure_cut_out_lowers_the_score_and_is_said_once(good: Judged) -> None:

@@ -27,8 +27,8 @@ PHOTO_BLUR = (1.0, 0.35)  # as `blur` measures it
 # Factors.
 CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open surface
 CERTAIN = 0.2  # a cut-out that is not certain at all
-PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, from one photo and from several
-BOXY, OPENED = 0.35, 0.5  # a boxy product, and one with a large opening, in a preview from one photo
+PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, without and with a photo from the side
+BOXY, OPENED = 0.35, 0.5  # a boxy product, and one with a large opening, in a preview without one
 
 # Beyond these figures the report has a warning.
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
@@ -53,7 +53,7 @@ class Outline(NamedTuple):
 class Figures(NamedTuple):
     """All that the score depends on."""
 
-    front: Similarity  # of the model and the front's photo
+    front: Similarity  # of the model and the front's photo; its detail is the mean of all photos
     size: float  # of the product in the front's photo, as part of the 512 pixels that are used, 0..1
     blur: float  # of the front's photo, as `blur` measures it
     whole: bool  # the photo's border does not cut the product off
@@ -63,7 +63,9 @@ class Figures(NamedTuple):
         float | None
     )  # how much the model looks like the photo that it fits worst, 0..1; None for a single photo
     preview: bool  # the engine shows the photos and invents the rest
-    outline: Outline | None  # where it is all that the shape is made from: for a preview from one photo
+    outline: (
+        Outline | None
+    )  # for a preview without a photo from the side: its depth follows from the front's outline alone
     watertight: bool
 
 
@@ -92,8 +94,10 @@ def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview:
     # The photos that were not laid over the model, because their outline is another one, disagree most.
     views = model.report["views"].values()
     fits = [*map(_fit, seen), *(_rise(v["overlap"], OVERLAP) for v in views if v["overlap"] < LEAST_OVERLAP)]
+    # Neither the front nor the back shows how deep the product is.
+    deep = any(source.role in ("left", "right") for source in model.source_views)
     figures = Figures(
-        front=seen[0],
+        front=seen[0]._replace(detail=float(np.mean([each.detail for each in seen]))),
         size=front.score.size,
         blur=blur(front.view),
         whole=front.score.whole == 1,
@@ -101,7 +105,7 @@ def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview:
         coverage=model.report["coverage"],
         agreement=min(fits) if len(views) > 1 else None,
         preview=preview,
-        outline=Outline(boxiness(front.view), opening(front.view)) if preview and len(photos) == 1 else None,
+        outline=Outline(boxiness(front.view), opening(front.view)) if preview and not deep else None,
         watertight=model.mesh.watertight,
     )
     parts = rate(figures)
@@ -112,7 +116,7 @@ def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview:
         "views_agreement": None if figures.agreement is None else round(figures.agreement, 3),
         "silhouette_iou": round(seen[0].overlap, 4),
         "delta_e": round(seen[0].difference, 2),
-        "detail": round(seen[0].detail, 3),
+        "detail": round(figures.front.detail, 3),
         "photo_px": round(figures.size * len(front.view)),
         "photo_blur": round(figures.blur, 3),
         "triangles": len(model.mesh.faces),
@@ -148,12 +152,12 @@ def rate(figures: Figures) -> list[Part]:
         Part(
             BOXY + (1 - BOXY) * _rise(outline.boxiness, ROUND),
             outline.boxiness > WARN_BOXY,
-            "The photo shows straight edges, and a preview from one photo makes all things round. Add photos of the sides.",
+            "The photo shows straight edges, and a preview without photos of the sides makes all things round.",
         ),
         Part(
             OPENED + (1 - OPENED) * _rise(outline.opening, SOLID),
             outline.opening > WARN_OPENING,
-            "The product has a large opening, and a preview from one photo cannot tell its depth. Add photos of the sides.",
+            "The product has a large opening, and a preview without photos of the sides cannot tell its depth.",
         ),
         Part(
             0.75 + 0.25 * _rise(figures.coverage, COVERAGE),
