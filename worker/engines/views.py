@@ -5,6 +5,7 @@ x and y. The middle of the product's depth is at z = 0 where a photo from the si
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
@@ -19,6 +20,10 @@ Mask = NDArray[np.bool_]  # (S, S) on the pixels of a view
 
 SPECK = 0.004  # of the largest part's area; smaller parts and holes are noise of the cut-out
 OPPOSITE: dict[Role, Role] = {"front": "back", "back": "front", "left": "right", "right": "left"}
+ROWS = 256  # heights at which two photos are compared
+TILT = 0.05  # of the height, by which a photo may be shifted or scaled up and down
+SOFT = 3.0  # pixels, over which the rows of a photo are smoothed
+HOLD = 0.1  # what the greatest shift must gain in correlation
 COARSE = 8  # pixels of a view in one sample, where two outlines are compared
 
 
@@ -75,8 +80,8 @@ def align(views: Sequence[PosedView]) -> list[Outline]:
         elif mask.any():
             twin = next((other for other in aligned if other.role == OPPOSITE[role]), None)
             camera = _upright(aligned[0], role, mask)
-            if twin:
-                camera = _opposite(twin, mask, camera)
+            outline = Outline(role, view, mask, camera)
+            camera = _opposite(twin, mask, camera) if twin else _levelled(aligned[0], outline)
         else:
             continue
         aligned.append(Outline(role, view, mask, camera))
@@ -136,6 +141,46 @@ def _opposite(twin: Outline, mask: Mask, start: Camera) -> Camera:
             if (score := overlap(tried)) > reached + 1e-6:
                 best, reached = tried, score
     return best
+
+
+def _levelled(front: Outline, outline: Outline) -> Camera:
+    """Shift and scale the camera a little, until what is at one height in both photos is at one height.
+
+    In perspective, what is nearer to a camera is larger, so that tops and bottoms alone place a photo badly. The outlines'
+    widths and the colours change at the same heights: at a neck, a brim, a seat, a collar.
+    """
+    (top, bottom, *_), size = _box(front.mask), len(front.mask)
+    middle, high = 1 - (top + bottom) / size, 2 * (bottom - top) / size
+    up = middle + high * np.linspace(-0.55, 0.55, ROWS)
+    wanted, bands = (_bands(of) for of in (front, outline))
+    wanted = _at(wanted, up, front.camera)
+    best, reached = outline.camera, -np.inf
+    for scale, shift in product(1 + TILT * np.linspace(-1, 1, 9), TILT * high * np.linspace(-1, 1, 17)):
+        x, y, z = outline.camera.center
+        center = (x * scale, middle + (y - middle) * scale + shift, z * scale)
+        camera = replace(outline.camera, side=outline.camera.side * scale, center=center)
+        found = _at(bands, up, camera)
+        score = float((found * wanted).sum() / np.sqrt((found**2).sum() * (wanted**2).sum() + 1e-12))
+        score -= HOLD * (((scale - 1) / TILT) ** 2 + (shift / TILT / high) ** 2)
+        if score > reached:
+            best, reached = camera, score
+    return best
+
+
+def _bands(outline: Outline) -> NDArray[np.float64]:
+    """Return how the width and the mean colour change from row to row of the photo: (4, S), of about the same variance."""
+    inside = outline.mask.sum(axis=1)
+    color = (outline.view[..., :3] * outline.mask[..., None]).sum(axis=1) / np.maximum(inside, 1)[:, None]
+    rows = np.flatnonzero(inside)
+    color = color[np.clip(np.arange(len(color)), rows[0], rows[-1])] / 255
+    signals = np.concatenate([np.log(inside * outline.unit + 0.05)[None] / 2, color.T])
+    return np.asarray(ndimage.gaussian_filter1d(signals, SOFT, axis=1, order=1))
+
+
+def _at(bands: NDArray[np.float64], up: NDArray[np.float64], camera: Camera) -> NDArray[np.float64]:
+    """Sample (4, S) rows of a photo at the (N,) heights that its camera shows there: (4, N)."""
+    row = (0.5 - (up - camera.center[1]) / camera.side) * bands.shape[1] - 0.5
+    return np.stack([np.interp(row, np.arange(bands.shape[1]), band) for band in bands])
 
 
 def _box(mask: Mask) -> tuple[int, int, int, int]:

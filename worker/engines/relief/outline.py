@@ -14,7 +14,20 @@ STRAIGHT = 0.1  # tangent of the angle to the upright or the level, below which 
 
 def inner_distance(mask: Mask) -> FloatMap:
     """Return each pixel's distance to the nearest pixel outside of the mask, in pixels; 0 outside."""
-    return np.asarray(ndimage.distance_transform_edt(mask), np.float32)
+    distance = np.zeros(mask.shape, np.float32)
+    box = box_of(mask, 1)
+    distance[box] = ndimage.distance_transform_edt(mask[box])
+    return distance
+
+
+def box_of(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the mask's box with a margin, inside the picture; all of it for an empty mask."""
+    sides = []
+    for axis in (1, 0):
+        there = np.flatnonzero(mask.any(axis=axis))
+        first, last = (int(there[0]), int(there[-1])) if len(there) else (0, mask.shape[1 - axis])
+        sides.append(slice(max(first - margin, 0), last + 1 + margin))
+    return sides[0], sides[1]
 
 
 def thicken(mask: Mask, radius: float) -> Mask:
@@ -22,7 +35,10 @@ def thicken(mask: Mask, radius: float) -> Mask:
     spine = skeletonize(mask) & (inner_distance(mask) < radius)  # type: ignore[no-untyped-call]  # has no types
     if not spine.any():
         return mask
-    return np.asarray(mask | (inner_distance(~spine) <= radius - 0.5))
+    box = box_of(spine, int(radius) + 1)
+    wide = mask.copy()
+    wide[box] |= ndimage.distance_transform_edt(~spine[box]) <= radius - 0.5
+    return wide
 
 
 def body(mask: Mask) -> Mask:
@@ -31,7 +47,10 @@ def body(mask: Mask) -> Mask:
     reach = float(inner.max()) / 3
     cores, count = ndimage.label(inner > reach)
     core = cores == np.argmax(np.bincount(cores.ravel())[1:]) + 1 if count > 1 else cores > 0
-    return np.asarray((inner_distance(~core) <= reach) & mask)
+    box = box_of(mask, 0)
+    opened = np.zeros_like(mask)
+    opened[box] = ndimage.distance_transform_edt(~core[box]) <= reach
+    return np.asarray(opened & mask)
 
 
 def straightness(mask: Mask) -> float:

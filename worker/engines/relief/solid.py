@@ -8,11 +8,20 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.relief.inflate import DEPTH, inflate
-from worker.engines.relief.outline import FloatMap, body, longer_side, lookup, straightness, thicken
+from worker.engines.relief.outline import (
+    FloatMap,
+    body,
+    box_of,
+    inner_distance,
+    longer_side,
+    lookup,
+    straightness,
+    thicken,
+)
 from worker.engines.views import Mask, Outline
 
 MARGIN = 2  # samples around the product
-THICK = 1.2  # cells on each side of a part's spine, where two outlines are joined
+THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
 FULL = 0.75  # exponent of a section that is neither a circle nor a rectangle
 UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
 BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
@@ -112,15 +121,47 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
         return _samples(low, high, cell)
 
     x, z = spread(facing), spread(beside)
-    front, front_top = _shares([heights[outline.role] for outline in facing], x, y, cell, section.exponent)
-    side, side_top = _shares([heights[outline.role] for outline in beside], z, y, cell, section.exponent)
-    f = _between([share[:, :, None] for share in front], z)
-    s = _between([share.T[None] for share in side], x[:, None, None])
+    front = [_share(heights[outline.role], x, y, cell, section.exponent) for outline in facing]
+    side = [_share(heights[outline.role], z, y, cell, section.exponent) for outline in beside]
+    # Over x, y and z.
+    f = _between([share.inside[:, :, None] for share in front], z)
+    s = _between([share.inside.T[None] for share in side], x[:, None, None])
     volume = (1 - np.float32(section.box)) * (f + s - 1)
     if section.box:
         volume += np.float32(section.box) * np.minimum(f, s)
-    volume *= np.minimum(front_top, side_top)[None, :, None]
+    top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
+    volume *= top[None, :, None]
+    _add_thin(volume, front[0], side[0], (x, z))
+    _add_thin(volume.transpose(2, 1, 0), side[0], front[0], (z, x))
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
+
+
+def _add_thin(
+    volume: NDArray[np.float32],
+    seen: "_Share",
+    other: "_Share",
+    places: tuple[NDArray[np.float32], NDArray[np.float32]],
+) -> None:
+    """Give the thin parts of an outline their own thickness, in the middle of what the other photo shows at their height.
+
+    Args:
+        volume: (N, M, K) of the solid, changed in place.
+        seen: (N, M) of the outline with the thin parts.
+        other: (K, M) of the outline from the side.
+        places: (N,) and (K,) the samples along the two.
+    """
+    columns = np.flatnonzero(seen.thin.any(axis=1))
+    if not len(columns):
+        return
+    part = slice(columns[0], columns[-1] + 1)
+    along = places[1]
+    weight = np.maximum(other.inside, 0) ** 4
+    middle = (weight * along[:, None]).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-9)
+    middle = ndimage.gaussian_filter1d(middle, 2)
+    own = seen.squared[part, :, None] - (along - middle[:, None])[None] ** 2
+    own = np.minimum(own, (other.inside * other.top).T[None])
+    share = seen.thin[part, :, None] * (1 - other.thin.T[None])
+    volume[part] += share * (own - volume[part])
 
 
 def section_of(outlines: Sequence[Outline]) -> Section:
@@ -150,35 +191,73 @@ def _rise(value: float, low: float, high: float) -> float:
     return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
-def _shares(
-    heights: Sequence[Height],
-    across: NDArray[np.float32],
-    up: NDArray[np.float32],
-    cell: float,
-    exponent: float,
-) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:
-    """Return each inflated outline as shares of its greatest value at each height, (N, M), and the mean greatest one, (M,)."""
-    shares, tops = [], []
-    for height in heights:
-        # Below a cell the product ends, and a share would be noise.
-        top = np.maximum(height.squared.max(axis=1, keepdims=True), np.float32(cell**2))
-        share = _lifted(height.squared / top)
-        if exponent != 1:
-            share = np.where(share > 0, np.maximum(share, 0) ** np.float32(exponent), share)
-        shares.append(height._replace(squared=share).at(across, up))
-        tops.append(height._replace(squared=np.broadcast_to(top, share.shape)).at(across[:1], up)[0])
-    return shares, np.mean(tops, axis=0, dtype=np.float32)
+class _Share(NamedTuple):
+    """An inflated outline, sampled at N places across and M heights."""
+
+    inside: NDArray[
+        np.float32
+    ]  # (N, M) its squared half depth as a share of the greatest at that height, to the exponent
+    top: NDArray[np.float32]  # (M,) the greatest one
+    squared: NDArray[np.float32]  # (N, M) the squared half depth itself
+    thin: NDArray[np.float32]  # (N, M) 1 in thin parts beside the body, else 0
+
+
+def _share(
+    height: Height, across: NDArray[np.float32], up: NDArray[np.float32], cell: float, exponent: float
+) -> _Share:
+    squared = height.squared
+    # Below a cell the product ends, and a share would be noise. Beyond its ends the last one goes on.
+    top = np.maximum(squared.max(axis=1), np.float32(cell**2))
+    rows = np.flatnonzero(height.mask.any(axis=1))
+    top = top[np.clip(np.arange(len(top)), rows[0], rows[-1])][:, None]
+    share = np.maximum(squared / top, -1)
+    thin = _thin(height.mask, share)
+    share = _lifted(share)
+    if exponent != 1:
+        share = np.where(share > 0, np.maximum(share, 0) ** np.float32(exponent), share)
+    inside, tops, plain, parts = (
+        height._replace(squared=np.asarray(of, np.float32)).at(across, up)
+        for of in (share, np.broadcast_to(top, share.shape), squared, thin)
+    )
+    return _Share(inside, tops[0], plain, parts)
+
+
+def _thin(mask: Mask, share: FloatMap) -> FloatMap:
+    """Return 1 in the parts that stick out of the body and are much thinner than it is at the same height, else 0."""
+    main = body(mask)
+    rest = mask & ~main
+    parts, count = ndimage.label(rest)
+    if not count:
+        return np.zeros(mask.shape, np.float32)
+    # A corner of the body is no part: it does not reach far.
+    away = np.zeros(mask.shape)
+    box = box_of(mask, 0)
+    away[box] = ndimage.distance_transform_edt(~main[box])
+    reach = ndimage.maximum(away, parts, np.arange(1, count + 1))
+    rest &= np.concatenate([[False], reach > inner_distance(mask).max() / 3])[parts]
+    top = _tops(share, rest)
+    return np.asarray(ndimage.gaussian_filter(rest * (1 - _ramp(top, *ALIKE)), 1.5), np.float32)
 
 
 def _lifted(share: FloatMap) -> FloatMap:
     """Raise each run of a row to the row's top if it is not much thinner, so that the legs of a chair are equals."""
-    runs, count = ndimage.label(share > 0, [[0, 0, 0], [1, 1, 1], [0, 0, 0]])
-    if not count:
-        return share
-    top = np.concatenate([[1.0], ndimage.maximum(share, runs, np.arange(1, count + 1))])
-    rise = np.clip((top - ALIKE[0]) / (ALIKE[1] - ALIKE[0]), 0, 1)
-    lift = (top + (1 - top) * rise) / top
-    return np.asarray(share * lift[runs], np.float32)
+    top = _tops(share, share > 0)
+    return np.asarray(share * (top + (1 - top) * _ramp(top, *ALIKE)) / top, np.float32)
+
+
+def _tops(share: FloatMap, mask: Mask) -> FloatMap:
+    """Return the greatest share in each run of a row of the mask, at its pixels, and 1 elsewhere."""
+    top = np.ones_like(share)
+    # Runs follow each other in the order of the pixels.
+    starts = np.flatnonzero((mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1])[mask])
+    if len(starts):
+        tops = np.maximum(np.maximum.reduceat(share[mask], starts), 1e-6)
+        top[mask] = np.repeat(tops, np.diff(starts, append=int(mask.sum())))
+    return top
+
+
+def _ramp(value: FloatMap, low: float, high: float) -> FloatMap:
+    return np.asarray(np.clip((value - low) / (high - low), 0, 1), np.float32)
 
 
 def _between(shares: Sequence[NDArray[np.float32]], along: NDArray[np.float32]) -> NDArray[np.float32]:
