@@ -219,7 +219,7 @@ def scene(size: int = 450) -> Image.Image:
     return mug(size)[0].convert("RGBA")
 
 
-@pytest.mark.parametrize("form", ["circle", "square", "round corners", "bars"])
+@pytest.mark.parametrize("form", ["circle", "square", "round corners", "bars", "vignette"])
 def test_a_photo_in_a_transparent_frame_is_a_photo(cutter: Cutter, form: str) -> None:
     image, (_, true) = scene(), mug()
     frame = Image.new("L", image.size)
@@ -233,6 +233,9 @@ def test_a_photo_in_a_transparent_frame_is_a_photo(cutter: Cutter, form: str) ->
             draw.rounded_rectangle((20, 20, 429, 429), 90, fill=255)
         case "bars":
             draw.rectangle((0, 60, 449, 389), fill=255)
+        case "vignette":
+            draw.ellipse((20, 20, 429, 429), fill=255)
+            frame = frame.filter(ImageFilter.GaussianBlur(9))
     image.putalpha(frame)
     found = cutter.cut(image)
     assert iou(found.rgba[..., 3] > 127, true) > 0.9
@@ -252,6 +255,25 @@ def test_a_ball_a_plate_and_a_book_are_no_frames(cutter: Cutter) -> None:
         found = cutter.cut(Image.fromarray(rgba))
         assert ((found.rgba[..., 3] > 127) == mask).all()
         assert found.certainty == 1
+
+
+def test_a_photo_that_is_faded_everywhere_is_as_sure_as_another(cutter: Cutter) -> None:
+    image = transparent((100, 50, 300, 250), alpha=200)
+    ImageDraw.Draw(image).ellipse((150, 80, 250, 200), fill=(240, 240, 240, 200))
+    found = cutter.cut(image)
+    assert (found.rgba[50:250, 100:300, 3] == 255).all()
+    assert tuple(found.rgba[60, 110, :3]) == (55, 149, 212)
+    assert (found.certainty, found.warnings) == (1, ())
+
+
+def test_a_reflection_goes_with_the_background(cutter: Cutter) -> None:
+    rgba = np.zeros((400, 300, 4), np.uint8)
+    grain = np.random.default_rng(5).integers(60, 200, (160, 160, 3))
+    rgba[60:220, 70:230] = np.dstack([grain, np.full((160, 160), 255)])
+    rgba[220:320, 70:230] = np.dstack([grain[:59:-1], np.linspace(100, 0, 100)[:, None].repeat(160, 1)])
+    alpha = cutter.cut(Image.fromarray(rgba)).rgba[..., 3]
+    assert (alpha[60:220, 70:230] == 255).all()
+    assert not alpha[228:].any()
 
 
 def test_inverted_transparency_is_turned_round(cutter: Cutter) -> None:

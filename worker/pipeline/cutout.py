@@ -144,7 +144,8 @@ class Cutter:
             draft = self._predicted(Image.fromarray(rgb), box)
         except JobError:
             return None
-        if not transparency.is_framed(rgb, shape, draft.alpha * shape > SOLID, plain=plain):
+        found = draft.alpha * shape > SOLID
+        if not draft.certainty or not transparency.is_framed(rgb, shape, found, plain=plain):
             return None
         return replace(draft, alpha=draft.alpha * shape).doubted(
             FRAMED,

@@ -56,15 +56,12 @@ def classify(rgba: Rgba) -> Literal["cut out", "opaque", "inverted", "punched", 
 def frame_shape(rgba: Rgba) -> Mask | None:
     """Return the opaque part if it has a shape to which programs crop photos, and holds more than one colour, else None.
 
-    These are ellipses, and rectangles with round corners or without. A ball and a book in front view have them, too.
+    These are ellipses, and rectangles with round corners or without, with a hard edge or a soft one. A ball and a book
+    in front view have them, too.
     """
     shape = rgba[..., 3] > 127
-    pixels = rgba[shape]
-    if (
-        not len(pixels)
-        or (pixels[:, 3] > 255 * OPAQUE).mean() < 0.98
-        or pixels[:, :3].std(axis=0).max() < PLAIN
-    ):
+    core = rgba[ndimage.minimum_filter(shape, 1 + max(shape.shape) // 12)]
+    if not len(core) or (core[:, 3] < 255 * OPAQUE).mean() > 0.01 or core[:, :3].std(axis=0).max() < PLAIN:
         return None
     rows, columns = np.flatnonzero(shape.any(axis=1)), np.flatnonzero(shape.any(axis=0))
     inner = shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -109,9 +106,7 @@ def is_framed(rgb: Rgb, shape: Mask, found: Mask, *, plain: bool) -> bool:
         away = ndimage.distance_transform_edt(~found) > 0.03 * np.sqrt(shape.sum())
         backdrop = fit_backdrop(rgb, shape & away)
         return backdrop is not None and backdrop.noise < PLAIN
-    # A rug or a printed book has a motif too. Photos are cropped so that they touch the picture's edges.
-    top, bottom, left, right = (edge.any() for edge in (shape[0], shape[-1], shape[:, 0], shape[:, -1]))
-    return bool((top and bottom) or (left and right))
+    return bool(contact < 0.1)  # a print or a rug with a motif looks the same
 
 
 class Cleaned(NamedTuple):
@@ -125,14 +120,14 @@ class Cleaned(NamedTuple):
 def clean(rgba: Rgba) -> Cleaned:
     """Remove soft shadows, and make opaque what is translucent in a product, with the colours it has on a white page.
 
-    A shadow is dark and grey, and either fades out or has one colour. A translucent body has an outline. A region that
-    is neither, such as fluff, stays as it is.
+    A shadow fades out, is dark and grey, and has one colour: at least two of the three. A translucent body has an
+    outline. A region that is neither, such as fluff or a reflection, stays as it is.
     """
-    rgb, alpha = rgba[..., :3].copy(), np.divide(rgba[..., 3], 255, dtype=np.float32)
+    rgb, alpha, faded = _unfaded(rgba)
     middle = (alpha > CLEAR) & (alpha < OPAQUE)
     rim = 2 * max(2, round(max(alpha.shape) / 250)) + 1  # pixels; a soft rim is narrower
     if not ndimage.minimum_filter(middle, rim).any():
-        return Cleaned(rgb, alpha, 0.0)
+        return Cleaned(rgb, alpha, faded)
     dark = (rgb.max(axis=2) < DARK) & (np.ptp(rgb, axis=2) < GREY)
     bodies, shadows = np.zeros_like(middle), np.zeros_like(middle)
     reach = max(
@@ -145,10 +140,12 @@ def clean(rgba: Rgba) -> Cleaned:
         for n, part in enumerate(ndimage.find_objects(regions), 1):
             region = regions[part] == n
             levels, deep = alpha[part][region], depth[part][region]
-            deeper = levels[(deep > 0.8 * reach) & (deep < 1.2 * reach)]
-            is_outer = deep.min() <= 2 and deeper.size
-            fades = is_outer and deeper.mean() < 0.6 * np.percentile(levels, 80)
-            if kind is dark and (fades or (is_outer and rgb[part][region].std(axis=0).max() < 2)):
+            inner = levels[(deep > 0.8 * reach) & (deep < 1.2 * reach)]
+            is_outer = deep.min() <= 2 and inner.size
+            fades = is_outer and (inner < 0.5 * np.percentile(levels, 80)).mean() > 0.25
+            low, high = np.percentile(rgb[part][region], (10, 90), axis=0)
+            one_color = is_outer and (high - low).max() < 4
+            if (kind is dark and (fades or one_color)) or (fades and one_color):
                 shadows[part] |= region
             elif not fades:
                 bodies[part] |= region
@@ -158,7 +155,20 @@ def clean(rgba: Rgba) -> Cleaned:
         opaque = np.percentile(alpha[alpha >= OPAQUE], 10) if (alpha >= OPAQUE).any() else OPAQUE
         near = ndimage.distance_transform_edt(~shadows) <= 2 * reach
         alpha[near & (alpha < opaque) & ~bodies] = 0
-    return Cleaned(rgb, alpha, float(bodies.sum() / max(1, (alpha > 0.5).sum())))
+    return Cleaned(rgb, alpha, max(faded, float(bodies.sum() / max(1, (alpha > 0.5).sum()))))
+
+
+def _unfaded(rgba: Rgba) -> tuple[Rgb, Alpha, float]:
+    """Make opaque what is translucent everywhere, with the colours it has on white.
+
+    Returns the colours, the alpha, and 1 if so much shines through that it may be glass, else 0.
+    """
+    rgb, alpha = rgba[..., :3].copy(), np.divide(rgba[..., 3], 255, dtype=np.float32)
+    full = np.percentile(alpha[alpha > CLEAR], 95)
+    if full < OPAQUE:
+        rgb = (rgb * full + 255 * (1 - full)).round().astype(np.uint8)
+        alpha = np.minimum(alpha / full, 1).astype(np.float32)
+    return rgb, alpha, float(full < 0.7)
 
 
 def _make_opaque(rgb: Rgb, alpha: Alpha, region: Mask) -> None:
