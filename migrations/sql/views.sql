@@ -2,13 +2,105 @@
 -- owner's own grants on them stay; a revision drops one first whose columns are to change otherwise than by new ones at
 -- the end.
 
+-- Return the first waiting jobs of each pool, `most` of them, in the order in which they are claimed if all take as long: the
+-- highest priority first, and within it shop by shop. It reads no more of the index jobs_waiting than that, so the cost does
+-- not depend on the backlog.
+CREATE OR REPLACE FUNCTION worker.first_in_line(most int) RETURNS TABLE (job_id uuid, place bigint)
+LANGUAGE plpgsql STABLE
+SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
+SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_variable
+DECLARE
+    in_pool text := '';
+    by_engine text;
+    level int;
+    shops text[];
+    deep int;
+    more int;
+    found_ids uuid[];
+    ids uuid[];
+    levels int[];
+    laps int[];
+    of_shops text[];
+    found_laps int[];
+    found_shops text[];
+    found int;
+BEGIN
+    LOOP
+        in_pool := (
+            SELECT job.pool FROM public.jobs AS job WHERE job.status = 'pending' AND job.pool > in_pool
+            ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at LIMIT 1);
+        EXIT WHEN in_pool IS NULL;
+        ids := '{}';
+        levels := '{}';
+        laps := '{}';
+        of_shops := '{}';
+        by_engine := '';
+        LOOP
+            EXIT WHEN by_engine IS NULL;
+            level := 32768;
+            more := most;
+            WHILE more > 0 LOOP
+                level := (
+                    SELECT job.priority FROM public.jobs AS job
+                    WHERE job.status = 'pending' AND job.pool = in_pool AND coalesce(job.engine, '') = by_engine
+                      AND job.priority < level
+                    ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
+                    LIMIT 1);
+                EXIT WHEN level IS NULL;
+                shops := ARRAY(
+                    WITH RECURSIVE each AS (
+                        (SELECT job.shop FROM public.jobs AS job
+                         WHERE job.status = 'pending' AND job.pool = in_pool AND coalesce(job.engine, '') = by_engine
+                           AND job.priority = level
+                         ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
+                         LIMIT 1)
+                        UNION ALL
+                        SELECT next.shop FROM each CROSS JOIN LATERAL (
+                            SELECT job.shop FROM public.jobs AS job
+                            WHERE job.status = 'pending' AND job.pool = in_pool AND coalesce(job.engine, '') = by_engine
+                              AND job.priority = level AND job.shop > each.shop
+                            ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
+                            LIMIT 1) AS next
+                    )
+                    SELECT each.shop FROM each LIMIT more);
+                deep := 1 + more / cardinality(shops);
+                found := -1;
+                LOOP
+                    SELECT array_agg(one.id), array_agg(one.lap), array_agg(of.shop) INTO found_ids, found_laps, found_shops
+                    FROM unnest(shops) AS of (shop) CROSS JOIN LATERAL (
+                        SELECT mine.id, row_number() OVER ()::int AS lap FROM (
+                            SELECT job.id FROM public.jobs AS job
+                            WHERE job.status = 'pending' AND job.pool = in_pool AND coalesce(job.engine, '') = by_engine
+                              AND job.priority = level AND job.shop = of.shop
+                            ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
+                            LIMIT deep) AS mine) AS one;
+                    -- Enough, or all there are: a shop with many jobs may stand beside shops with few.
+                    EXIT WHEN cardinality(found_ids) >= more OR cardinality(found_ids) = found;
+                    found := cardinality(found_ids);
+                    deep := deep * 4;
+                END LOOP;
+                ids := ids || found_ids;
+                levels := levels || array_fill(level, ARRAY[cardinality(found_ids)]);
+                laps := laps || found_laps;
+                of_shops := of_shops || found_shops;
+                more := more - cardinality(found_ids);
+            END LOOP;
+            by_engine := (
+                SELECT coalesce(job.engine, '') FROM public.jobs AS job
+                WHERE job.status = 'pending' AND job.pool = in_pool AND coalesce(job.engine, '') > by_engine
+                ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at LIMIT 1);
+        END LOOP;
+        RETURN QUERY
+            SELECT one.id, row_number() OVER (ORDER BY one.level DESC, one.lap, one.shop, one.n)
+            FROM unnest(ids, levels, laps, of_shops) WITH ORDINALITY AS one (id, level, lap, shop, n)
+            ORDER BY one.level DESC, one.lap, one.shop, one.n LIMIT most;
+    END LOOP;
+END $$;
+
 CREATE OR REPLACE VIEW public.job_status WITH (security_invoker = true) AS
-WITH lap AS (
-    SELECT id, pool, priority, shop,
-        row_number() OVER (PARTITION BY pool, priority, shop ORDER BY run_after, created_at) AS lap
-    FROM public.jobs WHERE status = 'pending'
-), line AS (
-    SELECT id, row_number() OVER (PARTITION BY pool ORDER BY priority DESC, lap, shop) AS position FROM lap
+WITH line AS (
+    SELECT job_id AS id, place AS position FROM worker.first_in_line(500)
 ), pace AS (
     -- A row that was inserted as completed may say anything; thousands of years times a position is no interval any more.
     SELECT avg(least(greatest(took, '0'), '1 h')) AS a_job FROM (
@@ -27,7 +119,7 @@ SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS sta
 FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running;
 
 COMMENT ON VIEW public.job_status IS
-'Jobs for people: how far, and for those that wait their position in the queue of their pool and about how long it will take.';
+'Jobs for people: how far, and for those that wait their position among the first 500 of their pool and about how long it will take.';
 
 CREATE OR REPLACE VIEW public.queue_health WITH (security_invoker = true) AS
 WITH taken AS MATERIALIZED (

@@ -162,6 +162,8 @@ def _make_jobs() -> None:
     """)
     op.execute("CREATE INDEX jobs_ended ON public.jobs (completed_at) WHERE completed_at IS NOT NULL")
     op.execute("CREATE INDEX jobs_product ON public.jobs (shop, product_id, created_at)")
+    # A shop's latest jobs.
+    op.execute("CREATE INDEX jobs_shop ON public.jobs (shop, created_at)")
 
 
 # A foreign key to jobs would look the job up for every event and every attempt. Both are written while the job's row is

@@ -206,11 +206,12 @@ FROM public.job_status WHERE id = :id;
 -- name: recent
 -- List the jobs that run, that wait next, and that ended last.
 SELECT id FROM (
-    (SELECT id, 1 AS part, started_at AS place FROM public.jobs WHERE status = 'processing' ORDER BY started_at)
+    (SELECT id, 1 AS part, extract(epoch FROM started_at) AS place FROM public.jobs WHERE status = 'processing')
     UNION ALL
-    (SELECT id, 2, created_at FROM public.jobs WHERE status = 'pending' ORDER BY priority DESC, created_at LIMIT :limit)
+    (SELECT job_id, 2, place FROM worker.first_in_line(:limit) ORDER BY place LIMIT :limit)
     UNION ALL
-    (SELECT id, 3, completed_at FROM public.jobs WHERE completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT :limit)
+    (SELECT id, 3, extract(epoch FROM completed_at) FROM public.jobs WHERE completed_at IS NOT NULL
+     ORDER BY completed_at DESC LIMIT :limit)
 ) AS listed ORDER BY part, place;
 
 -- name: get_jobs

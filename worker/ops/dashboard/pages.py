@@ -49,7 +49,7 @@ def listing(engine: Engine, *, status: str, search: str, page: int) -> Listing:
         ids = _ids(engine, "of_id", first=first, last=last, status=status, **window)
     elif search:
         shop = search if "." in search else f"{search}.myshopify.com"
-        ids = _ids(engine, "of_shop", shop=shop, status=status, **window)
+        ids = _ids(engine, "of_shop", shop=shop, status=status, within=WITHIN, **window)
     elif status == "processing":
         ids = _ids(engine, "running", **window)
     elif status == "pending":

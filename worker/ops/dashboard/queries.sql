@@ -7,7 +7,7 @@ SELECT id FROM public.jobs WHERE status = 'processing' ORDER BY started_at LIMIT
 -- name: waiting
 -- In the order of the index: that of the claims, except that shops take turns there.
 SELECT id FROM public.jobs WHERE status = 'pending'
-ORDER BY priority DESC, shop, run_after, created_at LIMIT :limit OFFSET :offset;
+ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT :limit OFFSET :offset;
 
 -- name: ended
 SELECT id FROM public.jobs WHERE completed_at IS NOT NULL
@@ -22,7 +22,12 @@ SELECT id FROM (
 WHERE status = :status ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
 
 -- name: of_shop
-SELECT id FROM public.jobs WHERE shop = :shop AND (:status = '' OR status::text = :status)
+-- With a status, only of the shop's latest jobs.
+SELECT id FROM (
+    SELECT id, status::text AS status, created_at FROM public.jobs WHERE shop = :shop
+    ORDER BY created_at DESC LIMIT CASE WHEN :status = '' THEN CAST(:limit AS int) + CAST(:offset AS int) ELSE CAST(:within AS int) END
+) AS latest
+WHERE :status = '' OR status = :status
 ORDER BY created_at DESC LIMIT :limit OFFSET :offset;
 
 -- name: of_id
