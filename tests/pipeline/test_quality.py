@@ -19,7 +19,8 @@ from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import ScoredView
-from worker.pipeline.quality import Figures, Outline, assess, blur, rate, score
+from worker.pipeline.quality import Figures, Outline, assess, rate, score
+from worker.pipeline.sharpness import blur
 from worker.pipeline.similarity import Similarity, compare
 from worker.pipeline.single_view import boxiness, opening
 

@@ -10,7 +10,7 @@ from worker.engines.presets import PRESETS, Preset
 from worker.engines.surface import View
 from worker.pipeline.choose import luminance
 from worker.pipeline.photo import ScoredView
-from worker.pipeline.quality import WARN_BLUR, blur
+from worker.pipeline.sharpness import BLURRED, blur
 
 AUTO = "auto"
 
@@ -50,7 +50,7 @@ def choose_preset(quality: str, used: Sequence[ScoredView]) -> Choice:
     length = f"The product is {side:.0f} pixels long in its photo."
     rules = (
         (side < SMALL, "fast", length),
-        (blur(view) > WARN_BLUR, "fast", "The photo is blurred."),
+        (blur(view) > BLURRED, "fast", "The photo is blurred."),
         (side < FULL, "balanced", length),
         (len(used) >= MANY, "quality", f"Large photos from {len(used)} sides."),
         (_fine_structure(view) > DETAILED, "quality", "A large, sharp photo with fine details."),

@@ -4,14 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
-from worker.engines.surface import View
 from worker.mesh.align import LEAST_OVERLAP
 from worker.mesh.render import Scene
-from worker.pipeline.choose import luminance
 from worker.pipeline.finish import Model
 from worker.pipeline.photo import ScoredView
+from worker.pipeline.sharpness import BLURRED, blur
 from worker.pipeline.similarity import Similarity, compare
 from worker.pipeline.single_view import boxiness, opening
 
@@ -34,13 +32,7 @@ BOXY, OPENED = 0.35, 0.5  # a boxy product, and one with a large opening, in a p
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
 WARN_AGREEMENT, WARN_COVERAGE = 0.6, 0.6
 WARN_BOXY, WARN_OPENING = 1.0, 0.25
-WARN_SIDE, WARN_BLUR, WARN_DROPPED, WARN_FLAT = 0.75, 0.65, 5, 0.1
-
-CONTRAST = 60.0  # 8-bit steps across an edge; less may be the soft shading of a rounded edge
-ACROSS = 11  # pixels, along which the contrast of an edge is measured
-SLOPE = 4.0  # 8-bit steps a pixel, of an edge at least
-FEW, EDGES = 20, 0.002  # pixels, part of the product's pixels; with fewer on edges the blur is unknown
-STEEPNESS = (0.3, 0.1)  # slope of the sharpest edges, as part of their contrast: sharp, and blurred
+WARN_SIDE, WARN_DROPPED, WARN_FLAT = 0.75, 5, 0.1
 
 
 class Outline(NamedTuple):
@@ -59,13 +51,11 @@ class Figures(NamedTuple):
     whole: bool  # the photo's border does not cut the product off
     certainty: float  # of the least certain cut-out, 0..1
     coverage: float  # part of the surface that a photo shows, 0..1
-    agreement: (
-        float | None
-    )  # how much the model looks like the photo that it fits worst, 0..1; None for a single photo
+    agreement: float | None
+    """How much the model looks like the photo that it fits worst, 0..1; None for a single photo."""
     preview: bool  # the engine shows the photos and invents the rest
-    outline: (
-        Outline | None
-    )  # for a preview without a photo from the side: its depth follows from the front's outline alone
+    outline: Outline | None
+    """For a preview without a photo from the side: its depth follows from the front's outline alone."""
     watertight: bool
 
 
@@ -177,7 +167,7 @@ def rate(figures: Figures) -> list[Part]:
         ),
         Part(
             0.5 + 0.5 * _rise(figures.blur, PHOTO_BLUR),
-            figures.blur > WARN_BLUR,
+            figures.blur > BLURRED,
             "The photo is blurred.",
         ),
         Part(
@@ -221,31 +211,3 @@ def _fit(seen: Similarity) -> float:
 def _rise(value: float, between: tuple[float, float]) -> float:
     low, high = between
     return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-def blur(view: View) -> float:
-    """Measure how blurred the product's edges are in a (S, S, 4) view.
-
-    The slope of an edge is compared with its contrast. The sharpest tenth of the edges decides: part of a product may be out
-    of focus, or rounded. Edges with little contrast do not count: the shading of a rounded edge is soft in a sharp photo too.
-
-    Returns:
-        0..1: up to 0.3 for a sharp photo, 0.75 from a blur of three pixels on (standard deviation), 0 if there are too few edges.
-    """
-    light = luminance(view)
-    # Away from the outline, which the cut-out makes sharp.
-    inside = ndimage.binary_erosion(view[..., 3] > 127, iterations=6)
-    steepness = []
-    for axis in (0, 1):
-        slope = np.abs(ndimage.sobel(light, axis)) / 8  # steps a pixel
-        highest, lowest = (
-            extreme(light, ACROSS, axis=axis)
-            for extreme in (ndimage.maximum_filter1d, ndimage.minimum_filter1d)
-        )
-        contrast = highest - lowest
-        edge = inside & (contrast > CONTRAST) & (slope > SLOPE)
-        steepness.append(slope[edge] / contrast[edge])
-    found = np.concatenate(steepness)
-    if len(found) < max(FEW, EDGES * inside.sum()):
-        return 0.0
-    return _rise(float(np.quantile(found, 0.9)), STEEPNESS)
