@@ -4,13 +4,13 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import trimesh
-from numba import njit, prange
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy.spatial import cKDTree
@@ -151,6 +151,8 @@ def from_glb(path: Path, front: float) -> Known:
 
 def from_scene(name: str) -> Known:
     """Take the shape and the matt colours of one of the studio's scenes, by its signed distance."""
+    from numba import njit, prange  # not for those who cut photos out: rembg loads it in a way of its own
+
     scene = importlib.import_module(f"studio.scenes.{name}")
     studio = scene.STUDIO
     low, high = np.array(studio.box)
@@ -235,14 +237,21 @@ def surface_error(ours: Known, theirs: Known) -> tuple[float, float]:
 def _distance(start: Known, end: Known) -> float:
     """Return the mean distance of points of one surface to the other."""
     points, _ = _points(start, POINTS)
-    found, face = _points(end, POINTS * DENSE)
-    _, near = cKDTree(found).query(points, k=4)
+    tree, face = _tree(end)
+    _, near = tree.query(points, k=4)
     corners = end.vertices[end.faces].astype(np.float64)
     best = np.full(len(points), np.inf)
     for column in face[near].T:  # exactly, to the faces that the nearest points lie on
         closest = trimesh.triangles.closest_point(corners[column], points)  # type: ignore[no-untyped-call]
         best = np.minimum(best, np.linalg.norm(closest - points, axis=1))
     return float(best.mean())
+
+
+@lru_cache(maxsize=2)  # an object is compared with several models
+def _tree(of: Known) -> tuple[cKDTree, NDArray[np.int64]]:
+    """Return many points of the surface, to be found by their place, and their faces."""
+    points, face = _points(of, POINTS * DENSE)
+    return cKDTree(points), face
 
 
 def _points(of: Known, count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

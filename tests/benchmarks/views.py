@@ -25,12 +25,13 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from benchmarks import known
-from benchmarks.known import FITTED, SCENES, Known
+from benchmarks.known import FITTED, SCENES, Known, Picture
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rich.console import Console
@@ -122,8 +123,8 @@ def compare(made: Known, truth: Known) -> Json:
         "at": {},
     }
     for azimuth in SEEN_FROM:
-        camera = truth.turntable(azimuth)
-        ours, theirs = (of.photograph(camera, COMPARED) for of in (made, truth))
+        ours = made.photograph(truth.turntable(azimuth), COMPARED)
+        theirs = _seen(truth, azimuth)
         inside, outside = (ours[..., 3] > 127, theirs[..., 3] > 127)
         both = inside & outside
         labs = (rgb2lab(picture[..., :3]) for picture in (ours, theirs))
@@ -133,6 +134,12 @@ def compare(made: Known, truth: Known) -> Json:
             "delta_e": round(float(apart.mean()), 2),
         }
     return found
+
+
+@lru_cache(maxsize=len(SEEN_FROM))
+def _seen(truth: Known, azimuth: int) -> Picture:
+    """Return the object itself from one side; every model of it is compared with this."""
+    return truth.photograph(truth.turntable(azimuth), COMPARED)
 
 
 def strip(of: Known, like: Known) -> list[Image.Image]:
@@ -200,6 +207,21 @@ def as_table(found: Mapping[str, Mapping[str, Json]]) -> Table:
     return table
 
 
+def as_markdown(found: Mapping[str, Mapping[str, Json]]) -> str:
+    """Return the table of docs/models.md."""
+    lines = [
+        f"| object | photos | error | {' | '.join(f'{azimuth}°' for azimuth in SEEN_FROM)} |",
+        "| --- | --- | --- |" + " --- |" * len(SEEN_FROM),
+    ]
+    for name, sets in found.items():
+        for roles, figures in sets.items():
+            at = (f"{one['iou']:.2f} / {one['delta_e']:.1f}" for one in figures["at"].values())
+            lines.append(
+                f"| {name} | {roles.replace(',', ', ')} | {figures['error']:.2f} % | {' | '.join(at)} |"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(
@@ -215,7 +237,9 @@ def main() -> None:
     )
     parser.add_argument("--depth", type=float, default=1.0, help="by how much the field's depth is wrong")
     parser.add_argument("--sheets", type=Path, help="a folder for a contact sheet of each object, as PNG")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    form.add_argument("--markdown", action="store_true", help="the table of docs/models.md on stdout")
     chosen = parser.parse_args()
     sets = [tuple(one.split(",")) for one in chosen.photos or ()] or [
         ROLES[: n + 1] for n in range(len(ROLES))
@@ -240,6 +264,8 @@ def main() -> None:
         found[Path(path).stem] = measure(truth, engine, PRESETS[chosen.preset], sets, sheet)
     if chosen.json:
         print(json.dumps(found, indent=2))
+    elif chosen.markdown:
+        print(as_markdown(found))
     else:
         Console(width=130).print(as_table(found))
 

@@ -40,12 +40,17 @@ ROWS = (
     ("duck-preview", ("duck.jpg",)),
     ("vase", ("vase.png",)),
 )
+SHEET = 900  # pixels, the width of a contact sheet
 FRAMES = (0, 4, 8, 12, 16, 20)  # of the turntable
 
 
 def main() -> None:
-    """Write docs/demo.jpg, docs/models-presets.jpg and docs/models-turntable.jpg."""
-    results = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
+    """Write docs/demo.jpg, docs/models-presets.jpg, docs/models-turntable.jpg and two contact sheets, docs/models-views*.jpg."""
+    results, sheets = map(Path, sys.argv[1:])
+    for name, sheet in (("models-views.jpg", "duck.png"), ("models-views-triposr.jpg", "fitted.png")):
+        picture = Image.open(sheets / sheet)
+        picture.thumbnail((SHEET, 2 * SHEET), Image.Resampling.LANCZOS)
+        _save(name, np.asarray(picture))
     rows = [[_photos(photos), *_turned(results / f"{product}.glb")] for product, photos in ROWS]
     _save("demo.jpg", _grid(rows))
     cutter = Cutter("u2netp", settings.load().weights_dir)
