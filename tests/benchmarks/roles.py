@@ -33,7 +33,7 @@ from worker.engines.surface import AZIMUTHS, Role, View
 from worker.pipeline.frame import frame
 from worker.pipeline.role_checks import doubts
 
-PHOTO = 400  # pixels a side
+PHOTO = 256  # pixels a side
 YAW, TILT = 4.0, 3.0  # degrees: standard deviation, and most, by which a photo is not from where it is stated
 ELEVATION = (0.0, 12.0)  # degrees of a set
 DISTANCE = (2.2, 6.0)  # of a set's camera, as a multiple of what it sees

@@ -26,7 +26,7 @@ WIDEST = 4 * ROWS  # columns; a product that is wider is squeezed
 NEAR = 0.04 * ROWS  # how far apart two outlines may be: photos are taken from not quite the right side
 
 # The thresholds, with the worst that correct photos of the benchmark reached.
-SAME_OUTLINE = 0.8  # part of each outline's area that is near the other's; 0.85
+SAME_OUTLINE = 0.75  # part of each outline's area that is near the other's; 0.79
 SURE_OUTLINE = 0.95  # the same, where the two outlines are certainly one product's
 MIRRORED_OUTLINE = 0.15  # by how much the overlap of the wrong outlines is greater; 0.11
 MIRRORED_COLORS = 10.0  # by how much the colours at the wrong rims agree better; 6.4
