@@ -17,6 +17,7 @@ from worker.compute import process, protocol
 from worker.compute.process import Child, ChildDied
 from worker.compute.protocol import Failed, Progress, Result, Work
 from worker.core.settings import ConfigError, Settings
+from worker.engines.gate import Gate
 
 pytestmark = pytest.mark.integration  # processes
 
@@ -209,3 +210,29 @@ def test_a_child_without_its_models_ends_the_start(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError, match=r"^Fetch them\.$"):
         child.start()
     assert not child.running
+
+
+def test_a_lane_on_a_gpu_asks_for_it_and_one_whose_gpu_is_full_may_try_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[Any] = []
+    send: Any = getattr(Child, "_send")  # noqa: B009 - private to its module
+
+    def note(child: Child, message: Any) -> None:
+        sent.append(message)
+        send(child, message)
+
+    monkeypatch.setattr(Child, "_send", note)
+    full = '{"kind":"unavailable","message":"the GPU is full","later":true}'
+    broken = full.replace("true", "false")
+    gate = Gate.create(4)
+    for line, error in ((full, ChildDied), (broken, ConfigError)):
+        hijacked(monkeypatch, tmp_path, line)
+        child = Child(Settings(), "GPU-a", 3, gate)
+        with pytest.raises(error, match="the GPU is full"):
+            child.start()
+        assert not child.running
+        monkeypatch.undo()
+        monkeypatch.setattr(Child, "_send", note)
+    assert [(each.device, each.gate) for each in sent] == [("cuda", (gate.fd, 4))] * 2
+    gate.close()
