@@ -195,7 +195,7 @@ def test_one_frozen_lane_of_four_is_too_and_the_log_says_where(
     log = machine.log()
     assert "lane_frozen" in log
     assert "Fatal Python error: Aborted" in log
-    assert "in claim" in log
+    assert "in _claim_and_work" in log
 
 
 def test_a_wrong_configuration_is_not_started_again(machine: Machine, environment: dict[str, str]) -> None:

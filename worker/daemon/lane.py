@@ -203,4 +203,5 @@ class Lane(threading.Thread):
         if self._refusal != (reason := one_line(error)):
             self._refusal = reason
             log.error("claim_refused", reason=reason)
+        self.heartbeat.beat(silent_s=self.context.settings.poll_s)
         self.draining.wait(self.context.settings.poll_s)
