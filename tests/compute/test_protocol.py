@@ -57,6 +57,8 @@ TO_CHILD: st.SearchStrategy[ToChild] = st.builds(
     dimensions=JSON,
     views=JSON,
     subject=JSON,
+    review_score=st.floats(0, 100),
+    limit_s=st.floats(0, 1e9),  # a setting, which is finite
 )
 STAGES = st.sampled_from([stage for stage in Stage if Stage.CLAIMED < stage < Stage.UPLOADING])
 FROM_CHILD: st.SearchStrategy[FromChild] = st.one_of(

@@ -176,7 +176,9 @@ class Settings(BaseSettings):
         description="Megabytes that must be free on the disks of WORKER_TEMP_DIR and WORKER_STORAGE_DIR. With less, no jobs are "
         "claimed.",
     )
-    soft_limit_s: float = Field(1500, gt=0, description="Seconds after which a job is asked to stop.")
+    soft_limit_s: float = Field(
+        1500, gt=0, allow_inf_nan=False, description="Seconds after which a job is asked to stop."
+    )
     hard_limit_s: float = Field(
         1800, gt=0, description="Seconds after which a job that has not stopped is killed."
     )
