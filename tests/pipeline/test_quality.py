@@ -131,7 +131,7 @@ def test_a_preview_is_believed_more_with_a_photo_from_the_side_and_not_with_one_
 
 
 def test_an_unsure_cut_out_lowers_the_score_and_is_said_once(good: Judged) -> None:
-    said = "The cut-out is unsure: 40% of it may be background."
+    said = "The cut-out is unsure: it is not clear whether 40% of it belongs to the product."
     unsure = ScoredView(good.photo.view, good.photo.score._replace(certainty=0.0), (said,))
     report = assess(good.model, good.scene, [unsure, unsure], preview=False)
     assert report["cutout_certainty"] == 0

@@ -29,12 +29,13 @@ RIM = 0.95  # below this alpha a pixel's colour contains the background's
 
 # Part of the product that is neither product nor background. Clear cut-outs have at most 0.07 of it; a ring with a filled
 # hole has 0.4, a cat that the network dissolves 0.2.
-UNSURE = (0.05, 0.35)
+UNSURE = (0.05, 0.25)
 WARN_UNSURE = 0.1  # from here on there is a warning
 WARN_TRANSLUCENT = 0.02  # part of the product; likewise
 
-# What each doubt leaves of the certainty. Together with another, any of them means that a person must look.
-SEVERAL, PERSON, NO_SUBJECT, DISAGREED, FRAMED, INVERTED = 0.4, 0.4, 0.4, 0.6, 0.7, 0.7
+# What each doubt leaves of the certainty. A third or less puts the best model below the default WORKER_REVIEW_SCORE.
+SEVERAL, PERSON, NO_SUBJECT, DISAGREED = 0.25, 0.25, 0.25, 0.33
+FRAMED, INVERTED = 0.6, 0.7
 
 
 class Cutout(NamedTuple):
@@ -207,7 +208,9 @@ def _rated(rgb: Rgb, alpha: Alpha, share: float | None = None) -> _Draft:
     draft = _Draft(rgb, alpha, float(np.clip((lost - share) / (lost - sure), 0, 1)))
     if share <= WARN_UNSURE:
         return draft
-    return draft.doubted(1, f"The cut-out is unsure: {share:.0%} of it may be background.")
+    return draft.doubted(
+        1, f"The cut-out is unsure: it is not clear whether {share:.0%} of it belongs to the product."
+    )
 
 
 def _on_white(image: Image.Image) -> Image.Image:
