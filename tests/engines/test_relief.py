@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import trimesh
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 
 from worker.core.errors import JobError
 from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
-from worker.engines.surface import PosedView, Surface, View
+from worker.engines.surface import PosedView, Role, Surface, View
+from worker.mesh.project import depth_buffer
+from worker.pipeline.frame import frame
 
 FAST = PRESETS["fast"]
 Drawing = Callable[[ImageDraw.ImageDraw], None]
@@ -184,3 +186,110 @@ def test_the_engine_is_loaded_by_its_name_and_without_torch() -> None:
     assert isinstance(load("relief", Path()), Relief)
     code = "import sys, pathlib, worker.engines as e; e.load('relief', pathlib.Path()); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@functools.cache
+def solid_of(*roles: Role) -> Surface:
+    """A figure with a round head, a body, two legs, arms from its front, and a tail at its back."""
+    drawings: dict[Role, Drawing] = {
+        "front": figure_front,
+        "left": figure_left,
+        "back": figure_front,
+        "right": figure_right,
+    }
+    return Relief().reconstruct([PosedView(role, frame(view_of(drawings[role]))) for role in roles], FAST)
+
+
+def figure_front(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((196, 40, 316, 160), "gold")
+    draw.rectangle((206, 150, 306, 350), "firebrick")
+    draw.rectangle((150, 180, 206, 200), "gold")  # arms
+    draw.rectangle((306, 180, 362, 200), "gold")
+    for x in (210, 268):
+        draw.rectangle((x, 350, x + 34, 470), "navy")
+
+
+def figure_left(draw: ImageDraw.ImageDraw) -> None:
+    draw.ellipse((216, 40, 296, 160), "gold")
+    draw.rectangle((226, 150, 286, 350), "seagreen")
+    draw.line((286, 300, 380, 240), "black", width=14)  # the tail, to the picture's right
+    draw.rectangle((232, 350, 280, 470), "navy")
+
+
+def figure_right(draw: ImageDraw.ImageDraw) -> None:
+    image = Image.new("RGBA", (512, 512), 0)
+    figure_left(ImageDraw.Draw(image))
+    draw.bitmap((0, 0), image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).getchannel("A"), "purple")
+
+
+SETS: list[tuple[Role, ...]] = [
+    ("front", "back"),
+    ("front", "left"),
+    ("front", "right"),
+    ("front", "left", "right"),
+    ("front", "left", "back", "right"),
+]
+
+
+@pytest.mark.parametrize("roles", SETS)
+def test_any_set_of_sides_makes_one_closed_surface(roles: tuple[Role, ...]) -> None:
+    surface = solid_of(*roles)
+    mesh = mesh_of(surface)
+    assert mesh.is_watertight
+    assert mesh.volume > 0
+    assert mesh.body_count == 1
+    assert [source.role for source in surface.source_views] == list(roles)
+
+
+@pytest.mark.parametrize("roles", SETS)
+def test_each_photo_s_camera_sees_the_outline_of_the_photo(roles: tuple[Role, ...]) -> None:
+    surface = solid_of(*roles)
+    for source in surface.source_views:
+        seen = depth_buffer(surface.vertices, surface.faces, source.camera, 512) > -np.inf
+        wanted = source.view[..., 3] > 127
+        assert (seen & wanted).sum() / (seen | wanted).sum() > 0.93, source.role
+
+
+def test_the_tail_is_behind_the_product_and_about_as_wide_as_it_is_high() -> None:
+    surface = solid_of("front", "left")
+    tail = surface.vertices[surface.vertices[:, 2] < -0.3]
+    assert len(tail)
+    assert np.abs(tail[:, 0]).max() < 0.08
+    assert surface.vertices[:, 2].max() < 0.3
+
+
+def test_two_legs_in_the_front_and_one_in_the_side_make_two_legs() -> None:
+    surface = solid_of("front", "left")
+    shin = surface.vertices[np.abs(surface.vertices[:, 1] + 0.7) < 0.02]
+    assert len(shin)
+    assert np.abs(shin[:, 0]).min() > 0.03, "daylight between the legs"
+    assert np.ptp(shin[:, 2]) > 0.1
+
+
+def test_each_side_has_the_colours_of_its_photo() -> None:
+    surface = solid_of("front", "left", "back", "right")
+    body = surface.vertices[np.abs(surface.vertices[:, 1]) < 0.1]
+    for axis, sign, color in (
+        (2, 1, "firebrick"),
+        (0, 1, "seagreen"),
+        (2, -1, "firebrick"),
+        (0, -1, "purple"),
+    ):
+        outermost = body[(body[:, axis] * sign).argmax()][None]
+        np.testing.assert_allclose(surface.color(outermost)[0] * 255, ImageColor.getrgb(color), atol=12)
+
+
+def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box() -> None:
+    can = view_of(lambda draw: draw.rectangle((156, 60, 356, 460), "silver"))
+    long = view_of(lambda draw: draw.rectangle((60, 250, 460, 450), "silver"))
+    low = view_of(lambda draw: draw.rectangle((180, 250, 380, 450), "silver"))
+    round_, boxy = (
+        Relief().reconstruct([PosedView("front", frame(front)), PosedView("left", frame(side))], FAST)
+        for front, side in ((can, can), (low, long))
+    )
+    assert round_.report["section"] == {"exponent": 1.0, "box": 0.0}
+    assert boxy.report["section"]["box"] == 1.0
+    for surface, share in ((round_, np.pi / 4), (boxy, 1.0)):
+        assert mesh_of(surface).volume / np.prod(np.ptp(surface.vertices, axis=0)) == pytest.approx(
+            share, rel=0.05
+        )

@@ -1,6 +1,7 @@
 """Colour a surface from the photos: where a photo saw it, and where none did."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,21 @@ from worker.engines.relief.inflate import relax
 from worker.engines.relief.outline import FloatMap, inner_distance, lookup
 from worker.engines.relief.solid import Height, Solid
 from worker.engines.surface import Colors, Points, View
-from worker.engines.views import Mask, Outline
+from worker.engines.views import OPPOSITE, Mask, Outline
 
 # Cosines to the camera: below the first, colours come from the rim; above the second, from the photo.
 TURN = (0.1, 0.5)
-FACING = 0.1  # cosine to the camera below which a photo saw nothing
+FACING = 0.03  # cosine to the camera below which a photo saw nothing
 HIDDEN = (2.0, 4.0)  # samples behind the nearest surface: seen below the first, hidden above the second
 INSIDE = (0.5, 2.5)  # pixels from the outline, where the background shows through
 SHARP = (
     4  # exponent of how well a photo saw a point: the higher, the narrower the band in which two photos blend
 )
-SURE = (0.0, 0.35)  # how well a point was seen: above the second, its colour is the photos'
+SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
+SOFT = 4.0  # pixels, over which colours are averaged that are used or compared in a mirror
+INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
+SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
+LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
 FILL_GRID = 96  # cells along the longest axis, in which the colours of unseen parts are found
 BAND = 16  # width in pixels of the rim that colours sides and back
 
@@ -119,8 +124,9 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
         solid: its surface is painted.
         points: (V, 3) on the surface, close to each other.
     """
-    sights = [_Sight(outline, solid) for outline in outlines]
     slopes = np.gradient(_halved(solid.volume))
+    sights = [(_Sight(outline, solid), 1.0) for outline in outlines]
+    sights += [(_Sight(outline, solid), INVENTED) for outline in _mirrored(outlines)]
 
     def seen(points: Points) -> tuple[Colors, NDArray[np.float32]]:
         at = ((points - solid.origin) / np.float32(2 * solid.cell) - np.float32(0.25)).T
@@ -128,8 +134,9 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
         normals = -uphill / np.maximum(np.linalg.norm(uphill, axis=1, keepdims=True), 1e-20)
         total, weight = np.zeros((len(points), 3), np.float32), np.full(len(points), 1e-9, np.float32)
         best = np.zeros(len(points), np.float32)
-        for sight in sights:
+        for sight, trust in sights:
             color, share = sight.look(points, normals)
+            share *= np.float32(trust)
             total += (share**SHARP)[:, None] * color
             weight += share**SHARP
             best = np.maximum(best, share)
@@ -138,11 +145,41 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
     around = _Surroundings(points, *seen(points), solid)
 
     def color(points: Points) -> Colors:
-        photos, best = seen(points)
+        colors, best = seen(points)
         share = _rise(best, *SURE)[:, None]
-        return np.asarray(np.clip(share * photos + (1 - share) * around.at(points), 0, 1), np.float32)
+        return np.asarray(np.clip(share * colors + (1 - share) * around.at(points), 0, 1), np.float32)
 
     return color
+
+
+def _mirrored(outlines: Sequence[Outline]) -> list[Outline]:
+    """Return the mirror image of the one side that is shown, softly, for the other side of a product that has two like sides.
+
+    Soft, so that print does not come out mirrored.
+    """
+    sides = [outline for outline in outlines if outline.role in ("left", "right")]
+    if len(sides) != 1 or not _is_symmetric(outlines[0]):
+        return []
+    (side,) = sides
+    camera = replace(side.camera, azimuth=(side.camera.azimuth + 180) % 360)
+    weight = side.mask[:, ::-1, None].astype(np.float32)
+    soft = ndimage.gaussian_filter(side.view[:, ::-1, :3] * weight, (SOFT, SOFT, 0))
+    soft /= np.maximum(ndimage.gaussian_filter(weight, (SOFT, SOFT, 0)), 1e-3)
+    alpha = np.full((*side.mask.shape, 1), 255)
+    view = np.concatenate([soft, alpha], axis=2).clip(0, 255).astype(np.uint8)
+    return [Outline(OPPOSITE[side.role], view, np.ascontiguousarray(side.mask[:, ::-1]), camera)]
+
+
+def _is_symmetric(front: Outline) -> bool:
+    """Return true if the front looks about the same in a mirror."""
+    columns = np.flatnonzero(front.mask.any(axis=0))
+    part = slice(columns[0], columns[-1] + 1)
+    mask = front.mask[:, part]
+    both = mask & mask[:, ::-1]
+    if both.sum() < SYMMETRIC * (mask | mask[:, ::-1]).sum():
+        return False
+    soft = ndimage.gaussian_filter(front.view[:, part, :3].astype(np.float32), (SOFT, SOFT, 0))
+    return bool(np.abs(soft - soft[:, ::-1])[both].mean() < LIKE * 255)
 
 
 class _Surroundings:

@@ -209,8 +209,10 @@ def _share(
     # Below a cell the product ends, and a share would be noise. Beyond its ends the last one goes on.
     top = np.maximum(squared.max(axis=1), np.float32(cell**2))
     rows = np.flatnonzero(height.mask.any(axis=1))
-    top = top[np.clip(np.arange(len(top)), rows[0], rows[-1])][:, None]
-    share = np.maximum(squared / top, -1)
+    top = top[np.clip(np.arange(len(top)), rows[0], rows[-1])]
+    # From row to row, an outline jumps by whole pixels.
+    top = np.asarray(ndimage.gaussian_filter1d(top, 2.0), np.float32)[:, None]
+    share = np.clip(squared / top, -1, 1)
     thin = _thin(height.mask, share)
     share = _lifted(share)
     if exponent != 1:
