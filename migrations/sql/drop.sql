@@ -1,7 +1,7 @@
 -- Drop all that the other files make, with the triggers and the constraint that call it, so that the tables can go back to
 -- an earlier revision: migrations/env.py. The schema `worker` is ours alone; what is in `public` is named here.
 
-DROP VIEW IF EXISTS public.job_status, public.queue_health;
+DROP VIEW IF EXISTS public.job_status, public.queue_health, worker.demand;
 DROP FUNCTION IF EXISTS public.cancel_job, public.retry_job, public.pause_host, public.resume_host;
 
 -- storage_path() belongs to the tables, because indexes hold its results: migrations/versions/0101_queue.py.

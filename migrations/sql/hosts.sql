@@ -1,11 +1,18 @@
 -- The register of hosts: which daemons run, what each can do, and which are paused. Every upgrade applies this file:
 -- migrations/env.py. A daemon writes its row in the statement with which it looks for due jobs anyway.
 
--- Return the hosts whose daemon has written its row within three beats. SECURITY DEFINER: who may read a view of the queue
--- needs no right on the table.
-CREATE OR REPLACE FUNCTION worker.live_hosts() RETURNS SETOF worker.hosts
+-- True if a host has written its row within three beats.
+CREATE OR REPLACE FUNCTION worker.is_live(seen_at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT is_live.seen_at > now() - interval '30 s'
+$$;
+
+-- Return the pools and engines whose jobs are taken: those of the hosts that are live and not paused. SECURITY DEFINER: who
+-- may read a view of the queue needs no right on the table.
+CREATE OR REPLACE FUNCTION worker.served_lines() RETURNS TABLE (pool text, engine text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
-    SELECT * FROM worker.hosts WHERE seen_at > now() - interval '30 s'
+    SELECT DISTINCT unnest(host.pools), host.engine FROM worker.hosts AS host
+    WHERE worker.is_live(host.seen_at) AND host.paused_at IS NULL
 $$;
 
 -- Write this daemon's row, and return what there is to do: see next_due(). `paused`: the host may claim nothing. `shared`:
@@ -32,7 +39,7 @@ BEGIN
         WHERE name = (SELECT name FROM worker.hosts WHERE name = host_name FOR UPDATE SKIP LOCKED);
     END IF;
     paused := known.paused_at IS NOT NULL;
-    shared := coalesce(known.instance <> host_instance AND known.seen_at > now() - interval '30 s', false);
+    shared := coalesce(known.instance <> host_instance AND worker.is_live(known.seen_at), false);
     SELECT next.due, next.expired, next.seconds INTO due, expired, seconds
         FROM worker.next_due(host_pools, host_engine) AS next;
 END $$;

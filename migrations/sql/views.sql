@@ -123,7 +123,7 @@ COMMENT ON VIEW public.job_status IS
 
 CREATE OR REPLACE VIEW public.queue_health WITH (security_invoker = true) AS
 WITH taken AS MATERIALIZED (
-    SELECT DISTINCT unnest(pools) AS pool, engine FROM worker.live_hosts() WHERE paused_at IS NULL
+    SELECT pool, engine FROM worker.served_lines()
 )
 SELECT shop,
     count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -151,3 +151,15 @@ GROUP BY GROUPING SETS ((shop), ());
 
 COMMENT ON VIEW public.queue_health IS
 'The queue at a glance, by shop; the line without a shop is the sum. `unserved` are due jobs that no running host can take.';
+
+-- With its owner's rights, so that a role for an autoscaler needs to read nothing else: docs/kubernetes.md.
+CREATE OR REPLACE VIEW worker.demand AS
+SELECT pool, count(*) FILTER (WHERE status = 'pending') AS due, count(*) FILTER (WHERE status = 'processing') AS running
+FROM (
+    SELECT pool, status FROM public.jobs WHERE status = 'pending' AND run_after <= now()
+    UNION ALL
+    SELECT pool, status FROM public.jobs WHERE status = 'processing'
+) AS wanted
+GROUP BY pool;
+
+COMMENT ON VIEW worker.demand IS 'The jobs that want a lane now, by pool: due and running. For an autoscaler.';

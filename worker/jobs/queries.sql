@@ -82,11 +82,11 @@ SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.9;
 -- name: gauges
 -- Count the whole queue for one daemon's scrape, by the partial indexes. A notification gives the figures to the others.
 WITH taken AS MATERIALIZED (
-    SELECT DISTINCT unnest(pools) AS pool, engine FROM worker.live_hosts() WHERE paused_at IS NULL
+    SELECT pool, engine FROM worker.served_lines()
 ), hosts AS MATERIALIZED (
     SELECT count(*) FILTER (WHERE live AND paused_at IS NULL) AS live, count(*) FILTER (WHERE live AND paused_at IS NOT NULL) AS paused,
         count(*) FILTER (WHERE NOT live AND paused_at IS NULL) AS gone
-    FROM (SELECT paused_at, name IN (SELECT name FROM worker.live_hosts()) AS live FROM worker.hosts) AS known
+    FROM (SELECT paused_at, worker.is_live(seen_at) AS live FROM worker.hosts) AS known
 ), figures AS MATERIALIZED (
     SELECT json_build_object(
         'due', count(*) FILTER (WHERE status = 'pending' AND run_after <= now()),
@@ -165,8 +165,8 @@ FROM public.queue_health WHERE shop IS NULL;
 -- Count the due jobs that no running host can take, by pool and engine.
 SELECT pool, engine, count(*) AS jobs FROM public.jobs
 WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
-    SELECT FROM worker.live_hosts() AS host
-    WHERE host.paused_at IS NULL AND jobs.pool = ANY (host.pools) AND coalesce(jobs.engine, host.engine) = host.engine)
+    SELECT FROM worker.served_lines() AS line
+    WHERE jobs.pool = line.pool AND coalesce(jobs.engine, line.engine) = line.engine)
 GROUP BY pool, engine ORDER BY jobs DESC LIMIT 50;
 
 -- name: list_hosts
@@ -180,13 +180,13 @@ WITH running AS (
         SELECT worker, ended_at FROM worker.attempts ORDER BY id DESC LIMIT 1000
     ) AS latest WHERE ended_at > now() - interval '1 h' GROUP BY worker
 )
-SELECT host.name, CASE WHEN live.name IS NULL THEN 'gone' WHEN host.paused_at IS NOT NULL THEN 'paused' ELSE 'live' END AS state,
+SELECT host.name, CASE WHEN NOT worker.is_live(host.seen_at) THEN 'gone' WHEN host.paused_at IS NOT NULL THEN 'paused' ELSE 'live' END AS state,
     coalesce(running.jobs, 0) AS running, coalesce(ended.jobs, 0) AS ended,
     host.version, host.engine, host.pools, host.lanes, host.devices, host.memory_mb, host.started_at,
     CAST(extract(epoch FROM now() - host.seen_at) AS double precision) AS seen_s, host.paused_at
-FROM worker.hosts AS host LEFT JOIN worker.live_hosts() AS live USING (name) LEFT JOIN running USING (name)
+FROM worker.hosts AS host LEFT JOIN running USING (name)
     LEFT JOIN ended USING (name)
-ORDER BY live.name IS NULL, running DESC, host.name LIMIT 200;
+ORDER BY NOT worker.is_live(host.seen_at), running DESC, host.name LIMIT 200;
 
 -- name: failures
 -- Count the error codes of jobs that failed in the last day, among the last thousand that ended.
