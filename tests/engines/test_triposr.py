@@ -1,22 +1,29 @@
 """The engine with a small checkpoint in the official layout: random weights, the real code."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from worker import engines
 from worker.core.errors import JobError
 from worker.engines import DeviceLost, EngineUnavailable
 from worker.engines.presets import Preset
 from worker.engines.surface import PosedView
-from worker.engines.triposr import TripoSR
-from worker.mesh.clean import is_watertight
+from worker.engines.triposr import CAMERA, TripoSR, surface_of
+from worker.mesh.clean import drop_floaters, is_watertight
+from worker.mesh.project import depth_buffer
+from worker.pipeline.frame import frame
+from worker.tsr import Config, Field
+from worker.tsr.field import Decoder
 
 TINY = Path(__file__).parent.parent / "data" / "tsr-tiny"
+FITTED = TINY.parent / "tsr-fitted"
 SMALL = Preset(name="small", grid=48, triangles=2_000, texture=256)
 
 
@@ -77,6 +84,58 @@ def test_the_world_is_turned_and_not_mirrored(engine: TripoSR, view: NDArray[np.
     for wrong in (world * [1, -1, 1], world * [1, 1, -1], world * [-1, 1, 1], world[:, [1, 0, 2]]):
         there = field.density(np.ascontiguousarray(wrong, np.float32)).numpy()
         assert np.median(np.abs(np.log(there / field.level))) > 5 * off
+
+
+@pytest.fixture(scope="module")
+def field() -> Field:
+    decoder = Decoder(Config())
+    decoder.load_state_dict(load_file(FITTED / "decoder.safetensors"))
+    return Field(torch.from_numpy(np.load(FITTED / "scene_code.npy").astype(np.float32)), decoder, Config())
+
+
+def test_a_photo_from_the_side_corrects_the_depth_that_the_network_guessed(
+    field: Field, engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fitted scene stands in for the network's answer, with a depth that is a third too large."""
+    true = surface_of(field, 64)
+    vertices, faces, _ = drop_floaters(true.vertices, true.faces)
+    side = np.zeros((512, 512, 4), np.uint8)
+    side[depth_buffer(vertices, faces, replace(CAMERA, azimuth=90), 512) > -np.inf] = 255
+
+    class Guess:
+        radius, level, device = field.radius, field.level, field.device
+
+        def density(self, points: NDArray[np.float32]) -> torch.Tensor:
+            return field.density(points * np.array([0.75, 1, 1], np.float32))
+
+        def color(self, points: NDArray[np.float32]) -> torch.Tensor:
+            return field.color(points * np.array([0.75, 1, 1], np.float32))
+
+    monkeypatch.setattr(engine.model, "field", lambda _code: Guess())
+    views = [PosedView("front", view), PosedView("left", frame(side))]
+    depths = {}
+    for what in ("texture", "shape"):
+        monkeypatch.setattr(engine, "views", what)
+        surface = engine.reconstruct(views, SMALL)
+        made, _, _ = drop_floaters(surface.vertices, surface.faces)
+        depths[what] = float(np.ptp(made[:, 2]) / np.ptp(vertices[:, 2]))
+        assert [source.role for source in surface.source_views] == ["front", "left"]
+        colors = surface.color(surface.vertices)
+        assert np.isfinite(colors).all()
+    assert depths["texture"] > 1.25
+    assert depths["shape"] == pytest.approx(1, abs=0.06)
+    assert surface.report["depth_scale"][0] < 0.85
+    assert is_watertight(surface.faces)
+
+
+def test_one_photo_gives_the_same_with_either_setting(
+    engine: TripoSR, view: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = engine.reconstruct([PosedView("front", view)], SMALL)
+    monkeypatch.setattr(engine, "views", "shape")
+    same = engine.reconstruct([PosedView("front", view)], SMALL)
+    assert np.array_equal(plain.vertices, same.vertices)
+    assert np.array_equal(plain.color(plain.vertices), same.color(same.vertices))
 
 
 def _composite_on_grey(view: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -121,6 +121,7 @@ def _load(start: Start) -> _Models:
             start.device,
             start.precision,
             Gate(*start.gate) if start.gate else None,
+            start.triposr_views,
         ),
         cutter=Cutter(start.background_model, start.weights_dir),
         policy=Policy(hosts=tuple(start.photo_hosts), http=start.photo_http, loopback=start.photo_loopback),

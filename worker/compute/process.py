@@ -110,6 +110,7 @@ class Child:
                 device=settings.device if self.device == CPU else "cuda",
                 gate=(self.gate.fd, self.gate.lanes) if self.gate else None,
                 precision=settings.precision,
+                triposr_views=settings.triposr_views,
                 photo_hosts=settings.all_photo_hosts(),
                 photo_http=settings.photo_http,
                 photo_loopback=settings.photo_loopback,

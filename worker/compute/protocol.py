@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from worker.core.errors import ERRORS
-from worker.core.settings import Device, Precision
+from worker.core.settings import Device, Precision, TripoSRViews
 from worker.core.stages import Stage
 
 M = TypeVar("M")
@@ -104,6 +104,7 @@ class Start:
     weights_dir: Path
     device: Device
     precision: Precision
+    triposr_views: TripoSRViews
     gate: tuple[int, int] | None  # of the device: a file descriptor that the child inherits, and its lanes
     photo_hosts: list[str]
     photo_http: bool

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Device = Literal["auto", "cuda", "mps", "cpu"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
+TripoSRViews = Literal["texture", "shape"]
 
 
 class ConfigError(Exception):
@@ -132,6 +133,11 @@ class Settings(BaseSettings):
         "auto",
         description="The precision of TripoSR's transformers. `auto` is float16 on CUDA and float32 elsewhere. "
         "bfloat16 is faster on CPUs that support it and has an error of about 1 % in the scene code.",
+    )
+    triposr_views: TripoSRViews = Field(
+        "texture",
+        description="What photos from other sides give to TripoSR's models: `texture` their colours; `shape` also the depth: "
+        "a photo from the left or the right corrects it height by height. `shape` has not been measured with the official weights.",
     )
     background_model: str = Field(
         "isnet-general-use",

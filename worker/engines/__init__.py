@@ -1,6 +1,7 @@
 """Photos → surface. `ENGINES` is the one list of engines; `load` makes one by its name.
 
-A new engine is a module `worker/engines/NAME.py` with a function `load(weights_dir, device, precision, gate)`, and a line here.
+A new engine is a module `worker/engines/NAME.py` with a function
+`load(weights_dir, device, precision, gate, views)`, and a line here.
 `tests/engines/test_contract.py` holds each of them to what `worker.engines.surface` says. This file imports no numpy:
 the daemon and the commands read the table, and only the child process loads an engine.
 """
@@ -10,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.core.settings import ConfigError, Device, Precision
+from worker.core.settings import ConfigError, Device, Precision, TripoSRViews
 from worker.engines.gate import Gate
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def load(
     device: Device = "auto",
     precision: Precision = "auto",
     gate: Gate | None = None,
+    views: TripoSRViews = "texture",
 ) -> "Engine":
     """Load the engine with its weights. Only the chosen engine's libraries are imported.
 
@@ -81,6 +83,7 @@ def load(
         device: where to compute; "auto" takes the first of the engine's devices that is there.
         precision: of the engine's large matrices; an engine without any ignores it.
         gate: the places of the device that other lanes use too; an engine without large matrices ignores it.
+        views: what other photos than the front give to TripoSR's models; other engines ignore it.
 
     Raises:
         ConfigError: there is no such engine.
@@ -92,5 +95,5 @@ def load(
             f"WORKER_DEVICE is {device}, and the engine {name} runs on {' or '.join(spec.devices)} only. "
             "Set WORKER_DEVICE=auto, or another WORKER_ENGINE."
         )
-    engine: Engine = import_module(f"worker.engines.{name}").load(weights_dir, device, precision, gate)
+    engine: Engine = import_module(f"worker.engines.{name}").load(weights_dir, device, precision, gate, views)
     return engine

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from worker import tsr
 from worker.core.errors import JobError, one_line
-from worker.core.settings import Device, Precision
+from worker.core.settings import Device, Precision, TripoSRViews
 from worker.engines import DeviceBusy, DeviceLost, EngineUnavailable
 from worker.engines.accelerator import NEEDS, Accelerator
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
+from worker.engines.sides import Correction, correct
 from worker.engines.surface import AZIMUTHS, Points, PosedView, SourceView, Surface
 from worker.mesh.camera import Camera
+from worker.mesh.clean import drop_floaters
 from worker.mesh.isosurface import extract
 from worker.tsr.image import GREY, RgbImage
 from worker.weights.transfer import file_digest
@@ -29,9 +31,31 @@ CAMERA = Camera(side=2 * 1.9 * math.tan(math.radians(20)), distance=1.9)
 """The reference's camera: 1.9 in front of the centre, 40 degrees wide. The network takes the photo for its view."""
 
 
-def load(weights_dir: Path, device: Device, precision: Precision, gate: Gate | None = None) -> "TripoSR":
+COARSE = 96  # samples an axis of the grid on which the guessed depth is compared with photos from the sides
+EDGE = 0.01  # in the world's unit: how far inside of an outline the density may be e times its level
+
+
+class Field(Protocol):
+    """Density and colour at (N, 3) points of TripoSR's world, as `tsr.Field` has them."""
+
+    radius: float
+    level: float
+    device: torch.device
+
+    def density(self, points: Points) -> Tensor:
+        """Return (N,) densities above 0. A point is inside where it exceeds `level`."""
+        ...
+
+    def color(self, points: Points) -> Tensor:
+        """Return (N, 3) colours in 0..1, sRGB."""
+        ...
+
+
+def load(
+    weights_dir: Path, device: Device, precision: Precision, gate: Gate | None, views: TripoSRViews
+) -> "TripoSR":
     """Load TripoSR from its folder below `weights_dir`. Raises: EngineUnavailable."""
-    return TripoSR(weights_dir / "triposr", device, precision, gate)
+    return TripoSR(weights_dir / "triposr", device, precision, gate, views)
 
 
 class TripoSR:
@@ -43,6 +67,7 @@ class TripoSR:
         precision: of the transformers; "auto" is float16 on CUDA and float32 elsewhere. The field is always float32
             and never TF32, whose ten bits would move vertices.
         gate: the places of the device, if other lanes use it too.
+        views: "texture": all photos give their colours; "shape": those from the sides also correct the depth.
 
     Raises: EngineUnavailable.
     """
@@ -56,7 +81,9 @@ class TripoSR:
         device: Device = "auto",
         precision: Precision = "auto",
         gate: Gate | None = None,
+        views: TripoSRViews = "texture",
     ) -> None:
+        self.views = views
         self.accelerator = Accelerator(device, gate)
         if precision == "auto":
             precision = "float16" if self.accelerator.kind == "cuda" else "float32"
@@ -89,7 +116,9 @@ class TripoSR:
             raise self._unusable(error) from error
 
     def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
-        """Make the surface of the front view, the one photo that the network takes. All views give it their colours.
+        """Make the surface of the front view, the one photo that the network takes.
+
+        All views give it their colours. With `views="shape"` those from the sides correct its depth.
 
         Raises: JobError `no_surface`, `out_of_memory`, `internal_error`; DeviceLost.
         """
@@ -98,7 +127,9 @@ class TripoSR:
             raise JobError("no_surface")
         self.accelerator.reset_peak()
         code, report = self._encode(tsr.composite_on_grey(front))
-        field = self.accelerator.run(lambda: self.model.field(code))
+        field: Field = self.accelerator.run(lambda: self.model.field(code))
+        if self.views == "shape":
+            field = self._corrected(field, views, report)
         surface = surface_of(field, preset.grid, self.accelerator, report)
         # Each photo was framed alone: finishing moves its camera to where the outlines agree.
         sources = [
@@ -106,6 +137,19 @@ class TripoSR:
             for role, view in views
         ]
         return replace(surface, source_views=sources)
+
+    def _corrected(self, guess: Field, views: Sequence[PosedView], report: dict[str, Any]) -> Field:
+        """Correct the guessed depth by what photos from the sides show; the guess itself if there are none."""
+        if not any(role in ("left", "right") for role, _ in views):
+            return guess
+        coarse = surface_of(guess, COARSE, self.accelerator)
+        vertices, faces, _ = drop_floaters(coarse.vertices, coarse.faces)
+        correction = correct(vertices, faces, views, CAMERA)
+        if correction is None:
+            return guess
+        report["depth_scale"] = [round(float(end(correction.scale)), 3) for end in (np.min, np.max)]
+        report["cut_to_outlines"] = len(correction.outlines)
+        return Corrected(guess, correction)
 
     def _encode(self, image: RgbImage) -> tuple[Tensor, dict[str, Any]]:
         """Encode a photo: the (3, C, side, side) scene code, and figures for the report.
@@ -147,8 +191,31 @@ class TripoSR:
         )
 
 
+class Corrected:
+    """A field whose depth is corrected, and which is empty outside of the photos' outlines."""
+
+    def __init__(self, guess: Field, correction: Correction) -> None:
+        self.guess, self.correction = guess, correction
+        self.radius, self.level, self.device = guess.radius, guess.level, guess.device
+
+    def density(self, points: Points) -> Tensor:
+        """Return (N,) densities above 0. A point is inside where it exceeds `level`."""
+        here = _from_world(np.asarray(points))
+        guessed = self.correction.guess_of(here)
+        found = self.guess.density(_to_world(guessed))
+        most = np.full(len(here), np.inf, np.float32)
+        if self.correction.outlines:
+            most = self.level * np.exp(np.clip(self.correction.inside(here) / EDGE, -5, 5))
+        most[np.abs(guessed).max(axis=1) > self.radius] = 0  # the guess ends with its cube
+        return torch.minimum(found, torch.from_numpy(most).to(found))
+
+    def color(self, points: Points) -> Tensor:
+        """Return (N, 3) colours in 0..1, sRGB."""
+        return self.guess.color(_to_world(self.correction.guess_of(_from_world(np.asarray(points)))))
+
+
 def surface_of(
-    field: tsr.Field,
+    field: Field,
     grid: int,
     accelerator: Accelerator | None = None,
     report: dict[str, Any] | None = None,

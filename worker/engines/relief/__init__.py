@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from worker.core.errors import JobError
-from worker.core.settings import Device, Precision
+from worker.core.settings import Device, Precision, TripoSRViews
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
 from worker.engines.relief.paint import paint, paint_front
@@ -21,7 +21,9 @@ from worker.engines.views import align
 from worker.mesh.isosurface import isosurface
 
 
-def load(_weights_dir: Path, _device: Device, _precision: Precision, _gate: Gate | None = None) -> "Relief":
+def load(
+    _weights_dir: Path, _device: Device, _precision: Precision, _gate: Gate | None, _views: TripoSRViews
+) -> "Relief":
     """Make a Relief, which has no weights and computes on the CPU in float32."""
     return Relief()
 
