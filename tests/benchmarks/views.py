@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ from rich.table import Table
 from skimage.color import deltaE_ciede2000, rgb2lab
 from torch import Tensor
 
+from worker.core.settings import TripoSRViews
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.surface import AZIMUTHS, Engine, PosedView, Role
@@ -63,8 +64,8 @@ Json = dict[str, Any]
 class Fitted(TripoSR):
     """TripoSR with a fitted field in place of the network's answer. `depth` stretches it towards the camera, as a guess would be."""
 
-    def __init__(self, field: Field, depth: float) -> None:
-        super().__init__(DATA / "tsr-tiny", "cpu")
+    def __init__(self, field: Field, depth: float, views: TripoSRViews) -> None:
+        super().__init__(DATA / "tsr-tiny", "cpu", views=views)
         self.model: Any = _Answer(field, depth)
 
 
@@ -85,11 +86,14 @@ class _Stretched:
     """A field whose x axis, which points to the camera in TripoSR's axes, is stretched."""
 
     def __init__(self, field: Field, by: float) -> None:
-        self._field, self.radius, self.level = field, field.radius, field.level
+        self._field, self.radius, self.level, self.device = field, field.radius, field.level, field.device
         self._scale = np.array([1 / by, 1, 1], np.float32)
 
     def density(self, points: Points) -> Any:
-        return self._field.density(np.asarray(points) * self._scale)
+        there = np.asarray(points) * self._scale
+        found = self._field.density(there)
+        found[torch.from_numpy(np.abs(there).max(axis=1) > self.radius)] = 0  # a field ends with its cube
+        return found
 
     def color(self, points: Points) -> Any:
         return self._field.color(np.asarray(points) * self._scale)
@@ -236,6 +240,9 @@ def main() -> None:
         help="a set of photos, such as front,back; may be given several times; by default one to four of front,left,back,right",
     )
     parser.add_argument("--depth", type=float, default=1.0, help="by how much the field's depth is wrong")
+    parser.add_argument(
+        "--triposr-views", choices=get_args(TripoSRViews), default="texture", help="WORKER_TRIPOSR_VIEWS"
+    )
     parser.add_argument("--sheets", type=Path, help="a folder for a contact sheet of each object, as PNG")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON document on stdout")
@@ -255,7 +262,7 @@ def main() -> None:
         path, _, front = name.partition("@")
         if name == FITTED:
             field = known.fitted_field(DATA / "tsr-fitted")
-            truth, engine = known.from_field(field), Fitted(field, chosen.depth)
+            truth, engine = known.from_field(field), Fitted(field, chosen.depth, chosen.triposr_views)
         elif name in SCENES:
             truth = known.from_scene(name)
         else:
