@@ -14,6 +14,7 @@ from worker.core.errors import JobError
 from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
+from worker.engines.relief.lathe import turned
 from worker.engines.surface import PosedView, Role, Surface, View
 from worker.mesh.project import depth_buffer
 from worker.pipeline.frame import frame
@@ -255,7 +256,8 @@ def test_the_tail_is_behind_the_product_and_about_as_wide_as_it_is_high() -> Non
     tail = surface.vertices[surface.vertices[:, 2] < -0.3]
     assert len(tail)
     assert np.abs(tail[:, 0]).max() < 0.08
-    assert surface.vertices[:, 2].max() < 0.3
+    chest = surface.vertices[surface.vertices[:, 2] > 0.3]
+    assert np.abs(chest[:, 0]).max() > 0.1
 
 
 def test_two_legs_in_the_front_and_one_in_the_side_make_two_legs() -> None:
@@ -293,3 +295,30 @@ def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box()
         assert mesh_of(surface).volume / np.prod(np.ptp(surface.vertices, axis=0)) == pytest.approx(
             share, rel=0.05
         )
+
+
+def test_a_bottle_is_turned_and_a_figure_is_not() -> None:
+    def bottle(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((186, 200, 326, 470), "green")
+        draw.polygon([(186, 200), (326, 200), (276, 140), (236, 140)], "green")
+        draw.rectangle((236, 40, 276, 140), "green")
+
+    mask = view_of(bottle)[..., 3] > 127
+    height = turned(mask)
+    assert height is not None
+    np.testing.assert_allclose(np.sqrt(height.max(axis=1))[[90, 300, 400]], [20.5, 70.5, 70.5], atol=1.5)
+    surface = surface_of(bottle)
+    width, _, depth = np.ptp(surface.vertices, axis=0)
+    assert depth == pytest.approx(width, rel=0.03)
+    for other in (figure_front, stool, flag, pair):
+        assert turned(view_of(other)[..., 3] > 127) is None
+
+
+@pytest.mark.parametrize("drawing", [stool, flag])
+def test_the_base_is_flat(drawing: Drawing) -> None:
+    """As deep where it stands as further up, and not a keel."""
+    vertices = surface_of(drawing).vertices
+    low, high = vertices[:, 1].min(), vertices[:, 1].max()
+    base = vertices[vertices[:, 1] < low + 0.03 * (high - low)]
+    above = vertices[np.abs(vertices[:, 1] - low - 0.15 * (high - low)) < 0.02]
+    assert np.ptp(base[:, 2]) > 0.8 * np.ptp(above[:, 2])

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.inflate import DEPTH, inflate
+from worker.engines.relief.inflate import DEPTH, continue_outwards, inflate
+from worker.engines.relief.lathe import turned
 from worker.engines.relief.outline import (
     FloatMap,
     body,
@@ -83,12 +84,25 @@ def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
     samples -= 1 + 2 * MARGIN
     cell = longer_side(front.mask) * front.unit / samples
     height = inflated(front, cell)
+    round_ = turned(height.mask)
+    if round_ is not None:
+        height = height._replace(squared=_rounded(height, round_))
     (left, bottom), (right, top) = _extent(height)
     x, y = _samples(left, right, cell), _samples(bottom, top, cell)
     layers = int(np.ceil(np.sqrt(height.squared.max()) / cell)) + MARGIN
     z = np.arange(-layers, layers + 1, dtype=np.float32) * np.float32(cell)
     solid = Solid(np.array([x[0], y[0], z[0]], np.float32), cell, height.at(x, y)[:, :, None] - z**2)
     return solid, height
+
+
+def _rounded(height: Height, body_height: FloatMap) -> FloatMap:
+    """Return the inflated outline with a turned body, (S, S) in the common unit; handles and spouts stay as they are."""
+    inner = inner_distance(height.mask)
+    unit = np.float32(height.outline.unit**2)
+    own = np.where(height.mask, np.maximum(height.squared / unit, 1), 0)
+    thin = (height.mask & (body_height <= 0)).astype(np.float32)
+    both = np.where(thin > 0, own, np.where(height.mask, np.maximum(body_height, 1), 0)).astype(np.float32)
+    return continue_outwards(both, height.mask, inner) * unit
 
 
 def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
