@@ -1,57 +1,73 @@
 """A poor model is made once more from another photo, and the better one is kept."""
 
+import io
+import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from worker.core.errors import JobError
 from worker.core.stages import Stage
 from worker.engines.presets import PRESETS, Preset
-from worker.engines.relief import Relief
-from worker.engines.surface import PosedView, Surface, View
+from worker.engines.surface import PosedView, SourceView, Surface, View
+from worker.mesh.camera import Camera
+from worker.pipeline.address import Policy
 from worker.pipeline.choose import PhotoScore
+from worker.pipeline.cutout import Cutter
 from worker.pipeline.make import Made, Task, make, make_better
 from worker.pipeline.photo import Photo, ScoredView
+from worker.pipeline.run import Request, run
 
 pytestmark = pytest.mark.integration  # seconds of computing: whole models
 
-TINY = replace(PRESETS["fast"], grid=48, triangles=800, texture=256)
+TINY = replace(PRESETS["fast"], name="small", triangles=800, texture=256)
 
 
 def drawn(hue: int) -> View:
-    """A bottle whose neck is on the left, so that its mirror image is another thing."""
+    """A bucket of two colours."""
     view = np.zeros((512, 512, 4), np.uint8)
-    view[200:470, 130:380] = (hue, 90, 60, 255)
-    view[40:200, 150:220] = (60, 90, hue, 255)
+    row, column = np.mgrid[0:512, 0:512]
+    inside = (row >= 38) & (row < 474) & (np.abs(column - 255.5) < 145 - row / 12)
+    view[inside] = (hue, 90, 60, 255)
+    view[inside & (row < 200)] = (60, 90, hue, 255)
     return view
 
 
+def alike(view: View, other: View) -> bool:
+    return bool(np.abs(view[400, 256].astype(int) - other[400, 256]).max() < 10)
+
+
 class Engine:
-    """Relief, which takes some photos for their mirror images, and of others makes nothing."""
+    """Makes a box that is right for some photos, too low for others, and none for the rest."""
 
     name = "test"
     version = "1"
-    details: Mapping[str, Any] = {}
+    details: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, *, mirrors: Sequence[View] = (), refuses: Sequence[View] = ()) -> None:
-        self.mirrors, self.refuses = mirrors, refuses
+    def __init__(self, *, low: Sequence[View] = (), refuses: Sequence[View] = ()) -> None:
+        self.low, self.refuses = low, refuses
 
-    def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
+    def reconstruct(self, views: Sequence[PosedView], _preset: Preset) -> Surface:
         view = views[0].view
-        if any(view is other for other in self.refuses):
+        if any(alike(view, other) for other in self.refuses):
             raise JobError("no_surface")
-        surface = Relief().reconstruct(views, preset)
-        if not any(view is other for other in self.mirrors):
-            return surface
-        mirrored = surface.vertices * np.array([-1, 1, 1], np.float32)
-        return replace(surface, vertices=mirrored, faces=surface.faces[:, ::-1].copy())
+        height = 0.8 if any(alike(view, other) for other in self.low) else 1.7
+        box = trimesh.creation.box((0.98, height, 0.98))
+        return Surface(
+            vertices=np.asarray(box.vertices, np.float32),
+            faces=np.asarray(box.faces, np.int32),
+            color=lambda points: np.full((len(points), 3), 0.5, np.float32),
+            source_views=[SourceView(role="front", view=view, camera=Camera(side=2.0))],
+        )
 
 
 def photo(n: int, view: View, total: float) -> Photo:
@@ -73,7 +89,13 @@ def task(engine: Engine, *photos: Photo) -> Task:
     )
 
 
-GOOD, BAD = drawn(200), drawn(120)
+def png(view: View) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(view).save(file, "PNG")
+    return file.getvalue()
+
+
+GOOD, BAD = drawn(215), drawn(240)
 PHOTOS = photo(0, BAD, 1.0), photo(1, GOOD, 0.9), Photo("https://a/2", Path("x"), error=JobError("no_object"))
 
 
@@ -86,7 +108,7 @@ def tried(what: Task, folder: Path, report: dict[str, Any]) -> tuple[Made, Made]
 
 def test_the_second_model_is_kept_if_it_is_better(tmp_path: Path) -> None:
     report: dict[str, Any] = {}
-    first, kept = tried(task(Engine(mirrors=[BAD]), *PHOTOS), tmp_path, report)
+    first, kept = tried(task(Engine(low=[BAD]), *PHOTOS), tmp_path, report)
     assert kept is not first
     assert kept.roles == {1: "front"}
     assert [entry["photo"] for entry in report["tried"]] == [0, 1]
@@ -99,7 +121,7 @@ def test_the_second_model_is_kept_if_it_is_better(tmp_path: Path) -> None:
 
 def test_the_first_model_is_kept_if_the_second_is_not_better_or_cannot_be_made(tmp_path: Path) -> None:
     for n, engine in enumerate(
-        (Engine(mirrors=[BAD, GOOD]), Engine(mirrors=[BAD], refuses=[GOOD])),
+        (Engine(low=[GOOD]), Engine(low=[BAD], refuses=[GOOD])),
     ):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -113,14 +135,47 @@ def test_the_first_model_is_kept_if_the_second_is_not_better_or_cannot_be_made(t
 
 
 def test_there_is_no_second_try_without_a_reason_a_photo_or_time(tmp_path: Path) -> None:
-    poor = task(Engine(mirrors=[BAD]), *PHOTOS)
+    poor = task(Engine(low=[BAD]), *PHOTOS)
     report: dict[str, Any] = {}
     first = make(poor, {0: "front"}, tmp_path, report, lambda _: None)
     for what in (
         replace(poor, review_score=0),
-        replace(poor, photos=[PHOTOS[0], photo(1, GOOD, 0.4), PHOTOS[2]]),
+        replace(poor, photos=[PHOTOS[0], photo(1, GOOD, 0.2), PHOTOS[2]]),
         replace(poor, photos=PHOTOS[:1]),
         replace(poor, deadline=time.monotonic() + 1.4),
     ):
         assert make_better(what, first, tmp_path, report, seconds=1) is first
     assert "tried" not in report
+
+
+def test_a_job_is_tried_once_more_only_if_its_row_states_no_front(
+    photos: Callable[[str, bytes], str], u2netp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "fast", TINY)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    request = Request(
+        job_id="1",
+        name="box",
+        image_urls=[photos("bad.png", png(BAD)), photos("good.png", png(GOOD))],
+        quality="fast",
+        folder=folder,
+        policy=Policy(hosts=(), http=True, loopback=True),
+        review_score=101,
+        turntable=False,
+    )
+    report: dict[str, Any] = {}
+    stages: list[Stage] = []
+    run(request, Engine(low=[BAD]), Cutter("u2netp", u2netp), report, stages.append)
+    assert [photo["view"] for photo in report["photos"]] == [None, "front"]
+    assert [entry["photo"] for entry in report["tried"]] == [0, 1]
+    assert stages == sorted(set(stages))
+    assert json.loads(json.dumps(report))["preset"] == "small"
+    assert alike(np.asarray(Image.open(folder / "cutout.png")), GOOD)
+
+    report = {}
+    again = replace(request, views={"front": 0}, folder=tmp_path / "again")
+    again.folder.mkdir()
+    run(again, Engine(low=[BAD]), Cutter("u2netp", u2netp), report, lambda _: None)
+    assert "tried" not in report
+    assert [photo["view"] for photo in report["photos"]] == ["front", None]

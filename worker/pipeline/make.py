@@ -20,7 +20,7 @@ from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.quality import assess
 from worker.pipeline.timing import timed_step
 
-LIKE_THE_FRONT = 0.5  # a photo with at least this part of the front's score may be the front instead
+LIKE_THE_FRONT = 0.25  # a photo with at least this part of the front's score may be the front instead
 SECOND_TRY = 1.5  # times the seconds of the first one that must be left for a second one
 
 
