@@ -17,6 +17,7 @@ import random
 import signal
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +25,9 @@ from hashlib import sha256
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
 from benchmarks.rig import Daemon, Json, Rig, rig, sql, until
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.engine import Engine
 
 from worker import database
 from worker.core.settings import ConfigError
@@ -51,14 +50,13 @@ BARE = """
         started_at timestamptz, ended_at timestamptz)
     WITH (fillfactor = 80)
 """
-BARE_CLAIM = sa.text(
+BARE_CLAIM = (
     "UPDATE bare SET status = 'running', started_at = now() WHERE id = (SELECT id FROM bare"
     " WHERE status = 'pending' ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)"
     " RETURNING id, shop, product_id, variant_id, image_urls, quality, metadata"
 )
-BARE_FINISH = sa.text(
-    "UPDATE bare SET status = 'done', ended_at = now(), model_url = :model_url WHERE id = :id"
-)
+BARE_FINISH = "UPDATE bare SET status = 'done', ended_at = now(), model_url = %s WHERE id = %s"
+CLAIMERS = (1, 4)
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,8 @@ def run(size: Size, on_step: Callable[[str], None]) -> Json:
 
 
 def settled_per_s(bench: Rig, size: Size) -> Json:
-    """Measure one claimer that claims and settles over a deep history: ours, and a bare loop of two UPDATEs, in turns.
-
-    Both go through the daemon's engine and hand out the job, so that the ratio is that of the queue's rules alone.
+    """Measure claims and settlements over a deep history, with one claimer and with four: ours, as the daemon does them, and a
+    bare loop of two UPDATEs with psycopg, in turns. Also the kB of WAL that a job costs, from a checkpoint on.
     """
     url = bench.database("rate")
     # The history as it would be, without the time that triggers would take to write it.
@@ -117,6 +114,15 @@ def settled_per_s(bench: Rig, size: Size) -> Json:
         size.history,
     )
     sql(url, "ALTER DATABASE rate RESET session_replication_role")
+    sql(url, BARE)
+    sql(url, "CREATE INDEX bare_pending ON bare (created_at) WHERE status = 'pending'")
+    _insert_bare(url, size, "done", size.history)
+    return {str(claimers): _settle_in_turns(url, size, claimers) for claimers in CLAIMERS}
+
+
+def _settle_in_turns(url: str, size: Size, claimers: int) -> Json:
+    rounds = 10
+    each = size.settled // rounds // claimers
     sql(
         url,
         "INSERT INTO jobs (shop, product_id, image_urls)"
@@ -124,42 +130,69 @@ def settled_per_s(bench: Rig, size: Size) -> Json:
         size.shops,
         size.settled,
     )
-    sql(url, BARE)
-    sql(url, "CREATE INDEX bare_pending ON bare (created_at) WHERE status = 'pending'")
-    for status, rows in (("done", size.history), ("pending", size.settled)):
-        sql(
-            url,
-            "INSERT INTO bare (shop, product_id, image_urls, status)"
-            " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', %s FROM generate_series(1, %s) AS n",
-            size.shops,
-            status,
-            rows,
-        )
+    _insert_bare(url, size, "pending", size.settled)
     sql(url, "VACUUM ANALYZE")
-    engine = database.connect(database.parse(url, "DATABASE_URL"))
+    sql(url, "CHECKPOINT")
     spent = {"bare": 0.0, "ours": 0.0}
-    rounds = 20
+    wal = {"bare": 0.0, "ours": 0.0}
     for _ in range(rounds):
         # In turns, so that a busy moment does not fall on one of them alone.
-        began = time.perf_counter()
-        for _ in range(size.settled // rounds):
-            _bare(engine)
-        spent["bare"] += time.perf_counter() - began
-        began = time.perf_counter()
-        for _ in range(size.settled // rounds):
-            job = queue.claim(engine, worker="bench", lease_s=30)
-            assert job
-            queue.complete(engine, job, model_url="http://a/b.glb", report={})
-        spent["ours"] += time.perf_counter() - began
+        for name, work in (("bare", _bare), ("ours", _ours)):
+            [(before,)] = sql(url, "SELECT pg_current_wal_lsn()")
+            spent[name] += _together(url, work, each, claimers)
+            [(written,)] = sql(url, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)::float", before)
+            wal[name] += written
+    jobs = rounds * each * claimers
+    return {name: round(jobs / seconds, 1) for name, seconds in spent.items()} | {
+        "ratio": round(spent["bare"] / spent["ours"], 2),
+        "wal_kb": {name: round(written / jobs / 1000, 1) for name, written in wal.items()},
+    }
+
+
+def _insert_bare(url: str, size: Size, status: str, rows: int) -> None:
+    sql(
+        url,
+        "INSERT INTO bare (shop, product_id, image_urls, status)"
+        " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', %s FROM generate_series(1, %s) AS n",
+        size.shops,
+        status,
+        rows,
+    )
+
+
+def _together(
+    url: str, work: Callable[[str, int, threading.Barrier], None], each: int, claimers: int
+) -> float:
+    """Let each claimer do so many jobs. Returns the seconds from the moment when all are connected."""
+    ready = threading.Barrier(claimers + 1)
+    threads = [threading.Thread(target=work, args=(url, each, ready)) for _ in range(claimers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    began = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    return time.perf_counter() - began
+
+
+def _bare(url: str, jobs: int, ready: threading.Barrier) -> None:
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
+        ready.wait()
+        for _ in range(jobs):
+            row = connection.execute(BARE_CLAIM).fetchone()
+            assert row
+            connection.execute(BARE_FINISH, ["http://a/b.glb", row[0]])
+
+
+def _ours(url: str, jobs: int, ready: threading.Barrier) -> None:
+    engine = database.connect(database.parse(url, "DATABASE_URL"), pool_size=1)
+    engine.connect().close()
+    ready.wait()
+    for _ in range(jobs):
+        job = queue.claim(engine, worker="bench", lease_s=30)
+        assert job
+        queue.complete(engine, job, model_url="http://a/b.glb", report={})
     engine.dispose()
-    return {name: round(size.settled // rounds * rounds / seconds, 1) for name, seconds in spent.items()}
-
-
-def _bare(engine: Engine) -> None:
-    with engine.connect() as connection:
-        job = dict(connection.execute(BARE_CLAIM).mappings().one())
-    with engine.connect() as connection:
-        connection.execute(BARE_FINISH, {"id": job["id"], "model_url": "http://a/b.glb"})
 
 
 def fair_after_claims(bench: Rig, size: Size) -> int:
@@ -365,15 +398,16 @@ def as_table(found: Mapping[str, Any]) -> Table:
     """Return what a person reads."""
     table = Table("", "", "beside it", box=None, header_style="dim")
     listen, poll = found["pickup_ms"]["listen"], found["pickup_ms"]["poll"]
-    rate, statements = found["settled_per_s"], found["statements_per_s"]
+    statements = found["statements_per_s"]
     table.add_row("picked up, LISTEN", f"p50 {listen['p50']:.1f} ms, p95 {listen['p95']:.1f} ms", "")
     table.add_row("picked up, polling", f"p95 {poll['p95']:.0f} ms", f"interval {poll['interval']:g} s")
     table.add_row("statements, idle", f"{statements['idle']:.2f} a second", f"busy {statements['busy']:.2f}")
-    table.add_row(
-        "claimed and settled",
-        f"{rate['ours']:.0f} a second",
-        f"a bare loop {rate['bare']:.0f}; {rate['ours'] / rate['bare']:.2f} of it",
-    )
+    for claimers, rate in found["settled_per_s"].items():
+        table.add_row(
+            f"claimed and settled, claimers: {claimers}",
+            f"{rate['ours']:.0f} a second, {rate['wal_kb']['ours']:.1f} kB of WAL a job",
+            f"a bare loop {rate['bare']:.0f}, {rate['wal_kb']['bare']:.1f} kB; {rate['ratio']:.2f} of it",
+        )
     table.add_row(
         "one job behind another shop's crowd", f"starts with claim {found['fair_after_claims']}", "4 lanes"
     )
