@@ -243,6 +243,17 @@ def test_a_photo_in_a_transparent_frame_is_a_photo(cutter: Cutter, form: str) ->
     assert "frame" in found.warnings[-1]
 
 
+@pytest.mark.parametrize("picture", ["circle_crop", "glass_solid_cap"])
+def test_a_burger_in_a_round_frame_and_one_of_glass_are_found(cutter: Cutter, picture: str) -> None:
+    found = cutter.cut(decode_in_subprocess(DATA / f"{picture}.png"))
+    solid = found.rgba[..., 3] > 127
+    rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+    # The plate is 354 pixels wide in the middle of 800, and the bun stands 160 pixels above its base, its leaf 194.
+    assert 330 < np.ptp(columns) < 370
+    assert 155 < np.ptp(rows) < 200
+    assert found.certainty < 0.7
+
+
 def test_a_ball_a_plate_and_a_book_are_no_frames(cutter: Cutter) -> None:
     y, x = np.mgrid[-1:1:400j, -1:1:400j]
     r = np.hypot(x, y)

@@ -31,6 +31,9 @@ RIM = 0.95  # below this alpha a pixel's colour contains the background's
 # hole has 0.4, a cat that the network dissolves 0.2.
 UNSURE = (0.05, 0.25)
 WARN_UNSURE = 0.1  # from here on there is a warning
+NOTHING = (
+    0.6  # where more is unsure, the network sees no object: a pattern has 0.98, a burger on its plate 0.35
+)
 WARN_TRANSLUCENT = 0.02  # part of the product; likewise
 
 # What each doubt leaves of the certainty. A third or less puts the best model below the default WORKER_REVIEW_SCORE.
@@ -146,7 +149,7 @@ class Cutter:
         except JobError:
             return None
         found = draft.alpha * shape > SOLID
-        if not draft.certainty or not transparency.is_framed(rgb, shape, found, plain=plain):
+        if unsure(draft.alpha) > NOTHING or not transparency.is_framed(rgb, shape, found, plain=plain):
             return None
         return replace(draft, alpha=draft.alpha * shape).doubted(
             FRAMED,
@@ -159,7 +162,7 @@ class Cutter:
         alpha = np.zeros((photo.height, photo.width), np.float32)
         alpha[top:bottom, left:right], agreed = self._alpha(photo.crop((left, top, right, bottom)))
         rgb = np.asarray(photo)
-        opened = open_holes(rgb, alpha).alpha
+        opened = open_holes(rgb, alpha)
         # The backdrop's colour settles what the model left open, but a guess of two parts is less than one answer.
         draft = _rated(_without_fringe(rgb, opened), opened, (unsure(alpha) + unsure(opened)) / 2)
         return (

@@ -1,14 +1,14 @@
 """Open the holes of a product that the background model has filled, where the photo's backdrop shows through."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from worker.pipeline.backdrop import fit_backdrop
 from worker.pipeline.background import Alpha
 
+SIDE = 1024  # pixels of the longer side, at which holes are searched
 BUSY = 6.0  # levels; a ground that differs more from a smooth surface is no backdrop
 LEAST = 0.002  # of the product's area; smaller holes do not matter
 UNSURE = 0.9  # mean alpha; above it the background model takes the region for the product
@@ -16,14 +16,7 @@ STEP = 6.0  # levels that the product differs from the backdrop around a hole; i
 WHITE = 252.0  # levels; a white label on a white ground looks like a hole
 
 
-class Opened(NamedTuple):
-    """An alpha with open holes."""
-
-    alpha: Alpha
-    share: float  # part of the product that was opened, 0..1
-
-
-def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Opened:
+def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Alpha:
     """Make each part of the product transparent that has the colour which a plain backdrop has behind it.
 
     Where the background model is sure of the product, as it is of many handles, that part must also be enclosed, have a
@@ -33,18 +26,30 @@ def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Opened:
         rgb: (H, W, 3) sRGB, the photo.
         alpha: (H, W), of the background model.
     """
-    unchanged = Opened(alpha, 0.0)
+    step = -(-max(alpha.shape) // SIDE)
+    holes = _find_holes(rgb[::step, ::step], alpha[::step, ::step])
+    if not holes.any():
+        return alpha
+    # The border's own pixels are mixed with the backdrop: a pixel more, and a soft rim.
+    wider = ndimage.binary_dilation(holes, iterations=2).astype(np.float32)
+    kept = Image.fromarray(1 - ndimage.gaussian_filter(wider, 0.7))
+    height, width = alpha.shape
+    kept_there: Alpha = np.asarray(kept.resize((width, height), Image.Resampling.BILINEAR))
+    return alpha * kept_there
+
+
+def _find_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.bool_]:
+    holes = np.zeros(alpha.shape, bool)
     away = ndimage.distance_transform_edt(alpha <= 0.1) > 4
     backdrop = fit_backdrop(rgb, away & (alpha < 0.02))
     if backdrop is None or backdrop.noise > BUSY:
-        return unchanged
+        return holes
     colors = backdrop.levels(*alpha.shape)
     off = np.abs(ndimage.gaussian_filter(rgb.astype(np.float32), (1, 1, 0)) - colors).max(axis=2)
     solid = alpha > 0.5
     inside = ndimage.binary_fill_holes(solid) & (alpha > 0.1)
     like = inside & (off < max(3 * backdrop.noise, 3.0))
     regions, _ = ndimage.label(ndimage.binary_opening(like, iterations=2))
-    opened = np.zeros_like(solid)
     for n, extent in enumerate(ndimage.find_objects(regions), 1):
         box = tuple(slice(max(0, side.start - 6), side.stop + 6) for side in extent)
         region = regions[box] == n
@@ -56,10 +61,5 @@ def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Opened:
             edge = float(np.percentile(np.where(alpha[box] < 0.1, 0, off[box])[ring], 10))
             if edge < max(STEP, 3 * backdrop.noise) or colors[box][region].min(axis=-1).mean() > WHITE:
                 continue
-        opened[box] |= region
-    if not opened.any():
-        return unchanged
-    share = float(opened.sum() / solid.sum())
-    # The border's own pixels are mixed with the backdrop: a pixel more, and a soft rim.
-    wider = ndimage.binary_dilation(opened, iterations=2).astype(np.float32)
-    return Opened(alpha * (1 - ndimage.gaussian_filter(wider, 0.7)), share)
+        holes[box] |= region
+    return holes
