@@ -20,6 +20,9 @@ SHADE = 0.1  # of a colour from 0 to 1: colours that differ by more count less
 TELLING = 0.2  # of `SHADE`: a point tells where the camera stood if a little move changes its colour by more
 LEAST_TELLING = 30  # points
 STEPS = 6  # of a camera
+FREE = np.array(
+    [1, 1, 1, 1, 1, 0.1]
+)  # of `EXPECTED`: the outline tells the perspective better than print does
 
 
 def agree(
@@ -87,9 +90,9 @@ def _matched(shot: Shot, vertices: Floats, faces: NDArray[np.int32], points: Flo
             return off(camera, telling).ravel()
 
         terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, signed, outline)]
-        move = np.zeros(5)
+        move = np.zeros(len(EXPECTED))
         for _ in range(STEPS):
-            move = improve(shot.camera, move, terms)
+            move = improve(shot.camera, move, terms, EXPECTED * FREE)
         camera = moved(shot.camera, move)
         if np.abs(off(camera)).mean() < np.abs(here).mean():
             shot = shoot(shot.photo, camera, vertices, faces)

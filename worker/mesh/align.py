@@ -18,8 +18,8 @@ LEAST_OVERLAP = 0.75  # intersection over union of the two outlines; below it th
 
 ROUNDS = 4  # of finding the outline and moving the camera
 # What a camera may be off by: to the right, up and in the size of what it sees, parts of its picture; around and over
-# the product, degrees. It moves less the less the photo tells, and never by more than three times as much.
-EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5])
+# the product, degrees; and in its perspective, `side` / `distance`. It moves less the less the photo tells, and never by more than three times as much.
+EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5, 0.25])
 PIXEL = 1.5  # pixels of the photo: outlines that are farther apart count less
 REACH = 30  # pixels of the photo: all outlines that are farther apart are equally far
 EVIDENCE = 200.0  # how much an outline or print that is off by `PIXEL` or `SHADE` weighs against `EXPECTED`
@@ -92,7 +92,7 @@ def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -
     solid = view[..., 3] > 127
     wanted = solid.reshape(size, 2, size, 2).mean(axis=(1, 3))
     signed = signed_distance(solid)
-    found, move = [], np.zeros(5)
+    found, move = [], np.zeros(len(EXPECTED))
     for turn in range(ROUNDS + 1):
         camera = moved(start.camera, move)
         buffer = depth_buffer(vertices, faces, camera, size)
@@ -112,39 +112,45 @@ def outline_off(signed: Floats, outline: Floats, camera: Camera) -> NDArray[np.f
     return np.asarray(ndimage.map_coordinates(signed, at, order=1, mode="nearest") / PIXEL, np.float64)
 
 
-def improve(start: Camera, move: Moves, terms: Sequence[Callable[[Camera], Moves]]) -> Moves:
-    """One step of Gauss and Newton towards small residuals; `EXPECTED` keeps unknown directions still.
+def improve(
+    start: Camera, move: Moves, terms: Sequence[Callable[[Camera], Moves]], expected: Moves = EXPECTED
+) -> Moves:
+    """One step of Gauss and Newton towards small residuals; `expected` keeps unknown directions still.
 
     Args:
         start: before any move.
-        move: (5,) so far.
+        move: (6,) so far.
         terms: each gives (N,) residuals for a camera; 1 is a large one.
+        expected: how far the camera may be off, as `EXPECTED`.
 
     Returns:
-        (5,) the move from the start.
+        (6,) the move from the start.
     """
     here = moved(start, move)
-    normal, pull = np.diag(EXPECTED**-2.0), -move / EXPECTED**2
+    normal, pull = np.diag(expected**-2.0), -move / expected**2
     for term in terms:
         residual = term(here)
         slopes = np.stack(
-            [(term(moved(start, move + step)) - residual) / step.sum() for step in np.diag(EXPECTED / 20)],
+            [(term(moved(start, move + step)) - residual) / step.sum() for step in np.diag(expected / 20)],
             axis=1,
         )
         # What is far off is something else: it counts no more than what is off by one (Huber).
         weight = EVIDENCE / len(residual) / np.maximum(np.abs(residual), 1)
         normal += (slopes * weight[:, None]).T @ slopes
         pull -= slopes.T @ (weight * residual)
-    return np.clip(move + np.linalg.solve(normal, pull), -3 * EXPECTED, 3 * EXPECTED)
+    return np.clip(move + np.linalg.solve(normal, pull), -3 * expected, 3 * expected)
 
 
 def moved(camera: Camera, move: Moves) -> Camera:
     """Move a camera to the right and up, widen its picture, and turn it around the product, in the units of `EXPECTED`."""
     x, y, z = (camera.center + np.array([move[0], move[1], 0]) * camera.side @ camera.rotation).tolist()
+    side = camera.side * float(np.exp(move[2]))
+    perspective = camera.side / camera.distance + float(move[5])
     return replace(
         camera,
         center=(x, y, z),
-        side=camera.side * float(np.exp(move[2])),
+        side=side,
+        distance=side / perspective if perspective > 0 else np.inf,
         azimuth=camera.azimuth + float(move[3]),
         elevation=camera.elevation + float(move[4]),
     )
