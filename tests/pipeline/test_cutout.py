@@ -279,7 +279,7 @@ def test_a_photo_that_is_faded_everywhere_is_as_sure_as_another(cutter: Cutter) 
 
 def test_a_reflection_goes_with_the_background(cutter: Cutter) -> None:
     rgba = np.zeros((400, 300, 4), np.uint8)
-    grain = np.random.default_rng(5).integers(60, 200, (160, 160, 3))
+    grain = np.random.default_rng(5).integers((20, 60, 90), (60, 120, 200), (160, 160, 3))
     rgba[60:220, 70:230] = np.dstack([grain, np.full((160, 160), 255)])
     rgba[220:320, 70:230] = np.dstack([grain[:59:-1], np.linspace(100, 0, 100)[:, None].repeat(160, 1)])
     alpha = cutter.cut(Image.fromarray(rgba)).rgba[..., 3]
