@@ -4,6 +4,7 @@ The result is a preview and not a reconstruction. What the photos show is theirs
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +19,13 @@ from worker.engines.relief.paint import paint, paint_front
 from worker.engines.relief.solid import pillow, section_of, sided
 from worker.engines.surface import PosedView, SourceView, Surface
 from worker.engines.views import align
+from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
+
+DISTANCE = 5.0
+"""Of a photo's camera, as a multiple of the side of its picture. Known objects photographed from 3 to 4 (mean ΔE2000 from the
+front and the back; parallel, 5, 3.5): duck 0.7/3.4, 0.3/1.9, 0.2/1.5; robot 8.9/2.5, 4.8/2.6, 3.9/2.6; mug 1.6/2.9, 2.4/2.8,
+2.9/3.4."""
 
 
 def load(
@@ -59,7 +66,14 @@ class Relief:
             vertices=points,
             faces=faces,
             color=paint_front(alone) if alone else paint(outlines, solid, points),
-            source_views=[SourceView(role=o.role, view=o.view, camera=o.camera) for o in outlines],
-            depth_factors=(0.01, 100.0),  # its depth is made up
+            source_views=[
+                SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
+                for o in outlines
+            ],
             report=report,
         )
+
+
+def _in_perspective(camera: Camera) -> Camera:
+    """Return the parallel camera of a photo at the distance of a usual one, from which what is nearer looks larger."""
+    return replace(camera, distance=DISTANCE * camera.side)

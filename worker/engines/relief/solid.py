@@ -108,11 +108,11 @@ def _rounded(height: Height, body_height: FloatMap) -> FloatMap:
 def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     """Join outlines from the front and from a side; the back and the other side may be there too.
 
-    Seen from the front or from the side, the solid has exactly the outline of that photo. At each height its section is
-    f(x) + s(z) = 1 with f = (x²/a²)^e and s = (z²/b²)^e, where a and b are the half widths of the two outlines: an ellipse
-    for e = 1. In general 1 - f and 1 - s come from the inflated outlines: their squared half depths as a share of the
+    Seen from the front or from the side, the solid has the outline of that photo. At each height its section is
+    f(x) + s(z) = 1 with f = (1 - x²/a²)^e and s = (1 - z²/b²)^e, where a and b are the half widths of the two outlines: an
+    ellipse for e = 1, and fuller for less. In general 1 - x²/a² is the inflated outline's squared half depth, as a share of the
     greatest at that height. So two legs in both photos make four, and a tail is about as wide as it is high. For a box the
-    section is a rectangle, the hull of the outlines.
+    section is the rectangle in which f and s are positive, the hull of the outlines.
 
     Args:
         outlines: the front first.
