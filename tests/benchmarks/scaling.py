@@ -1,4 +1,4 @@
-"""Replay a day of jobs with the scaling rule of kubernetes/keda.yaml and with fixed fleets: `python tests/benchmarks/scaling.py [--json]`.
+"""Replay a day of jobs with the scaling rule of docs/kubernetes/keda.yaml and with fixed fleets: `python tests/benchmarks/scaling.py [--json]`.
 
 A model, computed and not measured: a pod has some lanes, a job takes its seconds in one, a pod is ready some time after it was
 wanted, and one that is taken away finishes its jobs first. It gives the seconds that jobs wait, and the hours of all hosts.
@@ -30,9 +30,9 @@ class Rule:
 
     @classmethod
     def read(cls) -> "Rule":
-        """Read kubernetes/keda.yaml."""
+        """Read docs/kubernetes/keda.yaml."""
         yaml: Any = import_module("yaml")  # comes with the manifests' validator
-        documents = yaml.safe_load_all((ROOT / "kubernetes" / "keda.yaml").read_text())
+        documents = yaml.safe_load_all((ROOT / "docs" / "kubernetes" / "keda.yaml").read_text())
         spec = next(each["spec"] for each in documents if each["kind"] == "ScaledObject")
         behaviour = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         return cls(

@@ -20,7 +20,7 @@ yaml = pytest.importorskip("yaml")
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all((ROOT / "kubernetes" / f"{name}.yaml").read_text()))
+    return list(yaml.safe_load_all((ROOT / "docs" / "kubernetes" / f"{name}.yaml").read_text()))
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
