@@ -384,7 +384,8 @@ def turned(
     corners = [(c * x - s * z, s * x + c * z) for x in (x0, x1) for z in (z0, z1)]
     xs, zs = zip(*corners, strict=True)
     box = ((min(xs), y0, min(zs)), (max(xs), y1, max(zs)))
-    return turned_distance, turned_surface, replace(studio, box=box)
+    x, y, z = studio.target  # the photographer keeps the product in the middle
+    return turned_distance, turned_surface, replace(studio, box=box, target=(c * x - s * z, y, s * x + c * z))
 
 
 def pack_light(light: Light) -> list[float]:
