@@ -16,8 +16,8 @@
 -- takes a lock that ends with the claim, and checks after that: in a volatile function every statement sees what is committed
 -- by then. For this reason no claim violates the unique index jobs_one_running_a_path, and none waits for it.
 
--- Lock a storage path for this claim. True if no job runs on it.
-CREATE OR REPLACE FUNCTION worker.path_is_free(path text) RETURNS boolean
+-- Lock a storage path for this claim. True if no job runs on it, and no newer one has ended on it.
+CREATE OR REPLACE FUNCTION worker.path_is_free(path text, requested_at timestamptz) RETURNS boolean
 LANGUAGE plpgsql VOLATILE COST 1000 SET search_path = '' AS $$
 #variable_conflict use_variable
 BEGIN
@@ -25,8 +25,9 @@ BEGIN
         RETURN false;
     END IF;
     RETURN NOT EXISTS (
-        SELECT FROM public.jobs
-        WHERE status = 'processing' AND worker.storage_path(shop, product_id, variant_id) = path);
+            SELECT FROM public.jobs
+            WHERE status = 'processing' AND worker.storage_path(shop, product_id, variant_id) = path)
+        AND NOT EXISTS (SELECT FROM worker.superseded AS rest WHERE rest.path = path AND rest.before > requested_at);
 END $$;
 
 -- Lock a shop for this claim. True if fewer than `most` of its jobs run. Claims of one shop wait for each other here until one
@@ -57,9 +58,10 @@ END $$;
 -- a running job is skipped, and so is a shop at its limit. The turns are computed from the rows; a cursor would be one row on
 -- which all claims wait.
 --
--- The function walks along the index jobs_waiting from the next shop until it finds a job. The cost depends on the due jobs
--- that are skipped, not on the backlog, nor on that of other lines. A row is locked before its path, so that no path is
--- locked for a row of another claim: a server does not have room for thousands of advisory locks.
+-- The function walks along the index jobs_waiting from shop to shop until it finds a job. If a shop's first job cannot run,
+-- worker.next_of_shop() looks for another one there. So the cost depends on the running jobs, not on the backlog, nor on that
+-- of other lines. A row is locked before its path, so that no path is locked for a row of another claim: a server does not
+-- have room for thousands of advisory locks.
 --
 -- The ORDER BY of each query is the complete order of its index, and claim_job() disables sorting. So only that index can be
 -- used, even if the statistics are from a time when the table was small or no job waited.
@@ -71,6 +73,7 @@ DECLARE
     line record;
     turn text;
     wrapped boolean;
+    is_free boolean;
     chosen uuid;
 BEGIN
     LOOP
@@ -98,21 +101,23 @@ BEGIN
             turn := line.served;
             wrapped := false;
             LOOP
-                SELECT id, shop INTO chosen, turn FROM (
-                    SELECT id, shop, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
+                SELECT id, shop, worker.path_is_free(worker.storage_path(shop, product_id, variant_id), queued_at)
+                INTO chosen, turn, is_free FROM (
+                    SELECT id, shop, product_id, variant_id, queued_at FROM public.jobs
                     WHERE status = 'pending' AND pool = line.pool AND coalesce(engine, '') = line.engine
                       AND priority = line.priority AND shop > turn AND (NOT wrapped OR shop <= line.served)
                       AND run_after <= now() AND id <> ALL (refused)
-                      AND worker.storage_path(shop, product_id, variant_id) <> ALL (ARRAY(
-                          SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs
-                          WHERE status = 'processing'))
-                    ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at OFFSET 0
-                    FOR UPDATE SKIP LOCKED) AS waiting
-                WHERE worker.path_is_free(path) LIMIT 1;
+                    ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT 1
+                    FOR UPDATE SKIP LOCKED) AS waiting;
                 IF chosen IS NULL THEN
                     EXIT WHEN wrapped;
                     wrapped := true;
                     turn := '';
+                ELSIF NOT is_free THEN
+                    chosen := worker.next_of_shop(line.pool, line.engine, line.priority, turn, shop_limit, refused);
+                    IF chosen IS NOT NULL THEN
+                        RETURN chosen;
+                    END IF;
                 ELSIF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
                     RETURN chosen;
                 END IF;
@@ -122,6 +127,57 @@ BEGIN
             RETURN NULL;
         END IF;
     END LOOP;
+END $$;
+
+-- Choose a job of one shop of a line whose first due job cannot run. That is the job that has been due longest, if it is
+-- among the first hundred. Behind a hundred that cannot run, say thousands of requests for one product that is running, it is
+-- one of the next hundred products in the order of their paths, from a random path on: that of them which has been due
+-- longest. So the cost is the same however many jobs of a product wait, and each product has its chance.
+CREATE OR REPLACE FUNCTION worker.next_of_shop(
+    its_pool text, its_engine text, its_priority smallint, its_shop text, shop_limit int, refused uuid[]) RETURNS uuid
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_variable
+DECLARE
+    most CONSTANT int := 100;
+    busy CONSTANT text[] := ARRAY(
+        SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs WHERE status = 'processing');
+    few uuid[];
+    seen int;
+    chosen uuid;
+    candidate record;
+    start CONSTANT text := md5(random()::text);
+    turn text := start;
+    wrapped boolean := false;
+BEGIN
+    SELECT count(*), array_agg(id) FILTER (WHERE path <> ALL (busy)) INTO seen, few FROM (
+        SELECT id, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
+        WHERE status = 'pending' AND pool = its_pool AND coalesce(engine, '') = its_engine AND priority = its_priority
+          AND shop = its_shop AND run_after <= now()
+        ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT most) AS first;
+    chosen := worker.next_of_few(few, shop_limit, refused);
+    IF chosen IS NOT NULL OR seen < most THEN
+        RETURN chosen;
+    END IF;
+    few := '{}';
+    FOR n IN 1 .. most + cardinality(busy) LOOP
+        SELECT id, run_after, worker.storage_path(shop, product_id, variant_id) AS path INTO candidate FROM public.jobs
+        WHERE status = 'pending' AND pool = its_pool AND coalesce(engine, '') = its_engine AND priority = its_priority
+          AND shop = its_shop AND worker.storage_path(shop, product_id, variant_id) > turn
+        ORDER BY pool, coalesce(engine, ''), priority DESC, shop, worker.storage_path(shop, product_id, variant_id),
+            run_after, created_at
+        LIMIT 1;
+        IF NOT FOUND OR wrapped AND candidate.path > start THEN
+            EXIT WHEN wrapped;
+            wrapped := true;
+            turn := '';
+            CONTINUE;
+        END IF;
+        turn := candidate.path;
+        IF candidate.run_after <= now() AND turn <> ALL (busy) THEN
+            few := few || candidate.id;
+        END IF;
+    END LOOP;
+    RETURN worker.next_of_few(few, shop_limit, refused);
 END $$;
 
 -- Choose as next_job() does, but only among these few due jobs. It is used while other jobs have a later run_after, which
@@ -155,12 +211,12 @@ BEGIN
         CONTINUE WHEN turn = full_shop;
         -- By primary key only: an index on waiting jobs would be read completely for each candidate.
         SELECT id INTO chosen FROM (
-            SELECT id, status, run_after, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
+            SELECT id, status, run_after, queued_at, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
             WHERE id = candidate OFFSET 0 FOR UPDATE SKIP LOCKED) AS waiting
         WHERE status = 'pending' AND run_after <= now()
           AND path <> ALL (ARRAY(
               SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs WHERE status = 'processing'))
-          AND worker.path_is_free(path);
+          AND worker.path_is_free(path, queued_at);
         CONTINUE WHEN chosen IS NULL;
         IF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
             RETURN chosen;
@@ -198,6 +254,9 @@ BEGIN
     END IF;
     IF EXISTS (SELECT FROM worker.hosts WHERE name = claimer AND paused_at IS NOT NULL) THEN
         RETURN;
+    END IF;
+    IF EXISTS (SELECT FROM worker.superseded) THEN
+        PERFORM worker.supersede_rest();
     END IF;
     IF (SELECT max(last.run_after) FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
             SELECT job.run_after FROM public.jobs AS job
@@ -302,7 +361,9 @@ END $$;
 -- Complete a job, and cancel older waiting jobs for the same files. False if the lease is lost.
 --
 -- An older job may still wait after a failure or with a lower priority. It would overwrite the newer model. With sorting
--- disabled, only the index jobs_waiting_path gives this order.
+-- disabled, only the index jobs_waiting_path gives this order. Of very many older jobs, the first 500 are cancelled here, so
+-- that the statement stays short. An entry in worker.superseded keeps the others from being claimed, until claims have
+-- cancelled them: worker.supersede_rest().
 CREATE OR REPLACE FUNCTION worker.complete_job(
     job_id uuid, token uuid, url text, report jsonb, superseded_message text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off SET enable_sort = off AS $$
@@ -311,6 +372,7 @@ DECLARE
     path text;
     requested_at timestamptz;
     older uuid[];
+    most CONSTANT int := 500;
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);
     UPDATE public.jobs
@@ -326,14 +388,51 @@ BEGIN
         SELECT id FROM public.jobs
         WHERE status = 'pending' AND queued_at < requested_at
           AND worker.storage_path(shop, product_id, variant_id) = path
-        ORDER BY queued_at);
+        ORDER BY queued_at LIMIT most);
     IF older <> '{}' THEN
         PERFORM set_config('worker.lease', 'queue', true);
         UPDATE public.jobs
         SET status = 'cancelled', completed_at = now(), error_code = 'superseded', error_message = superseded_message
         WHERE id = ANY (older) AND status = 'pending';
+        IF cardinality(older) = most THEN
+            INSERT INTO worker.superseded AS rest (path, before, message) VALUES (path, requested_at, superseded_message)
+            ON CONFLICT ON CONSTRAINT superseded_pkey DO UPDATE SET before = greatest(rest.before, excluded.before);
+            PERFORM pg_notify('worker_jobs', '') WHERE pg_notification_queue_usage() < 0.9;
+        END IF;
     END IF;
     RETURN true;
+END $$;
+
+-- Cancel up to 500 of the jobs that worker.complete_job() has left, and wake a lane for the next ones. One claim at a time
+-- does it. A job that another session has locked stays for a later claim.
+CREATE OR REPLACE FUNCTION worker.supersede_rest() RETURNS void
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
+DECLARE
+    room int := 500;
+    entry worker.superseded;
+    older uuid[];
+BEGIN
+    FOR entry IN SELECT * FROM worker.superseded AS rest ORDER BY rest.path FOR UPDATE SKIP LOCKED LOOP
+        older := ARRAY(
+            SELECT id FROM public.jobs
+            WHERE status = 'pending' AND queued_at < entry.before
+              AND worker.storage_path(shop, product_id, variant_id) = entry.path
+            ORDER BY queued_at LIMIT room FOR UPDATE SKIP LOCKED);
+        UPDATE public.jobs
+        SET status = 'cancelled', completed_at = now(), error_code = 'superseded', error_message = entry.message
+        WHERE id = ANY (older);
+        DELETE FROM worker.superseded AS rest
+        WHERE rest.path = entry.path AND NOT EXISTS (
+            SELECT FROM public.jobs
+            WHERE status = 'pending' AND queued_at < entry.before
+              AND worker.storage_path(shop, product_id, variant_id) = entry.path
+            ORDER BY queued_at OFFSET 0);
+        room := room - cardinality(older);
+        EXIT WHEN room = 0;
+    END LOOP;
+    PERFORM pg_notify('worker_webhooks', ''), pg_notify('worker_jobs', '')
+        WHERE room < 500 AND pg_notification_queue_usage() < 0.9;
 END $$;
 
 -- Return the wait after a failed attempt: 15 s, doubled with each attempt, at most 10 min; half of it is random.

@@ -17,11 +17,13 @@ def upgrade() -> None:
     _make_outbox()
     _make_attempts()
     _make_hosts()
+    _make_superseded()
     for table in (
         "public.jobs",
         "worker.outbox",
         "worker.attempts",
         "worker.hosts",
+        "worker.superseded",
         "worker.alembic_version",
     ):
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
@@ -31,7 +33,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     _unpublish()
-    op.execute("DROP TABLE worker.hosts, worker.attempts, worker.outbox, public.jobs")
+    op.execute("DROP TABLE worker.superseded, worker.hosts, worker.attempts, worker.outbox, public.jobs")
     op.execute("DROP TYPE worker.outcome, worker.job_state")
     op.execute("DROP FUNCTION worker.storage_path")
     op.execute("ALTER TABLE worker.alembic_version DISABLE ROW LEVEL SECURITY")
@@ -160,6 +162,12 @@ def _make_jobs() -> None:
         CREATE INDEX jobs_waiting_path ON public.jobs (worker.storage_path(shop, product_id, variant_id), queued_at)
         WHERE status = 'pending'
     """)
+    # The next product of a shop, whatever the number of jobs that wait for one product.
+    op.execute("""
+        CREATE INDEX jobs_waiting_product ON public.jobs (pool, coalesce(engine, ''), priority DESC, shop,
+            worker.storage_path(shop, product_id, variant_id), run_after, created_at)
+        WHERE status = 'pending'
+    """)
     op.execute("CREATE INDEX jobs_ended ON public.jobs (completed_at) WHERE completed_at IS NOT NULL")
     op.execute("CREATE INDEX jobs_product ON public.jobs (shop, product_id, created_at)")
     # A shop's latest jobs.
@@ -269,6 +277,21 @@ def _make_hosts() -> None:
     op.execute(
         "COMMENT ON TABLE worker.hosts IS 'The running daemons, by name. Each writes its row every few seconds.'"
     )
+
+
+def _make_superseded() -> None:
+    op.execute("""
+        CREATE TABLE worker.superseded (
+            path text PRIMARY KEY,  -- worker.storage_path()
+            before timestamptz NOT NULL,  -- jobs that were queued before are not claimed any more
+            message text NOT NULL  -- their error_message
+        )
+        WITH (autovacuum_vacuum_threshold = 200)
+    """)
+    op.execute("""
+        COMMENT ON TABLE worker.superseded IS
+        'Products of which more old jobs wait than one statement cancels. Claims cancel them; then the entry is gone.'
+    """)
 
 
 def _make_the_role() -> None:

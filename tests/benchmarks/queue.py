@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -57,6 +58,38 @@ BARE_CLAIM = (
 )
 BARE_FINISH = "UPDATE bare SET status = 'done', ended_at = now(), model_url = %s WHERE id = %s"
 CLAIMERS = (1, 4)
+# pgqueuer takes and ends its jobs one by one, as a worker of a minute a job would. A package for itself: it gets its own Python.
+PGQUEUER = """
+import asyncio, sys, time
+from datetime import timedelta
+from uuid import uuid4
+import asyncpg
+from pgqueuer.adapters.persistence.queries import EntrypointExecutionParameter, Queries
+
+async def work(url, each):
+    queries = Queries.from_asyncpg_connection(await asyncpg.connect(url))
+    claimer, entrypoints = uuid4(), {"job": EntrypointExecutionParameter(0)}
+    await queries.queue_size()
+    async def run():
+        for _ in range(each):
+            [job] = await queries.dequeue(1, entrypoints, claimer, None, timedelta(seconds=30))
+            await queries.log_jobs([(job, "successful", None)])
+    return run
+
+async def main(url, each, claimers):
+    queries = Queries.from_asyncpg_connection(await asyncpg.connect(url))
+    if not each:
+        await queries.install()
+    elif not claimers:
+        await queries.enqueue(["job"] * each, [b"{}"] * each, [0] * each)
+    else:
+        runs = [await work(url, each) for _ in range(claimers)]
+        began = time.perf_counter()
+        await asyncio.gather(*(run() for run in runs))
+        print(time.perf_counter() - began)
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+"""
 
 
 @dataclass(frozen=True)
@@ -77,12 +110,14 @@ class Size:
 QUICK = Size(2_000, 100, 10, 200, 10, 10.0, 3.0, 1, (1.5,))
 
 
-def run(size: Size, on_step: Callable[[str], None]) -> Json:
+def run(size: Size, on_step: Callable[[str], None], pgqueuer: str | None, *, rates_only: bool) -> Json:
     """Do all measurements. `--json` prints what they give. Raises: ConfigError; TimeoutError if the queue does not do its work."""
     found: Json = {}
     with tempfile.TemporaryDirectory(prefix="worker-bench-") as folder, rig(Path(folder)) as bench:
         on_step("claiming and settling beside a bare loop")
-        found["settled_per_s"] = settled_per_s(bench, size)
+        found["settled_per_s"] = settled_per_s(bench, size, pgqueuer)
+        if rates_only:
+            return found
         on_step("one shop behind another's crowd")
         found["fair_after_claims"] = fair_after_claims(bench, size)
         on_step("picking up, by LISTEN and by polling")
@@ -98,9 +133,10 @@ def run(size: Size, on_step: Callable[[str], None]) -> Json:
     return found
 
 
-def settled_per_s(bench: Rig, size: Size) -> Json:
+def settled_per_s(bench: Rig, size: Size, pgqueuer: str | None) -> Json:
     """Measure claims and settlements over a deep history, with one claimer and with four: ours, as the daemon does them, and a
-    bare loop of two UPDATEs with psycopg, in turns. Also the kB of WAL that a job costs, from a checkpoint on.
+    bare loop of two UPDATEs with psycopg, in turns. Also the kB of WAL that a job costs, from a checkpoint on. pgqueuer, run by
+    that Python, has a database without history: it keeps none in its queue.
     """
     url = bench.database("rate")
     # The history as it would be, without the time that triggers would take to write it.
@@ -117,10 +153,31 @@ def settled_per_s(bench: Rig, size: Size) -> Json:
     sql(url, BARE)
     sql(url, "CREATE INDEX bare_pending ON bare (created_at) WHERE status = 'pending'")
     _insert_bare(url, size, "done", size.history)
-    return {str(claimers): _settle_in_turns(url, size, claimers) for claimers in CLAIMERS}
+    contestants: dict[str, Callable[[int, int], float]] = {
+        "bare": lambda each, claimers: _together(url, _bare, each, claimers),
+        "ours": lambda each, claimers: _together(url, _ours, each, claimers),
+    }
+    if pgqueuer:
+        other = bench.postgres.create_database("pgqueuer")
+        _pgqueuer(pgqueuer, other)
+        contestants["pgqueuer"] = lambda each, claimers: float(_pgqueuer(pgqueuer, other, each, claimers))
+    found = {}
+    for claimers in CLAIMERS:
+        if pgqueuer:
+            _pgqueuer(pgqueuer, other, size.settled)
+        found[str(claimers)] = _settle_in_turns(url, size, claimers, contestants)
+    return found
 
 
-def _settle_in_turns(url: str, size: Size, claimers: int) -> Json:
+def _pgqueuer(python: str, url: str, jobs: int = 0, claimers: int = 0) -> str:
+    """Let pgqueuer install itself, insert jobs, or do so many with each claimer. Returns what it prints: the seconds."""
+    command = [python, "-c", PGQUEUER, url, str(jobs), str(claimers)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _settle_in_turns(
+    url: str, size: Size, claimers: int, contestants: Mapping[str, Callable[[int, int], float]]
+) -> Json:
     rounds = 10
     each = size.settled // rounds // claimers
     sql(
@@ -133,13 +190,13 @@ def _settle_in_turns(url: str, size: Size, claimers: int) -> Json:
     _insert_bare(url, size, "pending", size.settled)
     sql(url, "VACUUM ANALYZE")
     sql(url, "CHECKPOINT")
-    spent = {"bare": 0.0, "ours": 0.0}
-    wal = {"bare": 0.0, "ours": 0.0}
+    spent = dict.fromkeys(contestants, 0.0)
+    wal = dict.fromkeys(contestants, 0.0)
     for _ in range(rounds):
         # In turns, so that a busy moment does not fall on one of them alone.
-        for name, work in (("bare", _bare), ("ours", _ours)):
+        for name, work in contestants.items():
             [(before,)] = sql(url, "SELECT pg_current_wal_lsn()")
-            spent[name] += _together(url, work, each, claimers)
+            spent[name] += work(each, claimers)
             [(written,)] = sql(url, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)::float", before)
             wal[name] += written
     jobs = rounds * each * claimers
@@ -406,8 +463,11 @@ def as_table(found: Mapping[str, Any]) -> Table:
         table.add_row(
             f"claimed and settled, claimers: {claimers}",
             f"{rate['ours']:.0f} a second, {rate['wal_kb']['ours']:.1f} kB of WAL a job",
-            f"a bare loop {rate['bare']:.0f}, {rate['wal_kb']['bare']:.1f} kB; {rate['ratio']:.2f} of it",
+            f"a bare loop {rate['bare']:.0f}, {rate['wal_kb']['bare']:.1f} kB; {rate['ratio']:.2f} of it"
+            + (f"; pgqueuer {rate['pgqueuer']:.0f}" if "pgqueuer" in rate else ""),
         )
+    if "fair_after_claims" not in found:
+        return table
     table.add_row(
         "one job behind another shop's crowd", f"starts with claim {found['fair_after_claims']}", "4 lanes"
     )
@@ -436,6 +496,10 @@ def main() -> None:
         action="store_true",
         help="a little of everything, to see that it works; no figures to quote",
     )
+    parser.add_argument("--rates", action="store_true", help="only claims and settlements")
+    parser.add_argument(
+        "--pgqueuer", metavar="PYTHON", help="a Python with pgqueuer and asyncpg, to compare with"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     chosen = parser.parse_args()
     interrupt_on_signals()
@@ -443,7 +507,12 @@ def main() -> None:
     try:
         ensure_weights(console, "relief")
         with console.status("") as status:
-            found = run(QUICK if chosen.quick else Size(), lambda step: status.update(f"{step} …"))
+            found = run(
+                QUICK if chosen.quick else Size(),
+                lambda step: status.update(f"{step} …"),
+                chosen.pgqueuer,
+                rates_only=chosen.rates,
+            )
     except ConfigError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

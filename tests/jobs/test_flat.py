@@ -99,3 +99,78 @@ def test_the_first_in_line_are_those_that_a_sort_of_all_would_put_first(
     found = fetch_all(engine, "SELECT job_id, place FROM worker.first_in_line(150)")
     assert {(row["job_id"], row["place"]) for row in found} == set(wanted)
     assert len(found) == 2 * 150
+
+
+def request_often(sql: psycopg.Connection, count: int) -> None:
+    """Insert so many requests for one product of a shop, then one for another product."""
+    sql.execute("SET session_replication_role = replica")
+    sql.execute("TRUNCATE jobs, worker.superseded")
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls, run_after, created_at, queued_at)"
+        " SELECT 'a', CASE n WHEN %s THEN 'other' ELSE 'same' END, '{http://a/b}', at, at, at"
+        " FROM generate_series(0, %s) AS n CROSS JOIN LATERAL (SELECT now() - interval '1 day' + n * interval '1 s' AS at) AS of",
+        [count, count],
+    )
+    sql.execute("RESET session_replication_role")
+    sql.execute("VACUUM ANALYZE jobs")
+
+
+@pytest.mark.parametrize("many", [2_000, pytest.param(20_000, marks=pytest.mark.long)])
+def test_a_claim_and_a_completion_cost_the_same_however_many_requests_wait_for_one_product(
+    engine: Engine, sql: psycopg.Connection, many: int
+) -> None:
+    costs = []
+    for count in (600, many):
+        request_often(sql, count)
+        newest = queue.enqueue(engine, shop="a", product_id="same", image_urls=["http://a/b"], priority=1)
+        running = queue.claim(engine, worker="w", lease_s=30)
+        assert running
+        assert running.id == newest
+        read = [_pages_read(sql, "SELECT * FROM worker.claim_job('w', 'h', '{default}', '', 30, NULL)", {})]
+        assert sql.execute(
+            "SELECT product_id FROM jobs WHERE status = 'processing' ORDER BY 1"
+        ).fetchall() == [
+            ("other",),
+            ("same",),
+        ]
+        token = {"id": running.id, "token": str(running.lease_token)}
+        read.append(
+            _pages_read(
+                sql,
+                "SELECT worker.complete_job(%(id)s, %(token)s::uuid, 'x', '{}', 'a newer one ended')",
+                token,
+            )
+        )
+        costs.append(read)
+    for few, most in zip(*costs, strict=True):
+        assert most < 1.3 * few + 60, costs
+
+
+def test_more_old_requests_than_one_statement_cancels_are_never_run_and_all_cancelled(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    request_often(sql, 1_200)
+    newest = queue.enqueue(engine, shop="a", product_id="same", image_urls=["http://a/b"], priority=1)
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    queue.complete(engine, job, model_url="x", report={})
+    assert sql.execute("SELECT count(*) FROM jobs WHERE status = 'cancelled'").fetchone() == (500,)
+    later = queue.enqueue(engine, shop="a", product_id="same", image_urls=["http://a/b"])
+    claimed = [queue.claim(engine, worker="w", lease_s=30) for _ in range(3)]
+    assert {job.id for job in claimed if job} == {
+        later,
+        *(row[0] for row in sql.execute("SELECT id FROM jobs WHERE product_id = 'other'")),
+    }
+    assert sql.execute(
+        "SELECT product_id, status::text, error_code, count(*) FROM jobs GROUP BY 1, 2, 3 ORDER BY 1, 2"
+    ).fetchall() == [
+        ("other", "processing", None, 1),
+        ("same", "cancelled", "superseded", 1_200),
+        ("same", "completed", None, 1),
+        ("same", "processing", None, 1),
+    ]
+    assert sql.execute("SELECT count(*) FROM worker.superseded").fetchone() == (0,)
+    # Each has its webhook, as if one statement had cancelled all.
+    assert sql.execute(
+        "SELECT count(*) FROM worker.outbox WHERE terminal AND job_id <> %s", [newest]
+    ).fetchone() == (1_200,)
