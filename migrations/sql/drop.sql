@@ -4,7 +4,7 @@
 DROP VIEW IF EXISTS public.job_status, public.queue_health, worker.demand;
 DROP FUNCTION IF EXISTS public.cancel_job, public.retry_job, public.pause_host, public.resume_host;
 
--- storage_path() belongs to the tables, because indexes hold its results: migrations/versions/0101_queue.py.
+-- storage_path() belongs to the tables, because indexes hold its results: migrations/versions/0102_queue.py.
 DO $$
 DECLARE
     found regprocedure;

@@ -254,8 +254,9 @@ def test_the_code_expects_the_newest_revision() -> None:
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        ("0101", r"\(0101\) is older.*worker migrate"),
-        ("9999", "newer.*downgrade 0102"),
+        ("0102", r"\(0102\) is older.*worker migrate"),
+        ("9999", "newer.*downgrade 0103"),
+        ("0101", "before the first release.*worker migrate"),
         ("0006", "before the first release.*worker migrate"),
         (None, "no jobs table.*worker migrate"),
     ],
@@ -263,7 +264,7 @@ def test_the_code_expects_the_newest_revision() -> None:
 def test_a_schema_that_does_not_fit_is_named_with_the_command(
     sql: psycopg.Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, found: str | None, says: str
 ) -> None:
-    monkeypatch.setattr("worker.database.connection.SCHEMA", "0102")
+    monkeypatch.setattr("worker.database.connection.SCHEMA", "0103")
     sql.execute("DELETE FROM worker.alembic_version")
     if found:
         sql.execute("INSERT INTO worker.alembic_version VALUES (%s)", [found])
@@ -283,7 +284,7 @@ def test_an_empty_database_is_named_with_the_command(empty_database: str) -> Non
 @pytest.mark.parametrize("arguments", [["worker", "migrate"], ["alembic", "upgrade", "head"]], ids=" ".join)
 @pytest.mark.parametrize(
     ("found", "says"),
-    [("0001", "before the first release"), ("0006", "before the first release"), ("9999", "'9999'")],
+    [("0001", "before the first release"), ("0101", "before the first release"), ("9999", "'9999'")],
 )
 def test_a_database_that_cannot_be_migrated_ends_the_command_in_one_line(
     sql: psycopg.Connection, database_url: str, arguments: list[str], found: str, says: str

@@ -16,10 +16,10 @@ from worker.core.settings import ConfigError, Settings
 from worker.database import session
 
 # The revision of migrations/ that this code was written for; a test holds it against alembic's head.
-SCHEMA = "0101"
+SCHEMA = "0102"
 
-# The first released revision. Those before it, 0001 to 0006, were squashed into it and can no longer be migrated.
-FIRST_SCHEMA = "0101"
+# The first released revision. Those before it, 0001 to 0006 and 0101, can no longer be migrated.
+FIRST_SCHEMA = "0102"
 DROP_OLD_SCHEMA = (
     "DROP SCHEMA worker CASCADE; DROP TABLE public.jobs CASCADE; DROP TYPE IF EXISTS public.job_state, public.job_status; "
     "DROP FUNCTION public.cancel_job, public.retry_job; DROP FUNCTION IF EXISTS public.pause_host, public.resume_host;"

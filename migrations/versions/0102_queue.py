@@ -5,7 +5,7 @@ Functions, triggers, views and grants are not here: migrations/sql has them, and
 
 from alembic import op
 
-revision = "0101"
+revision = "0102"
 down_revision = None
 branch_labels = None
 depends_on = None
