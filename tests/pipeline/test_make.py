@@ -25,6 +25,7 @@ from worker.pipeline.choose import PhotoScore
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.make import Made, Task, make, make_better
 from worker.pipeline.photo import Photo, ScoredView
+from worker.pipeline.roles import NO_FRONT
 from worker.pipeline.run import Request, run
 
 pytestmark = pytest.mark.integration  # seconds of computing: whole models
@@ -171,7 +172,19 @@ def test_a_job_is_tried_once_more_only_if_its_row_states_no_front(
     assert [entry["photo"] for entry in report["tried"]] == [0, 1]
     assert stages == sorted(set(stages))
     assert json.loads(json.dumps(report))["preset"] == "small"
+    assert "preset_reason" not in report
     assert alike(np.asarray(Image.open(folder / "cutout.png")), GOOD)
+
+    # The photos are stated as sides of a front that is missing.
+    report = {}
+    back = replace(request, quality="auto", views={"left": 0, "back": 1}, folder=tmp_path / "back")
+    back.folder.mkdir()
+    monkeypatch.setitem(PRESETS, "quality", TINY)
+    monkeypatch.setitem(PRESETS, "balanced", TINY)
+    run(back, Engine(low=[BAD]), Cutter("u2netp", u2netp), report, lambda _: None)
+    assert [photo["view"] for photo in report["photos"]] == [None, "front"]
+    assert [photo.get("reason") for photo in report["photos"]] == [NO_FRONT, None]
+    assert report["preset_reason"].endswith(" This is about photo 0 of image_urls, which was tried first.")
 
     report = {}
     again = replace(request, views={"front": 0}, folder=tmp_path / "again")

@@ -13,8 +13,8 @@ from worker.core.errors import JobError
 from worker.engines.surface import AZIMUTHS, Role
 from worker.pipeline.choose import PhotoScore
 from worker.pipeline.photo import Photo, ScoredView
-from worker.pipeline.role_checks import OTHER_OUTLINE
-from worker.pipeline.roles import assign, read_views
+from worker.pipeline.role_checks import COPY, OTHER_OUTLINE
+from worker.pipeline.roles import NO_FRONT, SAME_FILE, TWICE, assign, read_views
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -49,7 +49,6 @@ def test_whatever_is_stated_the_model_is_made_if_a_photo_can_be_used(
     assert set(found.roles) <= usable
     assert list(found.roles.values()) == [role for role in AZIMUTHS if role in found.roles.values()]
     assert not found.roles or next(iter(found.roles.values())) == "front"
-    assert not set(found.reasons) & set(found.roles)
     assert all(text.endswith(".") for text in [*found.reasons.values(), *found.warnings])
 
 
@@ -110,11 +109,40 @@ def test_without_the_photo_of_the_front_the_best_of_the_others_is_the_only_view(
     assert len(found.warnings) == 1
     found = assign({"front": 0, "back": 1, "left": 2}, photos(None, 0.8, 0.9))
     assert found.roles == {2: "front"}
-    assert set(found.reasons) == {1}
+    assert set(found.reasons) == {1, 2}, "of 2 as well, in case that a second try uses another photo"
+
+
+@pytest.mark.parametrize(
+    ("stated", "reasons"),
+    [
+        ({"front": 0, "left": 1, "right": 1}, {1: TWICE}),
+        ({"left": 1, "back": 2}, {1: NO_FRONT, 2: NO_FRONT}),
+        ({"front": 0, "back": 0, "left": 1}, {0: TWICE, 1: NO_FRONT}),
+    ],
+)
+def test_a_contradiction_in_the_row_is_the_reason_of_its_photos(stated: Any, reasons: dict[int, str]) -> None:
+    assert assign(stated, photos(0.9, 0.5, 0.5)).reasons == reasons
+
+
+def test_the_same_file_is_not_two_sides() -> None:
+    found = [replace(each, sha256=sha256) for each, sha256 in zip(photos(*[0.5] * 4), "abba", strict=True)]
+    assigned = assign({"front": 0, "left": 1, "right": 2, "back": 3}, found)
+    assert assigned.roles == {0: "front"}
+    assert assigned.reasons == {1: SAME_FILE, 2: SAME_FILE, 3: COPY}
+    assert len(assigned.warnings) == 3
+    found[1] = replace(found[1], sha256="c")
+    assert assign({"front": 0, "left": 1, "right": 2}, found).reasons == {}
+
+
+def test_a_stated_side_whose_photo_cannot_be_used_is_told_of() -> None:
+    found = assign({"front": 0, "left": 2, "back": 1}, photos(0.5, None, 0.5))
+    assert found.roles == {0: "front", 2: "left"}
+    assert found.warnings == ["The photo of the back could not be used."]
 
 
 def test_the_report_says_how_a_photo_was_used_and_why_it_was_not() -> None:
     used, spare, refused = photos(0.5, 0.5, None)
     assert used.report("left", None).items() >= {"status": "used", "view": "left"}.items()
+    assert "reason" not in used.report("front", "It was stated as the back.")
     assert spare.report(None, "Why.").items() >= {"status": "spare", "view": None, "reason": "Why."}.items()
     assert refused.report(None, None).items() >= {"status": "refused", "view": None}.items()

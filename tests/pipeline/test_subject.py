@@ -81,6 +81,21 @@ def test_a_product_that_the_box_cuts_is_kept_whole_if_most_of_it_is_inside(cutte
     assert (tight == whole).all()
 
 
+@pytest.mark.parametrize("ground", [(0, 0, 0, 0), (236, 234, 230, 255)])
+def test_a_box_that_cuts_the_product_off_makes_the_cutout_unsure(
+    cutter: Cutter, ground: tuple[int, int, int, int]
+) -> None:
+    found = cutter.cut(two_mugs(ground), {"box": [0.02, 0.1, 0.5, 0.5]})
+    assert "The subject's box cuts the product off." in found.warnings
+    assert found.certainty < 0.5
+
+
+def test_a_box_between_two_things_that_touch_does_not_cut_the_product_off(cutter: Cutter) -> None:
+    image = two_mugs((0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((380, 220, 530, 270), fill=(40, 90, 190, 255))
+    assert cutter.cut(image, LEFT).warnings == ()
+
+
 def test_a_box_with_nothing_in_it_is_ignored_and_told_of(cutter: Cutter) -> None:
     found = cutter.cut(two_mugs((0, 0, 0, 0)), {"box": [0.45, 0.9, 0.55, 1]})
     assert "box" in found.warnings[0]

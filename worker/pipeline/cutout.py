@@ -14,7 +14,7 @@ from worker.core.errors import JobError
 from worker.pipeline import transparency
 from worker.pipeline.background import Alpha, BackgroundModel
 from worker.pipeline.holes import open_holes
-from worker.pipeline.parts import SOLID, count_alike, within, without_specks
+from worker.pipeline.parts import SOLID, count_alike, cut_along, within, without_specks
 from worker.pipeline.people import shows_face
 from worker.pipeline.subject import Box, read_subject
 
@@ -39,6 +39,9 @@ WARN_TRANSLUCENT = 0.02  # part of the product; likewise
 # What each doubt leaves of the certainty. A third or less puts the best model below the default WORKER_REVIEW_SCORE.
 SEVERAL, PERSON, NO_SUBJECT, DISAGREED = 0.25, 0.25, 0.25, 0.33
 FRAMED, INVERTED = 0.6, 0.7
+CUT_OFF = 0.33
+
+LONG_CUT = 0.3  # of the product's width or height; where things only touch, a box between them cuts less
 
 
 class Cutout(NamedTuple):
@@ -96,7 +99,12 @@ class Cutter:
         draft = self._own(np.asarray(image), box) if image.mode == "RGBA" else None
         if draft is None:
             draft = self._predicted(_on_white(image), box)
-        alpha = without_specks(within(draft.alpha, box) if box else draft.alpha)
+        alpha = draft.alpha
+        if box:
+            alpha = within(draft.alpha, box)
+            if cut_along(draft.alpha, alpha, _pixels(box, image.size)) > LONG_CUT:
+                draft = draft.doubted(CUT_OFF, "The subject's box cuts the product off.")
+        alpha = without_specks(alpha)
         if not box and (count := count_alike(alpha)) > 1:
             draft = draft.doubted(
                 SEVERAL,

@@ -53,6 +53,27 @@ def within(alpha: Alpha, box: Box) -> Alpha:
     return np.where(kept, alpha, np.float32(0))
 
 
+def cut_along(alpha: Alpha, kept: Alpha, seen: tuple[int, int, int, int]) -> float:
+    """Return how long the longest straight cut through a product is, as a part of its width or height, 0..1.
+
+    Args:
+        alpha: of everything in the photo, (H, W).
+        kept: what `within` left of it. It shows a product.
+        seen: left, top, right and bottom, in pixels, of what the background model may have looked at. A product that ends
+            there with a straight edge goes on outside.
+    """
+    left, top, right, bottom = seen
+    beyond = np.zeros(alpha.shape, bool)
+    beyond[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1] = True
+    beyond[top:bottom, left:right] = False
+    product = kept > SOLID
+    lost = ((alpha > SOLID) | beyond) & ~product
+    width, height = (max(1, int(product.any(axis=axis).sum())) for axis in (0, 1))
+    across = max((product[1:] & lost[:-1]).sum(), (product[:-1] & lost[1:]).sum())
+    down = max((product[:, 1:] & lost[:, :-1]).sum(), (product[:, :-1] & lost[:, 1:]).sum())
+    return float(max(across / width, down / height))
+
+
 def count_alike(alpha: Alpha) -> int:
     """Return how many things of like size the cut-out shows. 1 is what it should be.
 

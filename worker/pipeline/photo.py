@@ -25,6 +25,7 @@ class Photo:
     file: Path
     scored: ScoredView | None = None
     error: JobError | None = None
+    sha256: str = ""  # of the file, as hexadecimal digits; empty if it was not downloaded
     incomplete: bool = False  # the end of the file is missing, and with it a small part of the picture
 
     def report(self, role: Role | None, reason: str | None) -> dict[str, Any]:
@@ -32,14 +33,14 @@ class Photo:
 
         Args:
             role: the side that the model was given this photo for; None if it is not used.
-            reason: why the photo is not used as the side that was stated for it.
+            reason: why the photo is not used as the side that was stated for it. A photo that is used has none.
         """
         entry: dict[str, Any] = {
             "url": redact_url(self.url),
             "status": "used" if role else "spare",
             "view": role,
         }
-        if reason:
+        if reason and not role:
             entry["reason"] = reason
         if self.scored:
             entry["score"] = {name: round(value, 3) for name, value in self.scored.score._asdict().items()}

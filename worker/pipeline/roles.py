@@ -5,15 +5,22 @@ from typing import Any, NamedTuple
 
 from worker.engines.surface import AZIMUTHS, Role
 from worker.pipeline.photo import Photo
-from worker.pipeline.role_checks import doubts
+from worker.pipeline.role_checks import COPY, doubts
 
 FRONT: Role = "front"
+
+NO_FRONT = "The views name no front and were not used."
+TWICE = "It is stated as more than one side."
+SAME_FILE = "It is the same file as another photo, which is stated as another side."
 
 
 class Stated(NamedTuple):
     """The sides that a row states. Empty if it states none that can be used."""
 
     photos: Mapping[Role, int]  # each side's photo, as an index into `image_urls`; the front first
+    reasons: Mapping[
+        int, str
+    ]  # why a photo that the row names is not used as the side that was stated for it
     warnings: Sequence[str]
 
 
@@ -23,7 +30,8 @@ class Assigned(NamedTuple):
     roles: Mapping[
         int, Role
     ]  # of the photos that the model is made from; the front first, empty if no photo can be used
-    reasons: Mapping[int, str]  # why a photo is not used as the side that was stated for it
+    # Why a photo is not used as the side that was stated for it. It may be the front nevertheless.
+    reasons: Mapping[int, str]
     warnings: Sequence[str]
     front_stated: bool  # false if the worker chose the front
 
@@ -41,32 +49,42 @@ def assign(views: Any, photos: Sequence[Photo], marked: int | None = None) -> As
     """
     stated = read_views(views, len(photos))
     if marked is not None and not stated.photos:
-        stated = Stated({FRONT: marked}, stated.warnings)
+        stated = stated._replace(photos={FRONT: marked})
     usable = {n: photo.scored.score.total for n, photo in enumerate(photos) if photo.scored}
     placed = {n: role for role, n in stated.photos.items() if n in usable}
     if FRONT in placed.values():
-        found = doubts({role: scored.view for n, role in placed.items() if (scored := photos[n].scored)})
+        found = _copies({role: photos[n] for n, role in placed.items()})
+        apart = {role: photos[n].scored for n, role in placed.items() if role not in found}
+        found |= doubts({role: scored.view for role, scored in apart.items() if scored})
         believed = {n: role for n, role in placed.items() if role not in found}
         reasons = {n: found[role] for n, role in placed.items() if role in found}
-        warnings = [*stated.warnings, *(f"The {role} was left out. {why}" for role, why in found.items())]
-        return Assigned(believed, reasons, warnings, front_stated=True)
+        lost = [role for role, n in stated.photos.items() if n not in usable]
+        warnings = [
+            *stated.warnings,
+            *(f"The photo of the {role} could not be used." for role in lost),
+            *(f"The {role} was left out. {why}" for role, why in found.items()),
+        ]
+        return Assigned(believed, {**stated.reasons, **reasons}, warnings, front_stated=True)
     # What is left of or behind a front that nobody sees helps nothing.
     best = max(usable.keys() - placed.keys() or usable.keys(), key=lambda n: (usable[n], -n), default=None)
-    reasons = {n: _no_front(role) for n, role in placed.items() if n != best}
+    reasons = {n: _no_front(role) for n, role in placed.items()}
     warnings = list(stated.warnings)
     if stated.photos and usable:
         warnings.append(
             "The photo of the front could not be used: the model was made from another photo alone."
         )
-    return Assigned({} if best is None else {best: FRONT}, reasons, warnings, front_stated=False)
+    roles = {} if best is None else {best: FRONT}
+    return Assigned(roles, {**stated.reasons, **reasons}, warnings, front_stated=False)
 
 
 def read_views(views: Any, count: int) -> Stated:
     """Read `metadata.views` of a job with `count` photos. Every entry that makes no sense causes a warning."""
     if views is None:
-        return Stated({}, [])
+        return Stated({}, {}, [])
     if not isinstance(views, dict):
-        return Stated({}, ['The views are not an object such as {"front": 0, "back": 1} and were not used.'])
+        return Stated(
+            {}, {}, ['The views are not an object such as {"front": 0, "back": 1} and were not used.']
+        )
     photos: dict[Role, int] = {}
     warnings = []
     if views.keys() - AZIMUTHS.keys():
@@ -80,19 +98,30 @@ def read_views(views: Any, count: int) -> Stated:
             case _:
                 warnings.append(f"The {role} in the views is not the index of a photo and was not used.")
     twice = {role for role, n in photos.items() if list(photos.values()).count(n) > 1}
+    reasons = {photos[role]: TWICE for role in twice}
     for role in sorted(twice, key=list(AZIMUTHS).index):
         warnings.append(
             f"The {role} in the views is a photo that is stated as another side, too, and was not used."
         )
         del photos[role]
     if photos and FRONT not in photos:
-        return Stated({}, [*warnings, "The views name no front and were not used."])
-    return Stated(photos, warnings)
+        return Stated({}, dict.fromkeys(photos.values(), NO_FRONT) | reasons, [*warnings, NO_FRONT])
+    return Stated(photos, reasons, warnings)
 
 
 def subject_photo(views: Any, count: int) -> int:
     """Return the photo of which `metadata.subject` speaks: the stated front, else the first."""
     return read_views(views, count).photos.get(FRONT, 0)
+
+
+def _copies(photos: Mapping[Role, Photo]) -> dict[Role, str]:
+    """Return why photos that are the same file as another one are left out. The front stays."""
+    files = [photo.sha256 for photo in photos.values() if photo.sha256]
+    return {
+        role: COPY if photo.sha256 == photos[FRONT].sha256 else SAME_FILE
+        for role, photo in photos.items()
+        if role != FRONT and files.count(photo.sha256) > 1
+    }
 
 
 def _no_front(role: Role) -> str:

@@ -103,7 +103,7 @@ def run(
             "job_id": request.job_id,
             **made_by,
             "preset": choice.preset.name,
-            "input_sha256": [file_digest(photo.file) for photo in photos if photo.scored],
+            "input_sha256": [photo.sha256 for photo in photos if photo.scored],
         },
         dimensions=request.dimensions,
         review_score=request.review_score,
@@ -114,6 +114,9 @@ def run(
     if not assigned.front_stated:
         made = make_better(task, made, request.folder, report, time.monotonic() - generating)
         report["photos"] = _report_photos(photos, made.roles, assigned.reasons)
+        if choice.reason and made.roles != assigned.roles:
+            (first,) = assigned.roles
+            report["preset_reason"] += f" This is about photo {first} of image_urls, which was tried first."
     if made.quality:
         report["quality"]["warnings"][:0] = [*assigned.warnings, *subject.warnings]
     _draw(request, made.scene, report)
@@ -177,7 +180,7 @@ def _downloaded(photo: Photo, policy: Policy) -> Photo:
         download(photo.url, photo.file, policy)
     except JobError as error:
         return replace(photo, error=error)
-    return photo
+    return replace(photo, sha256=file_digest(photo.file))
 
 
 def _cut_out(photo: Photo, cutter: Cutter, subject: Any) -> Photo:
