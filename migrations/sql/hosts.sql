@@ -34,20 +34,23 @@ BEGIN
     ELSIF known.instance <> host_instance OR known.lanes <> host_lanes OR known.seen_at < now() - interval '4 s' THEN
         UPDATE worker.hosts
         SET instance = host_instance, version = host_version, engine = host_engine, pools = host_pools,
-            lanes = host_lanes, devices = host_devices, memory_mb = host_memory_mb, seen_at = now(),
+            lanes = host_lanes, devices = host_devices, memory_mb = host_memory_mb, seen_at = now(), stopped_at = NULL,
             started_at = CASE WHEN instance = host_instance THEN started_at ELSE now() END
         WHERE name = (SELECT name FROM worker.hosts WHERE name = host_name FOR UPDATE SKIP LOCKED);
     END IF;
     paused := known.paused_at IS NOT NULL;
-    shared := coalesce(known.instance <> host_instance AND worker.is_live(known.seen_at), false);
+    shared := coalesce(
+        known.instance <> host_instance AND worker.is_live(known.seen_at) AND known.stopped_at IS NULL, false);
     SELECT next.due, next.expired, next.seconds INTO due, expired, seconds
         FROM worker.next_due(host_pools, host_engine) AS next;
 END $$;
 
--- Take a daemon that has stopped out of the register. A paused host stays, so that it is paused when it starts again.
+-- Take a daemon that has stopped out of the register. A paused host stays, so that it is paused when it starts again; its row
+-- says that it has stopped.
 CREATE OR REPLACE FUNCTION worker.check_out(host_name text, host_instance uuid) RETURNS void
 LANGUAGE sql VOLATILE SET search_path = '' AS $$
-    DELETE FROM worker.hosts WHERE name = host_name AND instance = host_instance AND paused_at IS NULL
+    DELETE FROM worker.hosts WHERE name = host_name AND instance = host_instance AND paused_at IS NULL;
+    UPDATE worker.hosts SET seen_at = now(), stopped_at = now() WHERE name = host_name AND instance = host_instance
 $$;
 
 -- SECURITY DEFINER: a backend that may pause a host needs no right on the table.
@@ -64,6 +67,12 @@ COMMENT ON FUNCTION public.pause_host IS
 CREATE OR REPLACE FUNCTION public.resume_host(name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
+    -- Of a host that is gone nothing is left to keep. It enters itself anew when it starts.
+    DELETE FROM worker.hosts
+    WHERE hosts.name = resume_host.name AND (hosts.stopped_at IS NOT NULL OR NOT worker.is_live(hosts.seen_at));
+    IF FOUND THEN
+        RETURN true;
+    END IF;
     UPDATE worker.hosts SET paused_at = NULL WHERE hosts.name = resume_host.name;
     IF NOT FOUND THEN
         RETURN false;
@@ -72,4 +81,5 @@ BEGIN
     RETURN true;
 END $$;
 
-COMMENT ON FUNCTION public.resume_host IS 'Let a paused host claim jobs again. False if no host has this name.';
+COMMENT ON FUNCTION public.resume_host IS
+'Let a paused host claim jobs again, or forget a host that is gone. False if no host has this name.';

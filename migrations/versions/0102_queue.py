@@ -270,7 +270,8 @@ def _make_hosts() -> None:
             memory_mb int NOT NULL,
             started_at timestamptz NOT NULL DEFAULT now(),
             seen_at timestamptz NOT NULL DEFAULT now(),
-            paused_at timestamptz
+            paused_at timestamptz,
+            stopped_at timestamptz  -- of a paused host whose daemon has stopped in order; any other row goes with its daemon
         )
         WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200)
     """)

@@ -121,6 +121,7 @@ def test_a_host_without_a_gpu_has_the_cpu(
     """Also where the kernel module is loaded and lists none, which was once no lane at all."""
     for _ in range(2):
         plan = lanes.plan(settings(cuda_visible_devices=wanted), Host(cores=2, memory_gb=20))
+        assert not plan.warnings
         assert [each.names for each in plan.devices] == [["cpu.0"]]
         no_kernel_module.mkdir(exist_ok=True)
     assert not driver

@@ -87,6 +87,9 @@ def test_the_role_of_the_autoscaler_reads_the_demand_and_nothing_else(
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 sql.execute(f"SELECT * FROM {relation}".encode())
+        for call in ("served_lines()", "supersede_rest()", "is_live(now())", "stop_job(NULL, NULL)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                sql.execute(f"SELECT worker.{call}".encode())
     finally:
         sql.execute("RESET ROLE; DROP OWNED BY scaler; DROP ROLE scaler")
 

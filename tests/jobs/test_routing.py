@@ -1,8 +1,10 @@
 """Which host takes which job: pools, engines, the turns of their lines, and paused hosts."""
 
+import dataclasses
 import time
 from collections import Counter
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -157,7 +159,8 @@ def test_a_paused_host_claims_nothing_and_finishes_what_it_has(
     assert hosts.check_in(engine, entry).paused
 
     hosts.check_out(engine, entry)
-    again = register(engine, GPU)  # another instance
+    again = dataclasses.replace(entry, instance=uuid4())
+    assert not hosts.check_in(engine, again).shared, "a daemon that stopped in order is no other daemon"
     assert hosts.check_in(engine, again).paused, "a pause survives a restart"
     assert claim(engine, GPU) is None
 
@@ -166,6 +169,18 @@ def test_a_paused_host_claims_nothing_and_finishes_what_it_has(
     assert [notice.channel for notice in sql.notifies(timeout=5, stop_after=1)] == ["worker_jobs"]
     assert not hosts.check_in(engine, again).paused
     assert claim(engine, GPU)
+
+
+def test_a_paused_host_that_stops_is_shown_until_it_is_resumed(engine: Engine) -> None:
+    entry = register(engine, GPU)
+    hosts.pause(engine, "gpu")
+    hosts.check_out(engine, entry)
+    (host,) = hosts.list_hosts(engine)
+    assert (host["state"], host["up"], host["stopped_at"] is not None) == ("paused", False, True)
+    figures = queue.gauges(engine, "c")
+    assert [figures[f"hosts_{state}"] for state in ("live", "paused", "gone")] == [0, 1, 0]
+    assert hosts.resume(engine, "gpu")
+    assert hosts.list_hosts(engine) == []
 
 
 def test_nobody_pauses_a_host_that_is_not_there(engine: Engine) -> None:

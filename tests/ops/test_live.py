@@ -107,7 +107,7 @@ def test_a_worker_that_was_lost_is_not_among_the_living(
 
 
 def test_hosts_are_listed_paused_and_resumed(
-    worker: Worker, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_hosts, "console", Console(stderr=True, width=140, color_system=None))
     assert worker("hosts").stderr == "No worker is running.\n"
@@ -117,7 +117,12 @@ def test_hosts_are_listed_paused_and_resumed(
     assert "‖ gpu-1  paused" in worker("hosts").stderr
     (listed,) = json.loads(worker("hosts", "--json").stdout)
     assert (listed["state"], listed["pools"], listed["lanes"]) == ("paused", ["default", "large"], 4)
+    sql.execute("UPDATE worker.hosts SET seen_at = now() - interval '3 days'")
+    assert "‖ gpu-1  paused, last seen 3 d ago" in worker("hosts").stderr
+    sql.execute("UPDATE worker.hosts SET stopped_at = seen_at")
+    assert "‖ gpu-1  paused, stopped 3 d ago" in worker("status").stderr
     assert json.loads(worker("resume", "gpu-1", "--json").stdout) == {"gpu-1": True}
+    assert worker("hosts").stderr == "No worker is running.\n"
     unknown = worker("pause", "gpu-2")
     assert (unknown.exit_code, unknown.stderr) == (1, "No host has the name gpu-2. See: worker hosts\n")
 
@@ -134,6 +139,9 @@ def test_a_job_that_no_host_can_take_is_named(worker: Worker, engine: Engine) ->
     wanted = "No running worker takes jobs of the pool large and the engine triposr. See: worker hosts"
     assert hint(pool="large", job_engine="triposr") == wanted
     assert "1  pool large, engine triposr: no running host takes them" in worker("status").stderr
+    for pool in "abcdef":
+        hint(pool=pool)
+    assert "and 2 more: worker status --json" in worker("status").stderr
     hosts.pause(engine, "host")
     assert hint() == "Its workers are paused. See: worker resume host"
 

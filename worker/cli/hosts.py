@@ -40,13 +40,13 @@ def pause(host: Name, as_json: AsJson = False) -> None:
 
 @app.command()
 def resume(host: Name, as_json: AsJson = False) -> None:
-    """Let a paused host claim jobs again.
+    """Let a paused host claim jobs again, or forget a host that is gone.
 
     Exit status: 1 no host has this name.
     """
     with connected(settings.load()) as engine:
         done = hosts.resume(engine, host)
-    _tell(host, "claims jobs again", done=done, as_json=as_json)
+    _tell(host, "is resumed", done=done, as_json=as_json)
 
 
 def _tell(host: str, what: str, *, done: bool, as_json: bool) -> NoReturn:

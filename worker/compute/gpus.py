@@ -76,7 +76,9 @@ def find(wanted: str | None) -> Found:
 def _parse(wanted: str) -> tuple[list[str], list[str]]:
     """Return the ids in CUDA_VISIBLE_DEVICES, each once, and a warning for each entry that is left out."""
     ids: list[str] = []
-    warnings = []
+    warnings: list[str] = []
+    if not wanted.strip():
+        return ids, warnings  # empty: no GPU
     for entry in (part.strip() for part in wanted.split(",")):
         if not entry:
             warnings.append(f"CUDA_VISIBLE_DEVICES has an empty entry, which is left out: '{wanted}'.")

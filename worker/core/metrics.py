@@ -75,7 +75,11 @@ QUEUE_JOBS = Gauge(
 QUEUE_OLDEST = Gauge(
     "modelworker_queue_oldest_seconds", "Waiting time of the job that has been due the longest."
 )
-HOSTS = Gauge("modelworker_hosts", "Hosts of the fleet: live, paused, gone (silent, not stopped).", ["state"])
+HOSTS = Gauge(
+    "modelworker_hosts",
+    "Hosts of the fleet: live, paused (also if stopped), gone (silent, not stopped).",
+    ["state"],
+)
 OUTBOX = Gauge("modelworker_webhook_events", "Webhook events of the whole queue: waiting, dead.", ["state"])
 OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Age of the oldest waiting event.")
 

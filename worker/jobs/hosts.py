@@ -54,12 +54,12 @@ def check_in(engine: Engine, host: Host) -> CheckIn:
 
 
 def check_out(engine: Engine, host: Host) -> None:
-    """Remove the entry of a daemon that stops, unless the host is paused."""
+    """Remove the entry of a daemon that stops. That of a paused host stays, and says that it has stopped."""
     execute(engine, QUERIES["check_out"], name=host.name, instance=host.instance)
 
 
 def list_hosts(engine: Engine) -> list[Row]:
-    """Return all hosts: their entries, `state` (live, paused or gone), `seen_s` seconds ago, and their jobs `running` and `ended` in the last hour.
+    """Return all hosts: their entries, `state` (live, paused or gone), `up` (its daemon runs), `seen_s` seconds ago, and their jobs `running` and `ended` in the last hour.
 
     The first are those with the most running jobs.
     """
@@ -72,7 +72,7 @@ def pause(engine: Engine, name: str) -> bool:
 
 
 def resume(engine: Engine, name: str) -> bool:
-    """Let a paused host claim jobs again. False if there is no host of this name."""
+    """Let a paused host claim jobs again, or forget a host that is gone. False if there is no host of this name."""
     return bool(fetch_value(engine, QUERIES["resume_host"], name=name))
 
 

@@ -72,7 +72,7 @@ DELETE FROM worker.hosts WHERE seen_at < now() - interval '1 day' AND paused_at 
 SELECT public.pause_host(:name);
 
 -- name: resume_host
--- Let a paused host claim jobs again.
+-- Let a paused host claim jobs again, or forget one that is gone.
 SELECT public.resume_host(:name);
 
 -- name: notify
@@ -84,7 +84,7 @@ SELECT pg_notify(:channel, '') WHERE pg_notification_queue_usage() < 0.9;
 WITH taken AS MATERIALIZED (
     SELECT pool, engine FROM worker.served_lines()
 ), hosts AS MATERIALIZED (
-    SELECT count(*) FILTER (WHERE live AND paused_at IS NULL) AS live, count(*) FILTER (WHERE live AND paused_at IS NOT NULL) AS paused,
+    SELECT count(*) FILTER (WHERE live AND paused_at IS NULL) AS live, count(*) FILTER (WHERE paused_at IS NOT NULL) AS paused,
         count(*) FILTER (WHERE NOT live AND paused_at IS NULL) AS gone
     FROM (SELECT paused_at, worker.is_live(seen_at) AS live FROM worker.hosts) AS known
 ), figures AS MATERIALIZED (
@@ -180,7 +180,8 @@ WITH running AS (
         SELECT worker, ended_at FROM worker.attempts ORDER BY id DESC LIMIT 1000
     ) AS latest WHERE ended_at > now() - interval '1 h' GROUP BY worker
 )
-SELECT host.name, CASE WHEN NOT worker.is_live(host.seen_at) THEN 'gone' WHEN host.paused_at IS NOT NULL THEN 'paused' ELSE 'live' END AS state,
+SELECT host.name, CASE WHEN host.paused_at IS NOT NULL THEN 'paused' WHEN NOT worker.is_live(host.seen_at) THEN 'gone' ELSE 'live' END AS state,
+    worker.is_live(host.seen_at) AND host.stopped_at IS NULL AS up, host.stopped_at,
     coalesce(running.jobs, 0) AS running, coalesce(ended.jobs, 0) AS ended,
     host.version, host.engine, host.pools, host.lanes, host.devices, host.memory_mb, host.started_at,
     CAST(extract(epoch FROM now() - host.seen_at) AS double precision) AS seen_s, host.paused_at

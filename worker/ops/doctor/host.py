@@ -121,7 +121,7 @@ def gpu(settings: Settings) -> Iterator[Finding]:
     """Compare the GPUs that the driver lists with the settings; the check `torch` says what torch finds."""
     asked = settings.cuda_visible_devices
     if settings.device == "cpu" or asked == "":
-        yield ok("gpu", "not used: one lane on the CPU")
+        yield ok("gpu", "not used: the lanes are on the CPU")
         return
     listed = _driver()
     if isinstance(listed, str):
@@ -139,7 +139,7 @@ def gpu(settings: Settings) -> Iterator[Finding]:
                 "Install NVIDIA's driver, or set WORKER_DEVICE=cpu if this is intended.",
             )
         else:
-            yield ok("gpu", "none: one lane on the CPU")
+            yield ok("gpu", "none: the lanes are on the CPU")
         return
     numbers = {line.split(",")[0].strip() for line in listed}
     for name in filter(None, (part.strip() for part in (asked or "").split(","))):

@@ -94,7 +94,7 @@ def idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
 
 def _why_nobody_takes(job: Row, known: Sequence[Row]) -> str:
     """Return why none of the hosts takes a waiting job; an empty string if one does."""
-    running = [host for host in known if host["state"] != "gone"]
+    running = [host for host in known if host["up"]]
     able = [host for host in running if hosts.can_take(host, job["pool"], job["engine"])]
     if not running:
         return "No worker is running. See: systemctl status worker"

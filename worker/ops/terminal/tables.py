@@ -79,6 +79,8 @@ def queue_summary(
                 (f"{line['jobs']:,}", "bold yellow"), (f"  {wanted}: no running host takes them", "yellow")
             ),
         )
+    if len(unserved) > MOST:
+        table.add_row("", Text(f"and {len(unserved) - MOST} more: worker status --json", style="dim"))
     if not hosts:
         table.add_row("hosts", Text("no worker is running", style="yellow" if health["due"] else "dim"))
     for n, host in enumerate(map(_printable, hosts[:MOST])):
@@ -104,10 +106,18 @@ def host_state(host: Mapping[str, Any]) -> list[str | tuple[str, str]]:
         case "gone":
             return [("✗ ", "red"), host["name"], (f"  gone, last seen {about(host['seen_s'])} ago", "red")]
         case "paused":
-            return [("‖ ", "yellow"), host["name"], ("  paused", "yellow"), (running, "cyan")]
+            paused = f"  paused{_since(host)}"
+            return [("‖ ", "yellow"), host["name"], (paused, "yellow"), (running, "cyan")]
         case _:
             dot = ("● ", "green") if host["running"] else ("○ ", "green")
             return [dot, host["name"], (running or "  idle", "cyan" if running else "dim")]
+
+
+def _since(host: Mapping[str, Any]) -> str:
+    """Return what became of a paused host whose daemon does not run."""
+    if host["up"]:
+        return ""
+    return f", {'stopped' if host['stopped_at'] else 'last seen'} {about(host['seen_s'])} ago"
 
 
 def hosts_table(hosts: Sequence[Mapping[str, Any]]) -> Table:
@@ -125,7 +135,7 @@ def hosts_table(hosts: Sequence[Mapping[str, Any]]) -> Table:
             printable(", ".join(host["devices"])),
             f"{host['memory_mb'] / 1024:.0f} GB",
             host["version"],
-            "" if host["state"] == "gone" else about((now - host["started_at"]).total_seconds()),
+            "" if not host["up"] else about((now - host["started_at"]).total_seconds()),
             f"{host['ended']} jobs",
         )
     return table
