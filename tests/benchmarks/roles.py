@@ -85,6 +85,7 @@ def wrong(views: Views, others: Views, random: np.random.Generator) -> Iterator[
         yield "the left mirrored", "left", {**views, "left": _mirrored(views["left"])}
         if "back" in views:
             yield "the left as back", "back", {"front": front, "back": views["left"]}
+            yield "the back as left", "left", {"front": front, "left": views["back"]}
             yield (
                 "front and back exchanged",
                 "left",
