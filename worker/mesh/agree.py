@@ -6,7 +6,16 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.mesh.align import EXPECTED, Moves, improve, moved, outline_of, outline_off, signed_distance
+from worker.mesh.align import (
+    EXPECTED,
+    Moves,
+    has_arrived,
+    improve,
+    moved,
+    outline_of,
+    outline_off,
+    signed_distance,
+)
 from worker.mesh.camera import Camera
 from worker.mesh.project import Floats, Projection, Shot, sample, shoot
 
@@ -19,7 +28,7 @@ MOST_GAIN = (
 SHADE = 0.1  # of a colour from 0 to 1: colours that differ by more count less
 TELLING = 0.2  # of `SHADE`: a point tells where the camera stood if a little move changes its colour by more
 LEAST_TELLING = 30  # points
-STEPS = 6  # of a camera
+STEPS = 6  # of a camera, at most
 FREE = np.array(
     [1, 1, 1, 1, 1, 0.1]
 )  # of `EXPECTED`: the outline tells the perspective better than print does
@@ -92,7 +101,9 @@ def _matched(shot: Shot, vertices: Floats, faces: NDArray[np.int32], points: Flo
         terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, signed, outline)]
         move = np.zeros(len(EXPECTED))
         for _ in range(STEPS):
-            move = improve(shot.camera, move, terms, EXPECTED * FREE)
+            before, move = move, improve(shot.camera, move, terms, EXPECTED * FREE)
+            if has_arrived(before, move):
+                break
         camera = moved(shot.camera, move)
         if np.abs(off(camera)).mean() < np.abs(here).mean():
             shot = shoot(shot.photo, camera, vertices, faces)

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.camera import Camera
-from worker.mesh.project import Floats, View, depth_buffer
+from worker.mesh.project import Floats, View, box_of, depth_buffer
 
 Moves = NDArray[np.float64]
 
 LEAST_OVERLAP = 0.75  # intersection over union of the two outlines; below it the photo shows something else
 
-ROUNDS = 4  # of finding the outline and moving the camera
+ROUNDS = 4  # at most, of finding the outline and moving the camera
+STILL = 0.03  # of `EXPECTED`: a camera that moves by less has arrived
 # What a camera may be off by: to the right, up and in the size of what it sees, parts of its picture; around and over
 # the product, degrees; and in its perspective, `side` / `distance`. It moves less the less the photo tells, and never by more than three times as much.
 EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5, 0.25])
@@ -101,7 +102,9 @@ def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -
         found.append(Fit(camera, float(overlap)))
         outline = outline_of(buffer, camera)
         if turn < ROUNDS and len(outline):
-            move = improve(start.camera, move, [partial(outline_off, signed, outline)])
+            before, move = move, improve(start.camera, move, [partial(outline_off, signed, outline)])
+            if has_arrived(before, move):
+                break
     return max(found, key=lambda fit: fit.overlap)
 
 
@@ -141,6 +144,11 @@ def improve(
     return np.clip(move + np.linalg.solve(normal, pull), -3 * expected, 3 * expected)
 
 
+def has_arrived(before: Moves, move: Moves) -> bool:
+    """Return true if a step moved a camera by next to nothing."""
+    return bool((np.abs(move - before) < STILL * EXPECTED).all())
+
+
 def moved(camera: Camera, move: Moves) -> Camera:
     """Move a camera to the right and up, widen its picture, and turn it around the product, in the units of `EXPECTED`."""
     x, y, z = (camera.center + np.array([move[0], move[1], 0]) * camera.side @ camera.rotation).tolist()
@@ -173,5 +181,9 @@ def signed_distance(solid: NDArray[np.bool_]) -> Floats:
 
     Negative outside, and at most `REACH` pixels. Such points lie half a pixel of a picture of half the size inside.
     """
-    inside, outside = (ndimage.distance_transform_edt(mask) for mask in (solid, ~solid))
-    return np.asarray(np.clip(inside - outside - np.where(solid, 1.5, 0.5), -REACH, REACH), np.float32)
+    box = box_of(solid, REACH + 1)
+    near = solid[box]
+    inside, outside = (ndimage.distance_transform_edt(mask) for mask in (near, ~near))
+    signed = np.full(solid.shape, -REACH, np.float32)
+    signed[box] = np.clip(inside - outside - np.where(near, 1.5, 0.5), -REACH, REACH)
+    return signed

@@ -2,6 +2,7 @@
 
 from copy import copy
 from functools import cached_property
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ BESIDE = (3.0, 6.0)  # by the distance to something nearer, pixels of the photo:
 BEHIND = (0.01, 0.017)  # by how far behind something nearer the point lies, parts of the picture's side
 STEP = 0.03  # between neighbouring pixels: a greater one is the outline of something nearer, parts of the picture's side
 BLUR = 6  # pixels of the photo
+MARGIN = 16  # pixels of the photo around the product, in which its colours go on
 
 
 class Projection(NamedTuple):
@@ -47,13 +49,18 @@ class Photo:
         """Take (S, S, 4) sRGB, straight alpha."""
         self.view = view
         solid = view[..., 3] > 127
-        depth = ndimage.distance_transform_edt(np.pad(solid, 1))[1:-1, 1:-1].astype(np.float32)
+        # Farther from the product nothing is asked.
+        box = box_of(solid, MARGIN)
+        near = solid[box]
+        depth = ndimage.distance_transform_edt(np.pad(near, 1))[1:-1, 1:-1].astype(np.float32)
         # A thin part has no inside far from its outline: its middle line counts as inside.
         depth = (
-            np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * solid
+            np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * near
         )
-        self.inside = depth  # (S, S) pixels to the product's outline, 0 outside
-        self.colors = _grow(view, solid, depth)  # (S, S, 3) sRGB in 0..1
+        around = [(side.start, size - side.stop) for side, size in zip(box, solid.shape, strict=True)]
+        self.inside = np.pad(depth, around)  # (S, S) pixels to the product's outline, 0 outside
+        # (S, S, 3) sRGB in 0..1
+        self.colors = np.pad(_grow(view[box], near, depth), [*around, (0, 0)], mode="edge")
 
     def brightened(self, gain: Floats) -> "Photo":
         """Return the photo with its colours multiplied by the (3,) gain."""
@@ -74,7 +81,7 @@ class Shot(NamedTuple):
     photo: Photo
     camera: Camera
     buffer: Floats  # (S, S) of `depth_buffer`
-    beside: Floats  # (S, S) pixels to something nearer
+    beside: Floats  # (S, S) pixels to something nearer, as far as `BESIDE` asks
 
     def project(
         self, points: Floats, normals: Floats, least_cosine: float, *, blurred: bool = False
@@ -112,8 +119,21 @@ def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int3
     behind = np.where(buffer > -np.inf, buffer, np.inf)
     nearer = ndimage.maximum_filter(buffer, 3) - behind > STEP * camera.side
     # The distance to the step is smooth across the pixels, so that the photo ends in a line and not in stairs.
-    beside = ndimage.distance_transform_edt(~nearer) if nearer.any() else np.full((size, size), size)
-    return Shot(photo, camera, buffer, beside.astype(np.float32))
+    beside = np.full((size, size), BESIDE[1], np.float32)
+    if nearer.any():
+        box = box_of(nearer, ceil(BESIDE[1]) + 1)
+        beside[box] = np.minimum(ndimage.distance_transform_edt(~nearer[box]), BESIDE[1])
+    return Shot(photo, camera, buffer, beside)
+
+
+def box_of(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns of the mask's box with a margin, inside the picture; all of it for an empty mask."""
+    sides = []
+    for axis in (1, 0):
+        there, size = np.flatnonzero(mask.any(axis=axis)), mask.shape[1 - axis]
+        first, last = (int(there[0]), int(there[-1])) if len(there) else (0, size - 1)
+        sides.append(slice(max(first - margin, 0), min(last + 1 + margin, size)))
+    return sides[0], sides[1]
 
 
 def sample(image: Floats, flat: Floats) -> Floats:

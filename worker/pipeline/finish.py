@@ -38,7 +38,7 @@ JPEG_QUALITIES = (
     65,
     50,
 )  # tried in turn until the file keeps to the preset's size; the last one stands
-COMPARED = 8000  # texels at which photos are compared with each other
+COMPARED = 4000  # texels at which photos are compared with each other
 
 
 @dataclass(frozen=True, kw_only=True)

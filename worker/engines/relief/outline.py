@@ -6,6 +6,7 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from worker.engines.views import Mask
+from worker.mesh.project import box_of
 
 FloatMap = NDArray[np.float32]  # (S, S) or (S, S, C), on the pixels of a view
 
@@ -18,16 +19,6 @@ def inner_distance(mask: Mask) -> FloatMap:
     box = box_of(mask, 1)
     distance[box] = ndimage.distance_transform_edt(mask[box])
     return distance
-
-
-def box_of(mask: Mask, margin: int) -> tuple[slice, slice]:
-    """Return the rows and columns of the mask's box with a margin, inside the picture; all of it for an empty mask."""
-    sides = []
-    for axis in (1, 0):
-        there = np.flatnonzero(mask.any(axis=axis))
-        first, last = (int(there[0]), int(there[-1])) if len(there) else (0, mask.shape[1 - axis])
-        sides.append(slice(max(first - margin, 0), last + 1 + margin))
-    return sides[0], sides[1]
 
 
 def thicken(mask: Mask, radius: float) -> Mask:

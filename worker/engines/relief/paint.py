@@ -26,7 +26,8 @@ SOFT = 4.0  # pixels, over which colours are averaged that are used or compared 
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
 SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
 LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
-FILL_GRID = 96  # cells along the longest axis, in which the colours of unseen parts are found
+FILL_GRID = 64  # cells along the longest axis, in which the colours of unseen parts are found
+EVERY = 4  # of the surface's points, those from which the colours of unseen parts are found
 BAND = 16  # width in pixels of the rim that colours sides and back
 
 
@@ -142,7 +143,8 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
             best = np.maximum(best, share)
         return total / weight[:, None], best
 
-    around = _Surroundings(points, *seen(points), solid)
+    some = points[::EVERY]
+    around = _Surroundings(some, *seen(some), solid)
 
     def color(points: Points) -> Colors:
         colors, best = seen(points)

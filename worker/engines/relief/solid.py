@@ -12,14 +12,13 @@ from worker.engines.relief.lathe import turned
 from worker.engines.relief.outline import (
     FloatMap,
     body,
-    box_of,
     inner_distance,
     longer_side,
-    lookup,
     straightness,
     thicken,
 )
 from worker.engines.views import Mask, Outline
+from worker.mesh.project import box_of
 
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
@@ -57,12 +56,22 @@ class Height(NamedTuple):
 
     def at(self, across: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
         """Sample it at the (N,) places along x or z, whichever the photo shows, and the (M,) heights: (N, M)."""
-        points = np.zeros((len(across), len(up), 3), np.float32)
-        points[:, :, 0 if self.outline.role in ("front", "back") else 2] = across[:, None]
-        points[:, :, 1] = up
-        flat, _ = self.outline.camera.project(points.reshape(-1, 3))
-        place = flat.T * np.float32(len(self.squared)) - np.float32(0.5)
-        return lookup(self.squared, place[1], place[0]).reshape(len(across), len(up))
+        # The camera is upright and parallel: each place has a column of the photo, and each height a row.
+        points = np.zeros((len(across) + len(up), 3), np.float32)
+        points[: len(across), 0 if self.outline.role in ("front", "back") else 2] = across
+        points[len(across) :, 1] = up
+        flat, _ = self.outline.camera.project(points)
+        place = flat * np.float32(len(self.squared)) - np.float32(0.5)
+        rows = _between_rows(self.squared, place[len(across) :, 1])
+        return _between_rows(rows.T, place[: len(across), 0])
+
+
+def _between_rows(image: FloatMap, row: NDArray[np.float32]) -> FloatMap:
+    """Sample (H, W) at (N,) places between its rows, linearly: (N, W). Outside of the image its border is used."""
+    row = np.clip(row, 0, len(image) - 1)
+    upper = np.minimum(row.astype(np.intp), len(image) - 2)
+    share = (row - upper)[:, None]
+    return np.asarray(image[upper] * (1 - share) + image[upper + 1] * share, np.float32)
 
 
 def inflated(outline: Outline, radius: float) -> Height:
@@ -123,7 +132,7 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     facing = [outline for outline in outlines if outline.role in ("front", "back")]
     beside = [outline for outline in outlines if outline.role in ("left", "right")]
     cell = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
-    heights = {outline.role: inflated(outline, THICK * cell) for outline in outlines}
+    heights = {outline.role: inflated(_halved(outline), THICK * cell) for outline in outlines}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
@@ -148,6 +157,14 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     _add_thin(volume, front[0], side[0], (x, z))
     _add_thin(volume.transpose(2, 1, 0), side[0], front[0], (z, x))
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
+
+
+def _halved(outline: Outline) -> Outline:
+    """Return the outline at half of the resolution, which is about that of the grid."""
+    rows, columns = (side // 2 for side in outline.mask.shape)
+    # Widened first, so that no part gets lost. Most of a pixel must be inside, or the solid would be too fat.
+    mask = thicken(outline.mask, LEAST).reshape(rows, 2, columns, 2).sum(axis=(1, 3)) >= 3
+    return outline._replace(view=outline.view[::2, ::2], mask=mask)
 
 
 def _add_thin(
