@@ -119,10 +119,10 @@ def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int3
     behind = np.where(buffer > -np.inf, buffer, np.inf)
     nearer = ndimage.maximum_filter(buffer, 3) - behind > STEP * camera.side
     # The distance to the step is smooth across the pixels, so that the photo ends in a line and not in stairs.
-    beside = np.full((size, size), BESIDE[1], np.float32)
+    beside = np.full((size, size), size, np.float32)
     if nearer.any():
-        box = box_of(nearer, ceil(BESIDE[1]) + 1)
-        beside[box] = np.minimum(ndimage.distance_transform_edt(~nearer[box]), BESIDE[1])
+        box = box_of(nearer, ceil(BESIDE[1]) + 2)
+        beside[box] = ndimage.distance_transform_edt(~nearer[box])
     return Shot(photo, camera, buffer, beside)
 
 
