@@ -27,8 +27,11 @@ BEGIN
             WHEN octet_length(array_to_string(job.image_urls, '')) > 65536 THEN 'image_urls_are_at_most_64_kB'
             WHEN array_to_string(job.image_urls, E'\n', '')
                  !~* '^https?://[^[:space:]]+(\nhttps?://[^[:space:]]+)*$' THEN 'image_urls_are_http_or_https'
-            WHEN btrim(job.pool) = '' OR length(job.pool) > 100 THEN 'pool_is_1_to_100_characters'
-            WHEN btrim(job.engine) = '' OR length(job.engine) > 100 THEN 'engine_is_1_to_100_characters'
+            -- What WORKER_POOLS and WORKER_ENGINE can name: no comma, no control character, no space around it.
+            WHEN length(job.pool) NOT BETWEEN 1 AND 100 OR job.pool ~ '^\s|\s$|[,\u0001-\u001f\u007f-\u009f]'
+                THEN 'pool_is_a_name_of_1_to_100_characters'
+            WHEN length(job.engine) NOT BETWEEN 1 AND 100 OR job.engine ~ '^\s|\s$|[,\u0001-\u001f\u007f-\u009f]'
+                THEN 'engine_is_a_name_of_1_to_100_characters'
             WHEN job.quality NOT IN ('fast', 'balanced', 'quality', 'auto') THEN 'quality_is_fast_balanced_quality_or_auto'
             WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
             -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The worker's

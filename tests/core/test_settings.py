@@ -68,6 +68,13 @@ def test_hosts_of_photos_are_a_list_and_ours_are_among_them(monkeypatch: pytest.
     assert settings.load().all_photo_hosts() == ["cdn.example.com", "*.example.org", "abc.supabase.co"]
 
 
+def test_pools_are_a_list_of_names_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_POOLS", "large, a shop,large ,")
+    monkeypatch.setenv("WORKER_LANES", "64")
+    loaded = settings.load()
+    assert (loaded.pools, loaded.lanes) == (("large", "a shop"), 64)
+
+
 @pytest.mark.parametrize("value", ["https://cdn.example.com", "*example.com", "cdn.*.com", "a/b", "**"])
 def test_hosts_of_photos_that_would_match_nothing_are_an_error(
     monkeypatch: pytest.MonkeyPatch, value: str
@@ -93,6 +100,12 @@ STARTS = {"DATABASE_URL": "postgresql://u@h/d", "WORKER_STORAGE_DIR": "/tmp"}
         ),
         ({"SUPABASE_URL": "https://a.supabase.co"}, "not both"),
         ({"WORKER_LEASE_S": "soon"}, "WORKER_LEASE_S: "),
+        ({"WORKER_LANES": "0"}, "WORKER_LANES: write auto or a whole number from 1 to 64"),
+        ({"WORKER_LANES": "many"}, "WORKER_LANES: write auto or a whole number from 1 to 64"),
+        *(
+            ({"WORKER_POOLS": value}, "WORKER_POOLS: write names of 1 to 100 characters, separated by commas")
+            for value in (" , ", "a, " + "x" * 101, "a\tb")
+        ),
         ({"WORKER_HARD_LIMIT_S": "1"}, "WORKER_HARD_LIMIT_S must not be less"),
         ({"WORKER_STORAGE_DIR": "/dev/null/store"}, "WORKER_STORAGE_DIR cannot be used"),
     ],

@@ -51,7 +51,6 @@ def register(engine: Engine, host: dict[str, Any]) -> Host:
         ("previews", "relief", "box"),
         ("previews", "triposr", None),
         ("Default", None, None),
-        ("default ", None, None),
     ],
 )
 def test_a_host_takes_the_jobs_of_its_pools_that_its_engine_may_do(
@@ -133,10 +132,14 @@ def test_a_waiting_job_may_change_its_pool_and_engine_and_a_running_one_may_not(
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("pool", " "), ("pool", "x" * 101), ("engine", ""), ("engine", "x" * 101)]
+    ("column", "value"),
+    [
+        *(("pool", value) for value in (" ", "x" * 101, "a,b", "a ", "\ta", "a\nb")),
+        *(("engine", value) for value in ("", "x" * 101, " a", "a\x85b")),
+    ],
 )
 def test_a_pool_and_an_engine_have_a_name(sql: psycopg.Connection, column: str, value: str) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match=f"{column}_is_1_to_100_characters"):
+    with pytest.raises(psycopg.errors.CheckViolation, match=f"{column}_is_a_name_of_1_to_100_characters"):
         sql.execute(
             f"INSERT INTO jobs (shop, product_id, image_urls, {column}) VALUES ('a', '1', '{{http://a/b}}', %s)".encode(),
             [value],

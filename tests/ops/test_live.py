@@ -117,6 +117,8 @@ def test_hosts_are_listed_paused_and_resumed(
     assert "‖ gpu-1  paused" in worker("hosts").stderr
     (listed,) = json.loads(worker("hosts", "--json").stdout)
     assert (listed["state"], listed["pools"], listed["lanes"]) == ("paused", ["default", "large"], 4)
+    sql.execute("UPDATE worker.hosts SET pools = ARRAY[E'a\\nb', E'c\\td']")
+    assert " a b, c d " in worker("hosts").stderr
     sql.execute("UPDATE worker.hosts SET seen_at = now() - interval '3 days'")
     assert "‖ gpu-1  paused, last seen 3 d ago" in worker("hosts").stderr
     sql.execute("UPDATE worker.hosts SET stopped_at = seen_at")

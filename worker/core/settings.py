@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     )
     lanes: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = Field(
         "auto",
-        description="Lanes of each device: jobs that it does at the same time. `auto` goes by cores, free memory and the GPU's "
+        description="Lanes of each device, at most 64: jobs that it does at the same time. `auto` goes by cores, free memory and the GPU's "
         "memory, and logs its reason; on a CPU it is one lane for two cores.",
     )
     cuda_visible_devices: str | None = Field(
@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     pools: Annotated[tuple[str, ...], NoDecode] = Field(
         ("default",),
         min_length=1,
-        description="The pools whose jobs this worker takes, separated by commas: see `jobs.pool` in docs/jobs.md.",
+        description="The pools whose jobs this worker takes: names of 1 to 100 characters, separated by commas; see `jobs.pool` in docs/jobs.md.",
     )
     lease_s: float = Field(
         30,
@@ -274,9 +274,20 @@ class Settings(BaseSettings):
     @field_validator("pools", mode="before")
     @classmethod
     def _pools(cls, value: object) -> object:
-        return (
-            [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
-        )
+        if not isinstance(value, str):
+            return value
+        names = list(dict.fromkeys(name for part in value.split(",") if (name := part.strip())))
+        if not names or any(len(name) > 100 or re.search(r"[\x00-\x1f\x7f-\x9f]", name) for name in names):
+            raise ValueError("write names of 1 to 100 characters, separated by commas")
+        return names
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _lanes(cls, value: object) -> object:
+        text = str(value).strip()
+        if text != "auto" and not (text.isdecimal() and 1 <= int(text) <= 64):
+            raise ValueError("write auto or a whole number from 1 to 64")
+        return text
 
     @field_validator("webhook_events", mode="before")
     @classmethod
@@ -313,7 +324,9 @@ def load() -> Settings:
     except ValidationError as error:
         # Values are left out: one of them may be a secret in the wrong variable.
         raise ConfigError(
-            "; ".join(f"{_variable(e['loc'][0])}: {e['msg']}" for e in error.errors())
+            "; ".join(
+                f"{_variable(e['loc'][0])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+            )
         ) from None
     if settings.hard_limit_s < settings.soft_limit_s:
         raise ConfigError("WORKER_HARD_LIMIT_S must not be less than WORKER_SOFT_LIMIT_S.")

@@ -111,7 +111,7 @@ def workers(settings: Settings) -> Iterator[Finding]:
         engine.dispose()
     ahead = f"; {due} jobs are ahead in the queue" if due else ""
     live = [f"{host['name']} ({_doing(host)})" for host in known if host["state"] == "live"]
-    paused = [host["name"] for host in known if host["state"] == "paused"]
+    paused = [host["name"] for host in known if host["state"] == "paused" and host["up"]]
     if live:
         more = f" and {len(live) - 3} more" if len(live) > 3 else ""
         yield ok("worker", f"{', '.join(live[:3])}{more}{ahead}")

@@ -130,9 +130,9 @@ def hosts_table(hosts: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             Text.assemble(*host_state(host)),
             host["engine"],
-            printable(", ".join(host["pools"])),
+            _one_line(", ".join(host["pools"])),
             str(host["lanes"]),
-            printable(", ".join(host["devices"])),
+            _one_line(", ".join(host["devices"])),
             f"{host['memory_mb'] / 1024:.0f} GB",
             host["version"],
             "" if not host["up"] else about((now - host["started_at"]).total_seconds()),
@@ -176,10 +176,11 @@ def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
 
 def _printable(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row whose texts stay on their line and in their colour, whatever a backend has written into them."""
-    return {
-        name: printable(value).replace("\n", " ") if isinstance(value, str) else value
-        for name, value in row.items()
-    }
+    return {name: _one_line(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())
 
 
 def _seconds(job: Mapping[str, Any]) -> str:
