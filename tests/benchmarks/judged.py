@@ -44,7 +44,7 @@ def judge(photo: Path, engine: Engine, cutter: Cutter) -> dict[str, Any]:
         surface = engine.reconstruct([PosedView("front", view)], preset)
         model = finish(surface, preset, Path(folder), extras={})
     scored = ScoredView(view, score_photo(cutout, view), cutout.warnings)
-    return assess(model, Scene(model.mesh), [scored], preview=engine.name in engines.PREVIEWS)
+    return assess(model, Scene(model.mesh), {"front": scored}, preview=engine.name in engines.PREVIEWS)
 
 
 def area_under_curve(good: list[float], bad: list[float]) -> float:

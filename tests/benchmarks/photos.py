@@ -67,7 +67,7 @@ def measure(photo: Path, engine: Engine, cutter: Cutter) -> None:
             plain = finish(replace(surface, source_views=[]), preset, folder, extras={})
         assert model.source_views
         scored = ScoredView(view, score_photo(cutout, view), cutout.warnings)
-        quality = assess(model, drawn, [scored], preview=engine.name in engines.PREVIEWS)
+        quality = assess(model, drawn, {"front": scored}, preview=engine.name in engines.PREVIEWS)
         without, laid_over = (psnr(made, model.source_views[0].camera, view) for made in (plain, model))
         print(
             f"{photo.name:16} {preset.name:9} {len(model.mesh.faces):9} {glb_kb:7.0f} {poster_kb:9.0f}"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from worker.engines.surface import AZIMUTHS, SourceView, Surface, View
+from worker.engines.surface import AZIMUTHS, Role, SourceView, Surface, View
 from worker.mesh.align import fit
 from worker.mesh.camera import Camera
-from worker.pipeline.depth import fit_depth
+from worker.pipeline.depth import LIMITED, PROVEN, UNLIKELY, fit_depth
 
 
 def disc() -> View:
@@ -20,16 +20,16 @@ def disc() -> View:
     return view
 
 
-def ball() -> Surface:
-    """As all four photos show it; red grows with depth."""
+def ball(*roles: Role) -> Surface:
+    """As photos of some of its sides show it; red grows with depth."""
     mesh = trimesh.creation.icosphere(3, 200 / 256)
     return Surface(
         vertices=np.asarray(mesh.vertices, np.float32),
         faces=np.asarray(mesh.faces, np.int32),
         color=lambda points: np.stack([points[:, 2] / 2 + 0.5, *[points[:, 0] * 0] * 2], axis=1),
         source_views=[
-            SourceView(role=role, view=disc(), camera=Camera(side=2.0, azimuth=azimuth))
-            for role, azimuth in AZIMUTHS.items()
+            SourceView(role=role, view=disc(), camera=Camera(side=2.0, azimuth=AZIMUTHS[role]))
+            for role in roles
         ],
         depth_factors=(0.1, 10),
     )
@@ -37,7 +37,7 @@ def ball() -> Surface:
 
 @pytest.mark.parametrize("factor", [0.6, 1.6])
 def test_the_photos_still_show_the_surface(factor: float) -> None:
-    before = ball()
+    before = ball("front", "back")
     fitted = fit_depth(before, {"width": 1, "depth": factor, "unit": "m", "fit": True})
     assert fitted.factor == pytest.approx(factor)
     assert fitted.warnings == []
@@ -56,3 +56,31 @@ def test_a_surface_without_depth_and_dimensions_without_a_fit_change_nothing() -
     assert fit_depth(flat, dimensions).surface is flat
     surface = ball()
     assert fit_depth(surface, {**dimensions, "fit": False}).surface is surface
+
+
+@pytest.mark.parametrize(
+    ("factor", "warnings"), [(1.05, []), (0.95, []), (1.5, [PROVEN]), (0.5, [PROVEN]), (9e3, [PROVEN])]
+)
+def test_a_photo_from_the_side_proves_the_depth(factor: float, warnings: list[str]) -> None:
+    surface = ball("front", "left")
+    fitted = fit_depth(surface, {"width": 10, "depth": 10 * factor, "unit": "mm", "fit": True})
+    assert fitted == (surface, 1.0, warnings)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "factor", "warnings"),
+    [
+        (2.9, 2.9, []),
+        (0.35, 0.35, []),
+        (4, 4, [UNLIKELY]),
+        (0.3, 0.3, [UNLIKELY]),
+        (900, 10, [LIMITED]),
+        (0.05, 0.1, [LIMITED]),
+    ],
+)
+def test_a_depth_that_is_far_from_the_photos_is_said_in_one_sentence(
+    wanted: float, factor: float, warnings: list[str]
+) -> None:
+    fitted = fit_depth(ball("front"), {"width": 0.1, "depth": wanted / 10, "unit": "m", "fit": True})
+    assert fitted.factor == pytest.approx(factor, rel=1e-4)
+    assert fitted.warnings == warnings

@@ -17,6 +17,7 @@ from worker.engines.relief import Relief
 from worker.engines.surface import AZIMUTHS, PosedView, Role, SourceView, Surface, View
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
+from worker.pipeline.depth import LIMITED
 from worker.pipeline.finish import finish
 from worker.pipeline.scale import LONGEST_SIDE
 
@@ -419,7 +420,7 @@ def test_the_depth_follows_the_dimensions_as_far_as_the_engine_allows(tmp_path: 
     bound = finish(ball(), SMALL, tmp_path, extras={}, dimensions=dimensions)
     assert bound.report["depth_factor"] == 1.5
     assert bound.report["size_m"] == pytest.approx([0.1, 0.1, 0.15], rel=0.02)
-    assert [text.split()[0] for text in bound.report["warnings"]] == ["The", "By"]
+    assert bound.report["warnings"] == [LIMITED], "one sentence about the depth"
 
     as_it_is = finish(ball(), SMALL, tmp_path, extras={}, dimensions={**dimensions, "fit": False})
     assert as_it_is.report["depth_factor"] == 1

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from worker.engines.presets import PRESETS
 from worker.engines.relief import Relief
-from worker.engines.surface import PosedView, Role, SourceView, View
+from worker.engines.surface import AZIMUTHS, PosedView, Role, SourceView, View
 from worker.local import samples
 from worker.mesh.render import Scene
 from worker.pipeline.choose import score_photo
@@ -38,6 +38,7 @@ GOOD = Figures(
     certainty=1.0,
     coverage=0.8,
     agreement=None,
+    left_out=0,
     preview=False,
     outline=None,
     watertight=True,
@@ -81,7 +82,7 @@ def judged(cutout: Cutout, folder: Path, *, preview: bool = False) -> Judged:
     folder.mkdir(exist_ok=True)
     model = finish(Relief().reconstruct([PosedView("front", view)], SMALL), SMALL, folder, extras={})
     scene, photo = Scene(model.mesh), ScoredView(view, score_photo(cutout, view), cutout.warnings)
-    return Judged(assess(model, scene, [photo], preview=preview), model, scene, photo)
+    return Judged(assess(model, scene, {"front": photo}, preview=preview), model, scene, photo)
 
 
 def cut_out(image: Image.Image) -> Cutout:
@@ -108,7 +109,7 @@ def test_a_good_photo_makes_a_good_score_and_only_what_it_does_not_show_is_said(
 
 
 def test_a_preview_is_never_without_a_warning_and_scores_lower(good: Judged) -> None:
-    preview = assess(good.model, good.scene, [good.photo], preview=True)
+    preview = assess(good.model, good.scene, {"front": good.photo}, preview=True)
     assert PREVIEW in preview["warnings"]
     assert preview["score"] < good.report["score"]
 
@@ -122,7 +123,7 @@ def test_a_preview_is_believed_more_with_a_photo_from_the_side_and_not_with_one_
         assess(
             replace(good.model, source_views=[front, *(replace(front, role=role) for role in roles)]),
             good.scene,
-            [good.photo],
+            {"front": good.photo},
             preview=True,
         )["score"]
         for roles in sets
@@ -133,7 +134,7 @@ def test_a_preview_is_believed_more_with_a_photo_from_the_side_and_not_with_one_
 def test_an_unsure_cut_out_lowers_the_score_and_is_said_once(good: Judged) -> None:
     said = "The cut-out is unsure: it is not clear whether 40% of it belongs to the product."
     unsure = ScoredView(good.photo.view, good.photo.score._replace(certainty=0.0), (said,))
-    report = assess(good.model, good.scene, [unsure, unsure], preview=False)
+    report = assess(good.model, good.scene, {"front": unsure, "back": unsure}, preview=False)
     assert report["cutout_certainty"] == 0
     assert report["warnings"].count(said) == 1
     assert report["score"] < REVIEW_SCORE < good.report["score"]
@@ -146,7 +147,8 @@ def test_photos_that_do_not_agree_lower_the_score(good: Judged) -> None:
     views = {"front": {"overlap": 0.98, "used": 0.4}, "back": {"overlap": 0.98, "used": 0.4}}
     report = {**good.model.report, "views": views, "coverage": 0.8}
     model = replace(good.model, source_views=[front, back], report=report)
-    fitting = assess(model, good.scene, [good.photo] * 2, preview=False)
+    both: dict[Role, ScoredView] = {"front": good.photo, "back": good.photo}
+    fitting = assess(model, good.scene, both, preview=False)
     assert fitting["views_agreement"] > 0.95
     assert fitting["score"] > 95
     assert fitting["warnings"] == []
@@ -158,10 +160,43 @@ def test_photos_that_do_not_agree_lower_the_score(good: Judged) -> None:
         replace(model, source_views=[front, other_colours]),
         replace(model, source_views=[front], report=not_laid),
     ):
-        assessed = assess(wrong, good.scene, [good.photo] * 2, preview=False)
+        assessed = assess(wrong, good.scene, both, preview=False)
         assert assessed["views_agreement"] < 0.4
         assert said in assessed["warnings"]
         assert assessed["score"] < 65
+
+
+def test_more_photos_that_fit_raise_the_score_and_those_left_out_lower_it(good: Judged) -> None:
+    """The photos beside the front are less detailed and less surely cut out than it, as real ones are."""
+    front = good.model.source_views[0]
+    less = ScoredView(good.photo.view, good.photo.score._replace(certainty=0.96))
+    sets: list[tuple[Role, ...]] = [("front",), ("front", "back"), ("front", "left", "back")]
+    sets.append(("front", "left", "back", "right"))
+    scores = []
+    for roles, coverage in zip(sets, (0.35, 0.63, 0.65, 0.7), strict=True):
+        cameras = {role: replace(front.camera, azimuth=AZIMUTHS[role]) for role in roles}
+        seen = {role: good.scene.render_unlit(camera, 512) for role, camera in cameras.items()}
+        sharper = {role: sharpened(view) if role != "front" else front.view for role, view in seen.items()}
+        views = {role: {"overlap": 0.98, "used": 0.3 if role in {"front", "back"} else 0.1} for role in roles}
+        model = replace(
+            good.model,
+            source_views=[SourceView(role=role, view=sharper[role], camera=cameras[role]) for role in roles],
+            report={**good.model.report, "views": views, "coverage": coverage},
+        )
+        photos = {role: good.photo if role == "front" else less for role in roles}
+        report = assess(model, good.scene, photos, preview=True)
+        scores.append(report["score"])
+        assert assess(model, good.scene, photos, preview=True, left_out=1)["score"] < report["score"]
+    assert report["detail"] < 0.9
+    assert scores == sorted(scores)
+
+
+def sharpened(view: View) -> View:
+    """As a photo that has finer structure than the model."""
+    image = Image.fromarray(view)
+    sharp = image.filter(ImageFilter.UnsharpMask(3, 150, 0))
+    sharp.putalpha(image.getchannel("A"))
+    return np.asarray(sharp)
 
 
 def other(view: View, what: str) -> NDArray[np.uint8]:
@@ -193,12 +228,12 @@ def test_a_model_that_does_not_look_like_its_photo_scores_low(
     if what == "blurred texture":
         texture = np.asarray(Image.fromarray(model.mesh.texture).filter(ImageFilter.GaussianBlur(14)))
         soft = replace(model, mesh=replace(model.mesh, texture=texture))
-        assessed = assess(soft, Scene(soft.mesh), [photo], preview=False)
+        assessed = assess(soft, Scene(soft.mesh), {"front": photo}, preview=False)
     else:
         front = replace(
             model.source_views[0], view=np.ascontiguousarray(other(model.source_views[0].view, what))
         )
-        assessed = assess(replace(model, source_views=[front]), scene, [photo], preview=False)
+        assessed = assess(replace(model, source_views=[front]), scene, {"front": photo}, preview=False)
     assert assessed["score"] < most
     assert assessed["score"] < report["score"]
     # Where the outlines have little in common, finishing itself says so.
@@ -232,7 +267,7 @@ def test_what_is_wrong_with_the_mesh_is_said(good: Judged) -> None:
         report={**model.report, "components_dropped": 12, "warnings": ["The dimensions make no sense."]}
         | {"coverage": 0.7},
     )
-    assessed = assess(thin, scene, [photo], preview=False)
+    assessed = assess(thin, scene, {"front": photo}, preview=False)
     assert assessed["warnings"] == [
         "The dimensions make no sense.",
         "The model is very flat.",
@@ -260,6 +295,7 @@ def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> 
         [of(certainty=v) for v in steps],
         [of(coverage=v) for v in steps],
         [of(agreement=v) for v in steps],
+        [of(left_out=n) for n in (3, 2, 1, 0)],
         [of(preview=True, outline=Outline(2 - 2 * v, 0.0)) for v in steps],
         [of(preview=True, outline=Outline(0.0, 1 - v)) for v in steps],
         [of(preview=True, outline=Outline(0.0, 0.0)), of(preview=True), of()],

@@ -4,11 +4,16 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from worker.engines.surface import Colors, Points, SourceView, Surface, View
+from worker.engines.surface import Colors, Points, SourceView, Surface
 from worker.pipeline.scale import depth_factor
+
+SAME = 1.1  # between two depths; below it a photo from the side and the dimensions agree
+FAR = 3.0  # between the given depth and the engine's; above it one of the numbers is probably wrong
+
+PROVEN = "The photo from the side shows another depth than the dimensions: the model keeps the photo's."
+LIMITED = "The given depth is far from what the photo suggests, and the model follows it only in part: check the dimensions."
+UNLIKELY = "The given depth is far from what the photo suggests: check the dimensions."
 
 
 class Fitted(NamedTuple):
@@ -22,7 +27,8 @@ class Fitted(NamedTuple):
 def fit_depth(surface: Surface, dimensions: Any) -> Fitted:
     """Stretch the depth so that the model's proportions are those of the dimensions.
 
-    Only depth is stretched: width and height are what the photo of the front shows. `surface.depth_factors` limits it.
+    Only depth is stretched: width and height are what the photo of the front shows. `surface.depth_factors` limits it. A
+    photo from the left or the right proves the depth, so that nothing is stretched.
 
     Args:
         surface: of the engine, cleaned.
@@ -33,12 +39,12 @@ def fit_depth(surface: Surface, dimensions: Any) -> Fitted:
     wanted = depth_factor(extent, dimensions) if (extent > 0).all() else None
     if wanted is None:
         return Fitted(surface, 1.0, [])
+    if any(source.role in {"left", "right"} for source in surface.source_views):
+        return Fitted(surface, 1.0, [] if 1 / SAME < wanted < SAME else [PROVEN])
     least, most = surface.depth_factors
     factor = min(max(wanted, least), most)
-    bounded = (
-        f"By the dimensions the model should be {wanted:.2f} times as deep; its engine allows {factor:.2f}."
-    )
-    return Fitted(_stretched(surface, factor), factor, [] if factor == wanted else [bounded])
+    warnings = [LIMITED] if factor != wanted else [] if 1 / FAR <= wanted <= FAR else [UNLIKELY]
+    return Fitted(_stretched(surface, factor), factor, warnings)
 
 
 def _stretched(surface: Surface, factor: float) -> Surface:
@@ -56,24 +62,6 @@ def _stretched(surface: Surface, factor: float) -> Surface:
 
 
 def _seen(source: SourceView, factor: float) -> SourceView:
-    """Return the photo and the camera as they are after the stretch: on a side's photo, depth is the width."""
+    """Return the photo, of the front or the back, with its camera as it is after the stretch."""
     x, y, z = source.camera.center
-    camera = replace(source.camera, center=(x, y, z * factor))
-    if source.role in {"front", "back"}:
-        return replace(source, camera=camera)
-    if factor > 1:  # the picture must hold more: all of it becomes smaller, and the height smaller only
-        camera = replace(camera, side=camera.side * factor)
-        return replace(source, camera=camera, view=_squeezed(source.view, 1.0, 1 / factor))
-    return replace(source, camera=camera, view=_squeezed(source.view, factor, 1.0))
-
-
-def _squeezed(view: View, across: float, down: float) -> View:
-    """Shrink what a view shows towards its middle."""
-    height, width = view.shape[:2]
-    size = (max(1, round(width * across)), max(1, round(height * down)))
-    # "RGBa" weights the colours by alpha, so that those under transparent pixels do not bleed into the rim.
-    small = Image.fromarray(view).convert("RGBa").resize(size, Image.Resampling.BICUBIC).convert("RGBA")
-    squeezed: NDArray[np.uint8] = np.zeros_like(view)
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    squeezed[top : top + size[1], left : left + size[0]] = np.asarray(small)
-    return squeezed
+    return replace(source, camera=replace(source.camera, center=(x, y, z * factor)))

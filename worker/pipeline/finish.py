@@ -147,7 +147,10 @@ def finish(
     paint = _paint(surface, shape, preset.texture, seconds)
     on_textured()
     with timed(seconds, "write"):
-        standing = _stand_up(shape, dilate(paint.on, paint.colors, preset.texture), dimensions)
+        size = scale(
+            np.ptp(shape.points.astype(np.float64), axis=0), dimensions, depth_explained=bool(fitted.warnings)
+        )
+        standing = _stand_up(shape, dilate(paint.on, paint.colors, preset.texture), size)
         marks = {**extras, "scale_source": standing.scale.source, "generated_by_ai": True}
         _write(standing.mesh, path, preset.file_bytes, name, marks)
     data = path.read_bytes()
@@ -267,12 +270,11 @@ def _part_of_surface(seen: NDArray[np.bool_], shape: _Shape, on: Texels) -> floa
     return float(weight[seen].sum() / max(float(weight.sum()), 1e-30))
 
 
-def _stand_up(shape: _Shape, texture: NDArray[np.uint8], dimensions: Any) -> _Standing:
+def _stand_up(shape: _Shape, texture: NDArray[np.uint8], size: Scale) -> _Standing:
     """Scale the mesh to metres and move the middle of its base to the origin."""
     points, corners = shape.points, shape.layout.faces
     low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
     base = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
-    size = scale(high - low, dimensions)
     positions = np.asarray((points - base) * size.metres, np.float32)
     mesh = TexturedMesh(
         positions=positions,

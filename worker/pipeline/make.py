@@ -34,6 +34,7 @@ class Task:
     name: str  # of the mesh in the file
     made_by: Mapping[str, Any]  # JSON-able, for the file
     dimensions: Any  # `metadata.dimensions`, as the backend wrote it
+    left_out: int = 0  # stated photos that contradict the others
     review_score: float  # a model with a lower score is tried once more
     deadline: float  # on the clock `time.monotonic`, for the whole attempt
 
@@ -65,12 +66,11 @@ def make(
 
     Raises: JobError; any exception of the engine.
     """
-    views = [(role, _scored(task.photos[n])) for n, role in roles.items()]
-    _, front = views[0]
-    Image.fromarray(front.view).save(folder / "cutout.png", optimize=True)
+    views = {role: _scored(task.photos[n]) for n, role in roles.items()}
+    Image.fromarray(views["front"].view).save(folder / "cutout.png", optimize=True)
     with timed_step(report, Step.GENERATE):
         surface = task.engine.reconstruct(
-            [PosedView(role, scored.view) for role, scored in views], task.preset
+            [PosedView(role, scored.view) for role, scored in views.items()], task.preset
         )
     report["surface"] = surface.report  # the engine may still add to it: the textures' share of its memory
     on_progress(Stage.SURFACE)
@@ -90,8 +90,9 @@ def make(
     if not model.source_views:
         return Made(roles, model, scene, None)
     with timed_step(report, Step.QUALITY):
-        used = [scored for _, scored in views]
-        report["quality"] = assess(model, scene, used, preview=task.engine.name in PREVIEWS)
+        report["quality"] = assess(
+            model, scene, views, preview=task.engine.name in PREVIEWS, left_out=task.left_out
+        )
     return Made(roles, model, scene, report["quality"])
 
 

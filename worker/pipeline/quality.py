@@ -1,10 +1,11 @@
 """Measure how good a model is, against its photos and by its file: in figures, in sentences, and as one score."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from worker.engines.surface import Role
 from worker.mesh.align import LEAST_OVERLAP
 from worker.mesh.render import Scene
 from worker.pipeline.finish import Model
@@ -17,14 +18,18 @@ from worker.pipeline.single_view import boxiness, opening
 OVERLAP = (0.5, 0.94)  # intersection over union of the model's outline and the cut-out's
 DIFFERENCE = (26.0, 4.0)  # mean ΔE2000
 DETAIL = (0.1, 0.68)  # the part of the photo's fine structure that the texture has, at its place
-AGREEMENT = (0.3, 0.9)  # of the photo that fits the model worst
+AGREEMENT = (
+    0.3,
+    0.75,
+)  # below the second figure a photo is at odds with the others, not only with a coarse shape
 COVERAGE = (0.05, 0.75)  # part of the surface that a photo shows
 ROUND, SOLID = (1.4, 0.7), (0.45, 0.15)  # boxiness, opening
 PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
 PHOTO_BLUR = (1.0, 0.35)  # as `blur` measures it
 # Factors.
 CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open surface
-CERTAIN = 0.2  # a cut-out that is not certain at all
+CERTAIN = 0.2  # cut-outs that are not certain at all
+LEFT_OUT = 0.85  # for each stated photo that contradicts the others
 PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, without and with a photo from the side
 BOXY, OPENED = 0.35, 0.5  # a boxy product, and one with a large opening, in a preview without one
 
@@ -45,14 +50,15 @@ class Outline(NamedTuple):
 class Figures(NamedTuple):
     """All that the score depends on."""
 
-    front: Similarity  # of the model and the front's photo; its detail is the mean of all photos
+    front: Similarity  # of the model and the front's photo; its detail is that of all photos
     size: float  # of the product in the front's photo, as part of the 512 pixels that are used, 0..1
     blur: float  # of the front's photo, as `blur` measures it
     whole: bool  # the photo's border does not cut the product off
-    certainty: float  # of the least certain cut-out, 0..1
+    certainty: float  # of the cut-outs, 0..1
     coverage: float  # part of the surface that a photo shows, 0..1
     agreement: float | None
-    """How much the model looks like the photo that it fits worst, 0..1; None for a single photo."""
+    """How much the model looks like its photos, 0..1; None for a single photo."""
+    left_out: int  # stated photos that were not used, because they contradict the others
     preview: bool  # the engine shows the photos and invents the rest
     outline: Outline | None
     """For a preview without a photo from the side: its depth follows from the front's outline alone."""
@@ -67,33 +73,41 @@ class Part(NamedTuple):
     warning: str = ""  # a sentence for a merchant
 
 
-def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview: bool) -> dict[str, Any]:
+def assess(
+    model: Model, scene: Scene, photos: Mapping[Role, ScoredView], *, preview: bool, left_out: int = 0
+) -> dict[str, Any]:
     """Build the JSON-able report for `metadata.worker.quality`.
 
     Args:
         model: of `finish`, with at least one source view.
         scene: the model's mesh, ready to be drawn.
-        photos: those that the model was made from, the front first.
+        photos: those that the model was made from, the front among them.
         preview: the engine shows the photos and invents the rest.
+        left_out: how many stated photos were not used, because they contradict the others.
     """
-    front = photos[0]
-    seen = [
-        compare(scene.render_unlit(source.camera, len(source.view)), source.view)
+    front = photos["front"]
+    seen = {
+        source.role: compare(scene.render_unlit(source.camera, len(source.view)), source.view)
         for source in model.source_views
-    ]
-    # The photos that were not laid over the model, because their outline is another one, disagree most.
-    views = model.report["views"].values()
-    fits = [*map(_fit, seen), *(_rise(v["overlap"], OVERLAP) for v in views if v["overlap"] < LEAST_OVERLAP)]
+    }
+    views = model.report["views"]
+    used = {role: view["used"] for role, view in views.items()}
+    # A photo that was not laid over the model, because its outline is another one, does not fit at all.
+    fits = [*map(_fit, seen.values()), *(0.0 for role in views if role not in seen)]
     # Neither the front nor the back shows how deep the product is.
     deep = any(source.role in ("left", "right") for source in model.source_views)
     figures = Figures(
-        front=seen[0]._replace(detail=float(np.mean([each.detail for each in seen]))),
+        front=seen["front"]._replace(
+            detail=_of_all({role: each.detail for role, each in seen.items()}, used)
+        ),
         size=front.score.size,
         blur=blur(front.view),
         whole=front.score.whole == 1,
-        certainty=min(photo.score.certainty for photo in photos),
+        certainty=_of_all({role: photo.score.certainty for role, photo in photos.items()}, used),
         coverage=model.report["coverage"],
-        agreement=min(fits) if len(views) > 1 else None,
+        # One photo that fits badly is not outvoted, and each one that fits raises it.
+        agreement=(min(fits) + float(np.mean(fits))) / 2 if len(views) > 1 else None,
+        left_out=left_out,
         preview=preview,
         outline=Outline(boxiness(front.view), opening(front.view)) if preview and not deep else None,
         watertight=model.mesh.watertight,
@@ -104,8 +118,8 @@ def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview:
         "coverage": round(figures.coverage, 3),
         "cutout_certainty": round(figures.certainty, 3),
         "views_agreement": None if figures.agreement is None else round(figures.agreement, 3),
-        "silhouette_iou": round(seen[0].overlap, 4),
-        "delta_e": round(seen[0].difference, 2),
+        "silhouette_iou": round(figures.front.overlap, 4),
+        "delta_e": round(figures.front.difference, 2),
         "detail": round(figures.front.detail, 3),
         "photo_px": round(figures.size * len(front.view)),
         "photo_blur": round(figures.blur, 3),
@@ -116,7 +130,7 @@ def assess(model: Model, scene: Scene, photos: Sequence[ScoredView], *, preview:
         "warnings": [
             *model.report["warnings"],
             # Several photos may have the same to say.
-            *dict.fromkeys(warning for photo in photos for warning in photo.warnings),
+            *dict.fromkeys(warning for photo in photos.values() for warning in photo.warnings),
             *(part.warning for part in parts if part.bad),
             *_mesh_warnings(model),
         ],
@@ -129,7 +143,7 @@ def score(parts: Sequence[Part]) -> float:
 
 
 def rate(figures: Figures) -> list[Part]:
-    """Return the parts of the score. Cut-outs and open meshes have warnings of their own already."""
+    """Return the parts of the score. Cut-outs, photos left out and open meshes have warnings of their own already."""
     seen, agreement = figures.front, 1.0 if figures.agreement is None else figures.agreement
     preview = PREVIEW_OF_SIDES if figures.outline is None else PREVIEW
     outline = figures.outline or Outline(0.0, 0.0)
@@ -160,6 +174,7 @@ def rate(figures: Figures) -> list[Part]:
             agreement < WARN_AGREEMENT,
             "The photos do not agree: the model does not look like each of them.",
         ),
+        Part(LEFT_OUT**figures.left_out),
         Part(
             1.0 if figures.whole else CUT_OFF,
             not figures.whole,
@@ -201,6 +216,15 @@ def _mesh_warnings(model: Model) -> Iterator[str]:
     dropped = model.report["components_dropped"]
     if dropped >= WARN_DROPPED:
         yield f"{dropped} loose pieces were removed."
+
+
+def _of_all(values: Mapping[Role, float], used: Mapping[Role, float]) -> float:
+    """Return one figure for all photos: half of it is the front's, and half the mean by how much of the texture each gave."""
+    weights = [used.get(role, 0.0) for role in values]
+    front = values["front"]
+    if not sum(weights):
+        return front
+    return (front + float(np.average(list(values.values()), weights=weights))) / 2
 
 
 def _fit(seen: Similarity) -> float:

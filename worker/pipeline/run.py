@@ -106,6 +106,7 @@ def run(
             "input_sha256": [photo.sha256 for photo in photos if photo.scored],
         },
         dimensions=request.dimensions,
+        left_out=len(assigned.reasons) if assigned.front_stated else 0,
         review_score=request.review_score,
         deadline=began + request.limit_s,
     )

@@ -25,7 +25,7 @@ class Scale(NamedTuple):
     warnings: list[str]
 
 
-def scale(extent: NDArray[np.floating], dimensions: Any) -> Scale:
+def scale(extent: NDArray[np.floating], dimensions: Any, *, depth_explained: bool = False) -> Scale:
     """Choose one factor for all three sides, so that the shape stays.
 
     The photo shows width and height: the factor is the geometric mean of theirs. The depth, which no photo shows, counts
@@ -35,6 +35,7 @@ def scale(extent: NDArray[np.floating], dimensions: Any) -> Scale:
         extent: (3,) width, height and depth of the mesh, in its own unit.
         dimensions: {"width" | "height" | "depth": number, "unit": "mm" | "cm" | "m" | "in", "fit": boolean}, or anything else
             that the backend wrote. What makes no sense is not used and causes a warning.
+        depth_explained: another sentence says already why the model's depth is not the given one.
     """
     default = LONGEST_SIDE / float(extent.max())
     if dimensions is None:
@@ -64,6 +65,8 @@ def scale(extent: NDArray[np.floating], dimensions: Any) -> Scale:
         )
     metres = _mean(seen)
     for side, factor in factors.items():
+        if side == "depth" and depth_explained:
+            continue
         if max(factor / metres, metres / factor) > DISAGREEMENT:
             warnings.append(
                 f"The {side} should be {asked[side]:.3g} m, but by the model's proportions it is {own[side] * metres:.3g} m."

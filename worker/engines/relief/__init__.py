@@ -70,6 +70,7 @@ class Relief:
                 SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
                 for o in outlines
             ],
+            depth_factors=(0.01, 100.0) if alone else Surface.depth_factors,  # one photo's depth is made up
             report=report,
         )
 
