@@ -256,7 +256,12 @@ BEGIN
         RETURN;
     END IF;
     IF EXISTS (SELECT FROM worker.superseded) THEN
-        PERFORM worker.supersede_rest();
+        BEGIN
+            PERFORM worker.supersede_rest();
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
+            -- A trigger or a constraint of the app. The older jobs are never claimed, so they can wait.
+            RAISE WARNING 'Older jobs for the files of a completed job cannot be cancelled: %', SQLERRM;
+        END;
     END IF;
     IF (SELECT max(last.run_after) FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
             SELECT job.run_after FROM public.jobs AS job

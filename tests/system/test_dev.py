@@ -131,7 +131,7 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     for count in ("completed_last_hour", "failed_last_hour"):
         assert status["queue"][count] == before[count] + 1
     assert [failure["error_code"] for failure in status["failures"]] == ["photo_not_found"]
-    assert len(status["workers"]) == 1
+    assert len(status["hosts"]) == 1
     job = next(row["id"] for row in status["jobs"] if row["status"] == "failed")
     assert json.loads(worker("cancel", job, "--json").stdout) == {job: False}
     assert json.loads(worker("retry", job, "--json").stdout) == {job: True}
