@@ -74,7 +74,7 @@ def test_a_temp_folder_taken_away_costs_no_attempt_and_one_lost_under_a_job_is_r
     sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending'")
     until(lambda: row(job) == ("completed", 2, None))
     assert "Traceback" not in daemon.log.read_text()
-    assert daemon.leftovers() == []
+    until(lambda: daemon.leftovers() == [])
 
 
 def test_a_storage_folder_that_is_not_there_at_the_start_is_waited_for(start_daemon: StartDaemon) -> None:
