@@ -15,7 +15,7 @@ FACING_OF_SEVERAL = (
     0.1,
     0.3,
 )  # of the best of several photos, whose neighbours continue where its angle is too low
-CELLS = 96  # of the grid in which seams are placed and softened, along the longest side of the mesh
+CELLS = 80  # of the grid in which seams are placed and softened, along the longest side of the mesh
 AGREE = 2.0  # cells: within about this distance, points take the same photo
 SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (

@@ -53,7 +53,12 @@ class Relief:
         if any(outline.role in ("left", "right") for outline in outlines):
             section = section_of(outlines)
             solid, height = sided(outlines, preset.grid, section), None
-            report = {"section": {name: round(value, 3) for name, value in section._asdict().items()}}
+            report = {
+                "section": {
+                    "exponent": round(float(section.exponents.mean()), 3),
+                    "box": round(section.box, 3),
+                }
+            }
         else:
             solid, height = pillow(outlines[0], preset.grid)
             report = {}

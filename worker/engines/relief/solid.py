@@ -22,8 +22,12 @@ from worker.mesh.project import box_of
 
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
-FULL = 0.75  # exponent of a section that is neither a circle nor a rectangle
+FULL = 0.7  # exponent of a section that is neither a circle nor a rectangle
 UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
+UNLIKE_ROW = (
+    0.03,
+    0.15,
+)  # the same of a row, as part of the greatest width: a circle below the first, no circle above the second
 BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
 ALIKE = (
     0.15,
@@ -43,7 +47,7 @@ class Solid(NamedTuple):
 class Section(NamedTuple):
     """The shape of a level section between its four extremes."""
 
-    exponent: float  # of x²/a² and z²/b²; 1 is an ellipse, less is fuller
+    exponents: NDArray[np.float64]  # at 100 heights, upwards; 1 is an ellipse, less is fuller
     box: float  # part of the rectangle in it, 0..1
 
 
@@ -118,7 +122,7 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     """Join outlines from the front and from a side; the back and the other side may be there too.
 
     Seen from the front or from the side, the solid has the outline of that photo. At each height its section is
-    f(x) + s(z) = 1 with f = (1 - x²/a²)^e and s = (1 - z²/b²)^e, where a and b are the half widths of the two outlines: an
+    f(x) + s(z) = 1 with f = (1 - x²/a²)^e and s = (1 - z²/b²)^e, where a and b are the half widths of the two outlines there: an
     ellipse for e = 1, and fuller for less. In general 1 - x²/a² is the inflated outline's squared half depth, as a share of the
     greatest at that height. So two legs in both photos make four, and a tail is about as wide as it is high. For a box the
     section is the rectangle in which f and s are positive, the hull of the outlines.
@@ -144,8 +148,10 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
         return _samples(low, high, cell)
 
     x, z = spread(facing), spread(beside)
-    front = [_share(heights[outline.role], x, y, cell, section.exponent) for outline in facing]
-    side = [_share(heights[outline.role], z, y, cell, section.exponent) for outline in beside]
+    heights_of = np.linspace(y[0] + MARGIN * cell, y[-1] - MARGIN * cell, len(section.exponents))
+    exponent = np.interp(y, heights_of, section.exponents)
+    front = [_share(heights[outline.role], x, y, cell, exponent) for outline in facing]
+    side = [_share(heights[outline.role], z, y, cell, exponent) for outline in beside]
     # Over x, y and z.
     f = _between([share.inside[:, :, None] for share in front], z)
     s = _between([share.inside.T[None] for share in side], x[:, None, None])
@@ -199,7 +205,8 @@ def section_of(outlines: Sequence[Outline]) -> Section:
     """Decide how round the product is, from the outlines of its front and of its side.
 
     A product that is as wide as it is deep at each height has been turned: its sections are circles. Outlines of upright
-    and level lines are those of a box. All else is in between: a little fuller than an ellipse.
+    and level lines are those of a box. Of all else, a part that is as wide as it is deep, such as a head, is round, and the
+    rest a little fuller than an ellipse.
     """
     front = outlines[0]
     side = next(outline for outline in outlines if outline.role in ("left", "right"))
@@ -207,7 +214,10 @@ def section_of(outlines: Sequence[Outline]) -> Section:
     unlike = float(np.abs(widths[0] - widths[1]).sum() / np.maximum(*widths).sum())
     straight = min(straightness(front.mask), straightness(side.mask))
     turned = 1 - _rise(unlike, *UNLIKE)
-    return Section(FULL + (1 - FULL) * turned, _rise(straight, *BOXY) * (1 - turned))
+    apart = ndimage.gaussian_filter1d(np.abs(widths[0] - widths[1]), 2) / np.maximum(*widths).max()
+    circle = np.maximum(turned, 1 - np.interp(apart, UNLIKE_ROW, (0, 1)))
+    # The rows of a photo run downwards.
+    return Section(FULL + (1 - FULL) * circle[::-1], _rise(straight, *BOXY) * (1 - turned))
 
 
 def _widths(outline: Outline) -> NDArray[np.float64]:
@@ -234,7 +244,11 @@ class _Share(NamedTuple):
 
 
 def _share(
-    height: Height, across: NDArray[np.float32], up: NDArray[np.float32], cell: float, exponent: float
+    height: Height,
+    across: NDArray[np.float32],
+    up: NDArray[np.float32],
+    cell: float,
+    exponent: NDArray[np.float64],
 ) -> _Share:
     squared = height.squared
     # Below a cell the product ends, and a share would be noise. Beyond its ends the last one goes on.
@@ -246,12 +260,11 @@ def _share(
     share = np.clip(squared / top, -1, 1)
     thin = _thin(height.mask, share)
     share = _lifted(share)
-    if exponent != 1:
-        share = np.where(share > 0, np.maximum(share, 0) ** np.float32(exponent), share)
     inside, tops, plain, parts = (
         height._replace(squared=np.asarray(of, np.float32)).at(across, up)
         for of in (share, np.broadcast_to(top, share.shape), squared, thin)
     )
+    inside = np.where(inside > 0, np.maximum(inside, 0) ** exponent.astype(np.float32), inside)
     return _Share(inside, tops[0], plain, parts)
 
 
