@@ -1,4 +1,4 @@
-"""How many lanes a host gets, and what the GPUs are called. The driver's answers are planted: no GPU is needed here."""
+"""Count the lanes that a host gets, and name its GPUs. The driver's answers are planted: no GPU is needed here."""
 
 import ctypes
 import json

@@ -344,6 +344,10 @@ def _expected(victim: str, how: str, stage: str) -> tuple[str, set[int]]:
         if stage in {"uploading", "settling"} or how == "SIGSTOP and SIGCONT":
             return "completed", {1}
         return ("failed", {1}) if how == "hang in C" else ("completed", {2})
+    if how == "SIGSTOP and SIGCONT" and stage == "settling":
+        return "completed", {
+            2
+        }  # the statement waited for the lock until its lock_timeout, with nobody to repeat it
     # A statement that is under way comes to its end, whatever became of who sent it.
     return "completed", {1} if how.startswith("SIGTERM") or stage == "settling" else {2}
 

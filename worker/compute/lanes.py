@@ -1,4 +1,4 @@
-"""How many lanes this host has: how many on each device, with how many cores, and why."""
+"""Plan the lanes of this host: their number on each device, their cores, and why."""
 
 import os
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ class Gate:
 
     @property
     def places(self) -> int:
-        """How many lanes may compute now, 1 to all. The file is not trusted: a child could write anything into it."""
+        """Return the number of lanes that may compute now, 1 to all. The file is not trusted: a child could write anything into it."""
         written = os.pread(self.fd, 1, 0)
         return min(self.lanes, max(1, written[0])) if written else 1
 
