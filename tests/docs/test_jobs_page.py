@@ -47,7 +47,7 @@ def test_the_page_has_every_column_with_its_type_and_default(sql: psycopg.Connec
     ).fetchall()
     real: dict[str, tuple[str, str]] = {}
     for name, kind, nullable, default in found:
-        plain = re.sub(r"^'(.*)'::[\w.]+$", r"\1", default or "")
+        plain = re.sub(r"^'(.*)'::[\w.]+(?:\[\])?$", r"\1", default or "")
         real[name] = (kind, "required" if nullable == "NO" and default is None else plain)
     said = {name: (kind, default) for name, kind, default, _ in first_cells(section("The row"))}
     assert said == real
