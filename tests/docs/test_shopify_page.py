@@ -1,0 +1,286 @@
+"""docs/shopify.md: its program is type-checked, then run on the real tables with a server that answers as Shopify's pages say."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from conftest import until
+from receiver import SECRET
+from sqlalchemy.engine import Engine
+from test_jobs_page import NPM
+
+from worker.jobs import queue
+from worker.webhooks import sender, signature
+
+PAGE = (Path(__file__).parents[2] / "docs" / "shopify.md").read_text()
+SHOP = "shop.myshopify.com"
+PRODUCT = "gid://shopify/Product/123"
+
+
+def block(language: str) -> str:
+    found = re.search(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    assert found
+    return found[1]
+
+
+class Shopify:
+    """A shop's files and the media of its products, as the calls of the page change them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, dict[str, Any]] = {}
+        self.media: dict[str, list[str]] = {}
+        self.shown: list[tuple[str, ...]] = []
+        """The media of the product after each change."""
+        self.uploads: dict[str, bytes] = {}
+        self.models: dict[str, bytes] = {}
+        """What the worker's store serves, by path."""
+        self.fails: set[bytes] = set()
+        """The contents that Shopify cannot convert."""
+        self.refusals = 0
+        """The number of calls still to be refused as too many."""
+        self.numbers = itertools.count(1)
+
+    def answer(self, query: str, variables: dict[str, Any], address: str) -> dict[str, Any]:
+        if self.refusals:
+            self.refusals -= 1
+            return {"errors": [{"message": "Throttled", "extensions": {"code": "THROTTLED"}}]}
+        call = re.search(r"stagedUploadsCreate|fileCreate|fileUpdate|fileDelete|nodes", query)
+        assert call
+        name = call[0]
+        return {"data": {name: getattr(self, name)(variables, address)}}
+
+    def stagedUploadsCreate(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802 - Shopify's
+        (asked,) = variables["input"]
+        assert (asked["resource"], asked["mimeType"], asked["httpMethod"]) == (
+            "MODEL_3D",
+            "model/gltf-binary",
+            "POST",
+        )
+        place = f"{address}/staged/{next(self.numbers)}/{asked['filename']}"
+        target = {
+            "url": f"{address}/upload",
+            "resourceUrl": place,
+            "parameters": [{"name": "key", "value": place}, {"name": "size", "value": asked["fileSize"]}],
+        }
+        return {"stagedTargets": [target], "userErrors": []}
+
+    def fileCreate(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802
+        (asked,) = variables["files"]
+        if asked["originalSource"] not in self.uploads:
+            return {
+                "files": [],
+                "userErrors": [{"code": "INVALID", "field": ["files"], "message": "no upload"}],
+            }
+        found = f"gid://shopify/Model3d/{next(self.numbers)}"
+        self.files[found] = {
+            "bytes": self.uploads[asked["originalSource"]],
+            "alt": asked["alt"],
+            "status": ["PROCESSING"],
+        }
+        return {"files": [{"id": found}], "userErrors": []}
+
+    def nodes(self, variables: dict[str, Any], address: str) -> list[dict[str, Any] | None]:
+        found: list[dict[str, Any] | None] = []
+        for each in variables["ids"]:
+            file = self.files.get(each)
+            if file is None:
+                found.append(None)
+                continue
+            status = file["status"].pop() if file["status"] else "READY"
+            if status == "READY" and file["bytes"] in self.fails:
+                status = "FAILED"
+            problem = {
+                "code": "MODEL3D_PROCESSING_ERROR",
+                "details": "cannot be read",
+                "message": "Processing failed",
+            }
+            errors = [problem] if status == "FAILED" else []
+            found.append({"id": each, "fileStatus": status, "fileErrors": [], "mediaErrors": errors})
+        return found
+
+    def fileUpdate(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802
+        for change in variables["files"]:
+            assert not self.files[change["id"]]["status"], "only ready files can be updated"
+            for product in change.get("referencesToAdd", []):
+                self.media.setdefault(product, []).append(change["id"])
+            for product in change.get("referencesToRemove", []):
+                self.media[product].remove(change["id"])
+        self.shown.append(tuple(self.media[PRODUCT]))
+        return {"files": [], "userErrors": []}
+
+    def fileDelete(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802
+        for each in variables["ids"]:
+            del self.files[each]
+            assert all(each not in media for media in self.media.values())
+        return {"deletedFileIds": variables["ids"], "userErrors": []}
+
+
+@contextmanager
+def serving(shopify: Shopify) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(shopify.models[self.path])
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            address = f"http://127.0.0.1:{self.server.server_address[1]}"
+            if self.path == "/upload":
+                boundary = self.headers["content-type"].partition("boundary=")[2].encode()
+                parts = [part.partition(b"\r\n\r\n") for part in body.split(b"--" + boundary)[1:-1]]
+                assert b'name="file"' in parts[-1][0], "the file is the last field"
+                place, size, content = (value.removesuffix(b"\r\n") for _, _, value in parts)
+                assert int(size) == len(content)
+                shopify.uploads[place.decode()] = content
+                self.reply(b"")
+            else:
+                assert self.path == "/admin/api/2026-10/graphql.json"
+                assert self.headers["x-shopify-access-token"] == "the shop's token"
+                asked = json.loads(body)
+                self.reply(json.dumps(shopify.answer(asked["query"], asked["variables"], address)).encode())
+
+        def reply(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """Return the page's program, type-checked and compiled. Shopify's address is a variable in it, and it polls faster."""
+    compiler = NPM / "node_modules" / ".bin" / "tsc"
+    if not shutil.which("node") or not compiler.exists():
+        pytest.skip(f"needs node, and: npm install --prefix {NPM} postgres typescript @types/node")
+    source = block("ts")
+    for old, new in [
+        ("`https://${shop}/admin", "`${process.env.SHOPIFY}/admin"),
+        ("STEP_S = 5", "STEP_S = 0.02"),
+    ]:
+        assert old in source
+        source = source.replace(old, new)
+    source = source.replace("resolve, 1000", "resolve, 20").replace("2 ** tries", "0.01 * 2 ** tries")
+    (tmp_path / "shopify.mts").write_text(source)
+    (tmp_path / "node_modules").symlink_to(NPM / "node_modules")
+    flags = (
+        "--strict --noUncheckedIndexedAccess --target es2022 --module nodenext --skipLibCheck --types node"
+    )
+    checked = subprocess.run(
+        [compiler, *flags.split(), "shopify.mts"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stdout
+    return tmp_path / "shopify.mjs"
+
+
+def test_the_page_s_program_hands_each_published_model_to_shopify_once(
+    program: Path, engine: Engine, sql: psycopg.Connection, database_url: str
+) -> None:
+    shopify = Shopify()
+    sql.execute(block("sql").encode())
+    sql.execute(
+        "CREATE TABLE shopify_sessions AS SELECT %s::text AS shop, 'the shop''s token' AS access_token",
+        [SHOP],
+    )
+    job = queue.enqueue(engine, shop=SHOP, product_id=PRODUCT, image_urls=["https://a/b"])
+    port = free_port()
+
+    def post(event: str, seq: int, content: bytes | None, *, key: str = SECRET, **more: Any) -> int:
+        body: dict[str, Any] = {"jobId": str(job), "status": "completed", "seq": seq, "metadata": {}} | more
+        if content is not None:
+            shopify.models[f"/v.{seq}.glb"] = content
+            body["modelUrl"] = f"{address}/v.{seq}.glb"
+        raw = json.dumps(body).encode()
+        headers = signature.headers(signature.keys(key), event=event, body=raw, sent_at=datetime.now(UTC))
+        return httpx.post(f"http://127.0.0.1:{port}{sender.PATH}", content=raw, headers=headers).status_code
+
+    def row() -> tuple[Any, ...]:
+        found = sql.execute(
+            "SELECT seq, due_at IS NULL, last_error, cardinality(made) FROM shopify_models"
+        ).fetchone()
+        assert found
+        return found
+
+    def product_shows(content: bytes) -> Callable[[], bool]:
+        return lambda: [shopify.files[each]["bytes"] for each in shopify.media.get(PRODUCT, [])] == [content]
+
+    with serving(shopify) as address:
+        process = subprocess.Popen(
+            ["node", program],
+            env=os.environ
+            | {"DATABASE_URL": database_url, "WEBHOOK_SECRET": SECRET, "PORT": str(port), "SHOPIFY": address},
+        )
+        try:
+            until(lambda: listens(port), what="the program to listen")
+            assert post("forged", 1, b"forged", key="whsec_" + "bmV3" * 8) == 401
+            assert post("progress", 2, None, status="processing", progress=50) == 204
+            assert post("flagged", 3, None, review="wanted") == 204
+            assert sql.execute("SELECT count(*) FROM shopify_models").fetchone() == (0,)
+
+            shopify.refusals = 2
+            assert post("approved", 4, b"first", review="approved") == 204
+            assert post("approved", 4, b"first", review="approved") == 204, "delivered twice"
+            until(product_shows(b"first"), what="the approved model to be shown")
+            until(lambda: row() == (4, True, None, 1), what="the row to be done")
+            assert [file["alt"] for file in shopify.files.values()] == ["3D model of the product"]
+
+            assert post("newer", 6, b"second") == 204
+            until(product_shows(b"second"), what="the newer model to be shown")
+            until(
+                lambda: row() == (6, True, None, 1) and len(shopify.files) == 1,
+                what="the older model to be deleted",
+            )
+            assert post("late", 5, b"late") == 204
+            assert row() == (6, True, None, 1)
+
+            shopify.fails.add(b"broken")
+            assert post("broken", 7, b"broken") == 204
+            until(lambda: row()[1], what="the broken model to be given up")
+            assert row() == (7, True, "MODEL3D_PROCESSING_ERROR cannot be read", 2)
+            assert product_shows(b"second")(), "the product keeps its model"
+
+            assert post("mended", 8, b"third") == 204
+            until(
+                lambda: row() == (8, True, None, 1) and len(shopify.files) == 1,
+                what="both older files to be deleted",
+            )
+            assert product_shows(b"third")()
+            assert all(len(media) == 1 for media in shopify.shown), "never without a model, never with two"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def listens(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
