@@ -46,6 +46,8 @@ HOST = Host(
 TESTS = Path(__file__).parent
 CHILD = TESTS / "child"
 WEIGHTS = Path(os.environ.get("WORKER_WEIGHTS_DIR", Path.home() / ".cache" / "shop-model-worker"))
+NPM = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "shop-model-worker" / "npm"
+"""Where .ci/run installs the packages that a few tests need."""
 
 # The programs of another Postgres than the embedded one, set up as Supabase's are: .ci/run tries 15 and 17.
 BINARIES = os.environ.get("WORKER_TEST_POSTGRES")

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import until
+from conftest import NPM, until
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue
@@ -20,7 +20,6 @@ from worker.jobs.queue import Job
 from worker.local.postgres import Postgres
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
-NPM = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "shop-model-worker" / "npm"
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 PAIR = re.compile(r"^( *)```sql\n(.*?)^ *```(?:\n\n *```text\n(.*?)^ *```)?$", re.DOTALL | re.MULTILINE)
 

@@ -18,10 +18,9 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from conftest import until
+from conftest import NPM, until
 from receiver import SECRET
 from sqlalchemy.engine import Engine
-from test_jobs_page import NPM
 
 from worker.jobs import queue
 from worker.webhooks import sender, signature
@@ -52,33 +51,39 @@ class Shopify:
         """The contents that Shopify cannot convert."""
         self.refusals = 0
         """The number of calls still to be refused as too many."""
+        self.address = ""
         self.numbers = itertools.count(1)
 
-    def answer(self, query: str, variables: dict[str, Any], address: str) -> dict[str, Any]:
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if self.refusals:
             self.refusals -= 1
             return {"errors": [{"message": "Throttled", "extensions": {"code": "THROTTLED"}}]}
-        call = re.search(r"stagedUploadsCreate|fileCreate|fileUpdate|fileDelete|nodes", query)
-        assert call
-        name = call[0]
-        return {"data": {name: getattr(self, name)(variables, address)}}
+        calls = {
+            "stagedUploadsCreate": self.stage,
+            "fileCreate": self.create,
+            "nodes": self.look_up,
+            "fileUpdate": self.update,
+            "fileDelete": self.delete,
+        }
+        name = next(name for name in calls if name in query)
+        return {"data": {name: calls[name](variables)}}
 
-    def stagedUploadsCreate(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802 - Shopify's
+    def stage(self, variables: dict[str, Any]) -> dict[str, Any]:
         (asked,) = variables["input"]
         assert (asked["resource"], asked["mimeType"], asked["httpMethod"]) == (
             "MODEL_3D",
             "model/gltf-binary",
             "POST",
         )
-        place = f"{address}/staged/{next(self.numbers)}/{asked['filename']}"
+        place = f"{self.address}/staged/{next(self.numbers)}/{asked['filename']}"
         target = {
-            "url": f"{address}/upload",
+            "url": f"{self.address}/upload",
             "resourceUrl": place,
             "parameters": [{"name": "key", "value": place}, {"name": "size", "value": asked["fileSize"]}],
         }
         return {"stagedTargets": [target], "userErrors": []}
 
-    def fileCreate(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802
+    def create(self, variables: dict[str, Any]) -> dict[str, Any]:
         (asked,) = variables["files"]
         if asked["originalSource"] not in self.uploads:
             return {
@@ -93,7 +98,7 @@ class Shopify:
         }
         return {"files": [{"id": found}], "userErrors": []}
 
-    def nodes(self, variables: dict[str, Any], address: str) -> list[dict[str, Any] | None]:
+    def look_up(self, variables: dict[str, Any]) -> list[dict[str, Any] | None]:
         found: list[dict[str, Any] | None] = []
         for each in variables["ids"]:
             file = self.files.get(each)
@@ -112,7 +117,7 @@ class Shopify:
             found.append({"id": each, "fileStatus": status, "fileErrors": [], "mediaErrors": errors})
         return found
 
-    def fileUpdate(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802
+    def update(self, variables: dict[str, Any]) -> dict[str, Any]:
         for change in variables["files"]:
             assert not self.files[change["id"]]["status"], "only ready files can be updated"
             for product in change.get("referencesToAdd", []):
@@ -122,7 +127,7 @@ class Shopify:
         self.shown.append(tuple(self.media[PRODUCT]))
         return {"files": [], "userErrors": []}
 
-    def fileDelete(self, variables: dict[str, Any], address: str) -> dict[str, Any]:  # noqa: N802
+    def delete(self, variables: dict[str, Any]) -> dict[str, Any]:
         for each in variables["ids"]:
             del self.files[each]
             assert all(each not in media for media in self.media.values())
@@ -137,7 +142,6 @@ def serving(shopify: Shopify) -> Iterator[str]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            address = f"http://127.0.0.1:{self.server.server_address[1]}"
             if self.path == "/upload":
                 boundary = self.headers["content-type"].partition("boundary=")[2].encode()
                 parts = [part.partition(b"\r\n\r\n") for part in body.split(b"--" + boundary)[1:-1]]
@@ -150,7 +154,7 @@ def serving(shopify: Shopify) -> Iterator[str]:
                 assert self.path == "/admin/api/2026-10/graphql.json"
                 assert self.headers["x-shopify-access-token"] == "the shop's token"
                 asked = json.loads(body)
-                self.reply(json.dumps(shopify.answer(asked["query"], asked["variables"], address)).encode())
+                self.reply(json.dumps(shopify.answer(asked["query"], asked["variables"])).encode())
 
         def reply(self, body: bytes) -> None:
             self.send_response(200)
@@ -164,7 +168,8 @@ def serving(shopify: Shopify) -> Iterator[str]:
     thread = Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        shopify.address = f"http://127.0.0.1:{server.server_port}"
+        yield shopify.address
     finally:
         server.shutdown()
         server.server_close()

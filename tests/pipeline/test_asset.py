@@ -1,7 +1,6 @@
 """What a shop publishes: the fitted scene, whose true shape is known, at every preset, judged by independent readers."""
 
 import json
-import os
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from conftest import NPM
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from scipy import ndimage
@@ -32,7 +32,6 @@ from worker.tsr.field import Decoder
 pytestmark = pytest.mark.integration  # seconds of computing, and a validator in Node
 
 SCENE = Path(__file__).parent.parent / "data" / "tsr-fitted"
-NPM = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "shop-model-worker" / "npm"
 MEGABYTES = {"fast": 1, "balanced": 3, "quality": 5}
 VALIDATE = """
 const validator = require(process.argv[1] + '/node_modules/gltf-validator');
