@@ -107,6 +107,7 @@ def connect(target: URL, *, pool_size: int = 2) -> Engine:
         pool_size=pool_size,
         max_overflow=2,
         pool_recycle=300,
+        pool_reset_on_return=None,  # no statement leaves a transaction open
         connect_args=CONNECT_ARGS,
         hide_parameters=True,
     )
@@ -198,10 +199,8 @@ def _for_driver(statement: str) -> str:
 
 def fetch_all(engine: Engine, statement: str, **parameters: Any) -> list[Row]:
     """Run a statement of `queries` and return its rows. Raises: sqlalchemy's DBAPIError."""
-    with engine.connect() as connection:
-        found = connection.exec_driver_sql(statement, parameters)
-        names = tuple(found.keys())
-        return [dict(zip(names, row, strict=True)) for row in found]
+    names, rows = _run(engine, statement, parameters)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def fetch_one(engine: Engine, statement: str, **parameters: Any) -> Row | None:
@@ -212,11 +211,25 @@ def fetch_one(engine: Engine, statement: str, **parameters: Any) -> Row | None:
 
 def fetch_value(engine: Engine, statement: str, **parameters: Any) -> Any:
     """Run a statement that returns one value. Raises: sqlalchemy's DBAPIError."""
-    with engine.connect() as connection:
-        return connection.exec_driver_sql(statement, parameters).scalar()
+    _, rows = _run(engine, statement, parameters)
+    return rows[0][0] if rows else None
 
 
 def execute(engine: Engine, statement: str, **parameters: Any) -> None:
     """Run a statement that returns no rows. Raises: sqlalchemy's DBAPIError."""
+    _run(engine, statement, parameters)
+
+
+def _run(engine: Engine, statement: str, parameters: Row) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a statement on the driver itself. SQLAlchemy's own execution would take as long again, so it only lends the
+    connection, and handles an error as one of its own: its type, the monitor's event, and a pool without dead connections.
+    """
     with engine.connect() as connection:
-        connection.exec_driver_sql(statement, parameters)
+        try:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, Connection)  # noqa: S101 - made by connect()
+            cursor = driver.execute(statement.encode(), parameters)
+            columns = cursor.description
+            return ([column.name for column in columns], cursor.fetchall()) if columns else ([], [])
+        except BaseException as error:  # noqa: BLE001 - raised again
+            connection._handle_dbapi_exception(error, statement, parameters, None, None)  # noqa: SLF001 - no public way
