@@ -29,7 +29,6 @@ DONE = f'{{"kind":"done","job_id":"{JOB}","report":{{}}}}'
 
 def work(folder: Path, job_id: UUID = JOB, **changes: Any) -> Work:
     known: dict[str, Any] = {
-        "name": "mug",
         "image_urls": ["https://127.0.0.1/a"],
         "quality": "fast",
         "dimensions": None,

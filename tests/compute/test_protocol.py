@@ -50,7 +50,6 @@ TO_CHILD: st.SearchStrategy[ToChild] = st.builds(
 ) | st.builds(
     Work,
     kind=st.just("work"),
-    name=TEXT,
     image_urls=st.lists(TEXT, max_size=3),
     quality=TEXT,
     folder=PATHS,
@@ -178,7 +177,6 @@ def test_metadata_that_no_decoder_goes_through_does_not_stop_a_job() -> None:
     for value, read in cases:
         work = Work(
             job_id=uuid4(),
-            name="a",
             image_urls=[],
             quality="fast",
             folder=Path("/a"),

@@ -25,7 +25,7 @@ def written(
         "texture": texture,
         "watertight": True,
     }
-    write_glb(path, TexturedMesh(**(values | changed)), name="teapot", extras=extras or {"job_id": "ä1"})
+    write_glb(path, TexturedMesh(**(values | changed)), extras=extras or {"job_id": "ä1"})
     data = path.read_bytes()
     magic, version, length, json_length, json_kind = struct.unpack_from("<4sIII4s", data)
     assert (magic, version, length, json_kind) == (b"glTF", 2, len(data), b"JSON")

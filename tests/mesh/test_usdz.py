@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,14 @@ pxr: Any = pytest.importorskip("pxr", reason="the extra `usdz` is not installed"
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def textured() -> TexturedMesh:
     """A box of 0.1 by 0.2 by 0.3 m on the floor; the texture is red at the top, blue below."""
     mesh = trimesh.creation.box((0.1, 0.2, 0.3)).apply_translation([0, 0.1, 0])
     mesh.unmerge_vertices()
     uv = np.stack([mesh.vertices[:, 0] * 10 + 0.5, 1 - mesh.vertices[:, 1] * 5], axis=1)
     texture = np.zeros((64, 64, 3), np.uint8)
     texture[:32, :, 0], texture[32:, :, 2] = 255, 255
-    path = tmp_path_factory.mktemp("usdz") / "model.usdz"
-    textured = TexturedMesh(
+    return TexturedMesh(
         positions=np.asarray(mesh.vertices, np.float32),
         normals=np.asarray(mesh.vertex_normals, np.float32),
         uv=uv.astype(np.float32),
@@ -32,7 +32,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texture=texture,
         watertight=True,
     )
-    write_usdz(path, textured)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory, textured: TexturedMesh) -> Path:
+    path = tmp_path_factory.mktemp("usdz") / "model.usdz"
+    write_usdz(path, textured, {"engine": "relief", "photos": {"front": "aa"}})
     return path
 
 
@@ -85,3 +90,17 @@ def test_the_texture_is_the_right_way_up(package: Path) -> None:
 
 def test_nothing_is_left_beside_it(package: Path) -> None:
     assert [path.name for path in package.parent.iterdir()] == ["model.usdz"]
+
+
+def test_neither_the_time_nor_the_place_nor_the_length_of_a_note_matters(
+    package: Path, textured: TexturedMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Etc/GMT+7")
+    time.tzset()
+    write_usdz(tmp_path / "again.usdz", textured, {"engine": "relief", "photos": {"front": "aa"}})
+    monkeypatch.undo()
+    time.tzset()
+    assert (tmp_path / "again.usdz").read_bytes() == package.read_bytes()
+    for length in range(64):
+        write_usdz(tmp_path / "long.usdz", textured, {"engine": "x" * length})
+        test_the_package_is_as_quick_look_reads_it(tmp_path / "long.usdz")

@@ -23,6 +23,7 @@ from worker.engines.surface import PosedView, SourceView, Surface
 from worker.engines.triposr import CAMERA, surface_of
 from worker.local import samples
 from worker.mesh.rasterize import rasterize
+from worker.pipeline import provenance
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
@@ -149,7 +150,7 @@ def test_the_validator_finds_nothing_to_say(models: dict[str, Finished], name: s
             Relief().reconstruct([PosedView("front", vase)], PRESETS["fast"]),
             PRESETS["fast"],
             tmp_path,
-            extras={},
+            extras=provenance.describe(Relief(), PRESETS["fast"], {"front": "0" * 64}),
         )
     path = models[name].path if name in models else tmp_path / "model.glb"
     said = subprocess.run(["node", "-e", VALIDATE, str(NPM), str(path)], check=True, stdout=subprocess.PIPE)

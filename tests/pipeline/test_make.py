@@ -82,8 +82,6 @@ def task(engine: Engine, *photos: Photo) -> Task:
         engine=engine,
         preset=TINY,
         photos=photos,
-        name="mug",
-        made_by={},
         dimensions=None,
         review_score=101,  # every model is poor
         deadline=math.inf,
@@ -156,8 +154,6 @@ def test_a_job_is_tried_once_more_only_if_its_row_states_no_front(
     folder = tmp_path / "job"
     folder.mkdir()
     request = Request(
-        job_id="1",
-        name="box",
         image_urls=[photos("bad.png", png(BAD)), photos("good.png", png(GOOD))],
         quality="fast",
         folder=folder,

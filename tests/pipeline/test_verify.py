@@ -212,9 +212,9 @@ def test_no_broken_file_leaves_the_finish(tmp_path: Path, monkeypatch: pytest.Mo
     assert error.value.code == "internal_error"
 
 
-def test_nothing_in_a_name_or_in_the_extras_matters(tmp_path: Path) -> None:
+def test_nothing_in_the_extras_matters(tmp_path: Path) -> None:
     for name in ("../../etc/passwd", "<script>", "a\0b", "\u202e名前", "x" * 10_000, ""):
-        finish(ball(), SMALL, tmp_path, name=name, extras={"said": name})
+        finish(ball(), SMALL, tmp_path, extras={"said": name})
 
 
 @pytest.mark.parametrize("size", [0.1, 10_000])

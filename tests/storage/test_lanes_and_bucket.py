@@ -55,11 +55,12 @@ class QuickChild(Child):
         self.results = queues.SimpleQueue[Result]()
 
     def work(self, work: Work) -> None:
+        product = work.image_urls[0].rpartition("/")[2]
         for name in ("cutout.png", "poster.png", "model.glb"):
-            (work.folder / name).write_bytes(content(work.name, name))
+            (work.folder / name).write_bytes(content(product, name))
         with (work.folder / "model.glb").open("ab") as model:
             model.write(self.padding)
-        self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "of": work.name}))
+        self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "of": product}))
 
     def receive(self, timeout: float) -> Progress | Result | None:
         try:
@@ -128,7 +129,9 @@ def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_wa
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     bucket.fault = one_in_three()
     for n in range(20):
-        queue.enqueue(engine, shop="a.myshopify.com", product_id=str(n), image_urls=["https://a.example/x"])
+        queue.enqueue(
+            engine, shop="a.myshopify.com", product_id=str(n), image_urls=[f"https://a.example/{n}"]
+        )
 
     def all_ended() -> bool:
         # A job that has to be tried again need not wait for it here.
@@ -179,7 +182,7 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
 ) -> None:
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     for n in range(2):
-        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=[f"https://a.example/{n}"])
 
     def all_completed() -> bool:
         sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
@@ -211,7 +214,7 @@ def test_a_hijacked_child_s_report_is_taken_by_its_types(
     tmp_path: Path,
 ) -> None:
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
-    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
     with lanes(1, store, engine, tmp_path / "tmp", HijackedChild), capture_logs() as lines:
         until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
     store.storage.session.close()
@@ -230,7 +233,7 @@ def test_while_the_bucket_does_not_work_no_job_loses_its_attempts(
     wrong = FAULTS["503 of a gateway"] if why == "down" else bucket_server.refusal("403", "Unauthorized")
     bucket.fault = lambda _method, _path: wrong
     for n in range(5):
-        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["https://a.example/x"])
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=[f"https://a.example/{n}"])
     with lanes(1, store, engine, tmp_path / "tmp"), capture_logs() as lines:
         until(lambda: len([line for line in lines if line["event"] == "store_unavailable"]) >= 2)
         code = "storage_unavailable" if why == "down" else "storage_denied"
@@ -257,7 +260,7 @@ def test_a_job_whose_model_is_refused_leaves_the_files_of_the_model_before_it(
     else:
         bucket.bucket.allowed_mime_types = ["image/png"]
     try:
-        job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+        job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
         with lanes(1, store, engine, tmp_path / "tmp"):
             until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
     finally:
@@ -277,7 +280,7 @@ def test_a_cancel_while_files_are_stored_leaves_no_poster_beside_another_model(
     bucket: BucketServer, engine: Engine, tmp_path: Path
 ) -> None:
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=5, wait_s=0.001)
-    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
 
     def cancel(method: str, path: str) -> Fault | None:
         if method == "POST" and path.endswith("/a/1.png"):
@@ -302,7 +305,7 @@ def test_a_cancel_before_the_first_file_is_stored_leaves_what_was_there(
     bucket: BucketServer, engine: Engine, tmp_path: Path
 ) -> None:
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=5, wait_s=0.001)
-    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/x"])
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
 
     def cancel(method: str, path: str) -> Fault | None:
         if method == "GET" and path.endswith(f"/bucket/{BUCKET}"):

@@ -145,8 +145,6 @@ def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> 
         with stop.interruptible():
             pipeline.run(
                 pipeline.Request(
-                    job_id=str(work.job_id),
-                    name=work.name,
                     image_urls=work.image_urls,
                     quality=work.quality,
                     folder=work.folder,

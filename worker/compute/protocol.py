@@ -117,7 +117,6 @@ class Work:
 
     kind: Literal["work"] = "work"
     job_id: UUID
-    name: str
     image_urls: list[str]
     quality: str
     folder: Path

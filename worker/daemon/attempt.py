@@ -113,7 +113,6 @@ class Attempt:
             self.child.work(
                 Work(
                     job_id=self.job.id,
-                    name=self.job.product_id,
                     image_urls=list(self.job.image_urls),
                     quality=self.job.quality,
                     folder=folder,

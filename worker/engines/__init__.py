@@ -39,6 +39,7 @@ ENGINES = {
     "relief": EngineSpec(devices=("cpu",), ram_gb=2, preview=True),
 }
 PREVIEWS = frozenset(name for name, spec in ENGINES.items() if spec.preview)
+TRAINED = frozenset(name for name, spec in ENGINES.items() if spec.weights)
 WITHOUT_WEIGHTS = next(name for name, spec in ENGINES.items() if not spec.weights)
 """The engine that runs where nothing has been fetched: what `worker dev` and `worker demo` take by default."""
 

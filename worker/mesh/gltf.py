@@ -13,6 +13,7 @@ from PIL import Image
 from worker.mesh.textured import TexturedMesh
 
 GENERATOR = "shop-model-worker"
+NAME = "model"  # of node, mesh and material: the bytes depend on no product
 FLOAT, USHORT, UINT = 5126, 5123, 5125  # component types of accessors, as OpenGL numbers them
 VERTICES, INDICES = 34962, 34963  # the targets of buffer views
 
@@ -21,7 +22,6 @@ def write_glb(
     path: Path,
     mesh: TexturedMesh,
     *,
-    name: str,
     extras: Mapping[str, Any],
     jpeg_quality: int = 90,
 ) -> None:
@@ -30,7 +30,6 @@ def write_glb(
     Args:
         path: of the file; an existing one is overwritten.
         mesh: what to write. Its inside is drawn too unless it is watertight.
-        name: of node, mesh and material.
         extras: JSON-able, goes to `asset.extras`.
         jpeg_quality: of the texture, 1 to 95. Colours keep their full resolution, so that islands do not bleed into each
             other.
@@ -66,10 +65,10 @@ def write_glb(
         "asset": {"version": "2.0", "generator": GENERATOR, "extras": dict(extras)},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "name": name}],
+        "nodes": [{"mesh": 0, "name": NAME}],
         "meshes": [
             {
-                "name": name,
+                "name": NAME,
                 "primitives": [
                     {"attributes": {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2}, "indices": 3, "material": 0}
                 ],
@@ -77,7 +76,7 @@ def write_glb(
         ],
         "materials": [
             {
-                "name": name,
+                "name": NAME,
                 "pbrMetallicRoughness": {
                     "baseColorTexture": {"index": 0},
                     "metallicFactor": 0.0,

@@ -1,32 +1,42 @@
 """A textured mesh → a USDZ package for AR Quick Look. Needs usd-core, the extra `usdz`."""
 
 import io
+import struct
 import tempfile
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from worker.mesh.textured import TexturedMesh
 
+TEXTURE = "texture.jpg"
+HEADER = 30  # bytes before the name of a file in a zip
+ALIGNMENT = 64  # bytes: where each file of a package begins, so that a reader can map it into memory
+PADDING = 0x1986  # the kind of extra field that USD pads with
 
-def write_usdz(path: Path, mesh: TexturedMesh) -> None:
+
+def write_usdz(path: Path, mesh: TexturedMesh, notes: Mapping[str, Any] | None = None) -> None:
     """Write one mesh with one UsdPreviewSurface, the same that `write_glb` writes.
 
     Args:
         path: of the package; an existing one is overwritten. Its folder takes the intermediate files.
         mesh: what to write. Its inside is drawn too unless it is watertight.
+        notes: strings, and objects of strings, for the layer's customLayerData.
 
     Raises: ImportError if usd-core is not installed, OSError.
     """
-    from pxr import Gf, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt  # noqa: PLC0415 - an optional extra, 150 MB
+    from pxr import Gf, Sdf, Usd, UsdGeom, UsdShade, Vt  # noqa: PLC0415 - an optional extra, 150 MB
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         picture = io.BytesIO()
         Image.fromarray(mesh.texture).save(picture, "JPEG", quality=90, optimize=True)
-        (Path(folder) / "texture.jpg").write_bytes(picture.getvalue())
         layer = Path(folder) / "model.usdc"
         stage = Usd.Stage.CreateNew(str(layer))
+        stage.GetRootLayer().customLayerData = dict(notes or {})
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
         UsdGeom.SetStageMetersPerUnit(stage, 1.0)
         root = UsdGeom.Xform.Define(stage, "/model")
@@ -60,7 +70,7 @@ def write_usdz(path: Path, mesh: TexturedMesh) -> None:
         reader.CreateInput("varname", Sdf.ValueTypeNames.String).Set("st")
         image = UsdShade.Shader.Define(stage, "/model/material/texture")
         image.CreateIdAttr("UsdUVTexture")
-        image.CreateInput("file", Sdf.ValueTypeNames.Asset).Set(Sdf.AssetPath("texture.jpg"))
+        image.CreateInput("file", Sdf.ValueTypeNames.Asset).Set(Sdf.AssetPath(TEXTURE))
         image.CreateInput("sourceColorSpace", Sdf.ValueTypeNames.Token).Set("sRGB")
         image.CreateInput("wrapS", Sdf.ValueTypeNames.Token).Set("clamp")
         image.CreateInput("wrapT", Sdf.ValueTypeNames.Token).Set("clamp")
@@ -79,6 +89,21 @@ def write_usdz(path: Path, mesh: TexturedMesh) -> None:
         stage.GetRootLayer().Save()
 
         draft = Path(folder) / "model.usdz"
-        if not UsdUtils.CreateNewARKitUsdzPackage(Sdf.AssetPath(str(layer)), str(draft)):
-            raise OSError("USD could not write the package.")
+        _pack(draft, {layer.name: layer.read_bytes(), TEXTURE: picture.getvalue()})
         draft.replace(path)
+
+
+def _pack(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a package; the layer comes first. USD's own writer stamps the local time on each file, so no two runs are alike."""
+    at = 0
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as package:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name)  # of 1980
+            begin = at + HEADER + len(name)
+            padding = -begin % ALIGNMENT
+            if 0 < padding < 4:  # a field has a head of four bytes
+                padding += ALIGNMENT
+            if padding:
+                entry.extra = struct.pack("<HH", PADDING, padding - 4) + bytes(padding - 4)
+            package.writestr(entry, data)
+            at = begin + padding + len(data)

@@ -1,7 +1,6 @@
 """Surface → the GLB that a storefront shows."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +108,6 @@ def finish(
     preset: Preset,
     folder: Path,
     *,
-    name: str = "model",
     extras: Mapping[str, Any],
     dimensions: Any = None,
     on_textured: Callable[[], None] = lambda: None,
@@ -122,8 +120,7 @@ def finish(
         surface: the engine's result.
         preset: how many triangles and texels, and how large the file may be.
         folder: an existing folder.
-        name: of the mesh in the file; characters other than a-z, 0-9 and _ become hyphens.
-        extras: JSON-able, for `asset.extras`. The source of the scale and a mark that a machine made this are added.
+        extras: JSON-able, for `asset.extras`. The source of the scale is added.
         dimensions: `metadata.dimensions` as the backend wrote it. Values that make no sense cause a warning.
         on_textured: called when the colours are computed and nothing is written yet.
 
@@ -151,8 +148,7 @@ def finish(
             np.ptp(shape.points.astype(np.float64), axis=0), dimensions, depth_explained=bool(fitted.warnings)
         )
         standing = _stand_up(shape, dilate(paint.on, paint.colors, preset.texture), size)
-        marks = {**extras, "scale_source": standing.scale.source, "generated_by_ai": True}
-        _write(standing.mesh, path, preset.file_bytes, name, marks)
+        _write(standing.mesh, path, preset.file_bytes, {**extras, "scale_source": standing.scale.source})
     data = path.read_bytes()
     report = _report(paint, standing, data) | {
         "components_dropped": dropped,
@@ -288,11 +284,10 @@ def _stand_up(shape: _Shape, texture: NDArray[np.uint8], size: Scale) -> _Standi
     return _Standing(mesh, base, size)
 
 
-def _write(mesh: TexturedMesh, path: Path, most_bytes: int, name: str, extras: Mapping[str, Any]) -> None:
+def _write(mesh: TexturedMesh, path: Path, most_bytes: int, extras: Mapping[str, Any]) -> None:
     """Write the GLB with the best texture that keeps it below `most_bytes`, or the worst one if none does."""
-    name = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-") or "model"
     for quality in JPEG_QUALITIES:
-        write_glb(path, mesh, name=name, extras=extras, jpeg_quality=quality)
+        write_glb(path, mesh, extras=extras, jpeg_quality=quality)
         if path.stat().st_size <= most_bytes:
             return
 

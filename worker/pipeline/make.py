@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from worker.engines import PREVIEWS
 from worker.engines.presets import Preset
 from worker.engines.surface import Engine, PosedView, Role
 from worker.mesh.render import Scene
+from worker.pipeline import provenance
 from worker.pipeline.finish import Model, finish
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.quality import assess
@@ -31,8 +31,6 @@ class Task:
     engine: Engine
     preset: Preset
     photos: Sequence[Photo]  # of the row, in its order
-    name: str  # of the mesh in the file
-    made_by: Mapping[str, Any]  # JSON-able, for the file
     dimensions: Any  # `metadata.dimensions`, as the backend wrote it
     left_out: int = 0  # stated photos that contradict the others
     review_score: float  # a model with a lower score is tried once more
@@ -45,6 +43,7 @@ class Made(NamedTuple):
     roles: Mapping[int, Role]  # of the photos that it is made from; the front first
     model: Model
     scene: Scene
+    made_by: Mapping[str, Any]  # what its files say of their making
     quality: Mapping[str, Any] | None  # None if it cannot be compared with a photo
 
 
@@ -67,7 +66,12 @@ def make(
     Raises: JobError; any exception of the engine.
     """
     views = {role: _scored(task.photos[n]) for n, role in roles.items()}
-    Image.fromarray(views["front"].view).save(folder / "cutout.png", optimize=True)
+    made_by = provenance.describe(
+        task.engine, task.preset, {role: task.photos[n].sha256 for n, role in roles.items()}
+    )
+    Image.fromarray(views["front"].view).save(
+        folder / "cutout.png", optimize=True, pnginfo=provenance.png_info(provenance.of_cutout(made_by))
+    )
     with timed_step(report, Step.GENERATE):
         surface = task.engine.reconstruct(
             [PosedView(role, scored.view) for role, scored in views.items()], task.preset
@@ -79,8 +83,7 @@ def make(
             surface,
             task.preset,
             folder,
-            name=task.name,
-            extras={**task.made_by, "created_at": datetime.now(UTC).isoformat(timespec="seconds")},
+            extras=made_by,
             dimensions=task.dimensions,
             on_textured=lambda: on_progress(Stage.TEXTURED),
         )
@@ -88,12 +91,12 @@ def make(
     with timed_step(report, Step.POSTER):
         scene = Scene(model.mesh)
     if not model.source_views:
-        return Made(roles, model, scene, None)
+        return Made(roles, model, scene, made_by, None)
     with timed_step(report, Step.QUALITY):
         report["quality"] = assess(
             model, scene, views, preview=task.engine.name in PREVIEWS, left_out=task.left_out
         )
-    return Made(roles, model, scene, report["quality"])
+    return Made(roles, model, scene, made_by, report["quality"])
 
 
 def make_better(task: Task, first: Made, folder: Path, report: dict[str, Any], seconds: float) -> Made:

@@ -17,15 +17,15 @@ from typing import Any
 from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
 from worker.engines.surface import Engine, Role
-from worker.mesh.render import Scene
 from worker.mesh.usdz import write_usdz
+from worker.pipeline import provenance
 from worker.pipeline.address import Policy
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.download import download
 from worker.pipeline.frame import frame
-from worker.pipeline.make import Task, make, make_better
+from worker.pipeline.make import Made, Task, make, make_better
 from worker.pipeline.photo import Photo, ScoredView
 from worker.pipeline.preset import choose_preset
 from worker.pipeline.preview import poster, turntable
@@ -39,8 +39,6 @@ from worker.weights.transfer import file_digest
 class Request:
     """The request of a job."""
 
-    job_id: str
-    name: str  # of the product; the mesh in the file is named after it
     image_urls: list[str]  # in the order in which the backend prefers them
     quality: str  # a key of PRESETS, or "auto"
     folder: Path  # an existing folder, for the downloads and the results
@@ -78,8 +76,8 @@ def run(
     Raises: JobError; any exception of the engine.
     """
     began = time.monotonic()
-    made_by = {"engine": engine.name, "engine_version": engine.version, **engine.details}
-    report |= made_by | {"quality_asked": request.quality}
+    report |= {"engine": engine.name, "engine_version": engine.version, **engine.details}
+    report["quality_asked"] = request.quality
 
     on_progress(Stage.DOWNLOADING)
     subject = read_subject(request.subject)
@@ -98,13 +96,6 @@ def run(
         engine=engine,
         preset=choice.preset,
         photos=photos,
-        name=request.name,
-        made_by={
-            "job_id": request.job_id,
-            **made_by,
-            "preset": choice.preset.name,
-            "input_sha256": [photo.sha256 for photo in photos if photo.scored],
-        },
         dimensions=request.dimensions,
         left_out=len(assigned.reasons) if assigned.front_stated else 0,
         review_score=request.review_score,
@@ -120,7 +111,7 @@ def run(
             report["preset_reason"] += f" This is about photo {first} of image_urls, which was tried first."
     if made.quality:
         report["quality"]["warnings"][:0] = [*assigned.warnings, *subject.warnings]
-    _draw(request, made.scene, report)
+    _draw(request, made, report)
     report["bytes"] = {
         name: (request.folder / name).stat().st_size
         for name in ("model.glb", "poster.png", "turntable.webp", "model.usdz")
@@ -139,16 +130,16 @@ def _report_photos(
     return [photo.report(roles.get(n), reasons.get(n)) for n, photo in enumerate(photos)]
 
 
-def _draw(request: Request, scene: Scene, report: dict[str, Any]) -> None:
+def _draw(request: Request, made: Made, report: dict[str, Any]) -> None:
     """Write the poster, and the turntable and the USDZ if they are requested."""
     with timed_step(report, Step.POSTER):
-        poster(scene, request.folder / "poster.png")
+        poster(made.scene, request.folder / "poster.png", provenance.png_info(made.made_by))
     if request.turntable:
         with timed_step(report, Step.TURNTABLE):
-            turntable(scene, request.folder / "turntable.webp")
+            turntable(made.scene, request.folder / "turntable.webp", provenance.xmp(made.made_by))
     if request.usdz:
         with timed_step(report, Step.USDZ):
-            write_usdz(request.folder / "model.usdz", scene.mesh)
+            write_usdz(request.folder / "model.usdz", made.scene.mesh, made.made_by)
 
 
 def _get_photos(request: Request, cutter: Cutter, marked: int | None, report: dict[str, Any]) -> list[Photo]:
