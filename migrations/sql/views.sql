@@ -115,7 +115,8 @@ SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS sta
         line.position * pace.a_job / greatest(1, running.jobs), job.run_after - now(), interval '0')
     END AS estimated_wait,
     job.priority, job.attempts, job.max_attempts, job.run_after, job.queued_at, job.started_at, job.completed_at,
-    job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message, job.pool, job.engine
+    job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message, job.pool, job.engine,
+    job.review, job.version
 FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running;
 
 COMMENT ON VIEW public.job_status IS
@@ -136,21 +137,25 @@ SELECT shop,
     count(*) FILTER (WHERE status = 'failed') AS failed_last_hour,
     count(*) FILTER (WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
         SELECT FROM taken WHERE taken.pool = lately.pool AND coalesce(lately.engine, taken.engine) = taken.engine)
-    ) AS unserved
+    ) AS unserved,
+    count(*) FILTER (WHERE to_review) AS to_review
 FROM (
-    -- Three indexes, so that it costs what is going on and not what has been.
-    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs WHERE status = 'pending'
+    -- Four indexes, so that it costs what is going on and not what has been.
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at, false AS to_review FROM public.jobs
+    WHERE status = 'pending'
     UNION ALL
-    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at, false FROM public.jobs
     WHERE status = 'processing'
     UNION ALL
-    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at FROM public.jobs
+    SELECT shop, status, pool, engine, queued_at, run_after, lease_expires_at, false FROM public.jobs
     WHERE completed_at > now() - interval '1 h'
+    UNION ALL  -- without a status, because it may be among the latest too
+    SELECT shop, NULL, NULL, NULL, NULL, NULL, NULL, true FROM public.jobs WHERE review = 'wanted'
 ) AS lately
 GROUP BY GROUPING SETS ((shop), ());
 
 COMMENT ON VIEW public.queue_health IS
-'The queue at a glance, by shop; the line without a shop is the sum. `unserved` are due jobs that no running host can take.';
+'The queue at a glance, by shop; the line without a shop is the sum. `unserved` are due jobs that no running host can take, `to_review` models that wait for a person.';
 
 -- With its owner's rights, so that a role for an autoscaler needs to read nothing else: docs/kubernetes.md.
 CREATE OR REPLACE VIEW worker.demand AS

@@ -96,6 +96,30 @@ def test_status_shows_who_works_what_waits_and_what_fails(
     assert len(status["jobs"]) == 3
 
 
+def test_status_counts_the_models_to_review_and_says_what_became_of_each(
+    worker: Worker, engine: Engine, sql: psycopg.Connection
+) -> None:
+    job = run(sql, engine, until="completed")
+    assert "review" not in worker("status").stderr
+    for review, said in (
+        ("wanted", "to review  https"),
+        ("approved", "approved  https"),
+        ("rejected", "rejected  https"),
+    ):
+        sql.execute(
+            "WITH key AS MATERIALIZED (SELECT set_config('worker.lease', 'queue', true)) UPDATE public.jobs"
+            " SET review = %s FROM key",
+            [review],
+        )
+        status = worker("status").stderr
+        assert said in status
+        assert ("1  to review: worker review" in status) is (review == "wanted")
+        figures = queue.health(engine), queue.gauges(engine, "c")
+        assert [each["to_review"] for each in figures] == [review == "wanted"] * 2
+        assert [row["id"] for row in queue.to_review(engine, 10)] == [job] * (review == "wanted")
+        assert figures[0]["completed_last_hour"] == 1, "counted once"
+
+
 def test_a_worker_that_was_lost_is_not_among_the_living(
     worker: Worker, engine: Engine, sql: psycopg.Connection
 ) -> None:

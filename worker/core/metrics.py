@@ -69,7 +69,7 @@ LISTENING = Gauge("modelworker_listening", "1 if notifications arrive; the daemo
 QUEUE_JOBS = Gauge(
     "modelworker_queue_jobs",
     "Jobs of the whole queue: due, scheduled (run_after lies ahead), running, stuck (the lease has expired), "
-    "unserved (due, and no running host can take them).",
+    "unserved (due, and no running host can take them), to_review (completed, the model waits for a person).",
     ["state"],
 )
 QUEUE_OLDEST = Gauge(
@@ -169,7 +169,7 @@ class QueueGauges:
         def figure(name: str) -> float:
             return float(found.get(name, math.nan))
 
-        for state in ("due", "scheduled", "running", "stuck", "unserved"):
+        for state in ("due", "scheduled", "running", "stuck", "unserved", "to_review"):
             QUEUE_JOBS.labels(state).set(figure(state))
         for state in ("live", "paused", "gone"):
             HOSTS.labels(state).set(figure(f"hosts_{state}"))

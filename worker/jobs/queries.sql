@@ -98,6 +98,7 @@ WITH taken AS MATERIALIZED (
             WHERE taken.pool = unfinished.pool AND coalesce(unfinished.engine, taken.engine) = taken.engine)),
         'oldest', coalesce(extract(epoch FROM now() - min(greatest(queued_at, run_after))
             FILTER (WHERE status = 'pending' AND run_after <= now())), 0),
+        'to_review', (SELECT count(*) FROM public.jobs WHERE review = 'wanted'),
         'events', (SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL AND dead_at IS NULL),
         'lag', (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM worker.outbox
                 WHERE delivered_at IS NULL AND dead_at IS NULL),
@@ -158,7 +159,7 @@ RETURNING id;
 -- name: health
 -- Summarize the queue. The view's row without a shop is the sum.
 SELECT pending, due, CAST(extract(epoch FROM oldest_has_waited) AS double precision) AS oldest_has_waited_s,
-    running, stuck, unserved, completed_last_hour, failed_last_hour
+    running, stuck, unserved, completed_last_hour, failed_last_hour, to_review
 FROM public.queue_health WHERE shop IS NULL;
 
 -- name: unserved
@@ -215,12 +216,16 @@ SELECT id FROM (
      ORDER BY completed_at DESC LIMIT :limit)
 ) AS listed ORDER BY part, place;
 
+-- name: to_review
+-- List the jobs whose models wait for review, the oldest first.
+SELECT id FROM public.jobs WHERE review = 'wanted' ORDER BY completed_at LIMIT :limit;
+
 -- name: get_jobs
 -- Read these jobs, in the order of the ids. Texts are cut, because a backend may insert any length.
 SELECT id, shop, product_id, variant_id, quality, pool, engine, status::text AS status, progress, left(stage, 200) AS stage, attempts,
     max_attempts, left(model_url, 8000) AS model_url, left(error_code, 200) AS error_code,
     left(error_message, 2000) AS error_message, left(claimed_by, 200) AS claimed_by, created_at, started_at, completed_at,
-    run_after, image_urls,
+    run_after, image_urls, review, left(version, 200) AS version,
     CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY named.place;

@@ -215,7 +215,7 @@ def failed_since(engine: Engine, seconds: float) -> list[UUID]:
 
 
 def health(engine: Engine) -> Row:
-    """Return how many jobs wait, run, are unserved, and ended in the last hour. `oldest_has_waited_s` is None if none is due."""
+    """Return how many jobs wait, run, are unserved, ended in the last hour, and wait for review. `oldest_has_waited_s` is None if none is due."""
     return _all(engine, "health")[0]
 
 
@@ -227,6 +227,11 @@ def unserved(engine: Engine) -> list[Row]:
 def failures(engine: Engine) -> list[Row]:
     """Return the last day's errors: `error_code`, how many `jobs`, and `latest_s` seconds ago."""
     return _all(engine, "failures")
+
+
+def to_review(engine: Engine, limit: int) -> list[Row]:
+    """Return up to `limit` jobs whose models wait for review, the oldest first, as get_jobs() does."""
+    return get_jobs(engine, [row["id"] for row in _all(engine, "to_review", limit=limit)])
 
 
 def queue_position(engine: Engine, job_id: UUID) -> Row | None:

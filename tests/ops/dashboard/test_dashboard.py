@@ -22,7 +22,7 @@ import uvicorn
 from conftest import HOST, connected, new_database, until
 from pydantic import SecretStr
 from rich.console import Console
-from rows import insert, served
+from rows import change, insert, served
 from sqlalchemy.engine import Engine
 
 from worker import database
@@ -84,6 +84,32 @@ def test_the_overview_shows_the_queue_s_figures(
     assert ids(site.get("/?status=failed").text) == [failed]
     assert ids(site.get("/?status=pending").text) == [waiting]
     assert ids(site.get("/?status=nonsense&page=x").text)
+
+
+def test_models_to_review_are_listed_and_what_became_of_them_is_said(
+    site: httpx.Client, sql: psycopg.Connection
+) -> None:
+    jobs = {review: insert(sql, status="completed") for review in ("none", "wanted", "approved", "rejected")}
+    for review, job in jobs.items():
+        change(sql, job, f"review = '{review}', version = 'abcdef0123456789'")
+    page = site.get("/").text
+    assert '<a href="/?status=review">1 model to review</a>' in page
+    assert '<span class="pill again">to review</span>' in page
+    assert '<span class="pill failed">rejected</span>' in page
+    for url in ("/?status=review", "/?status=review&q=a", f"/?status=review&q={jobs['wanted'][:8]}"):
+        assert ids(site.get(url).text) == [jobs["wanted"]], url
+    texts = {
+        "none": "",
+        "wanted": "not published yet",
+        "approved": "has approved this model",
+        "rejected": "has rejected this model",
+    }
+    for review, job in jobs.items():
+        told = site.get(f"/jobs/{job}").text
+        assert "<code>abcdef01</code>" in told
+        assert [name for name, text in texts.items() if text and text in told] == [review] * bool(
+            texts[review]
+        )
 
 
 def test_jobs_are_found_by_shop_and_by_the_beginning_of_an_id(

@@ -25,12 +25,13 @@ STATES = {
     "processing": "Running",
     "pending": "Waiting",
     "completed": "Completed",
+    "review": "To review",
     "failed": "Failed",
     "cancelled": "Cancelled",
 }
 
 # Texts of `metadata.worker` that the page shows.
-REPORT_TEXTS = ("engine", "lane", "cutout_url", "poster_url", "turntable_url", "usdz_url")
+REPORT_TEXTS = ("engine", "lane", "cached", "cutout_url", "poster_url", "turntable_url", "usdz_url")
 
 
 class Listing(NamedTuple):
@@ -54,6 +55,8 @@ def listing(engine: Engine, *, status: str, search: str, page: int) -> Listing:
         ids = _ids(engine, "running", **window)
     elif status == "pending":
         ids = _ids(engine, "waiting", **window)
+    elif status == "review":
+        ids = _ids(engine, "to_review", **window)
     elif status:
         ids = _ids(engine, "ended_as", status=status, within=WITHIN, **window)
     else:

@@ -13,6 +13,9 @@ ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at 
 SELECT id FROM public.jobs WHERE completed_at IS NOT NULL
 ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
 
+-- name: to_review
+SELECT id FROM public.jobs WHERE review = 'wanted' ORDER BY completed_at LIMIT :limit OFFSET :offset;
+
 -- name: ended_as
 -- Only of the jobs that ended last: no index holds how a job ended.
 SELECT id FROM (
@@ -24,16 +27,17 @@ WHERE status = :status ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
 -- name: of_shop
 -- With a status, only of the shop's latest jobs.
 SELECT id FROM (
-    SELECT id, status::text AS status, created_at FROM public.jobs WHERE shop = :shop
+    SELECT id, status::text AS status, review, created_at FROM public.jobs WHERE shop = :shop
     ORDER BY created_at DESC LIMIT CASE WHEN :status = '' THEN CAST(:limit AS int) + CAST(:offset AS int) ELSE CAST(:within AS int) END
 ) AS latest
-WHERE :status = '' OR status = :status
+WHERE :status IN ('', status) OR (:status, review) = ('review', 'wanted')
 ORDER BY created_at DESC LIMIT :limit OFFSET :offset;
 
 -- name: of_id
 -- The beginning of an id is a range of ids.
 SELECT id FROM public.jobs
-WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) AND (:status = '' OR status::text = :status)
+WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) 
+    AND (:status IN ('', status::text) OR (:status, review) = ('review', 'wanted'))
 ORDER BY id LIMIT :limit OFFSET :offset;
 
 -- name: cards
@@ -41,7 +45,7 @@ ORDER BY id LIMIT :limit OFFSET :offset;
 SELECT id, shop, product_id, variant_id, product_handle, quality, status::text AS status, progress, left(stage, 200) AS stage, attempts,
     max_attempts, left(error_code, 200) AS error_code, left(error_message, 500) AS error_message, left(claimed_by, 200) AS claimed_by,
     CASE WHEN status = 'completed' THEN left(metadata #>> '{worker,poster_url}', 4000) END AS poster_url,
-    lease_expires_at < now() AS overdue, cancel_requested_at, created_at, run_after, started_at, completed_at, now() AS now
+    review, lease_expires_at < now() AS overdue, cancel_requested_at, created_at, run_after, started_at, completed_at, now() AS now
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY named.place;
 
@@ -50,7 +54,7 @@ ORDER BY named.place;
 -- text, without what is too long for a page.
 SELECT id, shop, product_id, variant_id, product_handle, image_urls, quality, priority, run_after, max_attempts, dedupe_key,
     status::text AS status, progress, left(stage, 200) AS stage, attempts, left(model_url, 8000) AS model_url,
-    left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message, lease_expires_at,
+    left(version, 200) AS version, review, refresh, excluded_photos, left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message, lease_expires_at,
     left(claimed_by, 200) AS claimed_by, cancel_requested_at, created_at, queued_at, updated_at, started_at, completed_at,
     CASE WHEN octet_length(metadata::text) <= 200000 THEN metadata::text END AS metadata,
     CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report

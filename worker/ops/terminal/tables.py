@@ -20,6 +20,13 @@ COLORS = {
     "cancelled": "yellow",
 }
 
+# What became of a model that was not published at once, before its URL.
+REVIEWS = {
+    "wanted": ("to review  ", "yellow"),
+    "approved": ("approved  ", "dim"),
+    "rejected": ("rejected  ", "red"),
+}
+
 MOST = 5  # hosts, and kinds of failures, that are listed one by one
 
 
@@ -38,10 +45,7 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]]) -> Table:
             # The beginning tells jobs apart as well as the whole, which --json prints.
             Text(str(job["id"])[:8], style="dim"),
             # The product comes first: a narrow terminal cuts the shop off.
-            Text.assemble(
-                "/".join(last_part(part) for part in (job["product_id"], job["variant_id"]) if part),
-                (f"  {job['shop']}", "dim"),
-            ),
+            Text.assemble(product(job), (f"  {job['shop']}", "dim")),
             Text(job["status"], style=color),
             ProgressBar(100, job["progress"], complete_style=color, finished_style=color),
             Text(_seconds(job), style="dim"),
@@ -81,6 +85,11 @@ def queue_summary(
         )
     if len(unserved) > MOST:
         table.add_row("", Text(f"and {len(unserved) - MOST} more: worker status --json", style="dim"))
+    if health["to_review"]:
+        waiting = Text.assemble(
+            (f"{health['to_review']:,}", "bold yellow"), ("  to review: worker review", "yellow")
+        )
+        table.add_row("models", waiting)
     if not hosts:
         table.add_row("hosts", Text("no worker is running", style="yellow" if health["due"] else "dim"))
     for n, host in enumerate(map(_printable, hosts[:MOST])):
@@ -97,6 +106,33 @@ def queue_summary(
             ),
         )
     return table
+
+
+def review_list(jobs: Sequence[Mapping[str, Any]]) -> Text:
+    """Return the jobs whose models wait for review, three lines each: whole id, product, score and age; first warning; URL."""
+    now = datetime.now(UTC)
+    text = Text(overflow="fold")
+    for n, job in enumerate(map(_printable, jobs)):
+        quality = job["report"].get("quality")
+        score, warnings = (
+            (quality.get("score"), quality.get("warnings")) if isinstance(quality, dict) else (None, None)
+        )
+        text.append("\n" if n else "")
+        text.append(str(job["id"]), "bold").append("  ").append(product(job)).append(
+            f"  {job['shop']}", "dim"
+        )
+        if isinstance(score, int | float):
+            text.append(f"  {score:.0f} of 100", "yellow")
+        text.append(f"  {about((now - job['completed_at']).total_seconds())}", "dim")
+        if isinstance(warnings, list) and warnings:
+            text.append(f"\n  {_one_line(str(warnings[0]))}")
+        text.append(f"\n  {job['model_url']}", "green")
+    return text
+
+
+def product(job: Mapping[str, Any]) -> str:
+    """Return the product's id, and the variant's if there is one, without the gids' prefixes."""
+    return "/".join(last_part(part) for part in (job["product_id"], job["variant_id"]) if part)
 
 
 def host_state(host: Mapping[str, Any]) -> list[str | tuple[str, str]]:
@@ -193,7 +229,10 @@ def _seconds(job: Mapping[str, Any]) -> str:
 def _remark(job: Mapping[str, Any]) -> Text:
     match job["status"]:
         case "completed":
-            return Text(job["model_url"], style="green", overflow="ellipsis", no_wrap=True)
+            word, color = REVIEWS.get(job["review"], ("", ""))
+            url = Text.assemble((word, color), (job["model_url"], "green"))
+            url.overflow, url.no_wrap = "ellipsis", True
+            return url
         case "failed":
             return Text(f"{job['error_code']}: {job['error_message']}", style="red")
         case "pending" if job["error_code"]:
