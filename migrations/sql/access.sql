@@ -3,6 +3,7 @@
 -- owner's grants to other roles stay.
 
 REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.forget_shop, public.forget_product FROM PUBLIC;
 
 -- Every role may call only what runs with the rights of whoever writes a row or reads job_status.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA worker FROM PUBLIC;
@@ -20,6 +21,7 @@ BEGIN
         worker.versions, worker.published, worker.erasures TO worker;
     GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health TO worker;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host TO worker;
+    GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO worker;
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA worker TO worker;
     -- Made only where they are missing: to make a policy anew would lock its table against readers too.
     FOR found IN
@@ -44,6 +46,7 @@ DO $$ BEGIN
     GRANT SELECT ON public.job_status, public.queue_health TO service_role;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs TO service_role;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host TO service_role;
+    GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO service_role;
     GRANT EXECUTE ON FUNCTION worker.served_lines TO service_role;  -- for queue_health
 END $$;
 
@@ -68,5 +71,6 @@ BEGIN
         EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health FROM %I', found);
         EXECUTE format('GRANT SELECT ON public.jobs TO %I', found);
         EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host FROM %I', found);
+        EXECUTE format('REVOKE ALL ON FUNCTION public.forget_shop, public.forget_product FROM %I', found);
     END LOOP;
 END $$;
