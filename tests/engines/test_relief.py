@@ -15,6 +15,7 @@ from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
+from worker.engines.relief.rows import colors_around
 from worker.engines.surface import PosedView, Role, Surface, View
 from worker.mesh.project import depth_buffer
 from worker.pipeline.frame import frame
@@ -138,6 +139,47 @@ def test_the_background_and_prints_of_the_front_do_not_reach_the_back() -> None:
     assert back.min() > 0.7
     front = colors[surface.vertices[:, 2] > 0.05]
     assert front.min() < 0.02
+
+
+def test_a_row_whose_colour_goes_round_keeps_it_on_the_back() -> None:
+    def pot(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((130, 60, 380, 250), "green")
+        draw.rectangle((130, 250, 380, 450), "orange")
+        draw.rectangle((220, 300, 290, 400), "white")  # a label
+
+    surface = surface_of(pot)
+    colors = surface.color(surface.vertices)
+    x, y, z = surface.vertices.T
+    behind = (z < -0.05) & (np.abs(x) < 0.2)
+    for rows, name in ((y > 0.1, "green"), (y < -0.1, "orange")):
+        wanted = np.array(ImageColor.getrgb(name)) / 255
+        assert np.abs(colors[behind & rows] - wanted).max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("drawn", "known"),
+    [
+        ([(60, 140, "teal")], True),
+        ([(60, 140, "teal"), (90, 110, "white")], True),  # a print in the middle
+        ([(60, 140, "teal"), (100, 140, "red")], False),  # the ends differ
+        ([(60, 140, "teal"), (70, 130, "white")], False),  # the ends are a frame
+        ([(60, 140, "teal"), (64, 136, "white")], False),
+        ([(60, 63, "teal")], False),
+    ],
+)
+def test_a_row_tells_the_back_s_colour_if_its_ends_agree_and_hold(
+    drawn: list[tuple[int, int, str]], known: bool
+) -> None:
+    photo, mask = Image.new("RGB", (200, 100)), np.zeros((100, 200), bool)
+    mask[20:80, drawn[0][0] : drawn[0][1]] = True
+    for left, right, name in drawn:
+        ImageDraw.Draw(photo).rectangle((left, 0, right - 1, 99), name)
+    colors, rows = colors_around(np.asarray(photo, np.float32) / 255, mask)
+    assert rows.any() == known
+    assert not rows[~mask].any()
+    if known:
+        assert rows[22:78].all(axis=1, where=mask[22:78]).all()
+        assert np.abs(colors[rows] - np.array(ImageColor.getrgb("teal")) / 255).max() < 0.01
 
 
 def test_the_colours_do_not_jump_where_the_front_meets_the_back() -> None:

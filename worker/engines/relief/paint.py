@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from worker.engines.relief.inflate import relax
 from worker.engines.relief.outline import FloatMap, inner_distance, lookup
+from worker.engines.relief.rows import colors_around
 from worker.engines.relief.solid import Height, Solid
 from worker.engines.surface import Colors, Points, View
 from worker.engines.views import OPPOSITE, Mask, Outline
@@ -61,7 +62,10 @@ def _grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
 
 
 def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
-    """Return the rim's colours, (S, S, 3), blended over the inside like a film of soap, and continued outwards."""
+    """Return the colours of what the photo does not show, (S, S, 3), and continue them outwards.
+
+    They are those of rows whose colour goes round, and between them the rim's, blended over the inside like a film of soap.
+    """
     # The outermost pixels are dark because light falls off there, so the colours come from a broad band.
     band = (mask & (inner < BAND)).astype(np.float32)
     blur = BAND / 3
@@ -70,7 +74,10 @@ def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
     edge = mask & (inner < 3)
     nearest = ndimage.distance_transform_edt(~edge, return_distances=False, return_indices=True)
     # Half of the resolution is enough for smooth colours. Products vary less along a row than along a column.
-    film = relax(colors[tuple(nearest)][::2, ::2], (mask & ~edge)[::2, ::2], across=0.8)
+    around, known = colors_around(photo[::2, ::2], mask[::2, ::2])
+    known &= ~edge[::2, ::2]
+    start = np.where(known[:, :, None], around, colors[tuple(nearest)][::2, ::2])
+    film = relax(start, (mask & ~edge)[::2, ::2] & ~known, across=0.8)
     film = ndimage.zoom(film, (2, 2, 1), order=1, grid_mode=True, mode="nearest")
     inside = mask & (inner > BAND)
     if not inside.any():
