@@ -174,7 +174,7 @@ def test_a_row_tells_the_back_s_colour_if_its_ends_agree_and_hold(
     mask[20:80, drawn[0][0] : drawn[0][1]] = True
     for left, right, name in drawn:
         ImageDraw.Draw(photo).rectangle((left, 0, right - 1, 99), name)
-    colors, rows = colors_around(np.asarray(photo, np.float32) / 255, mask)
+    colors, rows = colors_around(np.asarray(photo, np.float32) / np.float32(255), mask)
     assert rows.any() == known
     assert not rows[~mask].any()
     if known:
