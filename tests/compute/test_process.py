@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,7 @@ import pytest
 
 from worker.compute import process, protocol
 from worker.compute.process import Child, ChildDied
-from worker.compute.protocol import Failed, Progress, Result, Work
+from worker.compute.protocol import Downloaded, Failed, Progress, Result, Stopped, Work
 from worker.core.settings import ConfigError, Settings
 from worker.engines.gate import Gate
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.integration  # processes
 JOB, OTHER = UUID(int=1), UUID(int=2)
 READY = '{"kind":"ready","engine":"e","engine_version":"1","details":{},"weights":[]}'
 FRAMED = f'{{"kind":"progress","job_id":"{JOB}","stage":40}}'
+ASKED = f'{{"kind":"downloaded","job_id":"{JOB}","key":"{"a" * 64}"}}'
 DONE = f'{{"kind":"done","job_id":"{JOB}","report":{{}}}}'
 
 
@@ -31,6 +32,7 @@ def work(folder: Path, job_id: UUID = JOB, **changes: Any) -> Work:
     known: dict[str, Any] = {
         "image_urls": ["https://127.0.0.1/a"],
         "quality": "fast",
+        "excluded": [],
         "dimensions": None,
         "views": None,
         "subject": None,
@@ -72,6 +74,52 @@ def test_a_message_larger_than_a_pipe_arrives_and_a_child_that_does_not_read_hol
     os.kill(child.pid, signal.SIGSTOP)
     with pytest.raises(ChildDied, match="no longer answers"):
         child.work(large)
+
+
+def next_but_progress(child: Child) -> Any:
+    while isinstance(message := child.receive(60), Progress):
+        pass
+    return message
+
+
+def test_a_child_makes_nothing_of_a_known_result_and_reads_no_answer_to_another_job(
+    u2netp: Path, tmp_path: Path, photos: Callable[[str, bytes], str], mug: bytes
+) -> None:
+    settings = {
+        "engine": "relief",
+        "background_model": "u2netp",
+        "weights_dir": u2netp,
+        "photo_loopback": True,
+    }
+    child = Child(Settings().model_copy(update=settings), "cpu")
+    child.start()
+    url = photos("mug.png", mug)
+    keys = set()
+    folder = tmp_path / "job"
+    folder.mkdir()
+    try:
+        for job, stopped_first in ((JOB, True), (OTHER, False)):
+            child.work(work(folder, job, image_urls=[url]))
+            asked = next_but_progress(child)
+            assert isinstance(asked, Downloaded)
+            keys.add(asked.key)
+            if stopped_first:
+                child.interrupt()
+            child.answer(known=True)
+            ended = next_but_progress(child)
+            assert isinstance(ended, Stopped)
+            assert set(ended.report) == {
+                "engine",
+                "engine_version",
+                "device",
+                "quality_asked",
+                "seconds",
+                "cpu_seconds",
+            }
+    finally:
+        child.kill()
+    assert len(keys) == 1, "of the same photo and the same settings"
+    assert [path.name for path in folder.iterdir()] == ["photo-0"]
 
 
 def test_a_child_whose_daemon_was_killed_before_it_began_loads_nothing() -> None:
@@ -135,6 +183,8 @@ def hijacked(monkeypatch: pytest.MonkeyPatch, folder: Path, *says: str, ends: bo
         '{"kind":"shell"}',
         READY,
         FRAMED,
+        f"{ASKED}\n{ASKED}",
+        ASKED.replace(str(JOB), str(OTHER)),
         DONE.replace(str(JOB), str(OTHER)),
         DONE.replace("{}", '{"a": NaN}'),
         DONE.replace("{}", '{"seconds": "\\u0000"}'),
@@ -152,7 +202,9 @@ def test_a_hijacked_child_is_one_that_died(
         child.start()
         child.work(work(tmp_path))
         assert isinstance(child.receive(60), Progress)
-        with pytest.raises(ChildDied, match=r"it (sent|reported)"):
+        for _ in line.split("\n")[1:]:
+            assert child.receive(60)
+        with pytest.raises(ChildDied, match=r"it (sent|reported|asked)"):
             child.receive(60)
     finally:
         child.kill()

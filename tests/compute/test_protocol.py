@@ -13,7 +13,9 @@ from psycopg.types.json import Jsonb
 
 from worker.compute import protocol
 from worker.compute.protocol import (
+    Answer,
     Done,
+    Downloaded,
     Failed,
     FromChild,
     Progress,
@@ -41,23 +43,28 @@ JSON = st.recursive(
 REPORT = st.dictionaries(TEXT, JSON, max_size=3)
 PATHS = TEXT.map(lambda name: Path("/", *name.split("/")))
 
-TO_CHILD: st.SearchStrategy[ToChild] = st.builds(
-    Start,
-    kind=st.just("start"),
-    background_model=TEXT,
-    weights_dir=PATHS,
-    photo_hosts=st.lists(TEXT, max_size=3),
-) | st.builds(
-    Work,
-    kind=st.just("work"),
-    image_urls=st.lists(TEXT, max_size=3),
-    quality=TEXT,
-    folder=PATHS,
-    dimensions=JSON,
-    views=JSON,
-    subject=JSON,
-    review_score=st.floats(0, 100),
-    limit_s=st.floats(0, 1e9),  # a setting, which is finite
+TO_CHILD: st.SearchStrategy[ToChild] = (
+    st.builds(
+        Start,
+        kind=st.just("start"),
+        background_model=TEXT,
+        weights_dir=PATHS,
+        photo_hosts=st.lists(TEXT, max_size=3),
+    )
+    | st.builds(
+        Work,
+        kind=st.just("work"),
+        image_urls=st.lists(TEXT, max_size=3),
+        excluded=st.lists(st.integers(0, 15), max_size=3),
+        quality=TEXT,
+        folder=PATHS,
+        dimensions=JSON,
+        views=JSON,
+        subject=JSON,
+        review_score=st.floats(0, 100),
+        limit_s=st.floats(0, 1e9),  # a setting, which is finite
+    )
+    | st.builds(Answer, kind=st.just("answer"))
 )
 STAGES = st.sampled_from([stage for stage in Stage if Stage.CLAIMED < stage < Stage.UPLOADING])
 FROM_CHILD: st.SearchStrategy[FromChild] = st.one_of(
@@ -71,6 +78,7 @@ FROM_CHILD: st.SearchStrategy[FromChild] = st.one_of(
     ),
     st.builds(Unavailable, kind=st.just("unavailable"), message=TEXT),
     st.builds(Progress, kind=st.just("progress"), stage=STAGES),
+    st.builds(Downloaded, kind=st.just("downloaded"), key=st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
     st.builds(Done, kind=st.just("done"), report=REPORT),
     st.builds(
         Failed,
@@ -163,6 +171,12 @@ def test_a_child_reports_no_stage_but_its_own(stage: object) -> None:
         decode_from_child(line.encode())
 
 
+@pytest.mark.parametrize("key", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", 7, None])
+def test_a_key_is_a_hash_and_nothing_else(key: Any) -> None:
+    with pytest.raises(ProtocolError):
+        decode_from_child(json.dumps({"kind": "downloaded", "job_id": str(JOB), "key": key}).encode())
+
+
 def test_a_refusal_repeats_nothing_of_the_line() -> None:
     with pytest.raises(ProtocolError) as refusal:
         decode_from_child(json.dumps(FAILED | {"planted": "planted"}).encode())
@@ -178,6 +192,7 @@ def test_metadata_that_no_decoder_goes_through_does_not_stop_a_job() -> None:
         work = Work(
             job_id=uuid4(),
             image_urls=[],
+            excluded=[],
             quality="fast",
             folder=Path("/a"),
             dimensions=value,

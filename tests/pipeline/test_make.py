@@ -24,7 +24,7 @@ from worker.pipeline.address import Policy
 from worker.pipeline.choose import PhotoScore
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.make import Made, Task, make, make_better
-from worker.pipeline.photo import Photo, ScoredView
+from worker.pipeline.photo import EXCLUDED, Photo, ScoredView
 from worker.pipeline.roles import NO_FRONT
 from worker.pipeline.run import Request, run
 
@@ -181,6 +181,26 @@ def test_a_job_is_tried_once_more_only_if_its_row_states_no_front(
     assert [photo["view"] for photo in report["photos"]] == [None, "front"]
     assert [photo.get("reason") for photo in report["photos"]] == [NO_FRONT, None]
     assert report["preset_reason"].endswith(" This is about photo 0 of image_urls, which was tried first.")
+
+    # The URL of what is left out leads nowhere, so nobody asked for it.
+    report = {}
+    without = replace(
+        request,
+        image_urls=[request.image_urls[0] + "/nothing", *request.image_urls],
+        excluded=[0],
+        views={"front": 1, "back": 0},
+        folder=tmp_path / "without",
+    )
+    without.folder.mkdir()
+    run(without, Engine(), Cutter("u2netp", u2netp), report, lambda _: None)
+    assert [photo["view"] for photo in report["photos"]] == [None, "front", None]
+    assert report["photos"][0] | {"url": ""} == {
+        "url": "",
+        "status": "spare",
+        "view": None,
+        "reason": EXCLUDED,
+    }
+    assert "The photo of the back was left out on request." in report["quality"]["warnings"]
 
     report = {}
     again = replace(request, views={"front": 0}, folder=tmp_path / "again")

@@ -10,20 +10,35 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import UUID
 
 from worker import engines, weights
 from worker.compute import linux, protocol
-from worker.compute.protocol import Done, Failed, FromChild, Progress, Ready, Result, Start, Unavailable, Work
+from worker.compute.protocol import (
+    Answer,
+    Done,
+    Downloaded,
+    Failed,
+    FromChild,
+    Progress,
+    Ready,
+    Result,
+    Start,
+    Stopped,
+    Unavailable,
+    Work,
+)
 from worker.core.errors import JobError, redact_text
 from worker.engines.gate import Gate
 from worker.engines.surface import Engine
+from worker.pipeline import fingerprint
 from worker.pipeline import run as pipeline
 from worker.pipeline.address import Policy
 from worker.pipeline.cutout import Cutter
@@ -107,13 +122,28 @@ def main() -> None:
         )
     )
     for line in lines:
-        work = protocol.decode_to_child(line)
-        if not isinstance(work, Work):
-            sys.exit("A message is not Work.")
-        channel.send(_work(work, models, channel, stop))
+        match protocol.decode_to_child(line):
+            case Work() as work:
+                channel.send(_work(work, models, lambda job_id: _read_answer(lines, job_id), channel, stop))
+            case Answer():
+                pass  # to a job that was stopped before it could read it
+            case _:
+                sys.exit("A message is not Work.")
+
+
+def _read_answer(lines: BinaryIO, job_id: UUID) -> Answer:
+    """Wait for the answer to the Downloaded of this job. Answers to jobs that were stopped before they read them are passed over."""
+    while line := lines.readline():
+        answer = protocol.decode_to_child(line)
+        if not isinstance(answer, Answer):
+            break
+        if answer.job_id == job_id:
+            return answer
+    sys.exit("A message is not the answer.")
 
 
 def _load(start: Start) -> _Models:
+    fingerprint.code()  # of the code that is loaded here, and not of another version that is installed later
     return _Models(
         engine=engines.load(
             start.engine,
@@ -128,7 +158,9 @@ def _load(start: Start) -> _Models:
     )
 
 
-def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> Result:
+def _work(
+    work: Work, models: _Models, read_answer: Callable[[UUID], Answer], channel: _Channel, stop: _StopSignal
+) -> Result:
     """Make the model. Whatever goes wrong costs this job and no other."""
     report: dict[str, Any] = {}
 
@@ -141,12 +173,17 @@ def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> 
             traceback=traceback[-protocol.MAX_TRACEBACK :],
         )
 
+    def is_known(key: str) -> bool:
+        channel.send(Downloaded(job_id=work.job_id, key=key))
+        return read_answer(work.job_id).known
+
     try:
         with stop.interruptible():
-            pipeline.run(
+            made = pipeline.run(
                 pipeline.Request(
                     image_urls=work.image_urls,
                     quality=work.quality,
+                    excluded=work.excluded,
                     folder=work.folder,
                     policy=models.policy,
                     dimensions=work.dimensions,
@@ -161,10 +198,11 @@ def _work(work: Work, models: _Models, channel: _Channel, stop: _StopSignal) -> 
                 models.cutter,
                 report,
                 lambda stage: channel.send(Progress(job_id=work.job_id, stage=stage)),
+                is_known,
             )
-        return Done(job_id=work.job_id, report=_plain(report))
+        return (Done if made else Stopped)(job_id=work.job_id, report=_plain(report))
     except StopRequested:
-        return protocol.Stopped(job_id=work.job_id, report=_plain(report))
+        return Stopped(job_id=work.job_id, report=_plain(report))
     except JobError as error:
         return failed(error if work.folder.is_dir() else JobError("temp_unavailable"))
     except engines.DeviceLost as error:

@@ -15,12 +15,15 @@ from worker.compute import protocol
 from worker.compute.environment import child_environment
 from worker.compute.lanes import CPU
 from worker.compute.protocol import (
+    Answer,
+    Downloaded,
     FromChild,
     Progress,
     ProtocolError,
     Ready,
     Result,
     Start,
+    ToChild,
     Unavailable,
     Work,
 )
@@ -62,6 +65,7 @@ class Child:
         self._unread = bytearray()
         self._work: Work | None = None
         self._stage = 0
+        self._asked = False  # it has said Downloaded
 
     @property
     def running(self) -> bool:
@@ -132,13 +136,18 @@ class Child:
 
     def work(self, work: Work) -> None:
         """Give the idle child a job. Raises: ChildDied, also if it does not read: a pipe takes 64 KiB, a row may hold more."""
-        self._work, self._stage = work, 0
+        self._work, self._stage, self._asked = work, 0, False
         self._send(work)
 
-    def receive(self, timeout: float) -> Progress | Result | None:
+    def answer(self, *, known: bool) -> None:
+        """Answer a Downloaded that `receive` has returned. Raises: ChildDied."""
+        assert self._work  # noqa: S101 - it asked about it
+        self._send(Answer(job_id=self._work.job_id, known=known))
+
+    def receive(self, timeout: float) -> Progress | Downloaded | Result | None:
         """Return the next message about the job at hand, or None after `timeout` seconds.
 
-        Raises: ChildDied, also for a message that is not this job's or reports a stage that does not rise.
+        Raises: ChildDied, also for a message that is not this job's, reports a stage that does not rise, or asks again.
         """
         message = self._next_message(timeout)
         if message is None:
@@ -149,6 +158,10 @@ class Child:
             if message.stage <= self._stage:
                 raise ChildDied("it reported a stage again")
             self._stage = message.stage
+        elif isinstance(message, Downloaded):
+            if self._asked:
+                raise ChildDied("it asked for its result again")
+            self._asked = True
         else:
             self._work = None
         return message
@@ -171,7 +184,7 @@ class Child:
                 pipe.close()
         self._process = self._work = None
 
-    def _send(self, message: Start | Work) -> None:
+    def _send(self, message: ToChild) -> None:
         assert self._process  # noqa: S101 - started
         pipe = _fd(self._process.stdin)
         left = memoryview(protocol.encode(message))

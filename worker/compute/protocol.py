@@ -113,12 +113,13 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
 class Work:
-    """Daemon to child: make the model of this job. The child answers with Progress, then with Done, Failed or Stopped."""
+    """Daemon to child: make the model of this job. The child answers with Progress and Downloaded, then with Done, Failed or Stopped."""
 
     kind: Literal["work"] = "work"
     job_id: UUID
     image_urls: list[str]
     quality: str
+    excluded: list[Annotated[int, Field(ge=0)]]
     folder: Path
     dimensions: Input
     views: Input
@@ -127,6 +128,15 @@ class Work:
     limit_s: float
     turntable: bool
     usdz: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
+class Answer:
+    """Daemon to child, after Downloaded: go on, or the result is `known` and there is nothing to do. Then the child says Stopped."""
+
+    kind: Literal["answer"] = "answer"
+    job_id: UUID
+    known: bool
 
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
@@ -161,6 +171,15 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
+class Downloaded:
+    """The photos are there. `key` is a hash of all that the result depends on. The child waits for an Answer."""
+
+    kind: Literal["downloaded"] = "downloaded"
+    job_id: UUID
+    key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, kw_only=True, config=_exact)
 class Done:
     """The model's files lie in the job's folder."""
 
@@ -183,16 +202,16 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
 class Stopped:
-    """The job stopped because the daemon sent SIGUSR1."""
+    """The job stopped because the daemon sent SIGUSR1, or knows the result."""
 
     kind: Literal["stopped"] = "stopped"
     job_id: UUID
     report: Report
 
 
-ToChild = Start | Work
+ToChild = Start | Work | Answer
 Result = Done | Failed | Stopped
-FromChild = Ready | Unavailable | Progress | Result
+FromChild = Ready | Unavailable | Progress | Downloaded | Result
 
 _to_child: TypeAdapter[ToChild] = TypeAdapter(Annotated[ToChild, Field(discriminator="kind")])
 _from_child: TypeAdapter[FromChild] = TypeAdapter(Annotated[FromChild, Field(discriminator="kind")])

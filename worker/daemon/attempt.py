@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from worker.compute.process import STOP_S, Child, ChildDied
-from worker.compute.protocol import Failed, Progress, Result, Stopped, Work
+from worker.compute.protocol import Downloaded, Failed, Progress, Result, Stopped, Work
 from worker.core import metrics
 from worker.core.errors import JobError, one_line
 from worker.core.stages import Stage, Step
@@ -115,6 +115,7 @@ class Attempt:
                     job_id=self.job.id,
                     image_urls=list(self.job.image_urls),
                     quality=self.job.quality,
+                    excluded=list(self.job.excluded_photos),
                     folder=folder,
                     dimensions=self.job.dimensions,
                     views=self.job.views,
@@ -153,6 +154,8 @@ class Attempt:
             message = self.child.receive(TICK_S)
             if isinstance(message, Progress):
                 self._report(message.stage)
+            elif isinstance(message, Downloaded):
+                self.child.answer(known=False)
             elif message is not None:
                 return message
             if outcome := self._interruption():
@@ -269,7 +272,7 @@ class Attempt:
         try:
             while (left := deadline - time.monotonic()) > 0:
                 message = self.child.receive(left)
-                if message is not None and not isinstance(message, Progress):
+                if message is not None and not isinstance(message, Progress | Downloaded):
                     return
         except ChildDied as error:
             log.warning("child_died", reason=str(error))

@@ -100,6 +100,7 @@ class TripoSR:
         self.details: Mapping[str, Any] = {
             "device": self.accelerator.name,
             "precision": precision,
+            "triposr_views": views,
             "weights_sha256": file_digest(tsr.weights_file(folder)),
         }
         if self.accelerator.kind != "cpu":

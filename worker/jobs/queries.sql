@@ -4,7 +4,7 @@
 
 -- name: claim
 -- Take the next job. Returns only those parts of the metadata that the worker reads, as text: see worker/database/values.py.
-SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, attempts, max_attempts,
+SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, excluded_photos, refresh, attempts, max_attempts,
     CASE WHEN octet_length((metadata -> 'dimensions')::text) > 4000 THEN '"too long"'
          ELSE (metadata -> 'dimensions')::text END AS dimensions,
     CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'

@@ -31,6 +31,8 @@ class Job:
     variant_id: str | None
     image_urls: Sequence[str]
     quality: str
+    excluded_photos: Sequence[int]  # indices into image_urls
+    refresh: bool  # make it anew, even if the result is known
     # `metadata.dimensions` and so on, parsed: whatever the backend wrote; None where it is missing
     dimensions: Any
     views: Any

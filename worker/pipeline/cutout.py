@@ -72,6 +72,7 @@ class Cutter:
         """Check the weights of `model` in `folder` (see `worker.weights`). Raises: WeightsMissing."""
         weights.verify(folder, model)
         self.model = model
+        self.digest = weights.digest(model)
         self._folder = folder
         self._background: BackgroundModel | None = None
 

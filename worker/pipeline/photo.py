@@ -8,6 +8,8 @@ from worker.core.errors import JobError, redact_url
 from worker.engines.surface import Role, View
 from worker.pipeline.choose import PhotoScore
 
+EXCLUDED = "It was left out on request."
+
 
 class ScoredView(NamedTuple):
     """A photo that can be used: its framed view, and how well it shows the product."""
@@ -19,12 +21,13 @@ class ScoredView(NamedTuple):
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo of a job. After the cut-out either `scored` or `error` is set."""
+    """One photo of a job. After the cut-out `scored`, `error` or `excluded` is set."""
 
     url: str
     file: Path
     scored: ScoredView | None = None
     error: JobError | None = None
+    excluded: bool = False  # it was left out on request: neither downloaded nor used
     sha256: str = ""  # of the file, as hexadecimal digits; empty if it was not downloaded
     incomplete: bool = False  # the end of the file is missing, and with it a small part of the picture
 
@@ -40,7 +43,9 @@ class Photo:
             "status": "used" if role else "spare",
             "view": role,
         }
-        if reason and not role:
+        if self.excluded:
+            entry["reason"] = EXCLUDED
+        elif reason and not role:
             entry["reason"] = reason
         if self.scored:
             entry["score"] = {name: round(value, 3) for name, value in self.scored.score._asdict().items()}

@@ -61,7 +61,10 @@ def assign(views: Any, photos: Sequence[Photo], marked: int | None = None) -> As
         lost = [role for role, n in stated.photos.items() if n not in usable]
         warnings = [
             *stated.warnings,
-            *(f"The photo of the {role} could not be used." for role in lost),
+            *(
+                f"The photo of the {role} {'was left out on request' if photos[stated.photos[role]].excluded else 'could not be used'}."
+                for role in lost
+            ),
             *(f"The {role} was left out. {why}" for role, why in found.items()),
         ]
         return Assigned(believed, {**stated.reasons, **reasons}, warnings, front_stated=True)

@@ -8,7 +8,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from worker.core.errors import JobError
 from worker.core.stages import Stage, Step
 from worker.engines.surface import Engine, Role
 from worker.mesh.usdz import write_usdz
-from worker.pipeline import provenance
+from worker.pipeline import fingerprint, provenance
 from worker.pipeline.address import Policy
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
@@ -41,6 +41,7 @@ class Request:
 
     image_urls: list[str]  # in the order in which the backend prefers them
     quality: str  # a key of PRESETS, or "auto"
+    excluded: Collection[int] = ()  # indices of photos that are not to be used, nor downloaded
     folder: Path  # an existing folder, for the downloads and the results
     policy: Policy  # which hosts photos may come from
     dimensions: Any = None  # `metadata.dimensions`, as the backend wrote it
@@ -62,8 +63,9 @@ def run(
     cutter: Cutter,
     report: dict[str, Any],
     on_progress: Callable[[Stage], None],
-) -> None:
-    """Make the model and its pictures in the request's folder.
+    is_known: Callable[[str], bool] = lambda _: False,
+) -> bool:
+    """Make the model and its pictures in the request's folder. True if they are made, False if the result is known.
 
     Args:
         request: what to make.
@@ -72,6 +74,8 @@ def run(
         report: filled step by step, so that it also says how far a failed job came: engine, engine_version, quality_asked, photos,
             preset, preset_reason, surface, model, quality, tried, bytes, peak_rss_mb, seconds and cpu_seconds by step. JSON-able.
         on_progress: called at each stage from DOWNLOADING to WRITTEN.
+        is_known: called once with the result's key (`worker.pipeline.fingerprint`), when the photos are there. If it returns true, nothing
+            is made.
 
     Raises: JobError; any exception of the engine.
     """
@@ -82,7 +86,17 @@ def run(
     on_progress(Stage.DOWNLOADING)
     subject = read_subject(request.subject)
     marked = subject_photo(request.views, len(request.image_urls)) if subject.box else None
-    photos = _get_photos(request, cutter, marked, report)
+    with timed_step(report, Step.DOWNLOAD):
+        photos = _download(request)
+    if any(photo.sha256 for photo in photos) and is_known(_result_key(request, photos, engine, cutter)):
+        return False
+    with timed_step(report, Step.CUTOUT):
+        photos = [
+            photo
+            if photo.error or photo.excluded
+            else _cut_out(photo, cutter, request.subject if n == marked else None)
+            for n, photo in enumerate(photos)
+        ]
     assigned = assign(request.views, photos, marked)
     report["photos"] = _report_photos(photos, assigned.roles, assigned.reasons)
     if not assigned.roles:
@@ -122,6 +136,26 @@ def run(
         20 if sys.platform == "darwin" else 10
     )
     on_progress(Stage.WRITTEN)
+    return True
+
+
+def _result_key(request: Request, photos: Sequence[Photo], engine: Engine, cutter: Cutter) -> str:
+    """Hash all that the files and the report depend on."""
+    return fingerprint.digest(
+        {
+            "photos": [photo.sha256 or (photo.error.code if photo.error else "excluded") for photo in photos],
+            "quality": request.quality,
+            "dimensions": request.dimensions,
+            "views": request.views,
+            "subject": request.subject,
+            "review_score": request.review_score,
+            "turntable": request.turntable,
+            "usdz": request.usdz,
+            "engine": [engine.name, engine.version, dict(engine.details)],
+            "background_model": cutter.digest,
+            "code": fingerprint.code(),
+        }
+    )
 
 
 def _report_photos(
@@ -142,22 +176,11 @@ def _draw(request: Request, made: Made, report: dict[str, Any]) -> None:
             write_usdz(request.folder / "model.usdz", made.scene.mesh, made.made_by)
 
 
-def _get_photos(request: Request, cutter: Cutter, marked: int | None, report: dict[str, Any]) -> list[Photo]:
-    """Download the photos, and cut out and score those that arrived. Each has `scored` or `error` then.
-
-    `marked` is the index of the photo in which the request's subject is marked.
-    """
-    with timed_step(report, Step.DOWNLOAD):
-        photos = _download(request)
-    with timed_step(report, Step.CUTOUT):
-        return [
-            photo if photo.error else _cut_out(photo, cutter, request.subject if n == marked else None)
-            for n, photo in enumerate(photos)
-        ]
-
-
 def _download(request: Request) -> list[Photo]:
-    photos = [Photo(url, request.folder / f"photo-{n}") for n, url in enumerate(request.image_urls)]
+    photos = [
+        Photo(url, request.folder / f"photo-{n}", excluded=n in request.excluded)
+        for n, url in enumerate(request.image_urls)
+    ]
     # Four at a time, so that one slow server does not hold up the rest.
     pool = ThreadPoolExecutor(4)
     try:
@@ -168,6 +191,8 @@ def _download(request: Request) -> list[Photo]:
 
 
 def _downloaded(photo: Photo, policy: Policy) -> Photo:
+    if photo.excluded:
+        return photo
     try:
         download(photo.url, photo.file, policy)
     except JobError as error:
@@ -189,6 +214,8 @@ def _cut_out(photo: Photo, cutter: Cutter, subject: Any) -> Photo:
 def _no_photo_left(photos: list[Photo]) -> JobError:
     """Return the first error that a retry may cure, else the first one; of several photos the message counts them."""
     errors = [photo.error for photo in photos if photo.error]
+    if not errors:
+        return JobError("no_object", "All photos were left out. Use at least one.")
     chosen = next((error for error in errors if error.retryable), errors[0])
     if len(errors) == 1:
         return chosen

@@ -25,6 +25,7 @@ __all__ = [
     "SourceUnreachable",
     "WeightsMissing",
     "WrongContent",
+    "digest",
     "fetch",
     "path",
     "verify",
@@ -40,6 +41,12 @@ def path(folder: Path, name: str) -> Path:
         return triposr.path(folder)
     _require_known(name)
     return rembg.path(folder, name)
+
+
+def digest(model: str) -> str:
+    """Return the checksum, algorithm:hex, that the file of a background model must have. Raises: WeightsMissing."""
+    _require_known(model)
+    return rembg.MODELS[model].digest
 
 
 def verify(folder: Path, name: str) -> Path:
