@@ -89,7 +89,7 @@ def _enqueue(bench: Rig, url: str, jobs: int, quality: str) -> None:
     for n, name in enumerate(islice(cycle(names), jobs)):
         sql(
             url,
-            "INSERT INTO jobs (shop, product_id, image_urls, quality) VALUES ('a', %s, %s, %s)",
+            "INSERT INTO jobs (shop, product_id, image_urls, quality, refresh) VALUES ('a', %s, %s, %s, true)",
             str(known + n),
             [f"{bench.backend.url}/photos/{name}"],
             quality,

@@ -39,9 +39,7 @@ from worker.local.weights import ensure_weights
 
 POLL_S = 1.0
 LONG_S = 150.0  # longer than anything here takes
-INSERT = (
-    "INSERT INTO jobs (shop, product_id, image_urls, quality) VALUES (%s, %s, %s, 'fast') RETURNING id::text"
-)
+INSERT = "INSERT INTO jobs (shop, product_id, image_urls, quality, refresh) VALUES (%s, %s, %s, 'fast', true) RETURNING id::text"
 # A job as a bare queue would keep it, and the loop that does it: what a worker must know of it, and no rules.
 BARE = """
     CREATE TABLE bare (

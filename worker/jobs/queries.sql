@@ -151,8 +151,9 @@ SELECT id FROM worker.prune_unsendable_events(:days, :batch) AS id;
 -- name: enqueue
 -- Insert a job as a backend does, for `worker enqueue` and the demo.
 INSERT INTO public.jobs (
-    shop, product_id, variant_id, product_handle, image_urls, quality, pool, engine, priority, metadata, dedupe_key)
-VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :pool, :runs, :priority,
+    shop, product_id, variant_id, product_handle, image_urls, quality, pool, engine, priority, refresh, metadata,
+    dedupe_key)
+VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :pool, :runs, :priority, :refresh,
     CAST(:metadata AS jsonb), :dedupe_key)
 RETURNING id;
 

@@ -160,6 +160,7 @@ def enqueue(
     pool: str = "default",
     job_engine: str | None = None,
     priority: int = 0,
+    refresh: bool = False,
     metadata: Mapping[str, Any] | None = None,
     dedupe_key: str | None = None,
 ) -> UUID:
@@ -179,6 +180,7 @@ def enqueue(
         pool=pool,
         runs=job_engine,
         priority=priority,
+        refresh=refresh,
         metadata=json.dumps(metadata or {}),
         dedupe_key=dedupe_key,
     )

@@ -107,6 +107,7 @@ def _measure(
                     product_id=f"{lanes}-{n}",
                     image_urls=[url],
                     quality=quality,
+                    refresh=True,  # each run makes its models, whatever another run has made
                     metadata={},
                 )
                 for n, url in enumerate(urls)
