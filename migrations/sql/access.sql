@@ -2,7 +2,8 @@
 -- tables. Every upgrade applies this file (migrations/env.py): what it grants and revokes holds again afterwards, and the
 -- owner's grants to other roles stay.
 
-REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
+    public.pause_host, public.resume_host FROM PUBLIC;
 REVOKE ALL ON FUNCTION public.forget_shop, public.forget_product FROM PUBLIC;
 
 -- Every role may call only what runs with the rights of whoever writes a row or reads job_status.
@@ -20,7 +21,8 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts, worker.superseded,
         worker.versions, worker.published, worker.erasures TO worker;
     GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health TO worker;
-    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host TO worker;
+    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
+        public.pause_host, public.resume_host TO worker;
     GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO worker;
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA worker TO worker;
     -- Made only where they are missing: to make a policy anew would lock its table against readers too.
@@ -45,7 +47,8 @@ DO $$ BEGIN
     REVOKE ALL ON public.job_status, public.queue_health FROM service_role;
     GRANT SELECT ON public.job_status, public.queue_health TO service_role;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs TO service_role;
-    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host TO service_role;
+    GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
+        public.pause_host, public.resume_host TO service_role;
     GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO service_role;
     GRANT EXECUTE ON FUNCTION worker.served_lines TO service_role;  -- for queue_health
 END $$;
@@ -70,7 +73,8 @@ BEGIN
     FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
         EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health FROM %I', found);
         EXECUTE format('GRANT SELECT ON public.jobs TO %I', found);
-        EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.pause_host, public.resume_host FROM %I', found);
+        EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, '
+            'public.publish_version, public.pause_host, public.resume_host FROM %I', found);
         EXECUTE format('REVOKE ALL ON FUNCTION public.forget_shop, public.forget_product FROM %I', found);
     END LOOP;
 END $$;

@@ -363,52 +363,74 @@ BEGIN
         RETURNING cancel_requested_at IS NOT NULL;
 END $$;
 
--- Complete a job, and cancel older waiting jobs for the same files. False if the lease is lost.
---
--- An older job may still wait after a failure or with a lower priority. It would overwrite the newer model. With sorting
--- disabled, only the index jobs_waiting_path gives this order. Of very many older jobs, the first 500 are cancelled here, so
--- that the statement stays short. An entry in worker.superseded keeps the others from being claimed, until claims have
--- cancelled them: worker.supersede_rest().
+-- Complete a job with the version that it has begun, if any. Unless somebody must approve it first, it is published if no newer
+-- one is, and older waiting jobs for the same files are cancelled. `completed` is false if the lease is lost. `to_publish` is
+-- the path of a publication that the caller now has for `hold_s` seconds, with this token: worker.publish().
 CREATE OR REPLACE FUNCTION worker.complete_job(
-    job_id uuid, token uuid, url text, report jsonb, superseded_message text) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off SET enable_sort = off AS $$
+    job_id uuid, token uuid, url text, report jsonb, digest text, wants_review boolean, hold_s double precision,
+    OUT completed boolean, OUT to_publish text)
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 DECLARE
     path text;
     requested_at timestamptz;
-    older uuid[];
-    most CONSTANT int := 500;
 BEGIN
     PERFORM set_config('worker.lease', token::text, true);
     UPDATE public.jobs
-    SET status = 'completed', progress = 100, stage = 'completed', model_url = url,
-        metadata = metadata || jsonb_build_object('worker', report),
+    SET status = 'completed', progress = 100, stage = 'completed', model_url = url, version = digest,
+        review = CASE WHEN wants_review THEN 'wanted' ELSE 'none' END,
+        metadata = metadata || jsonb_build_object('worker',
+            CASE WHEN wants_review THEN report || '{"review": "wanted"}' ELSE report END),
         completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
     WHERE id = job_id AND lease_token = token
     RETURNING worker.storage_path(shop, product_id, variant_id), queued_at INTO path, requested_at;
-    IF NOT FOUND THEN
-        RETURN false;
+    completed := FOUND;
+    IF NOT completed THEN
+        RETURN;
     END IF;
+    IF wants_review THEN
+        UPDATE worker.versions AS version SET job_id = complete_job.job_id, used_at = now()
+        WHERE version.path = path AND version.digest = digest AND version.job_id <> complete_job.job_id;
+        RETURN;
+    END IF;
+    IF digest IS NOT NULL AND worker.publish(job_id, path, digest, requested_at, false, token, hold_s) THEN
+        to_publish := path;
+    END IF;
+    PERFORM worker.supersede_older(path, requested_at);
+END $$;
+
+-- Cancel the jobs that still wait for the files of one that is published, and were queued before it.
+--
+-- An older job may still wait after a failure or with a lower priority. With sorting disabled, only the index
+-- jobs_waiting_path gives this order. Of very many older jobs, the first 500 are cancelled here, so that the statement stays
+-- short. An entry in worker.superseded keeps the others from being claimed, until claims have cancelled them:
+-- worker.supersede_rest().
+CREATE OR REPLACE FUNCTION worker.supersede_older(its_path text, requested timestamptz) RETURNS void
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_sort = off AS $$
+DECLARE
+    older uuid[];
+    most CONSTANT int := 500;
+    reason CONSTANT text := 'A newer request for the same product was finished first.';
+BEGIN
     older := ARRAY(
         SELECT id FROM public.jobs
-        WHERE status = 'pending' AND queued_at < requested_at
-          AND worker.storage_path(shop, product_id, variant_id) = path
+        WHERE status = 'pending' AND queued_at < requested
+          AND worker.storage_path(shop, product_id, variant_id) = its_path
         ORDER BY queued_at LIMIT most);
     IF older <> '{}' THEN
         PERFORM set_config('worker.lease', 'queue', true);
         UPDATE public.jobs
-        SET status = 'cancelled', completed_at = now(), error_code = 'superseded', error_message = superseded_message
+        SET status = 'cancelled', completed_at = now(), error_code = 'superseded', error_message = reason
         WHERE id = ANY (older) AND status = 'pending';
         IF cardinality(older) = most THEN
-            INSERT INTO worker.superseded AS rest (path, before, message) VALUES (path, requested_at, superseded_message)
-            ON CONFLICT ON CONSTRAINT superseded_pkey DO UPDATE SET before = greatest(rest.before, excluded.before);
+            INSERT INTO worker.superseded AS rest (path, before, message) VALUES (its_path, requested, reason)
+            ON CONFLICT (path) DO UPDATE SET before = greatest(rest.before, excluded.before);
             PERFORM pg_notify('worker_jobs', '') WHERE pg_notification_queue_usage() < 0.9;
         END IF;
     END IF;
-    RETURN true;
 END $$;
 
--- Cancel up to 500 of the jobs that worker.complete_job() has left, and wake a lane for the next ones. One claim at a time
+-- Cancel up to 500 of the jobs that worker.supersede_older() has left, and wake a lane for the next ones. One claim at a time
 -- does it. A job that another session has locked stays for a later claim.
 CREATE OR REPLACE FUNCTION worker.supersede_rest() RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$

@@ -2,7 +2,8 @@
 -- an earlier revision: migrations/env.py. The schema `worker` is ours alone; what is in `public` is named here.
 
 DROP VIEW IF EXISTS public.job_status, public.queue_health, worker.demand;
-DROP FUNCTION IF EXISTS public.cancel_job, public.retry_job, public.pause_host, public.resume_host;
+DROP FUNCTION IF EXISTS public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
+    public.pause_host, public.resume_host;
 DROP FUNCTION IF EXISTS public.forget_shop, public.forget_product;
 
 -- storage_path() belongs to the tables, because indexes hold its results: migrations/versions/0102_queue.py.

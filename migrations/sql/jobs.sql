@@ -66,6 +66,7 @@ BEGIN
              OR job.status = 'completed' AND job.model_url IS NULL THEN 'completed_has_model_url_and_100'
         WHEN job.status = 'failed' AND num_nulls(job.error_code, job.error_message) > 0
             THEN 'failed_has_error_code_and_message'
+        WHEN job.review <> 'none' AND job.status <> 'completed' THEN 'reviewed_is_completed'
     END);
     IF broken IS NOT NULL THEN
         RAISE check_violation USING SCHEMA = 'public', TABLE = 'jobs', CONSTRAINT = broken,
@@ -95,6 +96,11 @@ BEGIN
     -- clock_timestamp, not now: rows of one transaction keep the order in which they came.
     NEW.created_at := clock_timestamp();
     NEW.queued_at := NEW.created_at;
+    IF NEW.review <> 'none' OR NEW.version IS NOT NULL OR NEW.excluded_photos <> '{}' THEN
+        RAISE check_violation USING SCHEMA = 'public', TABLE = 'jobs',
+            CONSTRAINT = 'review_version_and_excluded_photos_are_empty_in_a_new_row',
+            MESSAGE = 'review, version and excluded_photos of a new row must have their defaults';
+    END IF;
     NEW.updated_at := NEW.created_at;
     RETURN NEW;
 END $$;
@@ -128,20 +134,24 @@ BEGIN
         CASE WHEN NEW.created_at IS DISTINCT FROM OLD.created_at THEN 'created_at' END,
         CASE WHEN NEW.error_code IS DISTINCT FROM OLD.error_code THEN 'error_code' END,
         CASE WHEN NEW.error_message IS DISTINCT FROM OLD.error_message THEN 'error_message' END,
+        CASE WHEN NEW.excluded_photos IS DISTINCT FROM OLD.excluded_photos THEN 'excluded_photos' END,
         CASE WHEN NEW.id IS DISTINCT FROM OLD.id THEN 'id' END,
         CASE WHEN NEW.lease_expires_at IS DISTINCT FROM OLD.lease_expires_at THEN 'lease_expires_at' END,
         CASE WHEN NEW.lease_token IS DISTINCT FROM OLD.lease_token THEN 'lease_token' END,
         CASE WHEN NEW.model_url IS DISTINCT FROM OLD.model_url THEN 'model_url' END,
         CASE WHEN NEW.progress IS DISTINCT FROM OLD.progress THEN 'progress' END,
         CASE WHEN NEW.queued_at IS DISTINCT FROM OLD.queued_at THEN 'queued_at' END,
+        CASE WHEN NEW.review IS DISTINCT FROM OLD.review THEN 'review' END,
         CASE WHEN NEW.stage IS DISTINCT FROM OLD.stage THEN 'stage' END,
         CASE WHEN NEW.started_at IS DISTINCT FROM OLD.started_at THEN 'started_at' END,
         CASE WHEN NEW.status IS DISTINCT FROM OLD.status THEN 'status' END,
+        CASE WHEN NEW.version IS DISTINCT FROM OLD.version THEN 'version' END,
         -- These decide where a job's files are stored, because no other job may run on the same path, and how it is made.
         CASE WHEN OLD.status = 'processing' AND NEW.engine IS DISTINCT FROM OLD.engine THEN 'engine' END,
         CASE WHEN OLD.status = 'processing' AND NEW.pool IS DISTINCT FROM OLD.pool THEN 'pool' END,
         CASE WHEN OLD.status = 'processing' AND NEW.product_id IS DISTINCT FROM OLD.product_id THEN 'product_id' END,
         CASE WHEN OLD.status = 'processing' AND NEW.quality IS DISTINCT FROM OLD.quality THEN 'quality' END,
+        CASE WHEN OLD.status = 'processing' AND NEW.refresh IS DISTINCT FROM OLD.refresh THEN 'refresh' END,
         CASE WHEN OLD.status = 'processing' AND NEW.shop IS DISTINCT FROM OLD.shop THEN 'shop' END,
         CASE WHEN OLD.status = 'processing' AND NEW.variant_id IS DISTINCT FROM OLD.variant_id THEN 'variant_id' END);
     IF refused <> '' THEN
@@ -153,19 +163,23 @@ BEGIN
         NEW.created_at := OLD.created_at;
         NEW.error_code := OLD.error_code;
         NEW.error_message := OLD.error_message;
+        NEW.excluded_photos := OLD.excluded_photos;
         NEW.id := OLD.id;
         NEW.lease_expires_at := OLD.lease_expires_at;
         NEW.lease_token := OLD.lease_token;
         NEW.model_url := OLD.model_url;
         NEW.progress := OLD.progress;
         NEW.queued_at := OLD.queued_at;
+        NEW.review := OLD.review;
         NEW.stage := OLD.stage;
         NEW.started_at := OLD.started_at;
         NEW.status := OLD.status;
+        NEW.version := OLD.version;
         IF OLD.status = 'processing' THEN
             NEW.engine := OLD.engine;
             NEW.pool := OLD.pool;
             NEW.quality := OLD.quality;
+            NEW.refresh := OLD.refresh;
             NEW.shop := OLD.shop;
             NEW.product_id := OLD.product_id;
             NEW.variant_id := OLD.variant_id;
@@ -264,18 +278,38 @@ COMMENT ON FUNCTION public.cancel_job IS 'Cancel a waiting job, or ask a running
 
 -- The key is set by set_config and not by a SET clause of the function: that would need a superuser, which Supabase's
 -- `postgres` is not. The caller's transaction continues, so the old key is restored.
-CREATE OR REPLACE FUNCTION public.retry_job(job_id uuid) RETURNS boolean
+CREATE OR REPLACE FUNCTION public.retry_job(job_id uuid, without_photo int DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
     key text := coalesce(current_setting('worker.lease', true), '');
+    urls text[];
+    excluded smallint[];
     again boolean;
 BEGIN
+    IF without_photo IS NOT NULL THEN
+        SELECT image_urls, excluded_photos INTO urls, excluded
+            FROM public.jobs WHERE id = job_id AND completed_at IS NOT NULL FOR NO KEY UPDATE;
+        IF NOT FOUND THEN
+            RETURN false;
+        ELSIF without_photo NOT BETWEEN 0 AND cardinality(urls) - 1 THEN
+            RAISE invalid_parameter_value USING MESSAGE = format(
+                'without_photo is %s: the job has %s photos, counted from 0', without_photo, cardinality(urls));
+        END IF;
+        excluded := ARRAY(SELECT DISTINCT unnest(excluded || without_photo::smallint) ORDER BY 1);
+        IF NOT EXISTS (SELECT FROM generate_series(0, cardinality(urls) - 1) AS n WHERE n <> ALL (excluded)) THEN
+            RAISE invalid_parameter_value USING MESSAGE = format(
+                'without_photo is %s: that is the last photo that is left', without_photo);
+        END IF;
+    END IF;
     PERFORM set_config('worker.lease', 'queue', true);
     UPDATE public.jobs
     SET status = 'pending', progress = 0, stage = NULL, attempts = 0, run_after = now(), model_url = NULL,
         error_code = NULL, error_message = NULL, cancel_requested_at = NULL, completed_at = NULL,
-        queued_at = clock_timestamp()
+        queued_at = clock_timestamp(), refresh = true, review = 'none', version = NULL,
+        excluded_photos = coalesce(excluded, excluded_photos),
+        metadata = CASE WHEN review = 'none' THEN metadata
+            ELSE jsonb_set(metadata, '{worker}', (metadata -> 'worker') - '{review,review_reason}'::text[]) END
     WHERE id = job_id AND completed_at IS NOT NULL;
     again := FOUND;
     PERFORM set_config('worker.lease', key, true);
@@ -285,4 +319,5 @@ BEGIN
     RETURN again;
 END $$;
 
-COMMENT ON FUNCTION public.retry_job IS 'Queue a job that has ended again. False if it has not ended or does not exist.';
+COMMENT ON FUNCTION public.retry_job IS
+'Make the model of a job that has ended anew, without_photo a photo, counted from 0. False if it has not ended or does not exist.';

@@ -28,7 +28,8 @@ BEGIN
             'seq', next_seq,
             'progress', NEW.progress,
             'stage', NEW.stage,
-            'modelUrl', NEW.model_url,
+            'modelUrl', CASE WHEN NEW.review NOT IN ('wanted', 'rejected') THEN NEW.model_url END,
+            'review', nullif(NEW.review, 'none'),
             'errorCode', NEW.error_code,
             'errorMessage', NEW.error_message))
         || jsonb_build_object('metadata', NEW.metadata))::text;
@@ -47,7 +48,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE TRIGGER write_event AFTER UPDATE ON public.jobs
-FOR EACH ROW WHEN ((OLD.status, OLD.progress) IS DISTINCT FROM (NEW.status, NEW.progress))
+FOR EACH ROW WHEN ((OLD.status, OLD.progress, OLD.review) IS DISTINCT FROM (NEW.status, NEW.progress, NEW.review))
 EXECUTE FUNCTION worker.write_event();
 
 -- Remove from an update's metadata what only repeats an event of this job.

@@ -10,7 +10,10 @@ RELATIONS = (
     "jobs_ended", "jobs_one_running_a_path", "jobs_product", "jobs_shop", "jobs_started", "jobs_to_review", "jobs_waiting",
     "jobs_waiting_path", "jobs_waiting_product",
 )  # fmt: skip
-FUNCTIONS = ("cancel_job", "forget_product", "forget_shop", "pause_host", "resume_host", "retry_job")
+FUNCTIONS = (
+    "approve_job", "cancel_job", "forget_product", "forget_shop", "pause_host", "publish_version", "reject_job", "resume_host",
+    "retry_job",
+)  # fmt: skip
 
 # Each with the statement that renames it. A table's row type has the table's name and goes with it; an enum stands alone.
 _FIND = sa.text("""

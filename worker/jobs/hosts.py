@@ -31,7 +31,8 @@ class CheckIn:
 
     due: bool  # a job may be claimed
     expired: bool  # a job's lease has run out
-    seconds: float | None  # until a job is due or a lease expires; None if nothing will
+    files_due: bool  # files of a version must be written or removed
+    seconds: float | None  # until one of these; None if nothing will
     paused: bool
     shared: bool  # another daemon has entered itself under this name within three beats
 

@@ -10,7 +10,8 @@ SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, exclu
     CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'
          ELSE (metadata -> 'views')::text END AS views,
     CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
-         ELSE (metadata -> 'subject')::text END AS subject
+         ELSE (metadata -> 'subject')::text END AS subject,
+    excluded_photos, refresh
 FROM worker.claim_job(:worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit);
 
 -- name: renew
@@ -31,9 +32,11 @@ JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
 WHERE job.id = :id;
 
 -- name: complete
--- Complete a job, and cancel older waiting jobs for the same files. No row: the lease is lost.
-SELECT true AS completed
-WHERE worker.complete_job(:id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :superseded_message);
+-- Complete a job. Return the path that its worker must now publish to, if any. No row: the lease is lost.
+SELECT to_publish
+FROM worker.complete_job(
+    :id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :digest, :wants_review, :publishing_s)
+WHERE completed;
 
 -- name: fail
 -- Settle a failed attempt: schedule a retry, or end the job. No row: the lease is lost.
@@ -53,9 +56,9 @@ SELECT status FROM worker.release_job(:id, CAST(:token AS uuid));
 SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
 -- name: check_in
--- Write this daemon's entry in the register of hosts. Return if a job is due that it can take or any lease has expired, and
--- else the seconds until the first of these.
-SELECT due, expired, seconds, paused, shared
+-- Write this daemon's entry in the register of hosts. Return if a job is due that it can take, any lease has expired, or files
+-- must be written or removed, and the seconds until the first of these that is not.
+SELECT due, expired, files_due, seconds, paused, shared
 FROM worker.check_in(
     :name, CAST(:instance AS uuid), :version, :runs, CAST(:pools AS text[]), :lanes, CAST(:devices AS text[]), :memory_mb);
 
@@ -114,13 +117,13 @@ WITH taken AS MATERIALIZED (
 SELECT found, CASE WHEN pg_notification_queue_usage() < 0.9 THEN pg_notify(:channel, found::text) END FROM figures;
 
 -- name: prune_jobs
--- Delete jobs that ended long ago, with their history, unless webhooks for them are still waiting: one batch at a time, by
--- one daemon at a time.
+-- Delete jobs that ended long ago, with their history, unless webhooks for them or they for a review are still waiting: one
+-- batch at a time, by one daemon at a time.
 WITH turn AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtext('worker prune jobs')) AS ours
 ), old AS (
     SELECT job.id FROM turn CROSS JOIN public.jobs AS job
-    WHERE turn.ours AND job.completed_at < now() - make_interval(days => :days)
+    WHERE turn.ours AND job.completed_at < now() - make_interval(days => :days) AND job.review <> 'wanted'
       AND NOT EXISTS (SELECT FROM worker.outbox AS event
                       WHERE event.job_id = job.id AND event.delivered_at IS NULL AND event.dead_at IS NULL)
     ORDER BY job.completed_at LIMIT :batch
@@ -237,7 +240,19 @@ SELECT public.cancel_job(:id);
 
 -- name: retry
 -- Queue a job that has ended again.
-SELECT public.retry_job(:id);
+SELECT public.retry_job(:id, CAST(:without_photo AS int));
+
+-- name: approve
+-- Approve the model of a job that waits for it.
+SELECT public.approve_job(:id);
+
+-- name: reject
+-- Reject the model of a job that waits for approval.
+SELECT public.reject_job(:id, :reason);
+
+-- name: publish_version
+-- Publish the model of a completed job, even in place of a newer one.
+SELECT public.publish_version(:id);
 
 -- name: list_shop_jobs
 -- List all jobs of a shop and the workers of those that run, for a deletion.

@@ -39,6 +39,8 @@ class Job:
     subject: Any
     attempts: int
     max_attempts: int
+    excluded_photos: Sequence[int]  # indices into image_urls
+    refresh: bool  # make the model anew, even if the same result is known
 
 
 def claim(
@@ -88,16 +90,36 @@ def lock_holder(engine: Engine, job_id: UUID) -> Row | None:
     return _one(engine, "lock_holder", id=job_id)
 
 
-def complete(engine: Engine, job: Job, *, model_url: str, report: Mapping[str, Any]) -> None:
-    """Complete the job, and end older jobs for the same files. Raises: LeaseLost."""
-    _held(
+def complete(
+    engine: Engine,
+    job: Job,
+    *,
+    model_url: str,
+    report: Mapping[str, Any],
+    digest: str | None = None,
+    wants_review: bool = False,
+    publishing_s: float = 60,
+) -> str | None:
+    """Complete the job. Unless it wants a review, name its version as the published one and end older jobs for the same files.
+
+    digest: of the version that `worker.versions.queue.begin` entered; None if its files lie elsewhere and are not published.
+
+    Returns the path (`worker.storage_path()`) of a publication that the caller now has for `publishing_s` seconds, with the
+    lease's token: `worker.versions.queue.Publication`. None if there is nothing to write, or another daemon writes it.
+    Raises: LeaseLost.
+    """
+    row = _held(
         engine,
         "complete",
         job,
         model_url=model_url,
         report=json.dumps(_storable(report)),
-        superseded_message=ERRORS["superseded"].message,
+        digest=digest,
+        wants_review=wants_review,
+        publishing_s=publishing_s,
     )
+    path: str | None = row["to_publish"]
+    return path
 
 
 def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:
@@ -208,9 +230,30 @@ def delete(engine: Engine, ids: Sequence[UUID]) -> int:
     return len(_all(engine, "delete", ids=list(ids)))
 
 
-def retry(engine: Engine, job_id: UUID) -> bool:
-    """Run an ended job once more. False if there is no ended job with this id."""
-    return bool(fetch_value(engine, QUERIES["retry"], id=job_id))
+def retry(engine: Engine, job_id: UUID, *, without_photo: int | None = None) -> bool:
+    """Make the model of an ended job anew, also without a photo, counted from 0. False if there is no ended job with this id.
+
+    Raises: sqlalchemy's DBAPIError if there is no such photo, or no other one.
+    """
+    return bool(fetch_value(engine, QUERIES["retry"], id=job_id, without_photo=without_photo))
+
+
+def approve(engine: Engine, job_id: UUID) -> bool:
+    """Approve the model of a job, and publish it unless a newer one is. False if it does not wait, or its files are gone."""
+    return bool(fetch_value(engine, QUERIES["approve"], id=job_id))
+
+
+def reject(engine: Engine, job_id: UUID, *, reason: str | None = None) -> bool:
+    """Reject the model of a job. False if it does not wait for approval."""
+    return bool(fetch_value(engine, QUERIES["reject"], id=job_id, reason=reason))
+
+
+def publish_version(engine: Engine, job_id: UUID) -> bool:
+    """Publish the model of a completed job, even in place of a newer one.
+
+    False if it waits for approval, was rejected, or its files are gone.
+    """
+    return bool(fetch_value(engine, QUERIES["publish_version"], id=job_id))
 
 
 def failed_since(engine: Engine, seconds: float) -> list[UUID]:

@@ -1,0 +1,299 @@
+-- The versions of a product's model, the one that is published, and the files that must be written or removed for them. Every
+-- upgrade applies this file: migrations/env.py. worker/versions/queries.sql calls these functions, each in a transaction of its
+-- own. Whoever writes or removes files has taken the row for it, with a token that is valid until next_try_at; when it has
+-- passed, the work is due again, and another daemon may take it.
+--
+-- All functions lock in the same order: a job, what is published at its path, versions.
+
+-- Enter a version before its first file is stored. True: store it. False: its files are being removed, or an erasure of its
+-- product is not done; try again later. No row: the lease is lost. The job that made it is entered when that completes.
+CREATE OR REPLACE FUNCTION worker.begin_version(
+    its_job uuid, its_token uuid, its_digest text, its_stem text, its_files jsonb, its_key text) RETURNS SETOF boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+DECLARE
+    job record;
+BEGIN
+    SELECT shop, worker.last_part(product_id) AS product, worker.storage_path(shop, product_id, variant_id) AS path
+        INTO job FROM public.jobs WHERE id = its_job AND lease_token = its_token;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    -- An erasure waits for the transactions that have not seen it.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('worker erasure ' || job.shop, 0));
+    IF worker.is_being_erased(job.shop, job.product, job.path) THEN
+        RETURN NEXT false;
+        RETURN;
+    END IF;
+    INSERT INTO worker.versions AS known (path, digest, stem, shop, product, job_id, result_key, files)
+    VALUES (job.path, its_digest, its_stem, job.shop, job.product, its_job, its_key, its_files)
+    ON CONFLICT (path, digest) DO UPDATE SET used_at = now(), result_key = coalesce(excluded.result_key, known.result_key)
+        WHERE known.doomed_at IS NULL;
+    RETURN NEXT FOUND;
+END $$;
+
+-- Find the version that a completed job of the shop has made from the same: of the same product, or else of another one. It is
+-- kept from then on for as long as a new one. No row: there is none, the row wants a new one, or the lease is lost.
+--
+-- What was rejected for this product is not served from another one either.
+CREATE OR REPLACE FUNCTION worker.find_result(
+    its_job uuid, its_token uuid, its_key text,
+    OUT job_id uuid, OUT same_product boolean, OUT stem text, OUT digest text, OUT files jsonb, OUT report jsonb)
+RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    job record;
+    known record;
+BEGIN
+    SELECT shop, worker.last_part(product_id) AS product, worker.storage_path(shop, product_id, variant_id) AS path
+        INTO job FROM public.jobs WHERE id = its_job AND lease_token = its_token AND NOT refresh;
+    IF NOT FOUND OR worker.is_being_erased(job.shop, job.product, job.path) OR EXISTS (
+        SELECT FROM worker.versions
+        WHERE shop = job.shop AND result_key = its_key AND path = job.path AND rejected_at IS NOT NULL)
+    THEN
+        RETURN;
+    END IF;
+    FOR known IN
+        SELECT version.path, version.digest, version.stem, version.files, version.job_id, maker.metadata -> 'worker' AS report
+        FROM worker.versions AS version JOIN public.jobs AS maker ON maker.id = version.job_id
+        WHERE version.shop = job.shop AND version.result_key = its_key
+          AND version.rejected_at IS NULL AND version.doomed_at IS NULL
+          AND maker.status = 'completed' AND maker.version = version.digest AND maker.shop = job.shop
+        ORDER BY version.path = job.path DESC, version.used_at DESC
+    LOOP
+        UPDATE worker.versions AS version SET used_at = now()
+        WHERE version.path = known.path AND version.digest = known.digest
+          AND version.rejected_at IS NULL AND version.doomed_at IS NULL;
+        IF FOUND THEN
+            job_id := known.job_id;
+            same_product := known.path = job.path;
+            stem := known.stem;
+            digest := known.digest;
+            files := known.files;
+            report := known.report;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Name a job's version as the published one of its path, unless a newer job's is published there; on purpose even then. NULL:
+-- there is no such version any more. True: its files must be written there, and `holder` is the token with which the caller has
+-- taken that for `hold_s` seconds. Without a holder, or while another publication is being written, a daemon does it.
+--
+-- The version that is replaced is kept from now on for as long as one that was just used.
+CREATE OR REPLACE FUNCTION worker.publish(
+    its_job uuid, its_path text, its_digest text, requested timestamptz, on_purpose boolean,
+    holder uuid, hold_s double precision) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    version worker.versions;
+    replaced text;
+    published worker.published;
+BEGIN
+    SELECT one.digest INTO replaced FROM worker.published AS one WHERE one.path = its_path FOR UPDATE;
+    SELECT * INTO version FROM worker.versions AS one WHERE one.path = its_path AND one.digest = its_digest;
+    -- One that was just begun is not written again: nobody dooms it today.
+    IF version.job_id IS DISTINCT FROM its_job OR version.doomed_at IS NOT NULL OR version.used_at < now() - interval '1 h' THEN
+        UPDATE worker.versions AS one SET used_at = now(), job_id = its_job
+        WHERE one.path = its_path AND one.digest = its_digest AND one.doomed_at IS NULL;
+        IF NOT FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    INSERT INTO worker.published AS one (path, stem, shop, product, digest, job_id, requested_at, token, next_try_at)
+    VALUES (its_path, version.stem, version.shop, version.product, its_digest, its_job, requested, holder,
+        now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END))
+    ON CONFLICT (path) DO UPDATE
+    SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested), tries = 0,
+        -- Whoever writes now finds the other digest at the end; two must not write at the same time.
+        token = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.token
+            WHEN one.written IS DISTINCT FROM its_digest THEN holder END,
+        next_try_at = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.next_try_at
+            WHEN one.written IS DISTINCT FROM its_digest THEN excluded.next_try_at END,
+        written = CASE WHEN one.written = its_digest THEN its_digest END
+        WHERE on_purpose OR one.requested_at <= requested
+    RETURNING * INTO published;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE worker.versions AS one SET used_at = now()
+    WHERE one.path = its_path AND one.digest = replaced AND replaced <> its_digest AND one.doomed_at IS NULL;
+    IF published.next_try_at <= now() THEN
+        PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
+    END IF;
+    RETURN coalesce(published.token = holder, false);
+END $$;
+
+-- Take the publication that has been due longest, for `hold_s` seconds. What lies at the path is not known from now on.
+CREATE OR REPLACE FUNCTION worker.take_publication(
+    hold_s double precision,
+    OUT path text, OUT stem text, OUT shop text, OUT digest text, OUT job_id uuid, OUT token uuid, OUT files jsonb)
+RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        UPDATE worker.published AS one
+        SET token = gen_random_uuid(), next_try_at = now() + make_interval(secs => hold_s), written = NULL,
+            tries = least(tries + 1, 1000)
+        FROM worker.versions AS version
+        WHERE version.path = one.path AND version.digest = one.digest AND one.path = (
+            SELECT due.path FROM worker.published AS due JOIN worker.versions AS stored USING (path, digest)
+            WHERE due.next_try_at <= now() AND NOT worker.is_being_erased(due.shop, due.product, due.path)
+            ORDER BY due.next_try_at LIMIT 1 FOR UPDATE OF due SKIP LOCKED)
+        RETURNING one.path, one.stem, one.shop, one.digest, one.job_id, one.token, version.files;
+END $$;
+
+-- Keep a taken publication for `hold_s` more seconds. False: write nothing more; another daemon has it, another version is
+-- to be published, or an erasure has begun.
+CREATE OR REPLACE FUNCTION worker.hold_publication(its_path text, its_token uuid, its_digest text, hold_s double precision)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE worker.published AS one SET next_try_at = now() + make_interval(secs => hold_s)
+    WHERE one.path = its_path AND one.token = its_token AND one.digest = its_digest
+      AND NOT worker.is_being_erased(one.shop, one.product, one.path);
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    PERFORM worker.put_back_publication(its_path, its_token, NULL);
+    RETURN false;
+END $$;
+
+-- End a taken publication whose files all lie at the path. False as in hold_publication().
+CREATE OR REPLACE FUNCTION worker.end_publication(its_path text, its_token uuid, its_digest text) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE worker.published AS one
+    SET written = digest, token = NULL, next_try_at = NULL, tries = 0, last_error = NULL
+    WHERE one.path = its_path AND one.token = its_token AND one.digest = its_digest;
+    IF FOUND THEN
+        RETURN true;
+    END IF;
+    PERFORM worker.put_back_publication(its_path, its_token, NULL);
+    RETURN false;
+END $$;
+
+-- Put a taken publication back: with an error it is due after the wait of a failed attempt, else at once. Returns when. No row:
+-- another daemon has it.
+CREATE OR REPLACE FUNCTION worker.put_back_publication(its_path text, its_token uuid, error text) RETURNS SETOF timestamptz
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY
+        UPDATE worker.published AS one
+        SET token = NULL, last_error = error,
+            next_try_at = now() + CASE WHEN error IS NULL THEN '0' ELSE worker.retry_wait(least(tries, 20)) END
+        WHERE one.path = its_path AND one.token = its_token
+        RETURNING one.next_try_at;
+    IF FOUND AND error IS NULL THEN
+        PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
+    END IF;
+END $$;
+
+-- Have a path written anew, at which a file of another version may lie: whoever calls has lost its publication while it wrote
+-- one. A file of the version that is published now does no harm.
+CREATE OR REPLACE FUNCTION worker.doubt_publication(its_path text, its_digest text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE worker.published AS one SET written = NULL, token = NULL, next_try_at = now()
+    WHERE one.path = its_path AND one.digest <> its_digest;
+    IF FOUND THEN
+        PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
+    END IF;
+END $$;
+
+-- Doom those of the `batch` versions that were not used for longest, more than `days` days, that are neither published nor
+-- wait for a review. The others count as used now, so that they do not stand in the way of the next batch. Returns how many
+-- are doomed, and if there may be more.
+CREATE OR REPLACE FUNCTION worker.doom_versions(days int, batch int, OUT doomed int, OUT more boolean)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+DECLARE
+    seen int;
+BEGIN
+    WITH old AS MATERIALIZED (
+        SELECT one.path, one.digest FROM worker.versions AS one
+        WHERE one.doomed_at IS NULL AND one.used_at < now() - make_interval(days => days)
+        ORDER BY one.used_at LIMIT batch FOR UPDATE SKIP LOCKED
+    ), judged AS MATERIALIZED (
+        SELECT old.path, old.digest,
+            EXISTS (SELECT FROM worker.published AS one WHERE one.path = old.path AND one.digest = old.digest)
+            OR old.digest IN (SELECT job.version FROM public.jobs AS job WHERE job.review = 'wanted') AS is_kept
+        FROM old
+    ), updated AS (
+        UPDATE worker.versions AS one
+        SET used_at = CASE WHEN is_kept THEN now() ELSE used_at END,
+            doomed_at = CASE WHEN NOT is_kept THEN now() END, next_try_at = CASE WHEN NOT is_kept THEN now() END
+        FROM judged WHERE one.path = judged.path AND one.digest = judged.digest
+        RETURNING judged.is_kept
+    )
+    SELECT count(*), count(*) FILTER (WHERE NOT is_kept) INTO seen, doomed FROM updated;
+    more := seen = batch;
+    IF doomed > 0 THEN
+        PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
+    END IF;
+END $$;
+
+-- Take the doomed version that has been due longest, for `hold_s` seconds.
+CREATE OR REPLACE FUNCTION worker.take_doomed(
+    hold_s double precision, OUT path text, OUT digest text, OUT stem text, OUT shop text, OUT token uuid)
+RETURNS SETOF record
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        UPDATE worker.versions AS one
+        SET token = gen_random_uuid(), next_try_at = now() + make_interval(secs => hold_s), tries = least(tries + 1, 1000)
+        WHERE (one.path, one.digest) = (
+            SELECT due.path, due.digest FROM worker.versions AS due
+            WHERE due.next_try_at <= now() ORDER BY due.next_try_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING one.path, one.digest, one.stem, one.shop, one.token;
+END $$;
+
+-- Keep a taken version for `hold_s` more seconds. False: another daemon has it.
+CREATE OR REPLACE FUNCTION worker.hold_doomed(its_path text, its_digest text, its_token uuid, hold_s double precision)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE worker.versions AS one SET next_try_at = now() + make_interval(secs => hold_s)
+    WHERE one.path = its_path AND one.digest = its_digest AND one.token = its_token;
+    RETURN FOUND;
+END $$;
+
+-- Delete a taken version whose files are gone. False: another daemon has it.
+CREATE OR REPLACE FUNCTION worker.delete_doomed(its_path text, its_digest text, its_token uuid) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    DELETE FROM worker.versions AS one
+    WHERE one.path = its_path AND one.digest = its_digest AND one.token = its_token;
+    RETURN FOUND;
+END $$;
+
+-- Put a taken version back, as put_back_publication() does.
+CREATE OR REPLACE FUNCTION worker.put_back_doomed(its_path text, its_digest text, its_token uuid, error text)
+RETURNS SETOF timestamptz
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    RETURN QUERY
+        UPDATE worker.versions AS one
+        SET token = NULL, last_error = error,
+            next_try_at = now() + CASE WHEN error IS NULL THEN '0' ELSE worker.retry_wait(least(tries, 20)) END
+        WHERE one.path = its_path AND one.digest = its_digest AND one.token = its_token
+        RETURNING one.next_try_at;
+    IF FOUND AND error IS NULL THEN
+        PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
+    END IF;
+END $$;
+
+-- Return if files must be written or removed now, and else the seconds until they must be.
+CREATE OR REPLACE FUNCTION worker.next_files(OUT due boolean, OUT seconds double precision)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off AS $$
+DECLARE
+    first timestamptz := least(
+        (SELECT min(next_try_at) FROM worker.published WHERE next_try_at IS NOT NULL),
+        (SELECT min(next_try_at) FROM worker.versions WHERE next_try_at IS NOT NULL),
+        (SELECT min(next_try_at) FROM worker.erasures WHERE next_try_at IS NOT NULL));
+BEGIN
+    due := coalesce(first <= now(), false);
+    seconds := CASE WHEN NOT due THEN extract(epoch FROM first - now()) END;
+END $$;
