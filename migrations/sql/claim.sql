@@ -407,6 +407,7 @@ END $$;
 -- worker.supersede_rest().
 CREATE OR REPLACE FUNCTION worker.supersede_older(its_path text, requested timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_sort = off AS $$
+#variable_conflict use_variable
 DECLARE
     older uuid[];
     most CONSTANT int := 500;

@@ -10,6 +10,7 @@
 CREATE OR REPLACE FUNCTION worker.begin_version(
     its_job uuid, its_token uuid, its_digest text, its_stem text, its_files jsonb, its_key text) RETURNS SETOF boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 DECLARE
     job record;
 BEGIN
@@ -40,7 +41,7 @@ CREATE OR REPLACE FUNCTION worker.find_result(
     OUT job_id uuid, OUT same_product boolean, OUT stem text, OUT digest text, OUT files jsonb, OUT report jsonb)
 RETURNS SETOF record
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
-#variable_conflict use_column
+#variable_conflict use_variable
 DECLARE
     job record;
     known record;

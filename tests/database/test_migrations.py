@@ -91,7 +91,9 @@ def insert_jobs(sql: psycopg.Connection) -> None:
         "INSERT INTO jobs (shop, product_id, image_urls) SELECT 'a', n::text, '{http://a/b}' FROM generate_series(1, 4) n"
     )
     sql.execute("SELECT worker.claim_job('w', 'h', '{default}', '', 30, NULL) FROM generate_series(1, 3)")
-    sql.execute("SELECT worker.complete_job(id, lease_token, 'x', '{}', '') FROM jobs WHERE product_id = '1'")
+    sql.execute(
+        "SELECT worker.complete_job(id, lease_token, 'x', '{}', NULL, false, 60) FROM jobs WHERE product_id = '1'"
+    )
     sql.execute(
         "SELECT worker.fail_job(id, lease_token, 'no_object', 'No.', false, '{}') FROM jobs WHERE product_id = '2'"
     )

@@ -137,7 +137,7 @@ def test_a_claim_and_a_completion_cost_the_same_however_many_requests_wait_for_o
         read.append(
             _pages_read(
                 sql,
-                "SELECT worker.complete_job(%(id)s, %(token)s::uuid, 'x', '{}', 'a newer one ended')",
+                "SELECT worker.complete_job(%(id)s, %(token)s::uuid, 'x', '{}', NULL, false, 60)",
                 token,
             )
         )
