@@ -10,8 +10,7 @@ SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, exclu
     CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'
          ELSE (metadata -> 'views')::text END AS views,
     CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
-         ELSE (metadata -> 'subject')::text END AS subject,
-    excluded_photos, refresh
+         ELSE (metadata -> 'subject')::text END AS subject
 FROM worker.claim_job(:worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit);
 
 -- name: renew

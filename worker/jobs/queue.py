@@ -39,8 +39,6 @@ class Job:
     subject: Any
     attempts: int
     max_attempts: int
-    excluded_photos: Sequence[int]  # indices into image_urls
-    refresh: bool  # make the model anew, even if the same result is known
 
 
 def claim(
