@@ -9,9 +9,9 @@
 -- locks the event before it. Either the end waits for that lock and then sees the new event, or the writer waits for the
 -- end and then finds no event before its own.
 
--- Write an event for each change of a job, in the transaction that makes the change. A progress
--- event that no sender has taken is replaced. SECURITY DEFINER: who may change a job needs no right on the outbox.
-CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
+-- Write an event that says how a job is. A progress event that no sender has taken is replaced. SECURITY DEFINER: who may
+-- change a job needs no right on the outbox.
+CREATE OR REPLACE FUNCTION worker.add_event(job public.jobs) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 DECLARE
     next_seq CONSTANT bigint := nextval('worker.outbox_seq_seq');
@@ -20,30 +20,37 @@ DECLARE
 BEGIN
     -- The last one that waits: if it ends meanwhile, no other is before ours.
     SELECT seq, terminal, attempts INTO last FROM worker.outbox
-        WHERE job_id = NEW.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR UPDATE;
+        WHERE job_id = job.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR UPDATE;
     content := (
         jsonb_strip_nulls(jsonb_build_object(
-            'jobId', NEW.id,
-            'status', NEW.status,
+            'jobId', job.id,
+            'status', job.status,
             'seq', next_seq,
-            'progress', NEW.progress,
-            'stage', NEW.stage,
-            'modelUrl', CASE WHEN NEW.review NOT IN ('wanted', 'rejected') THEN NEW.model_url END,
-            'review', nullif(NEW.review, 'none'),
-            'errorCode', NEW.error_code,
-            'errorMessage', NEW.error_message))
-        || jsonb_build_object('metadata', NEW.metadata))::text;
-    IF NOT last.terminal AND last.attempts = 0 AND NEW.completed_at IS NULL THEN
+            'progress', job.progress,
+            'stage', job.stage,
+            'modelUrl', CASE WHEN job.review NOT IN ('wanted', 'rejected') THEN job.model_url END,
+            'review', nullif(job.review, 'none'),
+            'errorCode', job.error_code,
+            'errorMessage', job.error_message))
+        || jsonb_build_object('metadata', job.metadata))::text;
+    IF NOT last.terminal AND last.attempts = 0 AND job.completed_at IS NULL THEN
         UPDATE worker.outbox SET seq = next_seq, body = content, created_at = now() WHERE seq = last.seq;
     ELSE
         INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
-        VALUES (next_seq, 'job.updated', NEW.shop, NEW.id, NEW.completed_at IS NOT NULL,
+        VALUES (next_seq, 'job.updated', job.shop, job.id, job.completed_at IS NOT NULL,
             CASE WHEN last.seq IS NULL THEN now() END, content);
     END IF;
     -- A daemon wakes its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
         PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;
+END $$;
+
+-- Write an event for each change of a job, in the transaction that makes the change.
+CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+BEGIN
+    PERFORM worker.add_event(NEW);
     RETURN NULL;
 END $$;
 

@@ -98,6 +98,12 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Return if a version is the published one of its path. SECURITY DEFINER: who reads job_status needs no right on the table.
+CREATE OR REPLACE FUNCTION worker.is_published(its_path text, its_digest text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
+    SELECT EXISTS (SELECT FROM worker.published AS one WHERE one.path = its_path AND one.digest = its_digest)
+$$;
+
 CREATE OR REPLACE VIEW public.job_status WITH (security_invoker = true) AS
 WITH line AS (
     SELECT job_id AS id, place AS position FROM worker.first_in_line(500)
@@ -116,7 +122,8 @@ SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS sta
     END AS estimated_wait,
     job.priority, job.attempts, job.max_attempts, job.run_after, job.queued_at, job.started_at, job.completed_at,
     job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message, job.pool, job.engine,
-    job.review, job.version
+    job.review, job.version,
+    worker.is_published(worker.storage_path(job.shop, job.product_id, job.variant_id), job.version) AS published
 FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running;
 
 COMMENT ON VIEW public.job_status IS

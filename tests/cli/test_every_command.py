@@ -53,6 +53,10 @@ COMMANDS = {
     "watch": command(f"watch {JOB}", DATABASE, status=1),
     "cancel": command(f"cancel {JOB}", DATABASE, status=1),
     "retry": command("retry --failed", DATABASE),
+    "review": command("review", DATABASE),
+    "review approve": command(f"review approve {JOB}", DATABASE, status=1),
+    "review reject": command(f"review reject {JOB}", DATABASE, status=1),
+    "publish": command(f"publish {JOB}", DATABASE, status=1),
     "hosts": command("hosts", DATABASE),
     "pause": command("pause nobody", DATABASE, status=1),
     "resume": command("resume nobody", DATABASE, status=1),
@@ -83,6 +87,8 @@ LOCAL = {
 def leaves(group: object, prefix: str = "") -> Iterator[str]:
     for name, each in group.commands.items():  # type: ignore[attr-defined]
         if hasattr(each, "commands"):
+            if each.invoke_without_command:
+                yield prefix + name
             yield from leaves(each, f"{prefix}{name} ")
         else:
             yield prefix + name

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import NPM, until
+from examples import PAIR, printed, said
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue
@@ -21,7 +22,6 @@ from worker.local.postgres import Postgres
 
 PAGE = (Path(__file__).parents[2] / "docs" / "jobs.md").read_text()
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
-PAIR = re.compile(r"^( *)```sql\n(.*?)^ *```(?:\n\n *```text\n(.*?)^ *```)?$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(language: str) -> list[str]:
@@ -48,8 +48,8 @@ def test_the_page_has_every_column_with_its_type_and_default(sql: psycopg.Connec
     for name, kind, nullable, default in found:
         plain = re.sub(r"^'(.*)'::[\w.]+(?:\[\])?$", r"\1", default or "")
         real[name] = (kind, "required" if nullable == "NO" and default is None else plain)
-    said = {name: (kind, default) for name, kind, default, _ in first_cells(section("The row"))}
-    assert said == real
+    stated = {name: (kind, default) for name, kind, default, _ in first_cells(section("The row"))}
+    assert stated == real
 
 
 def test_the_page_has_every_rule(sql: psycopg.Connection) -> None:
@@ -82,14 +82,6 @@ def one_runs_and_one_was_completed(engine: Engine) -> None:
 BEFORE: dict[str, Callable[[Engine], None]] = {"The queue for people": one_runs_and_one_was_completed}
 
 
-def plain(text: str) -> list[str]:
-    """Replace what differs from run to run: ids, durations, and the widths of their columns."""
-    text = re.sub(r"\d\d:\d\d:\d\d(\.\d+)?", "DURATION", text)
-    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
-    lines = (re.sub(r"-+", "-", re.sub(r" +", " ", line)).strip() for line in text.splitlines())
-    return [line for line in lines if line]
-
-
 def test_the_page_s_sql_prints_what_the_page_says(
     postgres: Postgres, engine: Engine, database_url: str
 ) -> None:
@@ -98,15 +90,7 @@ def test_the_page_s_sql_prints_what_the_page_says(
         if before := BEFORE.get(part.partition("\n")[0]):
             before(engine)
         for found in PAIR.finditer(part):
-            done = subprocess.run(
-                [postgres.binaries / "psql", "-XqP", "footer=off", "-v", "VERBOSITY=terse", database_url],
-                input=textwrap.dedent(found[2]),
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-            assert plain(done.stdout) == plain(textwrap.dedent(found[3] or "")), found[2]
+            assert printed(found, postgres.binaries / "psql", database_url) == said(found), found[2]
             ran += 1
     with psycopg.connect(database_url, autocommit=True) as owner:  # roles belong to the whole server
         owner.execute("DROP OWNED BY shop_backend")
@@ -164,15 +148,15 @@ def test_the_page_s_program_inserts_a_job_and_waits_for_its_end(
         assert job
         assert (job.shop, job.quality) == (shop, "fast")
         second = start()
-        said, _ = second.communicate(timeout=60)
+        output, _ = second.communicate(timeout=60)
         assert second.returncode == 1
-        assert "This product's model is being made already." in said
+        assert "This product's model is being made already." in output
         queue.complete(engine, job, model_url="https://m/1.glb?v=1", report={})
-        said, _ = first.communicate(timeout=60)
+        output, _ = first.communicate(timeout=60)
     finally:
         first.kill()
         first.wait()
-    assert (first.returncode, said.strip()) == (0, "https://m/1.glb?v=1")
+    assert (first.returncode, output.strip()) == (0, "https://m/1.glb?v=1")
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")

@@ -7,18 +7,20 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import UUID
 
 import httpx
 import psycopg
 import pytest
-from conftest import NPM, until
+from conftest import NPM, complete_next, until
 from receiver import SECRET
 from sqlalchemy.engine import Engine
 
@@ -176,15 +178,9 @@ def serving(shopify: Shopify) -> Iterator[str]:
         thread.join()
 
 
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """Return the page's program, type-checked and compiled. Shopify's address is a variable in it, and it polls faster."""
+    """Return the page's program, type-checked and compiled. Shopify's address is a variable in it, and it waits less."""
     compiler = NPM / "node_modules" / ".bin" / "tsc"
     if not shutil.which("node") or not compiler.exists():
         pytest.skip(f"needs node, and: npm install --prefix {NPM} postgres typescript @types/node")
@@ -192,10 +188,11 @@ def program(tmp_path: Path) -> Path:
     for old, new in [
         ("`https://${shop}/admin", "`${process.env.SHOPIFY}/admin"),
         ("STEP_S = 5", "STEP_S = 0.02"),
+        ("resolve, 1000", "resolve, 20"),
+        ("2 ** tries", "0.01 * 2 ** tries"),
     ]:
-        assert old in source
+        assert source.count(old) == 1, old
         source = source.replace(old, new)
-    source = source.replace("resolve, 1000", "resolve, 20").replace("2 ** tries", "0.01 * 2 ** tries")
     (tmp_path / "shopify.mts").write_text(source)
     (tmp_path / "node_modules").symlink_to(NPM / "node_modules")
     flags = (
@@ -208,79 +205,63 @@ def program(tmp_path: Path) -> Path:
     return tmp_path / "shopify.mjs"
 
 
-def test_the_page_s_program_hands_each_published_model_to_shopify_once(
-    program: Path, engine: Engine, sql: psycopg.Connection, database_url: str
-) -> None:
-    shopify = Shopify()
+@dataclass
+class Shop:
+    """The worker's tables, the backend's program on them, and Shopify."""
+
+    engine: Engine
+    sql: psycopg.Connection
+    shopify: Shopify
+    backend: str
+
+    def enqueue(self) -> None:
+        queue.enqueue(self.engine, shop=SHOP, product_id=PRODUCT, image_urls=["https://a/b"])
+
+    def make(self, digit: str, *, wants_review: bool = False) -> UUID:
+        """Complete the next job with a model of this content, and send its events."""
+        self.shopify.models[f"/{SHOP}/123/v.{digit * 32}.glb"] = digit.encode()
+        job = complete_next(
+            self.engine, digest=digit * 32, wants_review=wants_review, store=self.shopify.address
+        )
+        self.deliver()
+        return job.id
+
+    def deliver(self) -> None:
+        """Send the events that wait, each twice."""
+        waiting = "SELECT id, body FROM worker.outbox WHERE delivered_at IS NULL ORDER BY seq"
+        for event, body in self.sql.execute(waiting).fetchall() * 2:
+            assert self.post(str(event), body.encode()) == 204
+        self.sql.execute("UPDATE worker.outbox SET delivered_at = now() WHERE delivered_at IS NULL")
+
+    def post(self, event: str, body: bytes, *, key: str = SECRET) -> int:
+        headers = signature.headers(signature.keys(key), event=event, body=body, sent_at=datetime.now(UTC))
+        return httpx.post(self.backend + sender.PATH, content=body, headers=headers).status_code
+
+    def shows(self, content: bytes, *, files: int = 1, error: str | None = None) -> bool:
+        """True if nothing is left to do, the product has this model alone, and the shop has so many files."""
+        rows = self.sql.execute("SELECT due_at IS NULL, last_error, cardinality(made) FROM shopify_models")
+        media = [self.shopify.files[each]["bytes"] for each in self.shopify.media.get(PRODUCT, [])]
+        done = rows.fetchall() == [(True, error, files)]
+        return done and media == [content] and len(self.shopify.files) == files
+
+
+@pytest.fixture
+def shop(program: Path, engine: Engine, sql: psycopg.Connection, database_url: str) -> Iterator[Shop]:
     sql.execute(block("sql").encode())
     sql.execute(
         "CREATE TABLE shopify_sessions AS SELECT %s::text AS shop, 'the shop''s token' AS access_token",
         [SHOP],
     )
-    job = queue.enqueue(engine, shop=SHOP, product_id=PRODUCT, image_urls=["https://a/b"])
-    port = free_port()
-
-    def post(event: str, seq: int, content: bytes | None, *, key: str = SECRET, **more: Any) -> int:
-        body: dict[str, Any] = {"jobId": str(job), "status": "completed", "seq": seq, "metadata": {}} | more
-        if content is not None:
-            shopify.models[f"/v.{seq}.glb"] = content
-            body["modelUrl"] = f"{address}/v.{seq}.glb"
-        raw = json.dumps(body).encode()
-        headers = signature.headers(signature.keys(key), event=event, body=raw, sent_at=datetime.now(UTC))
-        return httpx.post(f"http://127.0.0.1:{port}{sender.PATH}", content=raw, headers=headers).status_code
-
-    def row() -> tuple[Any, ...]:
-        found = sql.execute(
-            "SELECT seq, due_at IS NULL, last_error, cardinality(made) FROM shopify_models"
-        ).fetchone()
-        assert found
-        return found
-
-    def product_shows(content: bytes) -> Callable[[], bool]:
-        return lambda: [shopify.files[each]["bytes"] for each in shopify.media.get(PRODUCT, [])] == [content]
-
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shopify = Shopify()
     with serving(shopify) as address:
-        process = subprocess.Popen(
-            ["node", program],
-            env=os.environ
-            | {"DATABASE_URL": database_url, "WEBHOOK_SECRET": SECRET, "PORT": str(port), "SHOPIFY": address},
-        )
+        variables = {"DATABASE_URL": database_url, "WEBHOOK_SECRET": SECRET, "PORT": str(port)}
+        process = subprocess.Popen(["node", program], env=os.environ | variables | {"SHOPIFY": address})
         try:
             until(lambda: listens(port), what="the program to listen")
-            assert post("forged", 1, b"forged", key="whsec_" + "bmV3" * 8) == 401
-            assert post("progress", 2, None, status="processing", progress=50) == 204
-            assert post("flagged", 3, None, review="wanted") == 204
-            assert sql.execute("SELECT count(*) FROM shopify_models").fetchone() == (0,)
-
-            shopify.refusals = 2
-            assert post("approved", 4, b"first", review="approved") == 204
-            assert post("approved", 4, b"first", review="approved") == 204, "delivered twice"
-            until(product_shows(b"first"), what="the approved model to be shown")
-            until(lambda: row() == (4, True, None, 1), what="the row to be done")
-            assert [file["alt"] for file in shopify.files.values()] == ["3D model of the product"]
-
-            assert post("newer", 6, b"second") == 204
-            until(product_shows(b"second"), what="the newer model to be shown")
-            until(
-                lambda: row() == (6, True, None, 1) and len(shopify.files) == 1,
-                what="the older model to be deleted",
-            )
-            assert post("late", 5, b"late") == 204
-            assert row() == (6, True, None, 1)
-
-            shopify.fails.add(b"broken")
-            assert post("broken", 7, b"broken") == 204
-            until(lambda: row()[1], what="the broken model to be given up")
-            assert row() == (7, True, "MODEL3D_PROCESSING_ERROR cannot be read", 2)
-            assert product_shows(b"second")(), "the product keeps its model"
-
-            assert post("mended", 8, b"third") == 204
-            until(
-                lambda: row() == (8, True, None, 1) and len(shopify.files) == 1,
-                what="both older files to be deleted",
-            )
-            assert product_shows(b"third")()
-            assert all(len(media) == 1 for media in shopify.shown), "never without a model, never with two"
+            yield Shop(engine, sql, shopify, f"http://127.0.0.1:{port}")
         finally:
             process.kill()
             process.wait()
@@ -289,3 +270,41 @@ def test_the_page_s_program_hands_each_published_model_to_shopify_once(
 def listens(port: int) -> bool:
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_page_s_program_hands_each_published_model_to_shopify_once(
+    shop: Shop, engine: Engine, sql: psycopg.Connection
+) -> None:
+    assert shop.post("forged", b"{}", key="whsec_" + "bmV3" * 8) == 401
+    shop.enqueue()
+    flagged = shop.make("a", wants_review=True)
+    assert sql.execute("SELECT count(*) FROM webhooks_seen").fetchone() == (2,)
+    assert sql.execute("SELECT count(*) FROM shopify_models").fetchone() == (0,), "nobody has approved it"
+
+    shop.shopify.refusals = 2
+    assert queue.approve(engine, flagged)
+    shop.deliver()
+    until(lambda: shop.shows(b"a"), what="the approved model")
+    assert [file["alt"] for file in shop.shopify.files.values()] == ["3D model of the product"]
+
+    shop.enqueue()
+    shop.enqueue()
+    older = shop.make("b", wants_review=True)
+    shop.make("c")
+    until(lambda: shop.shows(b"c"), what="the newer model")
+    assert queue.approve(engine, older)
+    shop.deliver()
+    assert shop.shows(b"c"), "approved, but a newer one is published"
+    assert queue.publish_version(engine, older)
+    shop.deliver()
+    until(lambda: shop.shows(b"b"), what="the older model again")
+
+    shop.shopify.fails.add(b"d")
+    shop.enqueue()
+    shop.make("d")
+    error = "MODEL3D_PROCESSING_ERROR cannot be read"
+    until(lambda: shop.shows(b"b", files=2, error=error), what="the broken model to be given up")
+    shop.enqueue()
+    shop.make("e")
+    until(lambda: shop.shows(b"e"), what="the model after it")
+    assert [len(media) for media in shop.shopify.shown] == [1] * 4, "never without a model, never with two"

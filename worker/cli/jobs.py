@@ -1,7 +1,7 @@
 """The commands on jobs: enqueue, status, watch, cancel, retry, delete."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 
@@ -10,7 +10,7 @@ from rich.prompt import Confirm
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from worker.cli.output import AsJson, connected, console, die, print_json
+from worker.cli.output import AsJson, Ids, connected, console, die, for_each, print_json
 from worker.core import settings
 from worker.core.errors import JobError, first_line
 from worker.core.settings import ConfigError, Settings
@@ -19,7 +19,6 @@ from worker.ops.terminal import findings, live, tables
 
 app = typer.Typer()
 
-Ids = Annotated[list[UUID], typer.Argument(help="Job ids.")]
 Limit = Annotated[
     int, typer.Option(min=0, help="Maximum number of waiting jobs, and of ended jobs, to show.")
 ]
@@ -136,7 +135,7 @@ def cancel(ids: Ids, as_json: AsJson = False) -> None:
     Exit status: 1 a job had already ended or does not exist.
     """
     with connected(settings.load()) as engine:
-        _for_each(
+        for_each(
             ids,
             lambda job: queue.request_cancel(engine, job),
             "cancelled",
@@ -154,19 +153,24 @@ def retry(
     since: Annotated[
         str, typer.Option(help="How far back --failed goes, such as 90s, 30m, 2h or 7d.")
     ] = "1h",
+    without_photo: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Leave this photo out, counted from 0.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue jobs again that have ended.
+    """Make the models of jobs that have ended anew.
 
     Exit status: 1 a job could not be queued.
     """
     if bool(ids) is failed:
         raise typer.BadParameter("Give job ids or --failed, not both.")
+    if without_photo is not None and len(ids or ()) != 1:
+        raise typer.BadParameter("--without-photo needs one job id.")
     seconds = _seconds(since)
     with connected(settings.load()) as engine:
-        _for_each(
+        for_each(
             ids or queue.failed_since(engine, seconds),
-            lambda job: _retry(engine, job),
+            lambda job: _retry(engine, job, without_photo),
             "queued again",
             "has not ended, is queued already, or does not exist",
             as_json=as_json,
@@ -257,21 +261,9 @@ def _exit_by_outcome(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> NoR
     raise typer.Exit(0 if jobs and all(job["status"] == "completed" for job in jobs) else 1)
 
 
-def _for_each(
-    ids: Sequence[UUID], act: Callable[[UUID], bool], done: str, not_done: str, *, as_json: bool
-) -> NoReturn:
-    outcome = {str(job): act(job) for job in ids}
-    if as_json:
-        print_json(outcome)
-    else:
-        for job, was_done in outcome.items():
-            console.print(f"{job} {done if was_done else not_done}", soft_wrap=True)
-    raise typer.Exit(0 if all(outcome.values()) else 1)
-
-
-def _retry(engine: Engine, job: UUID) -> bool:
+def _retry(engine: Engine, job: UUID, without_photo: int | None) -> bool:
     try:
-        return queue.retry(engine, job)
+        return queue.retry(engine, job, without_photo=without_photo)
     except IntegrityError:
         # Another job with its dedupe_key has not ended.
         return False

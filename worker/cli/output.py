@@ -1,9 +1,10 @@
 """The output of all commands. Text for people goes to stderr, so that stdout can be one document for a program."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
+from uuid import UUID
 
 import typer
 from rich.console import Console
@@ -14,6 +15,7 @@ from worker import database
 from worker.core.errors import printable
 from worker.core.settings import Settings
 
+Ids = Annotated[list[UUID], typer.Argument(help="Job ids.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -40,6 +42,19 @@ def connected(configured: Settings) -> Iterator[Engine]:
 def print_json(document: Any) -> None:
     """Print a document on stdout; what JSON does not know, such as a UUID or a date, as a string."""
     print(json.dumps(document, default=str, indent=2))  # noqa: T201 - the document is the output
+
+
+def for_each(
+    ids: Sequence[UUID], act: Callable[[UUID], bool], done: str, not_done: str, *, as_json: bool
+) -> NoReturn:
+    """Act on each job, print what came of it, and exit: with 0 if `act` returned True for all, else with 1."""
+    outcome = {str(job): act(job) for job in ids}
+    if as_json:
+        print_json(outcome)
+    else:
+        for job, was_done in outcome.items():
+            console.print(f"{job} {done if was_done else not_done}", soft_wrap=True)
+    raise typer.Exit(0 if all(outcome.values()) else 1)
 
 
 def print_error(reason: str) -> None:
