@@ -19,7 +19,8 @@ BEGIN
     END IF;
     GRANT USAGE ON SCHEMA worker TO worker;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts, worker.superseded,
-        worker.versions, worker.published, worker.erasures TO worker;
+        worker.versions, worker.published, worker.erasures, worker.batches, worker.batch_changes, worker.shop_limits,
+        worker.shop_days TO worker;
     GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health TO worker;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO worker;
@@ -28,7 +29,8 @@ BEGIN
     -- Made only where they are missing: to make a policy anew would lock its table against readers too.
     FOR found IN
         SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts', 'worker.hosts', 'worker.superseded',
-            'worker.versions', 'worker.published', 'worker.erasures']) AS wanted
+            'worker.versions', 'worker.published', 'worker.erasures', 'worker.batches', 'worker.batch_changes',
+            'worker.shop_limits', 'worker.shop_days']) AS wanted
         WHERE NOT EXISTS (
             SELECT FROM pg_policy WHERE polrelid = wanted::regclass AND polname = 'worker_sees_all')
     LOOP

@@ -21,6 +21,7 @@ BEGIN
             WHEN btrim(job.product_id) = '' OR length(job.product_id) > 255 THEN 'product_id_is_1_to_255_characters'
             WHEN btrim(job.variant_id) = '' OR length(job.variant_id) > 255 THEN 'variant_id_is_1_to_255_characters'
             WHEN btrim(job.dedupe_key) = '' OR length(job.dedupe_key) > 255 THEN 'dedupe_key_is_1_to_255_characters'
+            WHEN btrim(job.batch) = '' OR length(job.batch) > 255 THEN 'batch_is_1_to_255_characters'
             WHEN length(job.product_handle) > 255 THEN 'product_handle_is_at_most_255_characters'
             WHEN array_ndims(job.image_urls) > 1 THEN 'image_urls_are_one_list'
             WHEN cardinality(job.image_urls) NOT BETWEEN 1 AND 16 THEN 'image_urls_are_1_to_16'
@@ -129,6 +130,7 @@ BEGIN
     -- Column by column: the app may have added columns of types without equality (json, point, xml), or generated ones.
     refused := concat_ws(', ',
         CASE WHEN NEW.attempts IS DISTINCT FROM OLD.attempts THEN 'attempts' END,
+        CASE WHEN NEW.batch IS DISTINCT FROM OLD.batch THEN 'batch' END,
         CASE WHEN NEW.claimed_by IS DISTINCT FROM OLD.claimed_by THEN 'claimed_by' END,
         CASE WHEN NEW.completed_at IS DISTINCT FROM OLD.completed_at THEN 'completed_at' END,
         CASE WHEN NEW.created_at IS DISTINCT FROM OLD.created_at THEN 'created_at' END,
@@ -152,12 +154,13 @@ BEGIN
         CASE WHEN OLD.status = 'processing' AND NEW.product_id IS DISTINCT FROM OLD.product_id THEN 'product_id' END,
         CASE WHEN OLD.status = 'processing' AND NEW.quality IS DISTINCT FROM OLD.quality THEN 'quality' END,
         CASE WHEN OLD.status = 'processing' AND NEW.refresh IS DISTINCT FROM OLD.refresh THEN 'refresh' END,
-        CASE WHEN OLD.status = 'processing' AND NEW.shop IS DISTINCT FROM OLD.shop THEN 'shop' END,
+        CASE WHEN (OLD.status = 'processing' OR OLD.batch IS NOT NULL) AND NEW.shop IS DISTINCT FROM OLD.shop THEN 'shop' END,
         CASE WHEN OLD.status = 'processing' AND NEW.variant_id IS DISTINCT FROM OLD.variant_id THEN 'variant_id' END);
     IF refused <> '' THEN
         RAISE WARNING 'job %: % not changed, because only the worker that holds the lease may do so', OLD.id, refused
             USING HINT = 'To run a finished job again: SELECT retry_job(id). To stop one: SELECT cancel_job(id).';
         NEW.attempts := OLD.attempts;
+        NEW.batch := OLD.batch;
         NEW.claimed_by := OLD.claimed_by;
         NEW.completed_at := OLD.completed_at;
         NEW.created_at := OLD.created_at;
@@ -175,6 +178,9 @@ BEGIN
         NEW.started_at := OLD.started_at;
         NEW.status := OLD.status;
         NEW.version := OLD.version;
+        IF OLD.batch IS NOT NULL THEN  -- the sums of a batch are those of one shop
+            NEW.shop := OLD.shop;
+        END IF;
         IF OLD.status = 'processing' THEN
             NEW.engine := OLD.engine;
             NEW.pool := OLD.pool;
