@@ -18,7 +18,7 @@
 
 -- Lock a storage path for this claim. True if no job runs on it, and no newer one has ended on it.
 CREATE OR REPLACE FUNCTION worker.path_is_free(path text, requested_at timestamptz) RETURNS boolean
-LANGUAGE plpgsql VOLATILE COST 1000 SET search_path = '' AS $$
+LANGUAGE plpgsql VOLATILE COST 1000 AS $$
 #variable_conflict use_variable
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtextextended('worker path ' || path, 0)) THEN
@@ -69,7 +69,8 @@ CREATE OR REPLACE FUNCTION worker.next_job(pools text[], engines text[], shop_li
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 DECLARE
-    level int := 32768;  -- above all priorities
+    -- the priorities of each line below this one are left to try
+    levels int[] := array_fill(32768, ARRAY[cardinality(pools) * cardinality(engines)]);
     line record;
     turn text;
     wrapped boolean;
@@ -77,55 +78,49 @@ DECLARE
     chosen uuid;
 BEGIN
     LOOP
-        FOR line IN
-            WITH waiting AS MATERIALIZED (
-                SELECT of.pool, of.engine, (
-                    SELECT job.priority FROM public.jobs AS job
-                    WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = of.engine
-                      AND job.priority < level
-                    ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
-                    LIMIT 1) AS priority
-                FROM (SELECT pool, engine FROM unnest(pools) AS pool CROSS JOIN unnest(engines) AS engine) AS of
-            )
-            SELECT waiting.pool, waiting.engine, waiting.priority, coalesce(served.shop, '') AS served
-            FROM waiting LEFT JOIN LATERAL (
-                SELECT job.shop, job.started_at FROM public.jobs AS job
-                WHERE job.pool = waiting.pool AND coalesce(job.engine, '') = waiting.engine
-                  AND job.priority = waiting.priority AND job.started_at IS NOT NULL
-                ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
-            ) AS served ON true
-            WHERE waiting.priority = (SELECT max(priority) FROM waiting)
-            ORDER BY served.started_at NULLS FIRST, waiting.pool, waiting.engine
-        LOOP
-            level := line.priority;
-            turn := line.served;
-            wrapped := false;
-            LOOP
-                SELECT id, shop, worker.path_is_free(worker.storage_path(shop, product_id, variant_id), queued_at)
-                INTO chosen, turn, is_free FROM (
-                    SELECT id, shop, product_id, variant_id, queued_at FROM public.jobs
-                    WHERE status = 'pending' AND pool = line.pool AND coalesce(engine, '') = line.engine
-                      AND priority = line.priority AND shop > turn AND (NOT wrapped OR shop <= line.served)
-                      AND run_after <= now() AND id <> ALL (refused)
-                    ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT 1
-                    FOR UPDATE SKIP LOCKED) AS waiting;
-                IF chosen IS NULL THEN
-                    EXIT WHEN wrapped;
-                    wrapped := true;
-                    turn := '';
-                ELSIF NOT is_free THEN
-                    chosen := worker.next_of_shop(line.pool, line.engine, line.priority, turn, shop_limit, refused);
-                    IF chosen IS NOT NULL THEN
-                        RETURN chosen;
-                    END IF;
-                ELSIF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
-                    RETURN chosen;
-                END IF;
-            END LOOP;
-        END LOOP;
+        SELECT of.n, of.pool, of.engine, waiting.priority, coalesce(served.shop, '') AS served INTO line
+        FROM (
+            SELECT row_number() OVER () AS n, pool, engine FROM unnest(pools) AS pool CROSS JOIN unnest(engines) AS engine
+        ) AS of CROSS JOIN LATERAL (
+            SELECT job.priority FROM public.jobs AS job
+            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = of.engine
+              AND job.priority < levels[of.n]
+            ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at LIMIT 1
+        ) AS waiting LEFT JOIN LATERAL (
+            SELECT job.shop, job.started_at FROM public.jobs AS job
+            WHERE job.pool = of.pool AND coalesce(job.engine, '') = of.engine
+              AND job.priority = waiting.priority AND job.started_at IS NOT NULL
+            ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
+        ) AS served ON true
+        ORDER BY waiting.priority DESC, served.started_at NULLS FIRST, of.pool, of.engine LIMIT 1;
         IF NOT FOUND THEN
             RETURN NULL;
         END IF;
+        levels[line.n] := line.priority;
+        turn := line.served;
+        wrapped := false;
+        LOOP
+            SELECT id, shop, worker.path_is_free(worker.storage_path(shop, product_id, variant_id), queued_at)
+            INTO chosen, turn, is_free FROM (
+                SELECT id, shop, product_id, variant_id, queued_at FROM public.jobs
+                WHERE status = 'pending' AND pool = line.pool AND coalesce(engine, '') = line.engine
+                  AND priority = line.priority AND shop > turn AND (NOT wrapped OR shop <= line.served)
+                  AND run_after <= now() AND id <> ALL (refused)
+                ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT 1
+                FOR UPDATE SKIP LOCKED) AS waiting;
+            IF chosen IS NULL THEN
+                EXIT WHEN wrapped;
+                wrapped := true;
+                turn := '';
+            ELSIF NOT is_free THEN
+                chosen := worker.next_of_shop(line.pool, line.engine, line.priority, turn, shop_limit, refused);
+                IF chosen IS NOT NULL THEN
+                    RETURN chosen;
+                END IF;
+            ELSIF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
+                RETURN chosen;
+            END IF;
+        END LOOP;
     END LOOP;
 END $$;
 
@@ -228,13 +223,17 @@ END $$;
 
 -- Take the next job of these pools that the engine may do, unless the host is paused. The attempt is counted here, not at its
 -- end, so that a job that kills its worker runs out of attempts. The attempt gets a row in worker.attempts, which
--- worker.end_attempt() completes.
+-- worker.write_event() completes.
+--
+-- The claim does not wait until the disk has it (synchronous_commit). If the server dies within a second, its job is waiting
+-- again, and the worker's next statement says that the lease is lost. Nobody learns of a claim before it is safe: a commit
+-- that waits, such as that which sends an event or settles a job, waits for all that was committed before.
 --
 -- A row that cannot be claimed, because a trigger or a constraint of the app refuses the update, is passed over with a
 -- warning in the server's log: it must not stop the jobs behind it. Several of them mean that no row can be claimed.
 CREATE OR REPLACE FUNCTION worker.claim_job(
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
-RETURNS SETOF public.jobs
+RETURNS worker.claimed_job
 LANGUAGE plpgsql VOLATILE
 SET enable_seqscan = off SET enable_sort = off SET enable_incremental_sort = off SET jit = off
 SET plan_cache_mode = force_generic_plan AS $$
@@ -242,20 +241,28 @@ SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     most CONSTANT int := 200;
     engines CONSTANT text[] := worker.engines_of(engine);
+    queue record;
     few uuid[];
     chosen uuid;
-    claimed public.jobs;
+    claimed worker.claimed_job;
     refused uuid[] := '{}';
 BEGIN
-    PERFORM set_config('worker.lease', 'queue', true);
+    PERFORM set_config('worker.lease', 'queue', true), set_config('synchronous_commit', 'off', true);
     -- A former primary: new jobs go to another server, and an empty queue here would not show it.
     IF current_setting('transaction_read_only')::boolean THEN
         RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
     END IF;
-    IF EXISTS (SELECT FROM worker.hosts WHERE name = claimer AND paused_at IS NOT NULL) THEN
-        RETURN;
+    SELECT EXISTS (SELECT FROM worker.hosts WHERE name = claimer AND paused_at IS NOT NULL) AS paused,
+        EXISTS (SELECT FROM worker.superseded) AS superseded,
+        (SELECT max(last.run_after) FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
+            SELECT job.run_after FROM public.jobs AS job
+            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
+            ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.run_after DESC LIMIT 1) AS last) AS last_due
+    INTO queue;
+    IF queue.paused THEN
+        RETURN NULL;
     END IF;
-    IF EXISTS (SELECT FROM worker.superseded) THEN
+    IF queue.superseded THEN
         BEGIN
             PERFORM worker.supersede_rest();
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
@@ -263,11 +270,7 @@ BEGIN
             RAISE WARNING 'Older jobs for the files of a completed job cannot be cancelled: %', SQLERRM;
         END;
     END IF;
-    IF (SELECT max(last.run_after) FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
-            SELECT job.run_after FROM public.jobs AS job
-            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
-            ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.run_after DESC LIMIT 1) AS last) > now()
-    THEN
+    IF queue.last_due > now() THEN
         few := ARRAY(
             SELECT one.id FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
                 SELECT job.id FROM public.jobs AS job
@@ -283,7 +286,7 @@ BEGIN
             chosen := worker.next_job(pools, engines, shop_limit, refused);
         END IF;
         IF chosen IS NULL THEN
-            RETURN;
+            RETURN NULL;
         END IF;
         BEGIN
             UPDATE public.jobs
@@ -294,11 +297,18 @@ BEGIN
                 lease_token = gen_random_uuid(),
                 lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
             WHERE id = chosen
-            RETURNING jobs.* INTO claimed;
+            RETURNING id, lease_token, shop, product_id, variant_id, image_urls, quality, attempts, max_attempts,
+                excluded_photos, refresh,
+                CASE WHEN octet_length((metadata -> 'dimensions')::text) > 4000 THEN '"too long"'
+                     ELSE (metadata -> 'dimensions')::text END,
+                CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'
+                     ELSE (metadata -> 'views')::text END,
+                CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
+                     ELSE (metadata -> 'subject')::text END
+            INTO claimed;
             INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at)
-            VALUES (claimed.id, claimed.lease_token, claimed.attempts, claimer, claimer_host, claimed.started_at);
-            RETURN NEXT claimed;
-            RETURN;
+            VALUES (claimed.id, claimed.lease_token, claimed.attempts, claimer, claimer_host, now());
+            RETURN claimed;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
             IF cardinality(refused) = 4 THEN
                 RAISE;
@@ -560,27 +570,3 @@ BEGIN
         WHERE job.id = lost.id
         RETURNING job.*;
 END $$;
-
--- Complete an attempt's row in the transaction that ends the attempt. The claim has inserted it.
-CREATE OR REPLACE FUNCTION worker.end_attempt() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
-BEGIN
-    UPDATE worker.attempts
-    SET ended_at = clock_timestamp(),
-        outcome = CASE
-            WHEN NEW.status = 'completed' THEN 'completed'
-            WHEN current_setting('worker.lease', true) = 'queue' THEN 'lost'
-            WHEN NEW.status = 'cancelled' THEN 'cancelled'
-            WHEN NEW.error_code IS NULL THEN 'released'
-            ELSE 'failed' END::worker.outcome,
-        error_code = NEW.error_code,
-        error_message = NEW.error_message,
-        seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
-            THEN NEW.metadata #> '{worker,seconds}' END
-    WHERE job_id = OLD.id AND lease_token = OLD.lease_token;
-    RETURN NULL;
-END $$;
-
-CREATE OR REPLACE TRIGGER end_attempt AFTER UPDATE ON public.jobs
-FOR EACH ROW WHEN (OLD.status = 'processing' AND NEW.status <> 'processing')
-EXECUTE FUNCTION worker.end_attempt();

@@ -9,18 +9,22 @@
 -- locks the event before it. Either the end waits for that lock and then sees the new event, or the writer waits for the
 -- end and then finds no event before its own.
 
--- Write an event that says how a job is. A progress event that no sender has taken is replaced. SECURITY DEFINER: who may
--- change a job needs no right on the outbox.
-CREATE OR REPLACE FUNCTION worker.add_event(job public.jobs) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
+-- Write an event that says how a job is. A progress event that no sender has taken is replaced. `is_first`: the job has no
+-- event yet. Its callers run with the owner's rights and fixed settings.
+CREATE OR REPLACE FUNCTION worker.add_event(job public.jobs, is_first boolean) RETURNS void
+LANGUAGE plpgsql AS $$
 DECLARE
     next_seq CONSTANT bigint := nextval('worker.outbox_seq_seq');
-    last record;
+    last_seq bigint;
+    last_is_terminal boolean;
+    last_attempts smallint;
     content text;
 BEGIN
     -- The last one that waits: if it ends meanwhile, no other is before ours.
-    SELECT seq, terminal, attempts INTO last FROM worker.outbox
-        WHERE job_id = job.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR UPDATE;
+    IF NOT is_first THEN
+        SELECT seq, terminal, attempts INTO last_seq, last_is_terminal, last_attempts FROM worker.outbox
+            WHERE job_id = job.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR UPDATE;
+    END IF;
     content := (
         jsonb_strip_nulls(jsonb_build_object(
             'jobId', job.id,
@@ -33,12 +37,12 @@ BEGIN
             'errorCode', job.error_code,
             'errorMessage', job.error_message))
         || jsonb_build_object('metadata', job.metadata))::text;
-    IF NOT last.terminal AND last.attempts = 0 AND job.completed_at IS NULL THEN
-        UPDATE worker.outbox SET seq = next_seq, body = content, created_at = now() WHERE seq = last.seq;
+    IF NOT last_is_terminal AND last_attempts = 0 AND job.completed_at IS NULL THEN
+        UPDATE worker.outbox SET seq = next_seq, body = content, created_at = now() WHERE seq = last_seq;
     ELSE
         INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
         VALUES (next_seq, 'job.updated', job.shop, job.id, job.completed_at IS NOT NULL,
-            CASE WHEN last.seq IS NULL THEN now() END, content);
+            CASE WHEN last_seq IS NULL THEN now() END, content);
     END IF;
     -- A daemon wakes its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
@@ -46,11 +50,30 @@ BEGIN
     END IF;
 END $$;
 
--- Write an event for each change of a job, in the transaction that makes the change.
+-- Write an event for each change of a job, and end its attempt, in the transaction that makes the change. The claim has
+-- inserted the attempt. SECURITY DEFINER: who may change a job needs no right on these tables.
+--
+-- One trigger for both, because each trigger costs a claim and a settlement some 20 µs.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 BEGIN
-    PERFORM worker.add_event(NEW);
+    IF OLD.status = 'processing' AND NEW.status <> 'processing' THEN
+        UPDATE worker.attempts
+        SET ended_at = clock_timestamp(),
+            outcome = CASE
+                WHEN NEW.status = 'completed' THEN 'completed'
+                WHEN current_setting('worker.lease', true) = 'queue' THEN 'lost'
+                WHEN NEW.status = 'cancelled' THEN 'cancelled'
+                WHEN NEW.error_code IS NULL THEN 'released'
+                ELSE 'failed' END::worker.outcome,
+            error_code = NEW.error_code,
+            error_message = NEW.error_message,
+            seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
+                THEN NEW.metadata #> '{worker,seconds}' END
+        WHERE job_id = OLD.id AND lease_token = OLD.lease_token;
+    END IF;
+    -- A job that was never claimed nor queued again has no event yet.
+    PERFORM worker.add_event(NEW, OLD.started_at IS NULL AND OLD.queued_at IS NOT DISTINCT FROM OLD.created_at);
     RETURN NULL;
 END $$;
 

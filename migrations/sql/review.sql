@@ -75,7 +75,7 @@ BEGIN
     IF NOT FOUND OR worker.publish(job.id, its_path, job.version, job.queued_at, true, NULL, 0) IS NULL THEN
         RETURN false;
     END IF;
-    PERFORM worker.add_event(job);  -- the row does not change
+    PERFORM worker.add_event(job, false);  -- the row does not change
     PERFORM set_config('worker.lease', 'queue', true), worker.supersede_older(its_path, job.queued_at);
     PERFORM set_config('worker.lease', key, true);
     PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;

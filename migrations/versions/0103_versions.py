@@ -10,18 +10,22 @@ down_revision = "0102"
 branch_labels = None
 depends_on = None
 
-# Functions that the files of this revision make with other parameters or columns: migrations/env.py.
+# Functions that the files of this revision make with other parameters or columns, or not at all: migrations/env.py.
 CHANGED = (
     "public.retry_job(uuid)",
     "worker.complete_job(uuid, uuid, text, jsonb, text)",
     "worker.check_in(text, uuid, text, text, text[], int, text[], int)",
+    "worker.claim_job(text, text, text[], text, double precision, int)",
+    "worker.end_attempt()",
 )
 
 
 def upgrade() -> None:
+    op.execute("DROP TRIGGER IF EXISTS end_attempt ON public.jobs")
     for function in CHANGED:
         op.execute(f"DROP FUNCTION IF EXISTS {function}")
     _extend_jobs()
+    _make_claimed_job()
     _make_versions()
     _make_published()
     _make_erasures()
@@ -32,6 +36,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """The files of all versions stay in the bucket, below the paths of their products."""
     op.execute("DROP TABLE worker.erasures, worker.published, worker.versions")
+    op.execute("DROP TYPE worker.claimed_job")
     op.execute("DROP INDEX public.jobs_to_review")
     op.execute("""
         ALTER TABLE public.jobs
@@ -51,6 +56,16 @@ def _extend_jobs() -> None:
             ADD version text
     """)
     op.execute("CREATE INDEX jobs_to_review ON public.jobs (completed_at) WHERE review = 'wanted'")
+
+
+def _make_claimed_job() -> None:
+    """What worker.claim_job() returns: what a worker reads of a row. The whole row took a tenth of the claim's time."""
+    op.execute("""
+        CREATE TYPE worker.claimed_job AS (
+            id uuid, lease_token uuid, shop text, product_id text, variant_id text, image_urls text[], quality text,
+            attempts smallint, max_attempts smallint, excluded_photos smallint[], refresh boolean,
+            dimensions text, views text, subject text)
+    """)
 
 
 def _make_versions() -> None:

@@ -3,15 +3,8 @@
 -- times come from the database's clock.
 
 -- name: claim
--- Take the next job. Returns only those parts of the metadata that the worker reads, as text: see worker/database/values.py.
-SELECT id, lease_token, shop, product_id, variant_id, image_urls, quality, excluded_photos, refresh, attempts, max_attempts,
-    CASE WHEN octet_length((metadata -> 'dimensions')::text) > 4000 THEN '"too long"'
-         ELSE (metadata -> 'dimensions')::text END AS dimensions,
-    CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'
-         ELSE (metadata -> 'views')::text END AS views,
-    CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
-         ELSE (metadata -> 'subject')::text END AS subject
-FROM worker.claim_job(:worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit);
+-- Take the next job. Returns only what the worker reads, of the metadata as text: see worker/database/values.py.
+SELECT * FROM worker.claim_job(:worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit) WHERE id IS NOT NULL;
 
 -- name: renew
 -- Extend the lease. True if a cancel was requested. No row: the lease is lost.
