@@ -48,6 +48,7 @@ class Upkeep(threading.Thread):
         listener: Listener,
         monitor: DatabaseMonitor,
         wake_sender: Callable[[], None],
+        wake_files: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="upkeep", daemon=True)
         self.settings = settings
@@ -58,6 +59,7 @@ class Upkeep(threading.Thread):
         self.listener = listener
         self.monitor = monitor
         self.wake_sender = wake_sender
+        self.wake_files = wake_files
         self._poll = FIRST_POLL_S
         self._prune_at = time.monotonic() + jitter(0, PRUNE_EVERY_S)
         self._reason = ""
@@ -96,6 +98,8 @@ class Upkeep(threading.Thread):
             # Even after a rescue: another session's transaction may lock a lost job for as long as it is open.
             if seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
+            if seen.files_due:
+                self.wake_files()
             if time.monotonic() > self._prune_at:
                 self.prune()
         except SQLAlchemyError as error:
