@@ -149,6 +149,10 @@ def outcome(job: Row) -> Sequence[str]:
     if job["status"] != "completed":
         return []
     lines = [job["model_url"]]
+    if job["review"] == "wanted":
+        lines.append(f"Not published: it waits for review. See: worker review approve {job['id']}")
+    if isinstance(source := job["report"].get("cached"), str):
+        lines.append(f"The same result as that of job {source}")
     match job["report"].get("model"):
         case {"triangles": int() as triangles, "glb_bytes": int() as size}:
             lines.append(f"{triangles:,} triangles, {file_size(size)}")
