@@ -8,6 +8,7 @@ from typing import Any, Self
 import psycopg
 import sqlalchemy as sa
 from psycopg.abc import RV, PQGen
+from psycopg.rows import dict_row
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -200,8 +201,7 @@ def _for_driver(statement: str) -> str:
 
 def fetch_all(engine: Engine, statement: str, **parameters: Any) -> list[Row]:
     """Run a statement of `queries` and return its rows. Raises: sqlalchemy's DBAPIError."""
-    names, rows = _run(engine, statement, parameters)
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    return _run(engine, statement, parameters)
 
 
 def fetch_one(engine: Engine, statement: str, **parameters: Any) -> Row | None:
@@ -212,8 +212,8 @@ def fetch_one(engine: Engine, statement: str, **parameters: Any) -> Row | None:
 
 def fetch_value(engine: Engine, statement: str, **parameters: Any) -> Any:
     """Run a statement that returns one value. Raises: sqlalchemy's DBAPIError."""
-    _, rows = _run(engine, statement, parameters)
-    return rows[0][0] if rows else None
+    row = fetch_one(engine, statement, **parameters)
+    return next(iter(row.values())) if row else None
 
 
 def execute(engine: Engine, statement: str, **parameters: Any) -> None:
@@ -221,7 +221,7 @@ def execute(engine: Engine, statement: str, **parameters: Any) -> None:
     _run(engine, statement, parameters)
 
 
-def _run(engine: Engine, statement: str, parameters: Row) -> tuple[list[str], list[tuple[Any, ...]]]:
+def _run(engine: Engine, statement: str, parameters: Row) -> list[Row]:
     """Run a statement on the driver itself. SQLAlchemy's own execution would take as long again, so it only lends the
     connection, and handles an error as one of its own: its type, the monitor's event, and a pool without dead connections.
     """
@@ -229,8 +229,7 @@ def _run(engine: Engine, statement: str, parameters: Row) -> tuple[list[str], li
         try:
             driver = connection.connection.driver_connection
             assert isinstance(driver, Connection)  # noqa: S101 - made by connect()
-            cursor = driver.execute(statement.encode(), parameters)
-            columns = cursor.description
-            return ([column.name for column in columns], cursor.fetchall()) if columns else ([], [])
+            cursor = driver.cursor(row_factory=dict_row).execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.rownumber is not None else []
         except BaseException as error:  # noqa: BLE001 - raised again
             connection._handle_dbapi_exception(error, statement, parameters, None, None)  # noqa: SLF001 - no public way
