@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,6 +23,9 @@ from test_docs import code
 from worker.jobs import queue
 
 PutPhoto = Callable[[str, bytes], str]
+
+KEYS = {"jobId", "status", "seq", "progress", "stage", "modelUrl", "errorMessage", "errorCode", "metadata"}
+"""What a webhook had before there were reviews."""
 
 ENDED = "SELECT count(*) = 0 FROM jobs WHERE completed_at IS NULL"
 UNDELIVERED = "SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL"
@@ -236,4 +240,9 @@ def test_the_existing_backend_that_writes_what_it_is_told_into_the_same_row_does
         for n, (job, end) in enumerate(ends.items())
     }
     check(backend, ends)
+    assert {key for event in backend.events for key in event} <= KEYS
+    for _, status, url, *_ in right:
+        if status == "completed":
+            version = Path(url.removeprefix("file://").partition("?")[0])
+            assert version.read_bytes() == version.parent.with_suffix(".glb").read_bytes(), "it is published"
     assert daemon.stop() == 0
