@@ -5,6 +5,7 @@
 REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
     public.pause_host, public.resume_host FROM PUBLIC;
 REVOKE ALL ON FUNCTION public.forget_shop, public.forget_product FROM PUBLIC;
+REVOKE ALL ON FUNCTION public.cancel_batch, public.retry_batch, public.set_batch_priority FROM PUBLIC;
 
 -- Every role may call only what runs with the rights of whoever writes a row or reads job_status.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA worker FROM PUBLIC;
@@ -21,10 +22,11 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts, worker.superseded,
         worker.versions, worker.published, worker.erasures, worker.batches, worker.batch_changes, worker.shop_limits,
         worker.shop_days TO worker;
-    GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health TO worker;
+    GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health, public.batch_status TO worker;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO worker;
     GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO worker;
+    GRANT EXECUTE ON FUNCTION public.cancel_batch, public.retry_batch, public.set_batch_priority TO worker;
     GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA worker TO worker;
     -- Made only where they are missing: to make a policy anew would lock its table against readers too.
     FOR found IN
@@ -46,12 +48,14 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') THEN
         RETURN;
     END IF;
-    REVOKE ALL ON public.job_status, public.queue_health FROM service_role;
-    GRANT SELECT ON public.job_status, public.queue_health TO service_role;
+    REVOKE ALL ON public.job_status, public.queue_health, public.batch_status FROM service_role;
+    GRANT SELECT ON public.job_status, public.queue_health, public.batch_status TO service_role;
+    GRANT SELECT ON worker.batches, worker.batch_changes TO service_role;  -- for batch_status
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs TO service_role;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO service_role;
     GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO service_role;
+    GRANT EXECUTE ON FUNCTION public.cancel_batch, public.retry_batch, public.set_batch_priority TO service_role;
     GRANT EXECUTE ON FUNCTION worker.served_lines TO service_role;  -- for queue_health
 END $$;
 
@@ -73,10 +77,11 @@ DECLARE
     found name;
 BEGIN
     FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-        EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health FROM %I', found);
+        EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health, public.batch_status FROM %I', found);
         EXECUTE format('GRANT SELECT ON public.jobs TO %I', found);
         EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, '
             'public.publish_version, public.pause_host, public.resume_host FROM %I', found);
         EXECUTE format('REVOKE ALL ON FUNCTION public.forget_shop, public.forget_product FROM %I', found);
+        EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_batch, public.retry_batch, public.set_batch_priority FROM %I', found);
     END LOOP;
 END $$;

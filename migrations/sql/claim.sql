@@ -304,7 +304,8 @@ BEGIN
                 CASE WHEN octet_length((metadata -> 'views')::text) > 4000 THEN '"too long"'
                      ELSE (metadata -> 'views')::text END,
                 CASE WHEN octet_length((metadata -> 'subject')::text) > 4000 THEN '"too long"'
-                     ELSE (metadata -> 'subject')::text END
+                     ELSE (metadata -> 'subject')::text END,
+                batch
             INTO claimed;
             INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at)
             VALUES (claimed.id, claimed.lease_token, claimed.attempts, claimer, claimer_host, now());

@@ -277,6 +277,9 @@ BEGIN
     THEN
         RETURN;
     END IF;
+    IF mine.product IS NULL THEN
+        PERFORM worker.recount_batches(mine.shop);
+    END IF;
     FOR done IN
         UPDATE worker.erasures AS one
         SET shop = NULL, product = NULL, variant = NULL, done_at = now(), token = NULL, next_try_at = NULL, last_error = NULL

@@ -15,14 +15,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     WHERE worker.is_live(host.seen_at) AND host.paused_at IS NULL
 $$;
 
--- Write this daemon's row, and return what there is to do: see next_due() and, for `files_due`, next_files(). `paused`: the
--- host may claim nothing. `shared`: another daemon of this name has written the row within three beats. A beat is left out
--- while another session has the row locked.
+-- Write this daemon's row, and return what there is to do: see next_due() and, for `files_due`, next_files(). `batches_due`:
+-- there are changes of batches to fold, see fold_batches(). `paused`: the host may claim nothing. `shared`: another daemon of
+-- this name has written the row within three beats. A beat is left out while another session has the row locked.
 CREATE OR REPLACE FUNCTION worker.check_in(
     host_name text, host_instance uuid, host_version text, host_engine text, host_pools text[], host_lanes int,
     host_devices text[], host_memory_mb int,
-    OUT due boolean, OUT expired boolean, OUT files_due boolean, OUT seconds double precision, OUT paused boolean,
-    OUT shared boolean)
+    OUT due boolean, OUT expired boolean, OUT files_due boolean, OUT batches_due boolean, OUT seconds double precision,
+    OUT paused boolean, OUT shared boolean)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     known worker.hosts;
@@ -44,6 +44,7 @@ BEGIN
         known.instance <> host_instance AND worker.is_live(known.seen_at) AND known.stopped_at IS NULL, false);
     SELECT next.due, next.expired, files.due, least(next.seconds, files.seconds) INTO due, expired, files_due, seconds
         FROM worker.next_due(host_pools, host_engine) AS next CROSS JOIN worker.next_files() AS files;
+    batches_due := EXISTS (SELECT FROM worker.batch_changes);
 END $$;
 
 -- Take a daemon that has stopped out of the register. A paused host stays, so that it is paused when it starts again; its row

@@ -234,7 +234,7 @@ END $$;
 CREATE OR REPLACE TRIGGER wake_on_insert AFTER INSERT ON public.jobs
 FOR EACH STATEMENT EXECUTE FUNCTION worker.wake();
 
--- Tell the daemons that a job's cancel was requested.
+-- Tell the daemons that a running job's cancel was requested.
 CREATE OR REPLACE FUNCTION worker.notify_cancel() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
@@ -243,7 +243,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE TRIGGER notify_cancel AFTER UPDATE OF cancel_requested_at ON public.jobs
-FOR EACH ROW WHEN (OLD.cancel_requested_at IS NULL AND NEW.cancel_requested_at IS NOT NULL)
+FOR EACH ROW WHEN (OLD.cancel_requested_at IS NULL AND NEW.cancel_requested_at IS NOT NULL AND NEW.status = 'processing')
 EXECUTE FUNCTION worker.notify_cancel();
 
 -- Delete the events and attempts of deleted jobs, once for each statement; foreign keys would do it for each row. SECURITY
@@ -252,11 +252,19 @@ CREATE OR REPLACE FUNCTION worker.forget_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        TRUNCATE worker.outbox, worker.attempts;
+        TRUNCATE worker.outbox, worker.attempts, worker.batches, worker.batch_changes;
     ELSE
         DELETE FROM worker.outbox WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
         DELETE FROM worker.attempts WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
         PERFORM worker.release_events(shop, NULL) FROM (SELECT DISTINCT shop FROM gone) AS shops;
+        -- Jobs that had ended keep their place in the sums of their batch.
+        INSERT INTO worker.batch_changes (shop, batch, waiting, running, gone, for_review)
+        SELECT shop, batch, -count(*) FILTER (WHERE status = 'pending'), -count(*) FILTER (WHERE status = 'processing'),
+            count(*) FILTER (WHERE completed_at IS NULL), -count(*) FILTER (WHERE review = 'wanted')
+        FROM gone WHERE batch IS NOT NULL AND (completed_at IS NULL OR review = 'wanted') GROUP BY shop, batch;
+        IF FOUND THEN
+            PERFORM pg_notify('worker_batches', '') WHERE pg_notification_queue_usage() < 0.9;
+        END IF;
     END IF;
     RETURN NULL;
 END $$;

@@ -27,12 +27,14 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TABLE worker.shop_days, worker.shop_limits, worker.batch_changes, worker.batches")
     op.execute("DROP INDEX public.jobs_batch, public.jobs_start_by")
+    op.execute("ALTER TYPE worker.claimed_job DROP ATTRIBUTE batch")
     op.execute("ALTER TABLE public.jobs DROP COLUMN batch, DROP COLUMN start_by")
 
 
 def _extend_jobs() -> None:
     # The backend writes both: `batch` at the insert, `start_by` until the job has begun.
     op.execute("ALTER TABLE public.jobs ADD batch text, ADD start_by timestamptz")
+    op.execute("ALTER TYPE worker.claimed_job ADD ATTRIBUTE batch text")
     op.execute("CREATE INDEX jobs_batch ON public.jobs (shop, batch, status) WHERE batch IS NOT NULL")
     op.execute("""
         CREATE INDEX jobs_start_by ON public.jobs (start_by) WHERE status = 'pending' AND start_by IS NOT NULL

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from worker.compute import protocol
 from worker.core.errors import JobError
 from worker.daemon import settlement
-from worker.jobs import queue
+from worker.jobs import batches, queue
 from worker.jobs.queue import Job
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ class Stage:
         return [job for (job,) in self.sql.execute("SELECT id FROM jobs").fetchall()]
 
     def waiting(self) -> None:
-        queue.enqueue(self.engine, shop="a", product_id="1", image_urls=["https://a/b"])
+        queue.enqueue(self.engine, shop="a", product_id="1", image_urls=["https://a/b"], batch="x")
 
     def running(self) -> Job:
         self.waiting()
@@ -141,7 +141,10 @@ ENDS = ("completed", "failed", "cancelled")
 IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
     "request_cancel": lambda s: queue.request_cancel(s.engine, s.ids()[0]),
     "request_cancel_all": lambda s: queue.request_cancel_all(s.engine, s.ids()),
+    "cancel_batch": lambda s: batches.cancel(s.engine, "a", "x"),
     "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
+    "retry_batch": lambda s: batches.retry(s.engine, "a", "x"),
+    "set_batch_priority": lambda s: batches.set_priority(s.engine, "a", "x", 1),
     "delete": lambda s: queue.delete(s.engine, s.ids()),
 }
 STATES: list[Callable[[Stage], object]] = [
@@ -181,7 +184,7 @@ def test_the_diagram_has_the_edges_that_the_statements_make_and_no_others(
 def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     writes = re.compile(
         r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue)_jobs?\("
-        r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry)_job\("
+        r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry|set)_(?:job|batch)"
     )
     writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement)}
     assert writing == {name for name, _ in SCENES}

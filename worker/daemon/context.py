@@ -50,4 +50,5 @@ class LaneContext:
     stop: Stop
     loading: threading.Lock = field(default_factory=threading.Lock)  # held while a child loads
     wake_sender: Callable[[], None]  # call it after writing an event
+    wake_upkeep: Callable[[], None] = lambda: None  # call it after ending a job of a batch
     cancel_push_works: Callable[[], bool]  # true while a cancel request reaches `Lane.on_cancel`

@@ -24,7 +24,8 @@ FIRST_SCHEMA = "0102"
 DROP_OLD_SCHEMA = (
     "DROP SCHEMA worker CASCADE; DROP TABLE public.jobs CASCADE; DROP TYPE IF EXISTS public.job_state, public.job_status; "
     "DROP FUNCTION public.cancel_job, public.retry_job; DROP FUNCTION IF EXISTS public.pause_host, public.resume_host, "
-    "public.forget_shop, public.forget_product, public.approve_job, public.reject_job, public.publish_version;"
+    "public.forget_shop, public.forget_product, public.approve_job, public.reject_job, public.publish_version, "
+    "public.cancel_batch, public.retry_batch, public.set_batch_priority;"
 )
 
 # Prepared statements break behind a transaction pooler. TCP gives up on a silent peer in well under a lease.

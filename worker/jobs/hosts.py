@@ -32,6 +32,7 @@ class CheckIn:
     due: bool  # a job may be claimed
     expired: bool  # a job's lease has run out
     files_due: bool  # files of a version must be written or removed
+    batches_due: bool  # changes of batches are to be folded
     seconds: float | None  # until one of these; None if nothing will
     paused: bool
     shared: bool  # another daemon has entered itself under this name within three beats

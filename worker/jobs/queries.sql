@@ -49,8 +49,8 @@ SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
 -- name: check_in
 -- Write this daemon's entry in the register of hosts. Return if a job is due that it can take, any lease has expired, or files
--- must be written or removed, and the seconds until the first of these that is not.
-SELECT due, expired, files_due, seconds, paused, shared
+-- must be written or removed, and the seconds until the first of these that is not. Return if changes of batches are to fold.
+SELECT due, expired, files_due, batches_due, seconds, paused, shared
 FROM worker.check_in(
     :name, CAST(:instance AS uuid), :version, :runs, CAST(:pools AS text[]), :lanes, CAST(:devices AS text[]), :memory_mb);
 
@@ -98,9 +98,6 @@ WITH taken AS MATERIALIZED (
         'lag', (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM worker.outbox
                 WHERE delivered_at IS NULL AND dead_at IS NULL),
         'dead', (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL),
-        'publish', (SELECT count(*) FROM worker.published WHERE next_try_at IS NOT NULL),
-        'remove', (SELECT count(*) FROM worker.versions WHERE next_try_at IS NOT NULL),
-        'erase', (SELECT count(*) FROM worker.erasures WHERE next_try_at IS NOT NULL),
         'hosts_live', (SELECT live FROM hosts), 'hosts_paused', (SELECT paused FROM hosts),
         'hosts_gone', (SELECT gone FROM hosts)) AS found
     FROM (
@@ -150,9 +147,9 @@ SELECT id FROM worker.prune_unsendable_events(:days, :batch) AS id;
 -- Insert a job as a backend does, for `worker enqueue` and the demo.
 INSERT INTO public.jobs (
     shop, product_id, variant_id, product_handle, image_urls, quality, pool, engine, priority, refresh, metadata,
-    dedupe_key)
+    dedupe_key, batch)
 VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :pool, :runs, :priority, :refresh,
-    CAST(:metadata AS jsonb), :dedupe_key)
+    CAST(:metadata AS jsonb), :dedupe_key, :batch)
 RETURNING id;
 
 -- name: health
@@ -267,3 +264,29 @@ DELETE FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at I
 SELECT id FROM public.jobs
 WHERE status = 'failed' AND completed_at > now() - make_interval(secs => :seconds)
 ORDER BY completed_at;
+
+-- name: fold_batches
+-- Add the changes of some batches to their sums. Returns the last one, null at the end, and if it has finished.
+SELECT last_shop, last_batch, finished FROM worker.fold_batches(:shop, :batch, :most);
+
+-- name: batch_status
+-- Read the sums of batches.
+SELECT * FROM public.batch_status
+WHERE (CAST(:shop AS text) IS NULL OR shop = :shop) AND (CAST(:batch AS text) IS NULL OR batch = :batch)
+ORDER BY created_at DESC, shop, batch;
+
+-- name: cancel_batch
+-- Cancel the waiting jobs of a batch, and ask its running ones to stop.
+SELECT public.cancel_batch(:shop, :batch);
+
+-- name: retry_batch
+-- Queue the failed jobs of a batch again.
+SELECT public.retry_batch(:shop, :batch);
+
+-- name: set_batch_priority
+-- Set the priority of the unfinished jobs of a batch.
+SELECT public.set_batch_priority(:shop, :batch, :priority);
+
+-- name: prune_batches
+-- Delete the sums of old batches that have no jobs any more.
+SELECT batch AS id FROM worker.prune_batches(:days, :batch) AS batch;

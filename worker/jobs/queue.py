@@ -15,6 +15,8 @@ from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, par
 
 QUERIES = queries("worker.jobs")
 
+Prunable = Literal["jobs", "attempts", "events", "unsendable", "batches"]
+
 
 class LeaseLost(Exception):
     """Another worker has the job, or its row is gone. Nothing that we do for it counts any more."""
@@ -39,6 +41,7 @@ class Job:
     subject: Any
     attempts: int
     max_attempts: int
+    batch: str | None = None
 
 
 def claim(
@@ -158,9 +161,7 @@ def gauges(engine: Engine, channel: str) -> Row:
     return dict(_all(engine, "gauges", channel=channel)[0]["found"])
 
 
-def prune(
-    engine: Engine, what: Literal["jobs", "attempts", "events", "unsendable"], *, days: int, batch: int
-) -> int:
+def prune(engine: Engine, what: Prunable, *, days: int, batch: int) -> int:
     """Delete up to `batch` rows that ended more than `days` days ago; of `unsendable`, events that no daemon could send.
 
     Returns how many were deleted.
@@ -183,6 +184,7 @@ def enqueue(
     refresh: bool = False,
     metadata: Mapping[str, Any] | None = None,
     dedupe_key: str | None = None,
+    batch: str | None = None,
 ) -> UUID:
     """Insert a row as a backend does; `job_engine` is the column `engine`. Returns the row's id.
 
@@ -203,6 +205,7 @@ def enqueue(
         refresh=refresh,
         metadata=json.dumps(metadata or {}),
         dedupe_key=dedupe_key,
+        batch=batch,
     )
     assert row is not None  # noqa: S101 - INSERT … RETURNING gives the row
     return UUID(str(row["id"]))

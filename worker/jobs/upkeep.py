@@ -1,4 +1,5 @@
-"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, prune old rows.
+"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, fold batches, prune old
+rows.
 
 The same statement that finds due jobs enters the daemon in the register of hosts.
 """
@@ -7,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal
 
 import structlog
 from sqlalchemy.engine import Engine
@@ -18,13 +18,15 @@ from worker.core.errors import one_line
 from worker.core.settings import Settings
 from worker.core.threads import jitter
 from worker.database.monitor import DatabaseMonitor
-from worker.jobs import hosts, queue
+from worker.jobs import batches, hosts, queue
 from worker.jobs.hosts import CheckIn, Host
+from worker.jobs.queue import Prunable
 from worker.jobs.wakeup import Listener, Wakeup
 
 LISTENING_S = 10.0  # between two rounds if notifications arrive
 FIRST_POLL_S = 1.0  # … and if they do not, while jobs keep coming
 AFTER_OUTAGE_S = 5.0  # before a rescue: a worker that finished its job during the outage settles it first
+GATHER_S = 1.0  # between a wake-up and its round, so that a round folds what many jobs have changed
 STOP_S = 5.0  # the longest that a stopping daemon waits for a round to end
 PRUNE_EVERY_S = 900.0
 BATCH = 200
@@ -48,7 +50,6 @@ class Upkeep(threading.Thread):
         listener: Listener,
         monitor: DatabaseMonitor,
         wake_sender: Callable[[], None],
-        wake_files: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="upkeep", daemon=True)
         self.settings = settings
@@ -59,11 +60,11 @@ class Upkeep(threading.Thread):
         self.listener = listener
         self.monitor = monitor
         self.wake_sender = wake_sender
-        self.wake_files = wake_files
         self._poll = FIRST_POLL_S
         self._prune_at = time.monotonic() + jitter(0, PRUNE_EVERY_S)
         self._reason = ""
         self._stopped = threading.Event()
+        self._woken = threading.Event()
         self._in_round = threading.Lock()
         self._rounds = 0
         self._shared = False
@@ -71,20 +72,29 @@ class Upkeep(threading.Thread):
     def run(self) -> None:
         """Run rounds until `stop`."""
         pause = 0.0
-        while not self._stopped.wait(pause):
+        while not self._stopped.is_set():
+            if self._woken.wait(pause):
+                self._stopped.wait(GATHER_S * jitter(0.5, 1))
+                self._woken.clear()
             self.monitor.wait(60)
             with self._in_round:
                 pause = 0.0 if self._stopped.is_set() else self.run_once()
 
+    def wake(self) -> None:
+        """Have a round soon, since a job of a batch has ended. For other threads."""
+        self._woken.set()
+
     def stop(self) -> None:
-        """End the rounds, and remove the daemon's entry in the register.
+        """End the rounds, tell of the batches that the last jobs have finished, and remove the daemon's entry in the register.
 
         If the database is away, the entry is seen as gone soon, and forgotten after a day.
         """
         self._stopped.set()
+        self._woken.set()
         if self._in_round.acquire(timeout=STOP_S):
             with suppress(SQLAlchemyError):
                 if self.monitor.available:
+                    batches.fold(self.engine)
                     hosts.check_out(self.engine, self.host)
             self._in_round.release()
 
@@ -98,8 +108,8 @@ class Upkeep(threading.Thread):
             # Even after a rescue: another session's transaction may lock a lost job for as long as it is open.
             if seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
-            if seen.files_due:
-                self.wake_files()
+            if seen.batches_due and batches.fold(self.engine):
+                self.wake_sender()
             if time.monotonic() > self._prune_at:
                 self.prune()
         except SQLAlchemyError as error:
@@ -164,15 +174,17 @@ class Upkeep(threading.Thread):
         if rescued:
             self.wake_sender()
             self.wakeup.wake()
+            self.wake()  # it may have ended the last job of a batch
 
     def prune(self) -> None:
         """Delete a batch of each kind of old rows; the next one soon if a batch was full."""
-        plan: dict[Literal["jobs", "attempts", "events", "unsendable"], int | None] = {
+        plan: dict[Prunable, int | None] = {
             # First, since a job is kept for as long as there is an event of it to send.
             "unsendable": None if self.settings.backend_url else UNSENDABLE_DAYS,
             "jobs": self.settings.keep_jobs_days,
             "attempts": self.settings.keep_history_days,
             "events": self.settings.keep_history_days,
+            "batches": self.settings.keep_history_days,
         }
         gone: dict[str, int] = {
             what: queue.prune(self.engine, what, days=days, batch=BATCH)
