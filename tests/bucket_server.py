@@ -227,6 +227,8 @@ class Handler(BaseHTTPRequestHandler):
                     "etag": f'"{md5(found.content).hexdigest()}"',
                     "metadata": found.metadata,
                 }
+            case "GET", ["object", bucket, *path]:
+                return self.find(bucket, path)
             case "POST", ["object", "sign", bucket, *path]:
                 self.find(bucket, path)
                 url = "/".join([bucket, *path])

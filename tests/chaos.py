@@ -341,6 +341,9 @@ class World:
             self.attempt("UPDATE worker.outbox SET next_attempt_at = now() WHERE next_attempt_at > now()")
             self.start(place)
             self.living()[place].wait_for("ready")
+        self.attempt("UPDATE worker.published SET next_try_at = now() WHERE next_try_at > now()")
+        unpublished = "SELECT count(*) FROM worker.published WHERE next_try_at IS NOT NULL OR written IS DISTINCT FROM digest"
+        until(lambda: self.ask(unpublished) == [(0,)], timeout, "all models to be published")
         waiting = "SELECT count(*) FROM worker.outbox WHERE delivered_at IS NULL AND dead_at IS NULL"
         until(lambda: self.ask(waiting) == [(0,)], timeout, "all webhooks to be delivered")
 

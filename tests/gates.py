@@ -1,6 +1,5 @@
 """A photo server and a bucket that can hold their answers back, so that a test decides how long a job stays in a stage."""
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +23,8 @@ class Gates(ThreadingHTTPServer):
         self.photo = photo
         self.photos = threading.Event()
         self.bucket = threading.Event()
-        self.objects: dict[str, list[str]] = {}
-        """By path: the first 16 digits of the sha256 of each upload, in order."""
+        self.objects: dict[str, list[bytes]] = {}
+        """By path: the content of each upload, in order."""
         self.arrived = 0  # uploads, answered or not
         self.photos.set()
         self.bucket.set()
@@ -41,6 +40,15 @@ class Gates(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def versions(self, product: str) -> list[str]:
+        """The paths of the models that were uploaded for a product of the shop `a`, each as often as it was."""
+        return [
+            path
+            for path, uploads in self.objects.items()
+            for _ in uploads
+            if path.startswith(f"a/{product}/v.") and path.endswith(".glb")
+        ]
+
     def _gate(self, method: str, path: str) -> bucket_server.Fault | None:
         # The check at a daemon's start is not held back.
         model = method == "POST" and path.startswith(UPLOADS) and "worker-check" not in path
@@ -51,9 +59,7 @@ class Gates(ThreadingHTTPServer):
         self.bucket.wait()
         answer = do()
         path = handler.path.removeprefix(UPLOADS)
-        content = handler.server.bucket.objects[path].content
-        # As `worker.storage.version` has it.
-        self.objects.setdefault(path, []).append(hashlib.sha256(content).hexdigest()[:16])
+        self.objects.setdefault(path, []).append(handler.server.bucket.objects[path].content)
         with suppress(OSError):  # the client may have gone
             handler.answer(200, answer)
 

@@ -10,7 +10,7 @@
 -- end and then finds no event before its own.
 
 -- Write an event that says how a job is. A progress event that no sender has taken is replaced. `is_first`: the job has no
--- event yet. Its callers run with the owner's rights and fixed settings.
+-- event yet. Its callers run with the owner's rights, and with sorting disabled: only the index outbox_job gives this order.
 CREATE OR REPLACE FUNCTION worker.add_event(job public.jobs, is_first boolean) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -40,9 +40,10 @@ BEGIN
     IF NOT last_is_terminal AND last_attempts = 0 AND job.completed_at IS NULL THEN
         UPDATE worker.outbox SET seq = next_seq, body = content, created_at = now() WHERE seq = last_seq;
     ELSE
-        INSERT INTO worker.outbox (seq, type, shop, job_id, terminal, next_attempt_at, body)
-        VALUES (next_seq, 'job.updated', job.shop, job.id, job.completed_at IS NOT NULL,
-            CASE WHEN last_seq IS NULL THEN now() END, content);
+        -- The id must be unique, not secret. A random one may cost a system call or three.
+        INSERT INTO worker.outbox (seq, id, type, shop, job_id, terminal, next_attempt_at, body)
+        VALUES (next_seq, md5(concat(job.id, next_seq, clock_timestamp()))::uuid, 'job.updated', job.shop, job.id,
+            job.completed_at IS NOT NULL, CASE WHEN last_seq IS NULL THEN now() END, content);
     END IF;
     -- A daemon wakes its own sender. What others write, say a backend that cancels a waiting job, wakes all of them.
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
@@ -55,7 +56,7 @@ END $$;
 --
 -- One trigger for both, because each trigger costs a claim and a settlement some 20 µs.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET enable_sort = off AS $$
 BEGIN
     IF OLD.status = 'processing' AND NEW.status <> 'processing' THEN
         UPDATE worker.attempts

@@ -62,7 +62,7 @@ COMMENT ON FUNCTION public.reject_job IS
 'Reject the model of a job that waits for approval. It is not published, nor used again. False if the job does not wait.';
 
 CREATE OR REPLACE FUNCTION public.publish_version(job_id uuid) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_variable
 DECLARE
     key CONSTANT text := coalesce(current_setting('worker.lease', true), '');

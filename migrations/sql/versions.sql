@@ -102,11 +102,14 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
-    INSERT INTO worker.published AS one (path, stem, shop, product, digest, job_id, requested_at, token, next_try_at)
+    INSERT INTO worker.published AS one (path, stem, shop, product, digest, job_id, requested_at, token, next_try_at, tries)
     VALUES (its_path, version.stem, version.shop, version.product, its_digest, its_job, requested, holder,
-        now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END))
+        now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END),
+        CASE WHEN holder IS NULL THEN 0 ELSE 1 END)
     ON CONFLICT (path) DO UPDATE
-    SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested), tries = 0,
+    SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested),
+        -- Tries that did not come to their end count on: see end_publication().
+        tries = least(one.tries + excluded.tries, 1000),
         -- Whoever writes now finds the other digest at the end; two must not write at the same time.
         token = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.token
             WHEN one.written IS DISTINCT FROM its_digest THEN holder END,
@@ -137,7 +140,7 @@ BEGIN
     RETURN QUERY
         UPDATE worker.published AS one
         SET token = gen_random_uuid(), next_try_at = now() + make_interval(secs => hold_s), written = NULL,
-            tries = least(tries + 1, 1000)
+            tries = least(one.tries + 1, 1000)
         FROM worker.versions AS version
         WHERE version.path = one.path AND version.digest = one.digest AND one.path = (
             SELECT due.path FROM worker.published AS due JOIN worker.versions AS stored USING (path, digest)
@@ -162,12 +165,14 @@ BEGIN
     RETURN false;
 END $$;
 
--- End a taken publication whose files all lie at the path. False as in hold_publication().
+-- End a taken publication whose files all lie at the path. False as in hold_publication(). If an earlier try did not come to
+-- its end, a file of it may still be on its way to the store: so all files are written once more when it has surely arrived.
 CREATE OR REPLACE FUNCTION worker.end_publication(its_path text, its_token uuid, its_digest text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 BEGIN
     UPDATE worker.published AS one
-    SET written = digest, token = NULL, next_try_at = NULL, tries = 0, last_error = NULL
+    SET written = digest, token = NULL, tries = 0, last_error = NULL,
+        next_try_at = CASE WHEN tries > 1 THEN now() + interval '30 s' END
     WHERE one.path = its_path AND one.token = its_token AND one.digest = its_digest;
     IF FOUND THEN
         RETURN true;
@@ -244,7 +249,7 @@ LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 BEGIN
     RETURN QUERY
         UPDATE worker.versions AS one
-        SET token = gen_random_uuid(), next_try_at = now() + make_interval(secs => hold_s), tries = least(tries + 1, 1000)
+        SET token = gen_random_uuid(), next_try_at = now() + make_interval(secs => hold_s), tries = least(one.tries + 1, 1000)
         WHERE (one.path, one.digest) = (
             SELECT due.path, due.digest FROM worker.versions AS due
             WHERE due.next_try_at <= now() ORDER BY due.next_try_at LIMIT 1 FOR UPDATE SKIP LOCKED)

@@ -111,6 +111,8 @@ def test_status_counts_the_models_to_review_and_says_what_became_of_each(
             " SET review = %s FROM key",
             [review],
         )
+        (row,) = queue.get_jobs(engine, [job])
+        assert (f"worker review approve {job}" in preflight.outcome(row)[1]) is (review == "wanted")
         status = worker("status").stderr
         assert said in status
         assert ("1  to review: worker review" in status) is (review == "wanted")

@@ -22,11 +22,13 @@ from worker.compute.protocol import Done, Progress, Result, Work
 from worker.core import settings
 from worker.daemon.admission import Admission
 from worker.daemon.context import LaneContext, Stop
+from worker.daemon.filework import FileWork
 from worker.daemon.lane import Lane
 from worker.daemon.scratch import Scratch
 from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
 from worker.jobs.wakeup import Wakeup
+from worker.storage import paths
 from worker.storage.supabase import SupabaseStore
 
 
@@ -75,8 +77,18 @@ class QuickChild(Child):
         pass
 
 
+FILES = {".glb": "model.glb", ".png": "poster.png", ".cutout.png": "cutout.png"}
+
+
 def content(product: str, name: str) -> bytes:
     return f"{name} of {product} ".encode() * 5000
+
+
+def digest_of(product: str) -> str:
+    """The name of the version that a QuickChild makes."""
+    return paths.version_digest(
+        {ending: hashlib.sha256(content(product, name)).hexdigest() for ending, name in FILES.items()}
+    )
 
 
 def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
@@ -86,8 +98,8 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 @contextmanager
 def lanes(
     count: int, store: SupabaseStore, engine: Engine, folder: Path, child: type[QuickChild] = QuickChild
-) -> Iterator[None]:
-    """They work until the context ends."""
+) -> Iterator[FileWork]:
+    """They work until the context ends, and so does the thread that completes publications."""
     stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
     scratch.open()
     admission = Admission(store, scratch, None, 0)
@@ -103,11 +115,13 @@ def lanes(
         cancel_push_works=lambda: False,
     )
     threads = [Lane(f"cpu.{n}", child(context.settings, "cpu"), wakeup, context) for n in range(count)]
-    for lane in threads:
-        lane.start()
+    files = FileWork(context.settings, engine, store, scratch, context.monitor)
+    for thread in (*threads, files):
+        thread.start()
     try:
-        yield
+        yield files
     finally:
+        files.stop(60)
         stop.drain(0)
         wakeup.wake()
         for lane in threads:
@@ -133,28 +147,36 @@ def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_wa
             engine, shop="a.myshopify.com", product_id=str(n), image_urls=[f"https://a.example/{n}"]
         )
 
-    def all_ended() -> bool:
-        # A job that has to be tried again need not wait for it here.
+    def all_published() -> bool:
+        # What has to be tried again need not wait for it here.
         sql.execute("UPDATE jobs SET run_after = now() WHERE status = 'pending' AND run_after > now()")
-        return all(row[1] not in {"pending", "processing"} for row in rows(sql))
+        sql.execute(
+            "UPDATE worker.published SET next_try_at = now() WHERE token IS NULL AND next_try_at > now()"
+        )
+        files.wake()
+        published = (
+            "SELECT count(*) = 20 FROM worker.published WHERE written = digest AND next_try_at IS NULL"
+        )
+        return sql.execute(published).fetchone() == (True,)
 
-    with lanes(3, store, engine, tmp_path / "tmp"):
-        until(all_ended, 60, "all jobs to end")
+    with lanes(3, store, engine, tmp_path / "tmp") as files:
+        until(all_published, 60, "all jobs to end, and their models to be published")
     store.storage.session.close()
 
     expected = {
-        f"a.myshopify.com/{n}{ending}": content(str(n), name)
+        f"{stem}{ending}": content(str(n), name)
         for n in range(20)
-        for ending, name in ((".glb", "model.glb"), (".png", "poster.png"), (".cutout.png", "cutout.png"))
+        for stem in (f"a.myshopify.com/{n}", f"a.myshopify.com/{n}/v.{digest_of(str(n))}")
+        for ending, name in FILES.items()
     }
     assert {path: stored.content for path, stored in bucket.bucket.objects.items()} == expected
     assert len(bucket.requests) > 3 * len(FAULTS)
     for product, status, url, error in rows(sql):
-        digest = hashlib.sha256(content(product, "model.glb")).hexdigest()
-        path = f"{BUCKET}/a.myshopify.com/{product}.glb"
+        path = f"a.myshopify.com/{product}/v.{digest_of(product)}.glb"
         assert (status, error) == ("completed", None)
-        assert url == f"{bucket.url}/storage/v1/object/public/{path}?v={digest[:16]}"
-        assert bucket.bucket.objects[path.partition("/")[2]].metadata == {"sha256": digest}
+        assert url == f"{bucket.url}/storage/v1/object/public/{BUCKET}/{path}"
+        digest = hashlib.sha256(content(product, "model.glb")).hexdigest()
+        assert bucket.bucket.objects[path].metadata == {"sha256": digest}
     ends = sql.execute("SELECT job_id FROM worker.outbox WHERE terminal").fetchall()
     assert Counter(Counter(ends).values()) == {1: 20}
 
@@ -203,7 +225,7 @@ class HijackedChild(QuickChild):
     def work(self, work: Work) -> None:
         super().work(work)
         self.results.get()
-        report: dict[str, Any] = {"seconds": "planted", "quality": [1], "surface": 3, "needs_review": {}}
+        report: dict[str, Any] = {"seconds": "planted", "quality": [1], "surface": 3, "review": {}}
         self.results.put(Done(job_id=work.job_id, report=report))
 
 
@@ -276,14 +298,14 @@ def test_a_job_whose_model_is_refused_leaves_the_files_of_the_model_before_it(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_cancel_while_files_are_stored_leaves_no_poster_beside_another_model(
+def test_a_cancel_while_files_are_stored_publishes_nothing(
     bucket: BucketServer, engine: Engine, tmp_path: Path
 ) -> None:
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=5, wait_s=0.001)
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
 
     def cancel(method: str, path: str) -> Fault | None:
-        if method == "POST" and path.endswith("/a/1.png"):
+        if method == "POST" and path.endswith(f"/v.{digest_of('1')}.png"):
             queue.request_cancel(engine, job)
         return None
 
@@ -292,12 +314,8 @@ def test_a_cancel_while_files_are_stored_leaves_no_poster_beside_another_model(
         until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
     store.storage.session.close()
     (row,) = queue.get_jobs(engine, [job])
-    assert row["status"] == "completed"
-    assert {path: stored.content for path, stored in bucket.bucket.objects.items()} == {
-        "a/1.cutout.png": content("1", "cutout.png"),
-        "a/1.png": content("1", "poster.png"),
-        "a/1.glb": content("1", "model.glb"),
-    }
+    assert row["status"] == "cancelled"
+    assert all(path.startswith("a/1/v.") for path in bucket.uploads())
 
 
 @pytest.mark.usefixtures("quick")
@@ -387,10 +405,10 @@ def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_faili
     sql.execute("SELECT pg_terminate_backend(%s)", held)
     sql.execute("DROP TRIGGER a_hold ON jobs")
     sql.execute("SELECT pg_advisory_unlock(7)")
-    assert bucket.uploads(".glb").count("a/1.glb") == 1
+    (left,) = bucket.uploads(".glb")
+    assert left.startswith("a/1/v.")
     assert queue.get_jobs(engine, [job])[0]["status"] == "processing"
-    # What the dead worker left, so that it shows whether the next one replaces it.
-    bucket.bucket.objects["a/1.glb"].content = b"an older model"
+    bucket.bucket.objects["a/1.glb"] = bucket_server.Object(b"an older model", "", "", {})
 
     bucket.bucket.public = False
     second = start_daemon(
@@ -414,14 +432,18 @@ def test_the_daemon_itself_killed_between_upload_and_commit_then_through_a_faili
         return all(row["completed_at"] for row in queue.get_jobs(engine, jobs))
 
     until(all_ended, 90, "all jobs to end")
+    published = "SELECT count(*) = 2 FROM worker.published WHERE written = digest"
+    until(lambda: sql.execute(published).fetchone() == (True,), 90, "the models to be published")
     for stem, row in zip(("a/1", "a/1/4"), queue.get_jobs(engine, jobs), strict=True):
         model = bucket.bucket.objects[f"{stem}.glb"]
         digest = hashlib.sha256(model.content).hexdigest()
         assert row["status"] == "completed", row
         assert model.content.startswith(b"glTF")
         assert model.metadata == {"sha256": digest}
-        assert row["model_url"].startswith(f"{bucket.url}/storage/v1/object/sign/{BUCKET}/{stem}.glb?token=")
-        assert row["model_url"].endswith(f"&v={digest[:16]}")
+        start = f"{bucket.url}/storage/v1/object/sign/{BUCKET}/"
+        version, _, query = row["model_url"].removeprefix(start).partition("?")
+        assert query.startswith("token=")
+        assert bucket.bucket.objects[version].content == model.content
         assert {path for path in bucket.bucket.objects if path.startswith(f"{stem}.")} == {
             f"{stem}.glb",
             f"{stem}.png",

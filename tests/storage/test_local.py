@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import resource
 import shutil
@@ -10,13 +11,14 @@ import pytest
 
 from worker.core.errors import JobError
 from worker.local.server import serve_folder
-from worker.storage import StoreUnreachable
+from worker.storage import NotStored, StoreUnreachable
 from worker.storage.local import LocalStore
 
 GLB = "model/gltf-binary"
+VERSION = "v.0123456789abcdef0123456789abcdef"
 
 
-def test_a_file_is_replaced_whole_and_its_address_changes(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store", "http://models.example/")
     source = tmp_path / "model"
     addresses = []
@@ -24,8 +26,7 @@ def test_a_file_is_replaced_whole_and_its_address_changes(tmp_path: Path) -> Non
         source.write_bytes(content)
         addresses.append(store.put("a/1.glb", source, GLB))
         assert (tmp_path / "store/a/1.glb").read_bytes() == content
-    assert all(address.startswith("http://models.example/a/1.glb?v=") for address in addresses)
-    assert addresses[0] != addresses[1]
+    assert addresses == ["http://models.example/a/1.glb"] * 2
     assert [path.name for path in (tmp_path / "store/a").iterdir()] == ["1.glb"]
     assert (tmp_path / "store/a/1.glb").stat().st_mode & 0o444 == 0o444
 
@@ -34,7 +35,31 @@ def test_without_a_server_the_address_is_the_file_s(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"x")
     address = LocalStore(tmp_path / "my store").put("a/1.glb", tmp_path / "model", GLB)
     assert address.startswith("file:///")
-    assert "my%20store/a/1.glb?v=" in address
+    assert address.endswith("my%20store/a/1.glb")
+
+
+def test_a_file_is_fetched_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path / "store")
+    copy = tmp_path / "copies" / "model.glb"
+    copy.parent.mkdir()
+    with pytest.raises(NotStored):
+        store.fetch("a/1.glb", copy)
+    (tmp_path / "model").write_bytes(b"x" * 60)
+    store.put("a/1.glb", tmp_path / "model", GLB)
+    store.fetch("a/1.glb", copy)
+    assert copy.read_bytes() == b"x" * 60
+    copy.unlink()
+
+    def full(_reader: object, _writer: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(JobError, match="no_space"):
+        store.fetch("a/1.glb", copy)
+    monkeypatch.setattr("worker.storage.local.MAX_BYTES", 59)
+    with pytest.raises(JobError, match="storage_too_large"):
+        store.fetch("a/1.glb", copy)
+    assert list(copy.parent.iterdir()) == []
 
 
 def test_what_is_stored_is_served_with_its_type(tmp_path: Path) -> None:
@@ -99,6 +124,9 @@ def test_find_and_remove_know_a_product_from_its_neighbours(tmp_path: Path) -> N
         "s/1/.4.glb.draft",
         "s/.1.glb.draft",
         "s/1.usdz",
+        f"s/1/{VERSION}.glb",
+        f"s/1/.{VERSION}.png.draft",
+        "s/1/v.glb",
     ]
     others = ["s/12.glb", "s/11/1.glb", "s2/1.glb"]
     for path in ours + others:
@@ -107,12 +135,31 @@ def test_find_and_remove_know_a_product_from_its_neighbours(tmp_path: Path) -> N
     assert store.find("s/1") == sorted(ours)
     assert store.find("s/1/4") == ["s/1/.4.glb.draft", "s/1/4.glb"]
     assert store.find("s") == sorted([*ours, "s/12.glb", "s/11/1.glb"])
+    assert store.find("s/1/v") == ["s/1/v.glb"], "a variant of this name, and no version"
+    assert store.find(f"s/1/{VERSION}") == [f"s/1/.{VERSION}.png.draft", f"s/1/{VERSION}.glb"]
     assert store.find("nobody/1") == []
     store.remove([*ours, "s/missing.glb"])
     assert store.find("s") == ["s/11/1.glb", "s/12.glb"]
     assert not (tmp_path / "store/s/1").exists()
     store.remove(store.find("s"))
     assert [path.name for path in (tmp_path / "store").iterdir()] == ["s2"]
+
+
+def test_the_draft_of_a_process_that_was_killed_goes_with_the_next_file_and_that_of_a_living_one_stays(
+    tmp_path: Path,
+) -> None:
+    store = LocalStore(tmp_path / "store")
+    (tmp_path / "model").write_bytes(b"x")
+    store.put("a/1.glb", tmp_path / "model", GLB)
+    dead, living, other = (tmp_path / f"store/a/.1.{name}" for name in ("glb.dead", "glb.living", "png.dead"))
+    for draft in (dead, other):
+        draft.touch()
+    with living.open("wb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        store.put("a/1.glb", tmp_path / "model", GLB)
+        assert {file.name for file in (tmp_path / "store/a").iterdir()} == {"1.glb", living.name, other.name}
+    store.remove(["a/1.png", "a/1.glb"])
+    assert not (tmp_path / "store/a").exists()
 
 
 def test_a_folder_is_tried_out_and_left_as_it_was(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 import itertools
+import re
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from worker.storage.local import LocalStore
-from worker.storage.paths import stem
+from worker.storage.paths import is_named, stem, version_digest, version_stem
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,30 @@ from worker.storage.paths import stem
 )
 def test_the_path(ids: tuple[str, ...], path: str) -> None:
     assert stem(*ids) == path
+
+
+def test_a_version_s_digest_is_that_of_its_files() -> None:
+    files = {".png": "b" * 64, ".glb": "a" * 64}
+    digest = version_digest(files)
+    assert re.fullmatch("[0-9a-f]{32}", digest)
+    assert version_digest(dict(reversed(files.items()))) == digest
+    others: list[dict[str, str]] = [
+        files | {".png": "c" * 64},
+        {".glb": "a" * 64},
+        files | {".webp": "b" * 64},
+    ]
+    assert len({version_digest(other) for other in [files, *others]}) == 4
+
+
+def test_no_id_has_the_path_of_a_version() -> None:
+    version = version_stem(stem("a", "1"), "0" * 32)
+    assert version == f"a/1/v.{'0' * 32}"
+    name = version.rpartition("/")[2]
+    assert stem("a", "1", name) != version
+    assert is_named(f"{name}.cutout.png", name)
+    assert is_named("v.png", "v")
+    assert not is_named(f"{name}.glb", "v")
+    assert not is_named("4.glb", "v")
 
 
 def test_different_ids_never_share_a_path() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def model(tmp_path: Path) -> Path:
     return file
 
 
-def test_the_model_gets_there_with_its_type_its_hash_and_a_fresh_address(
+def test_the_model_gets_there_with_its_type_its_hash_and_how_long_it_may_be_cached(
     bucket: BucketServer, store: SupabaseStore, model: Path
 ) -> None:
     address = store.put(PATH, model, GLB)
@@ -72,13 +73,58 @@ def test_the_model_gets_there_with_its_type_its_hash_and_a_fresh_address(
     stored = bucket.bucket.objects[PATH]
     assert (stored.content, stored.content_type) == (b"glTF model", GLB)
     assert stored.metadata == {"sha256": digest}
-    assert address == f"{bucket.url}/storage/v1/object/public/{BUCKET}/{PATH}?v={digest[:16]}"
+    assert address == f"{bucket.url}/storage/v1/object/public/{BUCKET}/{PATH}"
     with urlopen(address) as answer:
         assert answer.read() == b"glTF model"
         assert answer.headers["cache-control"] == "max-age=31536000"
     model.write_bytes(b"another")
-    assert store.put(PATH, model, GLB) != address
-    assert bucket.bucket.objects[PATH].content == b"another"
+    assert store.put(PATH, model, GLB, cache_s=60) == address
+    with urlopen(address) as answer:
+        assert (answer.read(), answer.headers["cache-control"]) == (b"another", "max-age=60")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_is_fetched_whole_whatever_happens_to_an_answer(
+    bucket: BucketServer, model: Path, tmp_path: Path, fault: str
+) -> None:
+    store = open_store(bucket, timeout_s=0.3)
+    store.put(PATH, model, GLB)
+    bucket.fail_once_each(FAULTS[fault], FAULTS[fault], method="GET")
+    store.fetch(PATH, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"glTF model"
+
+
+def test_a_file_that_cannot_be_fetched_leaves_none(
+    bucket: BucketServer, store: SupabaseStore, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy" / "model.glb"
+    copy.parent.mkdir()
+
+    def fetch() -> str:
+        with pytest.raises(JobError) as error:
+            store.fetch(PATH, copy)
+        assert list(copy.parent.iterdir()) == []
+        return f"{type(error.value).__name__} {error.value.code}"
+
+    assert fetch() == "NotStored storage_unavailable"
+    store.put(PATH, model, GLB)
+    monkeypatch.setattr("worker.storage.supabase.TRIES", 2)
+    bucket.fault = lambda _method, path: bucket_server.says([]) if "/info/" not in path else None
+    assert fetch() == "JobError storage_unavailable", "other bytes than those that were stored"
+    for status, code in (
+        ("403", "storage_denied"),
+        ("404", "storage_denied"),
+        ("503", "storage_unavailable"),
+    ):
+        bucket.fault = lambda _method, _path, status=status: bucket_server.html(int(status))  # type: ignore[misc]
+        assert fetch() == f"JobError {code}"
+    bucket.fault = lambda _method, _path: None
+    monkeypatch.setattr("worker.storage.supabase.MAX_BYTES", 5)
+    assert fetch() == "JobError storage_too_large"
+    monkeypatch.setattr("worker.storage.supabase.MAX_BYTES", 500)
+    shutil.rmtree(copy.parent)
+    with pytest.raises(JobError, match="temp_unavailable"):
+        store.fetch(PATH, copy)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -252,7 +298,6 @@ def test_a_private_bucket_s_addresses_are_signed_and_run_out(bucket: BucketServe
     bucket.fail_once_each(FAULTS["lost answer"], FAULTS["502 of a gateway"])
     address = store.put(PATH, model, GLB)
     assert "/object/sign/" in address
-    assert address.endswith(f"&v={hashlib.sha256(b'glTF model').hexdigest()[:16]}")
     with urlopen(address) as answer:
         assert answer.read() == b"glTF model"
     expired = open_store(bucket, signed_url_s=-1).put(PATH, model, GLB)
@@ -271,10 +316,14 @@ def test_find_and_remove_know_a_product_from_its_neighbours_over_many_pages(
     ours = [f"s/1{ending}" for ending in (".glb", ".png", ".cutout.png", ".webp", ".usdz")] + [
         f"s/1/{variant}.glb" for variant in range(30)
     ]
+    version = f"s/1/v.{'0' * 32}"
+    ours += [f"{version}.glb", f"{version}.cutout.png", "s/1/v.glb", "s/1/v/5.glb"]
     others = ["s/12.glb", "s/11/1.glb", "s/2/1.glb", "s2/1.glb", "S/1.glb", "s/x_y.glb", "s/xzy.glb"]
     bucket.bucket.objects = dict.fromkeys(ours + others, thing)
     assert sorted(store.find("s/1")) == sorted(ours)
     assert store.find("s/1/3") == ["s/1/3.glb"]
+    assert store.find("s/1/v") == ["s/1/v.glb", "s/1/v/5.glb"], "a variant of this name, and no version"
+    assert sorted(store.find(version)) == [f"{version}.cutout.png", f"{version}.glb"]
     assert store.find("s/x_y") == ["s/x_y.glb"]
     assert sorted(store.find("s")) == sorted(p for p in ours + others if p.startswith("s/"))
     assert store.find("nobody") == []
@@ -486,6 +535,7 @@ def test_whatever_the_storage_answers_is_an_answer_a_refusal_or_tried_again(
     for act in (
         lambda: store.put(PATH, model, GLB),
         lambda: store.check_files([(model, GLB)]),
+        lambda: store.fetch(PATH, model.with_name("copy")),
         lambda: store.find("a/1"),
         lambda: store.remove(["a/1.glb"]),
     ):

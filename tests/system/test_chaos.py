@@ -20,7 +20,7 @@ import proxy
 import psycopg
 import pytest
 from chaos import World
-from conftest import NUMBERS, StartDaemon, until
+from conftest import NUMBERS, StartDaemon, files_below, until
 
 from worker import database
 from worker.database import migrate
@@ -132,19 +132,25 @@ def check_events(world: World) -> Iterator[str]:
 
 
 def check_files(world: World) -> Iterator[str]:
-    latest = dict[str, tuple[datetime, str]]()
-    for url, ended in world.ask("SELECT model_url, completed_at FROM jobs WHERE status = 'completed'"):
-        path, _, version = url.partition("?v=")
-        latest[path] = max(latest.get(path, (ended, version)), (ended, version))
-    for path, (_, version) in latest.items():
-        file = Path(unquote(urlsplit(path).path))
+    known = set[Path]()
+    for stem, digest, hashes in world.ask("SELECT stem, digest, files FROM worker.versions"):
+        known |= {world.store / f"{stem}/v.{digest}{ending}" for ending in hashes}
+    for (url,) in world.ask("SELECT model_url FROM jobs WHERE status = 'completed'"):
+        file = Path(unquote(urlsplit(url).path))
         content = file.read_bytes() if file.exists() else b""
-        if sha256(content).hexdigest()[:16] != version:
-            yield f"{file} is not the one of {version}"
+        if file not in known:
+            yield f"{file} is no version's"
         elif content[:4] != b"glTF" or struct.unpack("<I", content[8:12])[0] != len(content):
             yield f"{file} is not whole"
-        if not file.with_suffix(".png").exists():
-            yield f"{file} has no poster"
+    for stem, written, hashes in world.ask(
+        "SELECT one.stem, written, files FROM worker.published AS one JOIN worker.versions USING (path, digest)"
+    ):
+        published = {world.store / f"{stem}{ending}": expected for ending, expected in hashes.items()}
+        known |= set(published)
+        for file, expected in published.items():
+            if not written or sha256(file.read_bytes()).hexdigest() != expected:
+                yield f"{file} is not that of the published version {written}"
+    yield from (f"{file} belongs to nothing" for file in files_below(world.store) if file not in known)
 
 
 def check_leftovers(world: World) -> Iterator[str]:

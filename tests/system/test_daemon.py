@@ -51,6 +51,7 @@ def test_a_row_becomes_a_model(
         WORKER_STORAGE_URL="https://models.example",
         WORKER_TURNTABLE="true",
         WORKER_USDZ="true",
+        WORKER_REVIEW="flagged",
         WORKER_REVIEW_SCORE="100",
     )
     job = queue.enqueue(
@@ -75,7 +76,10 @@ def test_a_row_becomes_a_model(
         "completed",
         1,
     )
-    assert row["model_url"].startswith("https://models.example/a.myshopify.com/123/4.glb?v=")
+    decided = sql.execute("SELECT version, review FROM jobs").fetchone()
+    assert decided
+    stem = f"a.myshopify.com/123/4/v.{decided[0]}"
+    assert row["model_url"] == f"https://models.example/{stem}.glb"
 
     report = row["report"]
     metadata = sql.execute("SELECT metadata FROM jobs").fetchone()
@@ -90,20 +94,32 @@ def test_a_row_becomes_a_model(
     assert "secret" not in json.dumps(report)
     assert set(report["seconds"]) >= {"download", "cutout", "generate", "finish", "poster", "upload"}
 
-    model = trimesh.load(daemon.files / "a.myshopify.com/123/4.glb", force="mesh")
+    model = trimesh.load(daemon.files / f"{stem}.glb", force="mesh")
     assert isinstance(model, trimesh.Trimesh)
     assert 0 < len(model.faces) <= 10_000
-    assert (daemon.files / "a.myshopify.com/123/4.png").exists()
-    assert (daemon.files / "a.myshopify.com/123/4.cutout.png").exists()
-    assert report["turntable_url"].startswith("https://models.example/a.myshopify.com/123/4.webp?v=")
-    with Image.open(daemon.files / "a.myshopify.com/123/4.webp") as turntable:
+    for name, ending in (
+        ("poster", ".png"),
+        ("cutout", ".cutout.png"),
+        ("turntable", ".webp"),
+        ("usdz", ".usdz"),
+    ):
+        assert report[f"{name}_url"] == f"https://models.example/{stem}{ending}"
+    with Image.open(daemon.files / f"{stem}.webp") as turntable:
         assert (turntable.format, getattr(turntable, "n_frames", 0)) == ("WEBP", 24)
-    assert report["usdz_url"].startswith("https://models.example/a.myshopify.com/123/4.usdz?v=")
-    assert zipfile.is_zipfile(daemon.files / "a.myshopify.com/123/4.usdz")
+    assert zipfile.is_zipfile(daemon.files / f"{stem}.usdz")
     assert report["model"]["size_m"][1] == pytest.approx(0.11), "as `metadata.dimensions` says"
     assert report["quality"]["silhouette_iou"] > 0.9
     assert report["quality"]["score"] < 100
-    assert report["needs_review"] is True, "below the threshold"
+    assert (report["review"], decided[1]) == ("wanted", "wanted"), "below the threshold"
+    assert not list((daemon.files / "a.myshopify.com/123").glob("*.*")), "nothing is published"
+    assert queue.approve(engine, job)
+    endings = (".glb", ".png", ".cutout.png", ".webp", ".usdz")
+    published = [daemon.files / f"a.myshopify.com/123/4{ending}" for ending in endings]
+    until(lambda: all(file.exists() for file in published), what="the publication")
+    assert all(
+        file.read_bytes() == (daemon.files / f"{stem}{ending}").read_bytes()
+        for file, ending in zip(published, endings, strict=True)
+    )
     until(lambda: not daemon.leftovers())
 
     assert daemon.stop() == 0
@@ -113,9 +129,10 @@ def test_a_row_becomes_a_model(
     progress = [event["progress"] for event in events]
     assert progress == sorted(progress)  # type: ignore[type-var]
     assert set(progress) <= {5, 10, 40, 50, 60, 70, 80, 85, 95, 100}
-    last = events[-1]
-    assert (last["status"], last["modelUrl"]) == ("completed", row["model_url"])
-    assert last["metadata"] == metadata[0]
+    done, approved = events[-2:]
+    told = [(event["status"], event["review"], event.get("modelUrl")) for event in (done, approved)]
+    assert told == [("completed", "wanted", None), ("completed", "approved", row["model_url"])]
+    assert done["metadata"] == metadata[0]
 
 
 def test_two_daemons_do_every_row_exactly_once(

@@ -57,6 +57,7 @@ def test_rows_become_models_in_one_child_that_does_not_grow(
     assert report["surface"]["queries"] > 0
     assert report["peak_rss_mb"] > 0
     assert {"download", "cutout", "generate", "finish", "poster", "upload"} <= set(report["seconds"])
+    until((daemon.files / "a" / "2.glb").exists)
     model = trimesh.load(daemon.files / "a" / "2.glb", force="mesh")
     assert isinstance(model, trimesh.Trimesh)
     model.merge_vertices(merge_tex=True, merge_norm=True)

@@ -106,6 +106,12 @@ class Fleet:
         assert found, "a row was lost"
         return found
 
+    def published(self, product: str) -> str | None:
+        """The version whose files lie at the path of the product."""
+        query = "SELECT written FROM worker.published WHERE stem = %s"
+        found = self.sql.execute(query, [f"a/{product}"]).fetchone()
+        return found[0] if found else None
+
     def outbox(self, job: Any, condition: str) -> int:
         query = f"SELECT count(*) FROM worker.outbox WHERE job_id = %s AND {condition}"
         found = self.sql.execute(query.encode(), [job]).fetchone()
@@ -365,11 +371,12 @@ def _check_the_rest(fleet: Fleet, job: Any, row: dict[str, Any]) -> None:
     assert fleet.outbox(job, "terminal") == 1
     assert fleet.row(job) == row, "nothing is written after the end"
     if row["status"] == "completed":
-        path = f"a/{row['product_id']}.glb"
-        assert row["model_url"].endswith(f"?v={fleet.gates.objects[path][-1]}"), (
-            "the row's own model is the last"
-        )
-        assert len(fleet.gates.objects[path]) <= row["attempts"]
+        product = row["product_id"]
+        version = f"a/{product}/v.{row['version']}.glb"
+        assert row["model_url"].endswith(f"/{version}")
+        assert len(fleet.gates.versions(product)) <= row["attempts"]
+        until(lambda: fleet.published(product) == row["version"], what="the publication")
+        assert fleet.gates.objects[f"a/{product}.glb"][-1] == fleet.gates.objects[version][-1]
 
     until(lambda: all(daemon.events("ready") for daemon in fleet.daemons), 60)
     living = {daemon.process.pid for daemon in fleet.daemons}

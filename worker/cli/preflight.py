@@ -11,7 +11,7 @@ from worker.core.finding import Finding, fail, ok
 from worker.core.settings import ConfigError, Settings
 from worker.database import Row
 from worker.ops.terminal.formats import file_size
-from worker.storage import Store, open_store, version
+from worker.storage import Store, open_store
 
 TYPES = {
     ".jpg": "image/jpeg",
@@ -123,7 +123,7 @@ def _put(file: Path, store: Store) -> str:
     ending = file.suffix.lower()
     content_type = TYPES.get(ending, "application/octet-stream")
     store.check_files([(file, content_type)])
-    return store.put(f"uploads/{version(file_digest(file))}{ending}", file, content_type)
+    return store.put(f"uploads/{file_digest(file)[:16]}{ending}", file, content_type)
 
 
 def sample(name: str) -> str:
@@ -149,6 +149,10 @@ def outcome(job: Row) -> Sequence[str]:
     if job["status"] != "completed":
         return []
     lines = [job["model_url"]]
+    if job["review"] == "wanted":
+        lines.append(f"Not published: it waits for review. See: worker review approve {job['id']}")
+    if isinstance(source := job["report"].get("cached"), str):
+        lines.append(f"The same result as that of job {source}")
     match job["report"].get("model"):
         case {"triangles": int() as triangles, "glb_bytes": int() as size}:
             lines.append(f"{triangles:,} triangles, {file_size(size)}")

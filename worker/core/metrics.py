@@ -44,6 +44,12 @@ STEP = Histogram(
 LEASES = Counter("modelworker_lease_renewals", "Lease renewals, including those by progress reports.")
 RESCUES = Counter("modelworker_rescues", "Jobs rescued from lost workers, by their new status.", ["status"])
 WEBHOOKS = Counter("modelworker_webhooks", "Attempts to deliver a webhook event.", ["outcome"])
+PUBLICATIONS = Counter(
+    "modelworker_publications",
+    "Tries to publish a version: published, retry_scheduled, taken_over (by another daemon), released (at the daemon's end).",
+    ["outcome"],
+)
+VERSIONS_REMOVED = Counter("modelworker_versions_removed", "Versions whose files were removed.")
 CHILDREN = Counter(
     "modelworker_child_restarts", "Child processes started to replace one that ended.", ["lane"]
 )
@@ -80,6 +86,11 @@ HOSTS = Gauge(
     "Hosts of the fleet: live, paused (also if stopped), gone (silent, not stopped).",
     ["state"],
 )
+FILES = Gauge(
+    "modelworker_file_work",
+    "Work on stored files of the whole queue that is not done: publish, remove (versions), erase (shops and products).",
+    ["kind"],
+)
 OUTBOX = Gauge("modelworker_webhook_events", "Webhook events of the whole queue: waiting, dead.", ["state"])
 OUTBOX_LAG = Gauge("modelworker_webhook_events_oldest_seconds", "Age of the oldest waiting event.")
 
@@ -94,6 +105,8 @@ for _status in ("pending", "failed", "cancelled"):
     RESCUES.labels(_status)
 for _outcome in ("delivered", "retry_scheduled", "dead"):
     WEBHOOKS.labels(_outcome)
+for _outcome in ("published", "retry_scheduled", "taken_over", "released"):
+    PUBLICATIONS.labels(_outcome)
 
 log = structlog.get_logger()
 
@@ -173,6 +186,8 @@ class QueueGauges:
             QUEUE_JOBS.labels(state).set(figure(state))
         for state in ("live", "paused", "gone"):
             HOSTS.labels(state).set(figure(f"hosts_{state}"))
+        for kind in ("publish", "remove", "erase"):
+            FILES.labels(kind).set(figure(kind))
         QUEUE_OLDEST.set(figure("oldest"))
         OUTBOX.labels("waiting").set(figure("events") if self._backend else 0)
         OUTBOX.labels("dead").set(figure("dead"))

@@ -143,11 +143,17 @@ class Settings(BaseSettings):
         "isnet-general-use",
         description="The rembg model that cuts the product out. `worker weights fetch` fetches it.",
     )
+    review: Literal["never", "flagged", "always"] = Field(
+        "never",
+        description="Which models somebody must approve before they are published: `never` any, `flagged` those with a score below "
+        "WORKER_REVIEW_SCORE, `always` all. See docs/review.md.",
+    )
     review_score: float = Field(
         50,
         ge=0,
         le=100,
-        description="A job whose model has a lower score (docs/models.md) is completed with `metadata.worker.needs_review`.",
+        description="A model with a lower score (docs/models.md) is made anew from another photo if there is one, and with "
+        "`WORKER_REVIEW=flagged` is not published before somebody approves it.",
     )
     turntable: bool = Field(
         True,
@@ -225,6 +231,12 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="Days after which the rows of ended jobs are deleted; never by default.",
+    )
+    keep_versions_days: int = Field(
+        30,
+        ge=1,
+        description="Days after which the files of a version that was not used again are deleted. Published versions and those that "
+        "wait for a review are kept.",
     )
     keep_history_days: int | None = Field(
         90,

@@ -1,10 +1,11 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -15,19 +16,26 @@ from worker.core import metrics
 from worker.core.errors import JobError, one_line
 from worker.core.stages import Stage, Step
 from worker.core.threads import jitter
-from worker.daemon import settlement
+from worker.daemon import settlement, storing
 from worker.daemon.context import LaneContext
 from worker.daemon.settlement import Ending, Outcome
+from worker.daemon.storing import Version
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_transient
 from worker.jobs.lease import Lease
 from worker.jobs.queue import Job, LeaseLost
-from worker.storage import CONTENT_TYPES, paths
+from worker.versions import files
+from worker.versions import queue as versions
 
 TICK_S = 0.25  # how soon a lane notices that it should stop
 UPLOAD_S = 900.0  # the longest that storing a job's files may take, with all tries
 
+BEGIN_EVERY_S = 1.0  # between two tries to begin a version whose files are being removed
+BEGIN_S = 300.0  # the longest that an attempt waits for that
+
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class ChildFate(Enum):
@@ -66,7 +74,6 @@ class Attempt:
         self.report: dict[str, Any] = {"lane": lane}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
         self.begun = False
-        self._storing = False  # a file of the model before this one may be replaced already
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -92,14 +99,13 @@ class Attempt:
             # The end last: whoever scrapes and finds it counted finds the rest counted, too.
             metrics.made(self.report, self.lane)
             settlement.record(ended, seconds=self._seconds())
+            if ended.version and ended.to_publish:
+                self._publish(ended.version, ended.to_publish)
 
     def _work(self, folder: Path) -> Ending:
         try:
             self._compute(folder)
-            self._mark_for_review()
-            url = self._upload(folder)
-            self._renew_or_wait()
-            return Ending(outcome=Outcome.COMPLETED, report=self.report, model_url=url)
+            return self._store(folder)
         except Interrupted as interrupted:
             return Ending(outcome=interrupted.outcome, report=self.report)
         except JobError as error:
@@ -180,8 +186,7 @@ class Attempt:
     def _interruption(self) -> Outcome | None:
         if self.lease.lost:
             return Outcome.LOST
-        # A cancel that comes while files are stored comes too late: half of them would be of another model.
-        if self.lease.cancelled and not self._storing:
+        if self.lease.cancelled:
             return Outcome.CANCELLED
         return Outcome.RELEASED if self.context.stop.releasing else None
 
@@ -190,59 +195,85 @@ class Attempt:
         if outcome := self._interruption():
             raise Interrupted(outcome)
 
-    def _mark_for_review(self) -> None:
-        # The report is the child's word, so its types are checked.
-        quality = self.report.get("quality")
-        score = quality.get("score") if isinstance(quality, dict) else None
-        if isinstance(score, int | float) and score < self.settings.review_score:
-            self.report["needs_review"] = True
-
-    def _upload(self, folder: Path) -> str:
-        """Store the job's files. Returns the model's URL. Raises: JobError, Interrupted."""
-        self.heartbeat.beat(f"job {self.job.id}, {Stage.UPLOADING.title}", silent_s=UPLOAD_S)
+    def _store(self, folder: Path) -> Ending:
+        """Store the job's files as a version. Returns the end of the job. Raises: JobError, Interrupted."""
+        self._announce_upload()
         self.lease.report(Stage.UPLOADING)
         structlog.contextvars.bind_contextvars(stage=Stage.UPLOADING.title)
-        stem = paths.stem(self.job.shop, self.job.product_id, self.job.variant_id)
         began = time.perf_counter()
-        # The model comes last: a reader who sees the new model finds its new poster beside it.
-        files = {
-            "cutout_url": (".cutout.png", folder / "cutout.png"),
-            "poster_url": (".png", folder / "poster.png"),
-            **({"turntable_url": (".webp", folder / "turntable.webp")} if self.settings.turntable else {}),
-            **({"usdz_url": (".usdz", folder / "model.usdz")} if self.settings.usdz else {}),
-            "model_url": (".glb", folder / "model.glb"),
-        }
-        try:
-            # A file that the store refuses must not leave the others beside the model before this one.
-            types = [(file, CONTENT_TYPES[file.suffix]) for _, file in files.values()]
-            self.context.store.check_files(types)
-            for name, (ending, file) in files.items():
-                self._renew_or_wait()
-                self.report[name] = self.context.store.put(
-                    stem + ending, file, CONTENT_TYPES[file.suffix], self._check
-                )
-                self._storing = True
-        except (JobError, OSError) as error:
-            if not all(file.is_file() for _, file in files.values()):
-                raise JobError(
-                    "temp_unavailable"
-                ) from error  # somebody deleted it; the store is not to blame
-            raise
-        url = str(self.report.pop("model_url"))
+        store, version = self.context.store, storing.find_version(self.job, folder, self.settings)
+        version.hashes  # noqa: B018 - read before anything is written
+        # A file that the store refuses must not leave the others there.
+        store.check_files([(file, files.content_type(ending)) for ending, file in version.files.items()])
+        self._begin(version)
+        urls = storing.upload(store, version, self._renew_or_wait, self._check)
+        model_url = urls.pop("model_url")
+        self.report |= urls
         seconds = self.report.get("seconds")
         self.report["seconds"] = (seconds if isinstance(seconds, dict) else {}) | {
             Step.UPLOAD: round(time.perf_counter() - began, 3)
         }
         self.lease.report(Stage.UPLOADED)
-        return url
+        self._renew_or_wait()
+        return Ending(
+            outcome=Outcome.COMPLETED,
+            report=self.report,
+            model_url=model_url,
+            version=version,
+            publishing_s=self.settings.lease_s,
+            wants_review=storing.wants_review(self.report, self.settings),
+        )
+
+    def _begin(self, version: Version) -> None:
+        """Enter the version in the database before its first file. Wait while files under its paths are removed.
+
+        Raises: JobError, Interrupted.
+        """
+        deadline = time.monotonic() + BEGIN_S
+        while not self._while_available(lambda: self._enter(version)):
+            if time.monotonic() > deadline:
+                raise JobError("storage_unavailable")
+            pause = time.monotonic() + BEGIN_EVERY_S
+            while time.monotonic() < pause:
+                self._check()
+                self.heartbeat.beat()
+                time.sleep(TICK_S)
+            self._renew_or_wait()
+        self._announce_upload()
+
+    def _enter(self, version: Version) -> bool:
+        return versions.begin(
+            self.context.engine,
+            self.job,
+            digest=version.digest,
+            stem=version.stem,
+            files=version.hashes,
+            result_key=None,
+        )
+
+    def _publish(self, version: Version, path: str) -> None:
+        """Publish the version from the job's folder. The job has ended, and any daemon's file work completes what fails here."""
+        self._announce_upload()
+        try:
+            storing.publish(self.context, self.job, version, path)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job is done
+            log.warning("publication_failed", reason=one_line(error))
+
+    def _announce_upload(self) -> None:
+        self.heartbeat.beat(f"job {self.job.id}, {Stage.UPLOADING.title}", silent_s=UPLOAD_S)
 
     def _renew_or_wait(self) -> None:
         """Renew the lease. While the database is away, wait for it, even if the lease expires: no other worker can take the
         job there either. Raises: Interrupted.
         """
+        self._while_available(self.lease.renew)
+        self._check()
+
+    def _while_available(self, act: Callable[[], T]) -> T:
+        """Call `act`, again and again while the database is away. Raises: Interrupted, and sqlalchemy's DBAPIError for another reason."""
         while True:
             try:
-                self.lease.renew()
+                return act()
             except LeaseLost:
                 raise Interrupted(Outcome.LOST) from None
             except DBAPIError as error:
@@ -250,8 +281,6 @@ class Attempt:
                     raise
                 if not self._wait_for_database():
                     raise Interrupted(Outcome.RELEASED) from None
-            else:
-                return self._check()
 
     def _wait_for_database(self) -> bool:
         """Wait until the database can be used. False if the job must be released first."""

@@ -25,6 +25,7 @@ from worker.core.threads import jitter
 from worker.daemon import health, systemd
 from worker.daemon.admission import Admission
 from worker.daemon.context import LaneContext, Stop
+from worker.daemon.filework import FileWork
 from worker.daemon.lane import Lane
 from worker.daemon.scratch import Scratch
 from worker.database.monitor import DatabaseMonitor, is_connection_lost
@@ -39,6 +40,7 @@ from worker.webhooks.sender import Sender
 
 UNUSABLE_S = 30.0  # between two checks of a schema that the database refuses to show
 LONGEST_S = 30.0  # between two tries of a store or a folder that cannot be used at the start
+LAST_FILES_S = 5.0  # what it gives to a piece of file work, to be given back
 LAST_WEBHOOKS_S = 10.0  # what a stopping daemon gives to the events of its last jobs
 
 log = structlog.get_logger()
@@ -61,8 +63,8 @@ def build(settings: Settings) -> "Daemon":
     plan = lanes.plan(settings)
     store = open_store(settings)
     target = database.url(settings)
-    # A lane and its lease each use one connection at a time; so do upkeep, listener and sender.
-    engine = database.connect(target, pool_size=2 * sum(device.lanes for device in plan.devices) + 3)
+    # A lane and its lease each use one connection at a time; so do upkeep, listener, sender, and the file work and its lease.
+    engine = database.connect(target, pool_size=2 * sum(device.lanes for device in plan.devices) + 5)
     return Daemon(settings, plan, store, target, engine)
 
 
@@ -80,6 +82,7 @@ class Daemon:
         self.scratch = Scratch(settings.temp_dir)
         self.admission = Admission(store, self.scratch, settings.storage_dir, settings.min_free_mb)
         self.sender = Sender(engine, settings) if settings.backend_url else None
+        self.files = FileWork(settings, engine, store, self.scratch, self.monitor)
         self.gauges = metrics.QueueGauges(
             lambda: queue.gauges(engine, GAUGES),
             lambda: self.monitor.available,
@@ -92,6 +95,7 @@ class Daemon:
             on_insert=self.wakeup.wake,
             on_cancel=self._on_cancel,
             on_event=self._wake_sender,
+            on_files=self.files.wake,
             on_batch=self._wake_upkeep,
             on_gauges=self.gauges.heard,
         )
@@ -112,6 +116,7 @@ class Daemon:
             listener=self.listener,
             monitor=self.monitor,
             wake_sender=self._wake_sender,
+            wake_files=self.files.wake,
         )
         self.health = health.Health(
             stopping=self.stop.draining.is_set,
@@ -142,6 +147,7 @@ class Daemon:
                 return self._work()
             finally:
                 self.upkeep.stop()
+                self.files.stop(LAST_FILES_S)
                 if self.sender:
                     self.sender.stop(LAST_WEBHOOKS_S)
                 self.scratch.close()
@@ -188,7 +194,7 @@ class Daemon:
                 for name in device.names
             ]
         self.health.lanes = self.lanes
-        shared = [self.listener, self.upkeep, *([self.sender] if self.sender else [])]
+        shared = [self.listener, self.upkeep, self.files, *([self.sender] if self.sender else [])]
         threads: list[threading.Thread] = [*self.lanes, *shared]
         for thread in threads:
             thread.start()

@@ -1,7 +1,7 @@
 """The end of an attempt. `ENDS` is a table with the statement, the metric's label and the log event of each outcome."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from logging import ERROR, INFO, WARNING
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.core import metrics
 from worker.core.errors import JobError, one_line
+from worker.daemon.storing import Version
 from worker.database.monitor import is_transient
 from worker.jobs import queue
 from worker.jobs.queue import Job, LeaseLost
@@ -37,14 +38,26 @@ class Ending:
 
     outcome: Outcome
     report: Mapping[str, Any]  # for the row
-    model_url: str = ""  # of COMPLETED
+    model_url: str = ""  # of COMPLETED, with the four below
+    version: Version | None = None  # that the URL names
+    wants_review: bool = False  # it is not published before somebody approves it
+    publishing_s: float = 60  # how long the publication is ours, if there is one
+    to_publish: str | None = None  # its path, once the job is completed
     error: JobError | None = None  # of FAILED and RETRY_SCHEDULED
     until: str = ""  # of RETRY_SCHEDULED: when the job is due again
 
 
 def _complete(engine: Engine, job: Job, ending: Ending) -> Ending:
-    queue.complete(engine, job, model_url=ending.model_url, report=ending.report)
-    return ending
+    to_publish = queue.complete(
+        engine,
+        job,
+        model_url=ending.model_url,
+        report=ending.report,
+        digest=ending.version.digest if ending.version else None,
+        wants_review=ending.wants_review,
+        publishing_s=ending.publishing_s,
+    )
+    return replace(ending, to_publish=to_publish)
 
 
 def _fail(engine: Engine, job: Job, ending: Ending) -> Ending:

@@ -98,6 +98,9 @@ WITH taken AS MATERIALIZED (
         'lag', (SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM worker.outbox
                 WHERE delivered_at IS NULL AND dead_at IS NULL),
         'dead', (SELECT count(*) FROM worker.outbox WHERE dead_at IS NOT NULL),
+        'publish', (SELECT count(*) FROM worker.published WHERE next_try_at IS NOT NULL),
+        'remove', (SELECT count(*) FROM worker.versions WHERE next_try_at IS NOT NULL),
+        'erase', (SELECT count(*) FROM worker.erasures WHERE next_try_at IS NOT NULL),
         'hosts_live', (SELECT live FROM hosts), 'hosts_paused', (SELECT paused FROM hosts),
         'hosts_gone', (SELECT gone FROM hosts)) AS found
     FROM (

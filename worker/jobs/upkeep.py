@@ -50,6 +50,7 @@ class Upkeep(threading.Thread):
         listener: Listener,
         monitor: DatabaseMonitor,
         wake_sender: Callable[[], None],
+        wake_files: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="upkeep", daemon=True)
         self.settings = settings
@@ -60,6 +61,7 @@ class Upkeep(threading.Thread):
         self.listener = listener
         self.monitor = monitor
         self.wake_sender = wake_sender
+        self.wake_files = wake_files
         self._poll = FIRST_POLL_S
         self._prune_at = time.monotonic() + jitter(0, PRUNE_EVERY_S)
         self._reason = ""
@@ -108,6 +110,8 @@ class Upkeep(threading.Thread):
             # Even after a rescue: another session's transaction may lock a lost job for as long as it is open.
             if seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
+            if seen.files_due:
+                self.wake_files()
             if seen.batches_due and batches.fold(self.engine):
                 self.wake_sender()
             if time.monotonic() > self._prune_at:

@@ -19,7 +19,7 @@ from worker.core.threads import jitter
 from worker.database.monitor import REFUSED_S, DatabaseMonitor, is_auth_refused
 from worker.jobs import queue
 
-JOBS, CANCEL, EVENTS = "worker_jobs", "worker_cancel", "worker_webhooks"
+JOBS, CANCEL, EVENTS, FILES = "worker_jobs", "worker_cancel", "worker_webhooks", "worker_files"
 BATCHES, GAUGES = "worker_batches", "worker_gauges"
 ECHO_EVERY_S = 25.0  # how long notifications may be lost unnoticed
 ECHO_WITHIN_S = 5.0
@@ -85,6 +85,7 @@ class Listener(threading.Thread):
         on_insert: Callable[[], None],
         on_cancel: Callable[[str], None],
         on_event: Callable[[], None],
+        on_files: Callable[[], None] = lambda: None,
         on_batch: Callable[[], None] = lambda: None,
         on_gauges: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -95,6 +96,7 @@ class Listener(threading.Thread):
         self.on_insert = on_insert
         self.on_cancel = on_cancel
         self.on_event = on_event  # another session wrote an event
+        self.on_files = on_files  # a publication, a removal or an erasure is due
         self.on_batch = on_batch  # another session ended or deleted a job of a batch
         self.on_gauges = on_gauges  # the figures of the whole queue, after one daemon's query
         self.alive = False
@@ -108,7 +110,7 @@ class Listener(threading.Thread):
         while True:
             try:
                 with database.listen(self.settings) as connection:
-                    for channel in (JOBS, CANCEL, EVENTS, BATCHES, GAUGES, self._echo):
+                    for channel in (JOBS, CANCEL, EVENTS, FILES, BATCHES, GAUGES, self._echo):
                         connection.execute(f"LISTEN {channel}".encode())
                     while self._echoes(connection):
                         wait = RETRY_S[0]
@@ -117,6 +119,7 @@ class Listener(threading.Thread):
                             # For what was inserted while nobody listened.
                             self.on_insert()
                             self.on_event()
+                            self.on_files()
                         self._hear(connection, ECHO_EVERY_S * jitter(0.8, 1))
                     reason = "notifications do not arrive, as behind a transaction pooler"
             except (psycopg.Error, SQLAlchemyError) as error:
@@ -157,6 +160,8 @@ class Listener(threading.Thread):
                 self.on_cancel(notification.payload)
             elif notification.channel == EVENTS:
                 self.on_event()
+            elif notification.channel == FILES:
+                self.on_files()
             elif notification.channel == BATCHES:
                 self.on_batch()
             elif notification.channel == GAUGES:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from worker.core.errors import JobError
 from worker.core.finding import Finding
 from worker.core.settings import ConfigError, Settings
 
@@ -15,9 +16,22 @@ CONTENT_TYPES = {
 }
 """The type of each file that the worker stores, by its ending."""
 
+YEAR_S = 31_536_000
+"""The seconds for which a file may be cached whose path never gets other bytes."""
+
+MAX_BYTES = 500_000_000  # of a file that is fetched; those that the worker stores are smaller
+
 
 class StoreUnreachable(Exception):
     """The store does not answer now, and may later. The message tells the operator why."""
+
+
+class NotStored(JobError):
+    """No file lies at this path. As `storage_unavailable` to whoever does not expect that."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("storage_unavailable")
+        self.path = path
 
 
 class Store(Protocol):
@@ -30,7 +44,15 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, path: str, file: Path, content_type: str, check: Callable[[], None] = lambda: None) -> str:
+    def put(
+        self,
+        path: str,
+        file: Path,
+        content_type: str,
+        check: Callable[[], None] = lambda: None,
+        *,
+        cache_s: int = YEAR_S,
+    ) -> str:
         """Store a file under a path, or replace it, whole or not at all. Return its URL.
 
         Args:
@@ -38,8 +60,16 @@ class Store(Protocol):
             file: the file to store.
             content_type: one of CONTENT_TYPES, or another type that the bucket allows.
             check: called before each try and during the waits between them. To stop the upload, it raises.
+            cache_s: the seconds for which caches may keep the file; a path whose bytes change needs a short time.
 
         Raises: JobError `storage_…`, `no_space`; what `check` raises.
+        """
+        ...
+
+    def fetch(self, path: str, file: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Copy a stored file to a local one, whole or not at all. `check` is that of `put`.
+
+        Raises: NotStored if there is none; JobError `storage_…`, `no_space`, `temp_unavailable`; what `check` raises.
         """
         ...
 
@@ -92,8 +122,3 @@ def stored_types(settings: Settings) -> list[str]:
     """Return the content types of the files that a worker with these settings stores."""
     optional = {".webp": settings.turntable, ".usdz": settings.usdz}
     return [kind for ending, kind in CONTENT_TYPES.items() if optional.get(ending, True)]
-
-
-def version(digest: str) -> str:
-    """Return the part of a file's sha256 that its URL carries, so that no cache shows a file that was replaced."""
-    return digest[:16]

@@ -35,6 +35,11 @@ def is_retryable(error: BaseException) -> bool:
     return isinstance(error, httpx.RequestError)
 
 
+def is_missing_file(error: StorageApiError) -> bool:
+    """True if the bucket is there and has no file at the path."""
+    return status(error) == 404 and error.code == "not_found"
+
+
 def retry_after_s(error: BaseException | None) -> float:
     """Return the seconds that the server asked to wait, 0 if it did not ask. The client's errors hide the answer behind them."""
     while error is not None:

@@ -1,6 +1,8 @@
 """A local folder instead of the bucket."""
 
 import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -10,8 +12,7 @@ from pathlib import Path
 
 from worker.core.errors import JobError, is_wrong_path, one_line
 from worker.core.finding import Finding
-from worker.storage import StoreUnreachable, version
-from worker.weights.transfer import file_digest
+from worker.storage import MAX_BYTES, YEAR_S, NotStored, StoreUnreachable, drafts, paths
 
 _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
@@ -44,12 +45,27 @@ class LocalStore:
         file: Path,
         content_type: str,  # noqa: ARG002 - a file has no content type
         check: Callable[[], None] = lambda: None,
+        *,
+        cache_s: int = YEAR_S,  # noqa: ARG002 - who serves the folder decides about caches
     ) -> str:
         """Copy the file beside its target and rename it. As `Store.put`."""
         check()
         with _job_errors():
             _replace(self.folder / path, file)
-        return f"{self.url}/{path}?v={version(file_digest(file))}"
+        return f"{self.url}/{path}"
+
+    def fetch(self, path: str, file: Path, check: Callable[[], None] = lambda: None) -> None:
+        """Copy a file of the folder. As `Store.fetch`."""
+        check()
+        with _job_errors():
+            try:
+                reader = (self.folder / path).open("rb")
+            except FileNotFoundError:
+                raise NotStored(path) from None
+            with reader, drafts.replacing(file) as writer:
+                if os.fstat(reader.fileno()).st_size > MAX_BYTES:
+                    raise JobError("storage_too_large")
+                shutil.copyfileobj(reader, writer)
 
     def find(self, stem: str) -> list[str]:
         """List the stem's files, drafts included. As `Store.find`."""
@@ -59,7 +75,7 @@ class LocalStore:
             own = [
                 file
                 for file in (top.parent.iterdir() if top.parent.is_dir() else ())
-                if file.name.startswith((f"{top.name}.", f".{top.name}.")) and not file.is_dir()
+                if paths.is_named(file.name.removeprefix("."), top.name) and not file.is_dir()
             ]
             below = [file for file in top.rglob("*") if file.is_symlink() or not file.is_dir()]
         return sorted(file.relative_to(self.folder).as_posix() for file in own + below)
@@ -70,6 +86,7 @@ class LocalStore:
             for path in paths:
                 file = self.folder / path
                 file.unlink(missing_ok=True)
+                _sweep(file)
                 _prune(file.parent, self.folder)
 
     def check(self) -> list[Finding]:
@@ -92,6 +109,9 @@ def _replace(target: Path, file: Path) -> None:
     draft = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as writer, file.open("rb") as reader:
+            # The kernel releases the lock when the process ends, however it ends. Some network file systems have none.
+            with suppress(OSError):
+                fcntl.flock(writer, fcntl.LOCK_EX)
             shutil.copyfileobj(reader, writer)
             writer.flush()
             os.fsync(writer.fileno())
@@ -99,11 +119,20 @@ def _replace(target: Path, file: Path) -> None:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+    _sweep(target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _sweep(target: Path) -> None:
+    """Remove the drafts of a file that ended processes left."""
+    for draft in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        with suppress(OSError), draft.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The bucket, through supabase-py."""
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,14 +19,13 @@ from worker.core.errors import JobError
 from worker.core.finding import Finding, Level
 from worker.core.settings import ConfigError
 from worker.http import clients
-from worker.storage import CONTENT_TYPES, bucket_checks, version
+from worker.storage import CONTENT_TYPES, MAX_BYTES, YEAR_S, NotStored, bucket_checks, drafts, paths
 from worker.storage.bucket_checks import UnexpectedAnswer
 from worker.weights.transfer import file_digest
 
 TRIES = 6
 RETRY_S = 180  # no try begins later than this after the first
 TICK_S = 0.25  # how often a wait between tries calls `check`
-YEAR_S = 31_536_000
 PAGE = 1000  # names in one answer
 BATCH = 100  # files in one removal
 
@@ -110,13 +110,14 @@ class SupabaseStore:
                 f"The storage does not allow files of the type {' and '.join(refused)}. The shop's developer must look at it.",
             )
 
-    def put(self, path: str, file: Path, content_type: str, check: Check = _nothing) -> str:
+    def put(
+        self, path: str, file: Path, content_type: str, check: Check = _nothing, *, cache_s: int = YEAR_S
+    ) -> str:
         """Upload a file, with up to six tries in three minutes. As `Store.put`."""
         size, digest = file.stat().st_size, file_digest(file)
         options: dict[str, Any] = {
             "content-type": content_type,
-            # The URL changes with the content, so a cached copy is never outdated.
-            "cache-control": str(YEAR_S),
+            "cache-control": str(cache_s),
             "upsert": "true",
             "metadata": {"sha256": digest},
         }
@@ -132,8 +133,16 @@ class SupabaseStore:
 
         self._retrying(send, check)
         if self.signed_url_s is None:
-            return f"{self.bucket.get_public_url(path).rstrip('?')}?v={version(digest)}"
-        return f"{self._retrying(lambda: self._sign(path), check)}&v={version(digest)}"
+            return self.bucket.get_public_url(path).rstrip("?")
+        return self._retrying(lambda: self._sign(path), check)
+
+    def fetch(self, path: str, file: Path, check: Check = _nothing) -> None:
+        """Download a file, with as many tries as `put`. As `Store.fetch`."""
+        content = self._retrying(lambda: self._download(path), check)
+        if content is None:
+            raise NotStored(path)
+        with drafts.replacing(file) as writer:
+            writer.write(content)
 
     def find(self, stem: str) -> list[str]:
         """List the stem's files, a page of names at a time. As `Store.find`."""
@@ -141,7 +150,7 @@ class SupabaseStore:
         own = [
             path
             for path, is_file in self._list(folder, search=f"{name}.")
-            if is_file and path.rpartition("/")[2].startswith(f"{name}.")
+            if is_file and paths.is_named(path.rpartition("/")[2], name)
         ]
         return own + list(self._below(stem))
 
@@ -199,15 +208,35 @@ class SupabaseStore:
     def _holds(self, path: str, size: int, digest: str) -> bool:
         """True if exactly these bytes are stored there already. False if that cannot be found out."""
         try:
-            info: object = _ask(lambda: self.bucket.info(path))
+            return self._info(path) == (size, digest)
         except REQUEST_ERRORS:
             return False
-        metadata = info.get("metadata") if isinstance(info, dict) else None
-        return (
-            isinstance(info, dict)
-            and isinstance(metadata, dict)
-            and (info.get("size"), metadata.get("sha256")) == (size, digest)
-        )
+
+    def _download(self, path: str) -> bytes | None:
+        """Return a file's bytes, whose number and hash the server knows. None if there is no file. Raises: REQUEST_ERRORS."""
+        try:
+            size, digest = self._info(path)
+            if size > MAX_BYTES:
+                raise JobError("storage_too_large")
+            content: object = _ask(lambda: self.bucket.download(path))
+        except StorageApiError as error:
+            if bucket_checks.is_missing_file(error):
+                return None
+            raise
+        if not isinstance(content, bytes) or len(content) != size:
+            raise UnexpectedAnswer("the file has another size")
+        if digest not in {None, hashlib.sha256(content).hexdigest()}:
+            raise UnexpectedAnswer("the file has another hash")
+        return content
+
+    def _info(self, path: str) -> tuple[int, object]:
+        """Return a file's size, and its sha256 if it was stored with it. Raises: REQUEST_ERRORS."""
+        info: object = _ask(lambda: self.bucket.info(path))
+        size = info.get("size") if isinstance(info, dict) else None
+        if not isinstance(info, dict) or not isinstance(size, int):
+            raise UnexpectedAnswer("the description of a file has no size")
+        metadata = info.get("metadata")
+        return size, metadata.get("sha256") if isinstance(metadata, dict) else None
 
     def _describe(self) -> BaseBucket:
         """Ask for the bucket's properties. Raises: REQUEST_ERRORS."""

@@ -1,0 +1,123 @@
+"""The work on stored files that no job waits for: completes what a publication left, and removes the files of doomed versions.
+
+Every daemon does it for the whole queue. The database says what is due (worker/versions), and gives each piece to one daemon.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.core.errors import one_line
+from worker.core.settings import Settings
+from worker.core.threads import jitter
+from worker.daemon.scratch import Scratch
+from worker.database.monitor import DatabaseMonitor
+from worker.storage import Store
+from worker.versions import prune, publish, queue
+from worker.versions.hold import Stopped
+
+DOOM_EVERY_S = 900.0  # between two searches for old versions
+BATCH = 200
+RETRY_S = 5.0  # after an error that nobody foresaw
+
+log = structlog.get_logger()
+
+
+class FileWork(threading.Thread):
+    """One thread of a daemon. It sleeps until `wake`: a notification, or the upkeep's statement, says that work is due."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, store: Store, scratch: Scratch, monitor: DatabaseMonitor
+    ) -> None:
+        super().__init__(name="files", daemon=True)
+        self.settings = settings
+        self.engine = engine
+        self.store = store
+        self.scratch = scratch
+        self.monitor = monitor
+        self.tasks: tuple[Callable[[], bool], ...] = (self.publish, self.remove)
+        """Each does one piece of its kind, the most urgent kind first; False if none is due."""
+        self._due = threading.Event()
+        self._stopped = threading.Event()
+        self._doom_at = time.monotonic() + jitter(0, DOOM_EVERY_S)
+        self._reason = ""
+
+    def wake(self) -> None:
+        """Let the thread look for work that is due."""
+        self._due.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread, and give back what it has taken. Wait for that for `timeout_s` seconds at most."""
+        self._stopped.set()
+        self._due.set()
+        if self.is_alive():
+            self.join(timeout_s)
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        while not self._stopped.is_set():
+            self._due.wait(max(0.0, self._doom_at - time.monotonic()))
+            self._due.clear()
+            while not (self._stopped.is_set() or self.monitor.wait(1)):
+                pass
+            if not self._stopped.is_set():
+                self.run_once()
+
+    def run_once(self) -> None:
+        """Do all that is due."""
+        try:
+            if time.monotonic() >= self._doom_at:
+                self._doom_at = time.monotonic() + DOOM_EVERY_S * jitter(0.8, 1)
+                self.doom()
+            while not self._stopped.is_set() and any(task() for task in self.tasks):
+                pass
+        except SQLAlchemyError as error:
+            # The monitor logs outages. Any other error, say a missing right, is logged once. The upkeep wakes us again.
+            if self.monitor.available and self._reason != (reason := one_line(error)):
+                self._reason = reason
+                log.exception("file_work_failed")
+        except Exception:
+            # Not foreseen. What was taken is taken anew when its lease expires.
+            log.exception("file_work_failed")
+            self._stopped.wait(RETRY_S)
+
+    def publish(self) -> bool:
+        """Complete a publication from the version's stored files. False if none is due."""
+        work = queue.take_publication(self.engine, lease_s=self.settings.lease_s)
+        if work is None:
+            return False
+        with self.scratch.job(f"publish-{work.digest}") as folder:
+            publish.publish(
+                self.engine,
+                self.store,
+                work,
+                publish.fetch(self.store, work, folder),
+                lease_s=self.settings.lease_s,
+                check=self._check,
+            )
+        return True
+
+    def remove(self) -> bool:
+        """Remove the files and the row of a doomed version. False if none is due."""
+        work = queue.take_doomed(self.engine, lease_s=self.settings.lease_s)
+        if work is None:
+            return False
+        prune.remove(self.engine, self.store, work, lease_s=self.settings.lease_s, check=self._check)
+        return True
+
+    def doom(self) -> None:
+        """Doom those of a batch of old versions that nothing needs; of the next batch soon."""
+        doomed, more = queue.doom(self.engine, days=self.settings.keep_versions_days, batch=BATCH)
+        if doomed:
+            log.info("versions_doomed", versions=doomed)
+        if more:
+            self._doom_at = time.monotonic()
+            self._due.set()
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise Stopped

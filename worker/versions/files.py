@@ -1,0 +1,39 @@
+"""The files of a version by their endings. Their paths are in worker.storage.paths."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from worker.core.errors import JobError
+from worker.storage import CONTENT_TYPES
+from worker.weights.transfer import file_digest
+
+NAMES: Mapping[str, str] = {
+    ".cutout.png": "cutout.png",
+    ".png": "poster.png",
+    ".webp": "turntable.webp",
+    ".usdz": "model.usdz",
+    ".glb": "model.glb",
+}
+"""The name of each file in a job's folder, by its ending. In the order of storing: who sees a new model finds its new poster."""
+
+URLS: Mapping[str, str] = {
+    ".cutout.png": "cutout_url",
+    ".png": "poster_url",
+    ".webp": "turntable_url",
+    ".usdz": "usdz_url",
+    ".glb": "model_url",
+}
+"""The name of each file's URL in a job's report; that of the model is a column of the row."""
+
+
+def content_type(ending: str) -> str:
+    """Return the content type of a file with this ending."""
+    return CONTENT_TYPES[f".{ending.rpartition('.')[2]}"]
+
+
+def hashes(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return the sha256 of each file in hex. Raises: JobError `temp_unavailable` if one is missing."""
+    try:
+        return {ending: file_digest(file) for ending, file in files.items()}
+    except OSError as error:
+        raise JobError("temp_unavailable") from error  # somebody deleted it; the job is not to blame
