@@ -11,6 +11,8 @@
 -- enable_seqscan = off keeps it on the indexes. No function sets search_path: it would also apply to the app's own triggers
 -- on the table, which may name their tables without a schema. lock_timeout: a row that another session has locked is not an
 -- outage, so the statement gives up before the connection does (worker/database/connection.py, ANSWER_S).
+--
+-- The claim and the settlement set a variable where PERFORM would do: PERFORM runs a query, at three times the cost.
 
 -- Two rules cannot be checked in the claim's own snapshot, because another claim may be about to commit. So each function
 -- takes a lock that ends with the claim, and checks after that: in a volatile function every statement sees what is committed
@@ -80,7 +82,8 @@ BEGIN
     LOOP
         SELECT of.n, of.pool, of.engine, waiting.priority, coalesce(served.shop, '') AS served INTO line
         FROM (
-            SELECT row_number() OVER () AS n, pool, engine FROM unnest(pools) AS pool CROSS JOIN unnest(engines) AS engine
+            SELECT (p - 1) * cardinality(engines) + e AS n, pool, engine
+            FROM unnest(pools) WITH ORDINALITY AS one (pool, p) CROSS JOIN unnest(engines) WITH ORDINALITY AS two (engine, e)
         ) AS of CROSS JOIN LATERAL (
             SELECT job.priority FROM public.jobs AS job
             WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = of.engine
@@ -241,13 +244,14 @@ SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     most CONSTANT int := 200;
     engines CONSTANT text[] := worker.engines_of(engine);
+    key text;
     queue record;
     few uuid[];
     chosen uuid;
     claimed worker.claimed_job;
     refused uuid[] := '{}';
 BEGIN
-    PERFORM set_config('worker.lease', 'queue', true), set_config('synchronous_commit', 'off', true);
+    key := set_config('worker.lease', 'queue', true) || set_config('synchronous_commit', 'off', true);
     -- A former primary: new jobs go to another server, and an empty queue here would not show it.
     IF current_setting('transaction_read_only')::boolean THEN
         RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
@@ -383,10 +387,11 @@ CREATE OR REPLACE FUNCTION worker.complete_job(
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 DECLARE
+    key CONSTANT text := set_config('worker.lease', token::text, true);
     path text;
     requested_at timestamptz;
+    superseded int;
 BEGIN
-    PERFORM set_config('worker.lease', token::text, true);
     UPDATE public.jobs
     SET status = 'completed', progress = 100, stage = 'completed', model_url = url, version = digest,
         review = CASE WHEN wants_review THEN 'wanted' ELSE 'none' END,
@@ -407,7 +412,7 @@ BEGIN
     IF digest IS NOT NULL AND worker.publish(job_id, path, digest, requested_at, false, token, hold_s) THEN
         to_publish := path;
     END IF;
-    PERFORM worker.supersede_older(path, requested_at);
+    superseded := worker.supersede_older(path, requested_at);
 END $$;
 
 -- Cancel the jobs that still wait for the files of one that is published, and were queued before it.
@@ -416,7 +421,8 @@ END $$;
 -- jobs_waiting_path gives this order. Of very many older jobs, the first 500 are cancelled here, so that the statement stays
 -- short. An entry in worker.superseded keeps the others from being claimed, until claims have cancelled them:
 -- worker.supersede_rest().
-CREATE OR REPLACE FUNCTION worker.supersede_older(its_path text, requested timestamptz) RETURNS void
+-- Returns how many were cancelled here.
+CREATE OR REPLACE FUNCTION worker.supersede_older(its_path text, requested timestamptz) RETURNS int
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_sort = off AS $$
 #variable_conflict use_variable
 DECLARE
@@ -440,6 +446,7 @@ BEGIN
             PERFORM pg_notify('worker_jobs', '') WHERE pg_notification_queue_usage() < 0.9;
         END IF;
     END IF;
+    RETURN cardinality(older);
 END $$;
 
 -- Cancel up to 500 of the jobs that worker.supersede_older() has left, and wake a lane for the next ones. One claim at a time

@@ -11,32 +11,28 @@
 
 -- Write an event that says how a job is. A progress event that no sender has taken is replaced. `is_first`: the job has no
 -- event yet. Its callers run with the owner's rights, and with sorting disabled: only the index outbox_job gives this order.
-CREATE OR REPLACE FUNCTION worker.add_event(job public.jobs, is_first boolean) RETURNS void
+-- Returns its seq.
+CREATE OR REPLACE FUNCTION worker.add_event(job public.jobs, is_first boolean) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     next_seq CONSTANT bigint := nextval('worker.outbox_seq_seq');
     last_seq bigint;
     last_is_terminal boolean;
     last_attempts smallint;
-    content text;
+    content CONSTANT text := concat(  -- leaves out what is null
+        '{"jobId": "', job.id, '", "status": "', job.status, '", "seq": ', next_seq, ', "progress": ', job.progress,
+        ', "stage": ' || to_json(job.stage),
+        ', "modelUrl": ' || to_json(CASE WHEN job.review NOT IN ('wanted', 'rejected') THEN job.model_url END),
+        ', "review": ' || to_json(nullif(job.review, 'none')),
+        ', "errorCode": ' || to_json(job.error_code),
+        ', "errorMessage": ' || to_json(job.error_message),
+        ', "metadata": ', job.metadata, '}');
 BEGIN
     -- The last one that waits: if it ends meanwhile, no other is before ours.
     IF NOT is_first THEN
         SELECT seq, terminal, attempts INTO last_seq, last_is_terminal, last_attempts FROM worker.outbox
             WHERE job_id = job.id AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id DESC, seq DESC LIMIT 1 FOR UPDATE;
     END IF;
-    content := (
-        jsonb_strip_nulls(jsonb_build_object(
-            'jobId', job.id,
-            'status', job.status,
-            'seq', next_seq,
-            'progress', job.progress,
-            'stage', job.stage,
-            'modelUrl', CASE WHEN job.review NOT IN ('wanted', 'rejected') THEN job.model_url END,
-            'review', nullif(job.review, 'none'),
-            'errorCode', job.error_code,
-            'errorMessage', job.error_message))
-        || jsonb_build_object('metadata', job.metadata))::text;
     IF NOT last_is_terminal AND last_attempts = 0 AND job.completed_at IS NULL THEN
         UPDATE worker.outbox SET seq = next_seq, body = content, created_at = now() WHERE seq = last_seq;
     ELSE
@@ -49,6 +45,7 @@ BEGIN
     IF coalesce(current_setting('worker.lease', true), '') = '' THEN
         PERFORM pg_notify('worker_webhooks', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;
+    RETURN next_seq;
 END $$;
 
 -- Write an event for each change of a job, and end its attempt, in the transaction that makes the change. The claim has
@@ -57,6 +54,8 @@ END $$;
 -- One trigger for both, because each trigger costs a claim and a settlement some 20 µs.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET enable_sort = off AS $$
+DECLARE
+    seq bigint;
 BEGIN
     IF OLD.status = 'processing' AND NEW.status <> 'processing' THEN
         UPDATE worker.attempts
@@ -74,7 +73,7 @@ BEGIN
         WHERE job_id = OLD.id AND lease_token = OLD.lease_token;
     END IF;
     -- A job that was never claimed nor queued again has no event yet.
-    PERFORM worker.add_event(NEW, OLD.started_at IS NULL AND OLD.queued_at IS NOT DISTINCT FROM OLD.created_at);
+    seq := worker.add_event(NEW, OLD.started_at IS NULL AND OLD.queued_at IS NOT DISTINCT FROM OLD.created_at);
     RETURN NULL;
 END $$;
 
