@@ -18,7 +18,6 @@ from worker.storage.supabase import SupabaseStore
 from worker.versions import files, prune, publish, queue
 
 STEM = "a.example/1"
-PATH = "path of the product"
 LEASE_S = 60.0
 ALL = tuple(files.NAMES)
 
@@ -92,6 +91,9 @@ class Shelf:
         self.sql = sql
         self.store = store
         self.bucket = bucket
+        found = sql.execute("SELECT worker.storage_path('a.example', '1', NULL)").fetchone()
+        assert found
+        self.path = found[0]
 
     def files(self) -> dict[str, bytes]:
         """Everything that is stored, by path."""
@@ -110,6 +112,15 @@ class Shelf:
             if path.startswith(f"{STEM}.")
         }
 
+    def owned(self) -> set[str]:
+        """The paths of all files that belong to a version or are published."""
+        rows = self.sql.execute(
+            "SELECT stem || '/v.' || digest || ending FROM worker.versions, jsonb_object_keys(files) AS ending UNION ALL"
+            " SELECT one.stem || ending FROM worker.published AS one JOIN worker.versions USING (path, digest),"
+            " jsonb_object_keys(files) AS ending"
+        )
+        return {path for (path,) in rows}
+
     def add(self, name: str, endings: Sequence[str] = ALL, stem: str = STEM) -> str:
         """Store a version whose files say the name, with its row. Return its digest."""
         contents = {ending: f"{name}{ending}".encode() for ending in endings}
@@ -122,20 +133,21 @@ class Shelf:
         self.sql.execute(
             "INSERT INTO worker.versions (path, digest, stem, shop, product, job_id, files)"
             " VALUES (%s, %s, %s, 'a.example', '1', gen_random_uuid(), %s)",
-            [PATH if stem == STEM else stem, digest, stem, json.dumps(hashes)],
+            [self.path if stem == STEM else stem, digest, stem, json.dumps(hashes)],
         )
         return digest
 
     def name(self, digest: str) -> None:
         """Have a version published, as a job's end does."""
         self.sql.execute(
-            "SELECT worker.publish(gen_random_uuid(), %s, %s, now(), true, NULL, 0)", [PATH, digest]
+            "SELECT worker.publish(gen_random_uuid(), %s, %s, now(), true, NULL, 0)", [self.path, digest]
         )
 
     def doom(self, digest: str) -> None:
         self.sql.execute(
             "UPDATE worker.versions SET doomed_at = now(), next_try_at = now() WHERE digest = %s", [digest]
         )
+        self.sql.execute("NOTIFY worker_files")
 
     def hurry(self) -> None:
         """Let leases expire, and waits before the next try be over."""

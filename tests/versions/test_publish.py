@@ -170,6 +170,76 @@ def test_a_publication_goes_through_a_bucket_on_a_bad_day(bucket_place: Shelf, f
     assert bucket_place.state() == (new, new, False)
 
 
+def kill_store_at_each_step(
+    place: Shelf, begin: Callable[[], None], act: Callable[[], bool | None]
+) -> Iterator[bool | None]:
+    """End the server before and after it does each request, and start it again when `act` is over. Yield what that returned."""
+    assert place.bucket
+    for step in itertools.count():
+        requests = itertools.count()
+        at, after = divmod(step, 2)
+
+        def fault(_method: str, _path: str) -> bucket_server.Fault | None:
+            number = next(requests)  # noqa: B023 - of this step
+            if number < at:  # noqa: B023
+                return None
+            return bucket_server.lose_answer if number == at and after else bucket_server.reset  # noqa: B023
+
+        begin()
+        place.bucket.fault = fault
+        done = act()
+        place.bucket.fault = lambda _method, _path: None
+        yield done
+        if next(requests) <= at:
+            return
+
+
+def test_a_publication_during_which_the_store_was_killed_is_completed(bucket_place: Shelf) -> None:
+    before, endings = (".png", ".usdz", ".glb"), (".png", ".glb")
+    old, new = bucket_place.add("old", before), bucket_place.add("new", endings)
+
+    def begin() -> None:
+        bucket_place.name(old)
+        bucket_place.hurry()
+        assert bucket_place.publish() is True
+        bucket_place.name(new)
+        bucket_place.hurry()
+
+    results = []
+    for done in kill_store_at_each_step(bucket_place, begin, bucket_place.publish):
+        results.append(done)
+        assert all(
+            data in {f"old{ending}".encode(), f"new{ending}".encode()}
+            for ending, data in bucket_place.published().items()
+        ), "each file is whole"
+        if not done:
+            assert bucket_place.state() == (new, None, True)
+            bucket_place.hurry()
+            assert bucket_place.publish() is True
+        assert (bucket_place.published(), bucket_place.state()[:2]) == (of("new", endings), (new, new))
+        assert set(bucket_place.files()) == bucket_place.owned()
+    assert len(results) > 2 * (3 * len(endings) + 1), "each fetch of two requests, each put and the removal"
+    assert results[-1] is True
+    assert not any(results[:-2])
+
+
+def test_a_removal_during_which_the_store_was_killed_is_completed(bucket_place: Shelf) -> None:
+    numbers = itertools.count()
+
+    def begin() -> None:
+        bucket_place.doom(bucket_place.add(f"goes {next(numbers)}"))
+
+    results = []
+    for done in kill_store_at_each_step(bucket_place, begin, bucket_place.remove):
+        results.append(done)
+        if not done:
+            bucket_place.hurry()
+            assert bucket_place.remove() is True
+        assert bucket_place.files() == {}
+    assert len(results) > 6
+    assert results[-1] is True
+
+
 def test_a_bucket_that_is_gone_leaves_what_was_published_and_is_tried_again(bucket_place: Shelf) -> None:
     old, new = bucket_place.add("old"), bucket_place.add("new")
     bucket_place.name(old)
