@@ -1,8 +1,10 @@
 """The commands on models that wait for review, and on the published version: review, publish."""
 
 from typing import Annotated
+from uuid import UUID
 
 import typer
+from sqlalchemy.engine import Engine
 
 from worker.cli.output import AsJson, Ids, connected, console, for_each, print_json
 from worker.core import settings
@@ -43,11 +45,18 @@ def approve(ids: Ids, as_json: AsJson = False) -> None:
     with connected(settings.load()) as engine:
         for_each(
             ids,
-            lambda job: queue.approve(engine, job),
+            lambda job: _approve(engine, job),
             "approved",
             "waits for no review, or its files are gone",
             as_json=as_json,
         )
+
+
+def _approve(engine: Engine, job: UUID) -> bool:
+    approved = queue.approve(engine, job)
+    if approved and not all(row["published"] for row in queue.get_jobs(engine, [job])):
+        console.print(f"{job}: a newer model stays published. See: worker publish {job}", soft_wrap=True)
+    return approved
 
 
 @review.command()

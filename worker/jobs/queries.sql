@@ -225,6 +225,7 @@ SELECT id, shop, product_id, variant_id, quality, pool, engine, status::text AS 
     max_attempts, left(model_url, 8000) AS model_url, left(error_code, 200) AS error_code,
     left(error_message, 2000) AS error_message, left(claimed_by, 200) AS claimed_by, created_at, started_at, completed_at,
     run_after, image_urls, review, left(version, 200) AS version,
+    worker.is_published(worker.storage_path(shop, product_id, variant_id), version) AS published,
     CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY named.place;

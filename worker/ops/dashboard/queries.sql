@@ -54,7 +54,7 @@ ORDER BY named.place;
 -- text, without what is too long for a page.
 SELECT id, shop, product_id, variant_id, product_handle, image_urls, quality, priority, run_after, max_attempts, dedupe_key,
     status::text AS status, progress, left(stage, 200) AS stage, attempts, left(model_url, 8000) AS model_url,
-    left(version, 200) AS version, review, refresh, excluded_photos, left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message, lease_expires_at,
+    left(version, 200) AS version, worker.is_published(worker.storage_path(shop, product_id, variant_id), version) AS published, review, refresh, excluded_photos, left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message, lease_expires_at,
     left(claimed_by, 200) AS claimed_by, cancel_requested_at, created_at, queued_at, updated_at, started_at, completed_at,
     CASE WHEN octet_length(metadata::text) <= 200000 THEN metadata::text END AS metadata,
     CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
