@@ -12,6 +12,7 @@ from worker.core.settings import ConfigError, Settings
 from worker.database import Row
 from worker.ops.terminal.formats import file_size
 from worker.storage import Store, open_store
+from worker.storage.hashes import sha256
 
 TYPES = {
     ".jpg": "image/jpeg",
@@ -118,12 +119,10 @@ def _upload(file: Path, store: Store) -> str:
 
 
 def _put(file: Path, store: Store) -> str:
-    from worker.weights.transfer import file_digest  # noqa: PLC0415 - brings an HTTP client
-
     ending = file.suffix.lower()
     content_type = TYPES.get(ending, "application/octet-stream")
     store.check_files([(file, content_type)])
-    return store.put(f"uploads/{file_digest(file)[:16]}{ending}", file, content_type)
+    return store.put(f"uploads/{sha256(file)[:16]}{ending}", file, content_type)
 
 
 def sample(name: str) -> str:

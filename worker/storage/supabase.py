@@ -21,7 +21,7 @@ from worker.core.settings import ConfigError
 from worker.http import clients
 from worker.storage import CONTENT_TYPES, MAX_BYTES, YEAR_S, NotStored, bucket_checks, drafts, paths
 from worker.storage.bucket_checks import UnexpectedAnswer
-from worker.weights.transfer import file_digest
+from worker.storage.hashes import sha256
 
 TRIES = 6
 RETRY_S = 180  # no try begins later than this after the first
@@ -114,7 +114,7 @@ class SupabaseStore:
         self, path: str, file: Path, content_type: str, check: Check = _nothing, *, cache_s: int = YEAR_S
     ) -> str:
         """Upload a file, with up to six tries in three minutes. As `Store.put`."""
-        size, digest = file.stat().st_size, file_digest(file)
+        size, digest = file.stat().st_size, sha256(file)
         options: dict[str, Any] = {
             "content-type": content_type,
             "cache-control": str(cache_s),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from worker.core.errors import JobError
 from worker.storage import CONTENT_TYPES
-from worker.weights.transfer import file_digest
+from worker.storage.hashes import sha256
 
 NAMES: Mapping[str, str] = {
     ".cutout.png": "cutout.png",
@@ -34,6 +34,6 @@ def content_type(ending: str) -> str:
 def hashes(files: Mapping[str, Path]) -> dict[str, str]:
     """Return the sha256 of each file in hex. Raises: JobError `temp_unavailable` if one is missing."""
     try:
-        return {ending: file_digest(file) for ending, file in files.items()}
+        return {ending: sha256(file) for ending, file in files.items()}
     except OSError as error:
         raise JobError("temp_unavailable") from error  # somebody deleted it; the job is not to blame

@@ -13,10 +13,10 @@ from sqlalchemy.engine import Engine
 from worker.core import metrics
 from worker.core.errors import JobError, one_line
 from worker.storage import Store, paths
+from worker.storage.hashes import sha256
 from worker.versions import files, queue
 from worker.versions.hold import Hold, Stopped, TakenOver
 from worker.versions.queue import Publication
-from worker.weights.transfer import file_digest
 
 CACHE_S = 60  # a published path gets other bytes with the next version
 
@@ -90,7 +90,7 @@ def fetch(store: Store, work: Publication, folder: Path) -> Callable[[str, Check
     def find(ending: str, check: Check) -> Path:
         file = folder / files.NAMES[ending]
         store.fetch(stem + ending, file, check)
-        if file_digest(file) != work.files[ending]:
+        if sha256(file) != work.files[ending]:
             raise JobError("storage_unavailable", f"{stem}{ending} is not the file that was stored")
         return file
 
