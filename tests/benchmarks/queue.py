@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from benchmarks.rig import Daemon, Json, Rig, rig, sql, until
@@ -36,6 +37,8 @@ from worker.jobs import queue
 from worker.local.postgres import start_server
 from worker.local.stack import interrupt_on_signals
 from worker.local.weights import ensure_weights
+from worker.versions import queue as versions
+from worker.versions.queue import Publication
 
 POLL_S = 1.0
 LONG_S = 150.0  # longer than anything here takes
@@ -246,7 +249,15 @@ def _ours(url: str, jobs: int, ready: threading.Barrier) -> None:
     for _ in range(jobs):
         job = queue.claim(engine, worker="bench", lease_s=30)
         assert job
-        queue.complete(engine, job, model_url="http://a/b.glb", report={})
+        digest, key = uuid4().hex, sha256(job.id.bytes).hexdigest()
+        files = dict.fromkeys((".cutout.png", ".png", ".webp", ".glb"), key)
+        stem = f"{job.shop}/{job.product_id}"
+        versions.begin(engine, job, digest=digest, stem=stem, files=files, result_key=key)
+        path = queue.complete(engine, job, model_url="http://a/b.glb", report={}, digest=digest)
+        assert path
+        versions.finish_publication(
+            engine, Publication.of(job, path=path, stem=stem, digest=digest, files=files)
+        )
     engine.dispose()
 
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy.engine import Engine
@@ -41,6 +41,19 @@ class Publication:
     job_id: UUID
     token: UUID
     files: Mapping[str, str]  # SHA-256 by ending
+
+    @classmethod
+    def of(cls, job: Job, *, path: str, stem: str, digest: str, files: Mapping[str, str]) -> Self:
+        """Return the publication that `worker.jobs.queue.complete` has given to the job's worker: `path` is what it returned."""
+        return cls(
+            path=path,
+            stem=stem,
+            shop=job.shop,
+            digest=digest,
+            job_id=job.id,
+            token=job.lease_token,
+            files=files,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
