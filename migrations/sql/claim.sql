@@ -379,8 +379,9 @@ BEGIN
 END $$;
 
 -- Complete a job with the version that it has begun, if any. Unless somebody must approve it first, it is published if no newer
--- one is, and older waiting jobs for the same files are cancelled. `completed` is false if the lease is lost. `to_publish` is
--- the path of a publication that the caller now has for `hold_s` seconds, with this token: worker.publish().
+-- one is, and older waiting jobs for the same files are cancelled. `completed` is false if the lease is lost, or the version:
+-- then the job is made again when its lease expires. `to_publish` is the path of a publication that the caller now has for
+-- `hold_s` seconds, with this token: worker.publish().
 CREATE OR REPLACE FUNCTION worker.complete_job(
     job_id uuid, token uuid, url text, report jsonb, digest text, wants_review boolean, hold_s double precision,
     OUT completed boolean, OUT to_publish text)
@@ -392,18 +393,26 @@ DECLARE
     requested_at timestamptz;
     superseded int;
 BEGIN
+    completed := false;
+    SELECT worker.storage_path(shop, product_id, variant_id), queued_at INTO path, requested_at
+        FROM public.jobs WHERE id = job_id AND lease_token = token;
+    IF digest IS NOT NULL AND NOT EXISTS (
+        SELECT FROM worker.versions AS version
+        WHERE version.path = path AND version.digest = digest AND version.doomed_at IS NULL)
+    THEN
+        RETURN;
+    END IF;
     UPDATE public.jobs
     SET status = 'completed', progress = 100, stage = 'completed', model_url = url, version = digest,
         review = CASE WHEN wants_review THEN 'wanted' ELSE 'none' END,
         metadata = metadata || jsonb_build_object('worker',
             CASE WHEN wants_review THEN report || '{"review": "wanted"}' ELSE report END),
         completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-    WHERE id = job_id AND lease_token = token
-    RETURNING worker.storage_path(shop, product_id, variant_id), queued_at INTO path, requested_at;
-    completed := FOUND;
-    IF NOT completed THEN
+    WHERE id = job_id AND lease_token = token;
+    IF NOT FOUND THEN
         RETURN;
     END IF;
+    completed := true;
     IF wants_review THEN
         UPDATE worker.versions AS version SET job_id = complete_job.job_id, used_at = now()
         WHERE version.path = path AND version.digest = digest AND version.job_id <> complete_job.job_id;

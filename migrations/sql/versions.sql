@@ -3,10 +3,12 @@
 -- own. Whoever writes or removes files has taken the row for it, with a token that is valid until next_try_at; when it has
 -- passed, the work is due again, and another daemon may take it.
 --
--- All functions lock in the same order: a job, what is published at its path, versions.
+-- All functions lock in the same order: a job, versions, what is published at its path.
 
 -- Enter a version before its first file is stored. True: store it. False: its files are being removed, or an erasure of its
 -- product is not done; try again later. No row: the lease is lost. The job that made it is entered when that completes.
+--
+-- It does not wait until the disk has it: if the server dies before, complete_job() finds no version, and the job is made again.
 CREATE OR REPLACE FUNCTION worker.begin_version(
     its_job uuid, its_token uuid, its_digest text, its_stem text, its_files jsonb, its_key text) RETURNS SETOF boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
@@ -14,6 +16,7 @@ LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 DECLARE
     job record;
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     SELECT shop, worker.last_part(product_id) AS product, worker.storage_path(shop, product_id, variant_id) AS path
         INTO job FROM public.jobs WHERE id = its_job AND lease_token = its_token;
     IF NOT FOUND THEN
@@ -25,10 +28,15 @@ BEGIN
         RETURN NEXT false;
         RETURN;
     END IF;
-    INSERT INTO worker.versions AS known (path, digest, stem, shop, product, job_id, result_key, files)
-    VALUES (job.path, its_digest, its_stem, job.shop, job.product, its_job, its_key, its_files)
-    ON CONFLICT (path, digest) DO UPDATE SET used_at = now(), result_key = coalesce(excluded.result_key, known.result_key)
-        WHERE known.doomed_at IS NULL;
+    -- One job of a path runs at a time, so nobody else enters the version meanwhile. ON CONFLICT would write more WAL.
+    UPDATE worker.versions AS known SET used_at = now(), result_key = coalesce(its_key, known.result_key)
+    WHERE known.path = job.path AND known.digest = its_digest AND known.doomed_at IS NULL;
+    IF NOT FOUND AND NOT EXISTS (
+        SELECT FROM worker.versions AS known WHERE known.path = job.path AND known.digest = its_digest)
+    THEN
+        INSERT INTO worker.versions (path, digest, stem, shop, product, job_id, result_key, files)
+        VALUES (job.path, its_digest, its_stem, job.shop, job.product, its_job, its_key, its_files);
+    END IF;
     RETURN NEXT FOUND;
 END $$;
 
@@ -82,17 +90,19 @@ END $$;
 -- there is no such version any more. True: its files must be written there, and `holder` is the token with which the caller has
 -- taken that for `hold_s` seconds. Without a holder, or while another publication is being written, a daemon does it.
 --
--- The version that is replaced is kept from now on for as long as one that was just used.
+-- The version that is replaced is kept from then on for as long as one that was just used, to the day.
 CREATE OR REPLACE FUNCTION worker.publish(
     its_job uuid, its_path text, its_digest text, requested timestamptz, on_purpose boolean,
     holder uuid, hold_s double precision) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     version worker.versions;
-    replaced text;
-    published worker.published;
+    before worker.published;
+    now_holder uuid;
+    now_due timestamptz;
 BEGIN
-    SELECT one.digest INTO replaced FROM worker.published AS one WHERE one.path = its_path FOR UPDATE;
+    -- Two that publish at the same path come one after the other, even if nothing is published there yet.
+    PERFORM pg_advisory_xact_lock(hashtextextended('worker publish ' || its_path, 0));
     SELECT * INTO version FROM worker.versions AS one WHERE one.path = its_path AND one.digest = its_digest;
     -- One that was just begun is not written again: nobody dooms it today.
     IF version.job_id IS DISTINCT FROM its_job OR version.doomed_at IS NOT NULL OR version.used_at < now() - interval '1 h' THEN
@@ -102,31 +112,38 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
-    INSERT INTO worker.published AS one (path, stem, shop, product, digest, job_id, requested_at, token, next_try_at, tries)
-    VALUES (its_path, version.stem, version.shop, version.product, its_digest, its_job, requested, holder,
-        now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END),
-        CASE WHEN holder IS NULL THEN 0 ELSE 1 END)
-    ON CONFLICT (path) DO UPDATE
-    SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested),
-        -- Tries that did not come to their end count on: see end_publication().
-        tries = least(one.tries + excluded.tries, 1000),
-        -- Whoever writes now finds the other digest at the end; two must not write at the same time.
-        token = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.token
-            WHEN one.written IS DISTINCT FROM its_digest THEN holder END,
-        next_try_at = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.next_try_at
-            WHEN one.written IS DISTINCT FROM its_digest THEN excluded.next_try_at END,
-        written = CASE WHEN one.written = its_digest THEN its_digest END
-        WHERE on_purpose OR one.requested_at <= requested
-    RETURNING * INTO published;
+    SELECT * INTO before FROM worker.published AS one WHERE one.path = its_path;
     IF NOT FOUND THEN
+        INSERT INTO worker.published (path, stem, shop, product, digest, job_id, requested_at, token, next_try_at, tries)
+        VALUES (its_path, version.stem, version.shop, version.product, its_digest, its_job, requested, holder,
+            now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END),
+            CASE WHEN holder IS NULL THEN 0 ELSE 1 END)
+        RETURNING token, next_try_at INTO now_holder, now_due;
+    ELSIF before.requested_at <= requested OR on_purpose THEN
+        UPDATE worker.published AS one
+        SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested),
+            -- Tries that did not come to their end count on: see end_publication().
+            tries = least(one.tries + CASE WHEN holder IS NULL THEN 0 ELSE 1 END, 1000),
+            -- Whoever writes now finds the other digest at the end; two must not write at the same time.
+            token = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.token
+                WHEN one.written IS DISTINCT FROM its_digest THEN holder END,
+            next_try_at = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.next_try_at
+                WHEN one.written IS DISTINCT FROM its_digest
+                    THEN now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END)
+                ELSE one.next_try_at END,
+            written = CASE WHEN one.written = its_digest THEN its_digest END
+        WHERE one.path = its_path
+        RETURNING one.token, one.next_try_at INTO now_holder, now_due;
+        UPDATE worker.versions AS one SET used_at = now()
+        WHERE one.path = its_path AND one.digest = before.digest AND before.digest <> its_digest AND one.doomed_at IS NULL
+          AND one.used_at < now() - interval '1 day';
+    ELSE
         RETURN false;
     END IF;
-    UPDATE worker.versions AS one SET used_at = now()
-    WHERE one.path = its_path AND one.digest = replaced AND replaced <> its_digest AND one.doomed_at IS NULL;
-    IF published.next_try_at <= now() THEN
+    IF now_due <= now() THEN
         PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;
-    RETURN coalesce(published.token = holder, false);
+    RETURN coalesce(now_holder = holder, false);
 END $$;
 
 -- Take the publication that has been due longest, for `hold_s` seconds. What lies at the path is not known from now on.
@@ -165,11 +182,12 @@ BEGIN
     RETURN false;
 END $$;
 
--- End a taken publication whose files all lie at the path. False as in hold_publication(). If an earlier try did not come to
--- its end, a file of it may still be on its way to the store: so all files are written once more when it has surely arrived.
+-- End a taken publication whose files all lie at the path. False as in hold_publication(). It does not wait until the disk has
+-- it: if the server dies before, the files are written once more.
 CREATE OR REPLACE FUNCTION worker.end_publication(its_path text, its_token uuid, its_digest text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     UPDATE worker.published AS one
     SET written = digest, token = NULL, tries = 0, last_error = NULL,
         next_try_at = CASE WHEN tries > 1 THEN now() + interval '30 s' END

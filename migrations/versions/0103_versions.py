@@ -123,7 +123,6 @@ def _make_published() -> None:
         )
         WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
     """)
-    op.execute("CREATE INDEX published_shop ON worker.published (shop)")
     op.execute("CREATE INDEX published_due ON worker.published (next_try_at) WHERE next_try_at IS NOT NULL")
     op.execute("""
         COMMENT ON TABLE worker.published IS
