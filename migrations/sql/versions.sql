@@ -182,8 +182,9 @@ BEGIN
     RETURN false;
 END $$;
 
--- End a taken publication whose files all lie at the path. False as in hold_publication(). It does not wait until the disk has
--- it: if the server dies before, the files are written once more.
+-- End a taken publication whose files all lie at the path. False as in hold_publication(). If an earlier try did not come to
+-- its end, a file of it may still be on its way to the store: so all files are written once more when it has surely arrived.
+-- It does not wait until the disk has it: if the server dies before, the files are written once more, too.
 CREATE OR REPLACE FUNCTION worker.end_publication(its_path text, its_token uuid, its_digest text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 BEGIN
