@@ -27,7 +27,7 @@ def worker(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Worker:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DATABASE_URL", database_url)
     for module in (output, review):
-        monkeypatch.setattr(module, "console", Console(stderr=True, width=100, color_system=None))
+        monkeypatch.setattr(module, "console", Console(stderr=True, width=80, color_system=None))
     return lambda *arguments: CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
@@ -54,10 +54,10 @@ def test_models_are_listed_approved_and_rejected(
     first, second = (completed(engine, digit, wants_review=True) for digit in "ab")
     listed = worker("review").stderr
     assert listed.splitlines() == [
-        f"{first}  7  a.myshopify.com  41 of 100  0 s",
+        f"{first}  7  a.myshopify.com  score 41 of 100  waits 0 s",
         "  The photo is blurred.",
         f"  https://models.example/a.myshopify.com/7/v.{'a' * 32}.glb",
-        f"{second}  7  a.myshopify.com  41 of 100  0 s",
+        f"{second}  7  a.myshopify.com  score 41 of 100  waits 0 s",
         "  The photo is blurred.",
         f"  https://models.example/a.myshopify.com/7/v.{'b' * 32}.glb",
     ]

@@ -31,7 +31,7 @@ def list_models(context: typer.Context, as_json: AsJson = False, limit: Limit = 
     elif not found:
         console.print("No model waits for review.")
     else:
-        console.print(tables.review_list(found))
+        console.print(tables.review_list(found), soft_wrap=True)
         if waiting > len(found):
             console.print(f"and {waiting - len(found)} more: worker review --limit {waiting}", style="dim")
 

@@ -111,23 +111,21 @@ def queue_summary(
 def review_list(jobs: Sequence[Mapping[str, Any]]) -> Text:
     """Return the jobs whose models wait for review, three lines each: whole id, product, score and age; first warning; URL."""
     now = datetime.now(UTC)
-    text = Text(overflow="fold")
-    for n, job in enumerate(map(_printable, jobs)):
-        quality = job["report"].get("quality")
-        score, warnings = (
-            (quality.get("score"), quality.get("warnings")) if isinstance(quality, dict) else (None, None)
-        )
-        text.append("\n" if n else "")
-        text.append(str(job["id"]), "bold").append("  ").append(product(job)).append(
-            f"  {job['shop']}", "dim"
-        )
-        if isinstance(score, int | float):
-            text.append(f"  {score:.0f} of 100", "yellow")
-        text.append(f"  {about((now - job['completed_at']).total_seconds())}", "dim")
-        if isinstance(warnings, list) and warnings:
-            text.append(f"\n  {_one_line(str(warnings[0]))}")
-        text.append(f"\n  {job['model_url']}", "green")
-    return text
+    blocks = []
+    for job in map(_printable, jobs):
+        score, warning = "", ""
+        match job["report"].get("quality"):
+            case {"score": int() | float() as number, "warnings": list() as warnings}:
+                score = f"  score {number:.0f} of 100"
+                warning = f"\n  {_one_line(str(warnings[0]))}" if warnings else ""
+        age = about((now - job["completed_at"]).total_seconds())
+        blocks.append(
+            Text.assemble(
+                (str(job["id"]), "bold"), f"  {product(job)}", (f"  {job['shop']}", "dim"),
+                (score, "yellow"), (f"  waits {age}", "dim"), warning, (f"\n  {job['model_url']}", "green"),
+            )
+        )  # fmt: skip
+    return Text("\n").join(blocks)
 
 
 def product(job: Mapping[str, Any]) -> str:
