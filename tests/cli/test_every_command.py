@@ -57,6 +57,12 @@ COMMANDS = {
     "review approve": command(f"review approve {JOB}", DATABASE, status=1),
     "review reject": command(f"review reject {JOB}", DATABASE, status=1),
     "publish": command(f"publish {JOB}", DATABASE, status=1),
+    "batch add": command("batch add jobs.csv", DATABASE),
+    "batch status": command("batch status", DATABASE),
+    "batch watch": command("batch watch nothing", DATABASE, status=1),
+    "batch cancel": command("batch cancel nothing", DATABASE, status=1),
+    "batch retry": command("batch retry nothing", DATABASE, status=1),
+    "batch export": command("batch export nothing", DATABASE, status=1),
     "hosts": command("hosts", DATABASE),
     "pause": command("pause nobody", DATABASE, status=1),
     "resume": command("resume nobody", DATABASE, status=1),
@@ -135,6 +141,10 @@ def place(
         "CUDA_VISIBLE_DEVICES": "",
     }.items():
         monkeypatch.setenv(name, value)
+    (tmp_path / "jobs.csv").write_text(
+        "shop,product_id,image_urls\na.myshopify.com,1,https://cdn.shopify.com/a.jpg\n"
+    )
+    monkeypatch.chdir(tmp_path)
     # It would serve for ever; tests/ops/dashboard/ serves for real.
     monkeypatch.setattr(uvicorn.Server, "run", lambda _self, sockets: [each.close() for each in sockets])
     found = Place(postgres, database_url, tmp_path, monkeypatch)

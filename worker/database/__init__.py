@@ -22,6 +22,7 @@ from worker.database.connection import (
     probe,
     queries,
     revision,
+    transaction,
     url,
 )
 from worker.database.values import parse_json
@@ -46,5 +47,6 @@ __all__ = [
     "probe",
     "queries",
     "revision",
+    "transaction",
     "url",
 ]

@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, Self
 
@@ -220,6 +222,22 @@ def fetch_value(engine: Engine, statement: str, **parameters: Any) -> Any:
 def execute(engine: Engine, statement: str, **parameters: Any) -> None:
     """Run a statement that returns no rows. Raises: sqlalchemy's DBAPIError."""
     _run(engine, statement, parameters)
+
+
+@contextmanager
+def transaction(engine: Engine, *, keep: bool = True) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection in one transaction for several statements; unless `keep`, it is rolled back at its end.
+
+    Raises: sqlalchemy's DBAPIError for an error of the driver.
+    """
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, Connection)  # noqa: S101 - made by connect()
+        try:
+            with driver.transaction(force_rollback=not keep):
+                yield driver
+        except psycopg.Error as error:
+            connection._handle_dbapi_exception(error, None, None, None, None)  # noqa: SLF001 - no public way
 
 
 def _run(engine: Engine, statement: str, parameters: Row) -> list[Row]:

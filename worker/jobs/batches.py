@@ -1,12 +1,21 @@
 """Batches: their sums, and what people do with all jobs of one at once. The rules are in migrations/sql/batches.sql."""
 
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
 from sqlalchemy.engine import Engine
 
-from worker.database import Row, fetch_all, fetch_one, fetch_value, queries
+from worker.database import Row, fetch_all, fetch_one, fetch_value, queries, transaction
+from worker.jobs.rows import MOST_PROBLEMS, BadFile, Line
 
 QUERIES = queries("worker.jobs")
 
 MOST = 200  # batches in one transaction
+AT_ONCE = 250  # jobs in one statement
+REFUSALS = ("22", "23", "54", "P0")  # classes of SQLSTATE: data, rules, limits, a trigger of the app's
 
 
 def fold(engine: Engine) -> int:
@@ -22,6 +31,64 @@ def fold(engine: Engine) -> int:
         )
         finished += bool(after and after["finished"])
     return finished
+
+
+def add(
+    engine: Engine,
+    lines: Sequence[Line],
+    *,
+    keep: bool = True,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> list[Line]:
+    """Insert jobs, all or none, in one transaction; unless `keep`, only try it. `on_progress` is told how many are done.
+
+    Returns the lines that are not inserted, since another unfinished job has their dedupe_key.
+    Raises: BadFile with the lines that break a rule, sqlalchemy's DBAPIError.
+    """
+    problems: list[str] = []
+    refused: list[Line] = []
+    with transaction(engine, keep=keep) as connection:
+        for first in range(0, len(lines), AT_ONCE):
+            some = lines[first : first + AT_ONCE]
+            refused += _insert(connection, some, problems)
+            if len(problems) >= MOST_PROBLEMS:
+                break
+            on_progress(first + len(some))
+        if problems:
+            raise BadFile(problems[:MOST_PROBLEMS])
+    return refused
+
+
+def _insert(connection: psycopg.Connection[Any], lines: Sequence[Line], problems: list[str]) -> list[Line]:
+    """Insert lines in one statement. If it is refused, find the line by halves. Returns the lines that are not inserted."""
+    if len(problems) >= MOST_PROBLEMS:
+        return []
+    made: dict[UUID, Line] = {uuid4(): line for line in lines}
+    jobs = json.dumps([{**line.columns, "id": str(job)} for job, line in made.items()])
+    try:
+        with connection.transaction():
+            found = connection.execute(QUERIES["enqueue_all"].encode(), {"jobs": jobs}).fetchall()
+    except psycopg.Error as error:
+        if (error.sqlstate or "")[:2] not in REFUSALS:
+            raise
+        if len(lines) == 1:
+            problems.append(f"line {lines[0].number}: {_reason(error)}")
+            return []
+        half = len(lines) // 2
+        return _insert(connection, lines[:half], problems) + _insert(connection, lines[half:], problems)
+    inserted = {job for (job,) in found}
+    return [line for job, line in made.items() if job not in inserted]
+
+
+def _reason(error: psycopg.Error) -> str:
+    if isinstance(error, psycopg.errors.CheckViolation):
+        return f"it breaks the rule {error.diag.constraint_name}"
+    return error.diag.message_primary or str(error)
+
+
+def results(engine: Engine, shop: str, batch: str) -> list[Row]:
+    """Return what became of the jobs of a batch, in the order in which they were inserted."""
+    return fetch_all(engine, QUERIES["batch_results"], shop=shop, batch=batch)
 
 
 def status(engine: Engine, *, batch: str | None = None, shop: str | None = None) -> list[Row]:

@@ -155,6 +155,20 @@ VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality,
     CAST(:metadata AS jsonb), :dedupe_key, :batch)
 RETURNING id;
 
+-- name: enqueue_all
+-- Insert jobs in their order, given as a JSON array; a column that one does not name gets its default. Returns the ids of those
+-- that are inserted: not of those whose dedupe_key another unfinished job has.
+INSERT INTO public.jobs (id, shop, product_id, variant_id, product_handle, image_urls, quality, pool, engine, batch, refresh,
+    start_by, priority, run_after, max_attempts, dedupe_key, metadata)
+SELECT id, shop, product_id, variant_id, product_handle, image_urls, coalesce(quality, 'balanced'), coalesce(pool, 'default'),
+    engine, batch, coalesce(refresh, false), start_by, coalesce(priority, 0), coalesce(run_after, now()),
+    coalesce(max_attempts, 3), dedupe_key, coalesce(metadata, '{}')
+FROM jsonb_to_recordset(CAST(:jobs AS jsonb)) AS line (id uuid, shop text, product_id text, variant_id text,
+    product_handle text, image_urls text[], quality text, pool text, engine text, batch text, refresh boolean,
+    start_by timestamptz, priority smallint, run_after timestamptz, max_attempts smallint, dedupe_key text, metadata jsonb)
+ON CONFLICT DO NOTHING
+RETURNING id;
+
 -- name: health
 -- Summarize the queue. The view's row without a shop is the sum.
 SELECT pending, due, CAST(extract(epoch FROM oldest_has_waited) AS double precision) AS oldest_has_waited_s,
@@ -278,6 +292,12 @@ SELECT last_shop, last_batch, finished FROM worker.fold_batches(:shop, :batch, :
 SELECT * FROM public.batch_status
 WHERE (CAST(:shop AS text) IS NULL OR shop = :shop) AND (CAST(:batch AS text) IS NULL OR batch = :batch)
 ORDER BY created_at DESC, shop, batch;
+
+-- name: batch_results
+-- Read what became of the jobs of a batch, in the order in which they were inserted.
+SELECT id, shop, product_id, variant_id, product_handle, status::text AS status, model_url, review, version, error_code,
+    error_message, attempts, created_at, completed_at
+FROM public.jobs WHERE shop = :shop AND batch = :batch ORDER BY created_at, id;
 
 -- name: cancel_batch
 -- Cancel the waiting jobs of a batch, and ask its running ones to stop.

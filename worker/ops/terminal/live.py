@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from worker.core.errors import one_line, printable
 from worker.database import Row
-from worker.jobs import hosts, queue
+from worker.jobs import batches, hosts, queue
 from worker.ops.terminal import tables
 
 PAUSE_S = 0.3  # between two queries for single jobs
@@ -38,6 +38,21 @@ def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Ro
                 return rows
             time.sleep(PAUSE_S)
             rows = _until_answered(lambda: queue.get_jobs(engine, ids), live, screen)
+
+
+def watch_batch(engine: Engine, shop: str, batch: str, console: Console) -> Row:
+    """Show a batch until none of its jobs is unfinished, or it is gone. Return its sums as they are then."""
+    with _live(console) as live:
+        found = rows = batches.status(engine, shop=shop, batch=batch)
+        while rows:
+            found = rows
+            screen = [tables.batches_table(rows)]
+            live.update(Group(*screen), refresh=True)
+            if rows[0]["finished_at"] or rows[0]["waiting"] + rows[0]["running"] == 0:
+                break
+            time.sleep(PAUSE_S)
+            rows = _until_answered(lambda: batches.status(engine, shop=shop, batch=batch), live, screen)
+    return found[0] if found else {}
 
 
 def watch_queue(engine: Engine, console: Console, limit: int) -> None:

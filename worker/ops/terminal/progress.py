@@ -1,12 +1,13 @@
-"""The progress of a download on a terminal."""
+"""The progress of a download, and of many inserts, on a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeRemainingColumn,
@@ -29,3 +30,12 @@ def download_bar(console: Console, name: str) -> Iterator[transfer.OnProgress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=None, visible=False)
         yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+@contextmanager
+def jobs_bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with the number of jobs that are inserted. The bar goes at the end, as above."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("jobs", total=total)
+        yield lambda done: progress.update(task, completed=done)

@@ -27,6 +27,17 @@ REVIEWS = {
     "rejected": ("rejected  ", "red"),
 }
 
+BATCH_PARTS = (
+    ("waiting", "waiting", COLORS["pending"]),
+    ("running", "running", COLORS["processing"]),
+    ("completed", "completed", COLORS["completed"]),
+    ("failed", "failed", COLORS["failed"]),
+    ("cancelled", "cancelled", COLORS["cancelled"]),
+    ("gone", "deleted", "dim"),
+    ("for_review", "to review", "yellow"),
+    ("cached", "known before", "dim"),
+)
+
 MOST = 5  # hosts, and kinds of failures, that are listed one by one
 
 
@@ -104,6 +115,30 @@ def queue_summary(
                 f"  {failure['jobs']}",
                 (f" in the last day, the latest {about(failure['latest_s'])} ago", "dim"),
             ),
+        )
+    return table
+
+
+def batches_table(batches: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table with one line a batch: its name and shop, progress, and its jobs by state."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    table.add_column("batch", ratio=3, overflow="ellipsis", no_wrap=True)
+    table.add_column("", width=16)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", ratio=4, overflow="fold")
+    for batch in map(_printable, batches):
+        unfinished = batch["waiting"] + batch["running"]
+        color = "cyan" if unfinished else "red" if batch["failed"] else "green"
+        parts = [
+            (f"{batch[name]:,} {label}", color_of_part)
+            for name, label, color_of_part in BATCH_PARTS
+            if batch[name]
+        ]
+        table.add_row(
+            Text.assemble(batch["batch"], (f"  {batch['shop']}", "dim")),
+            ProgressBar(100, batch["percent"], complete_style=color, finished_style=color),
+            Text(f"{batch['total'] - unfinished:,}/{batch['total']:,}", style="dim"),
+            Text("  ").join(Text(text, style=style) for text, style in parts),
         )
     return table
 
