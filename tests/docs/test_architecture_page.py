@@ -17,6 +17,7 @@ from worker.core.errors import JobError
 from worker.daemon import settlement
 from worker.jobs import batches, queue
 from worker.jobs.queue import Job
+from worker.jobs.rows import Line
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -137,6 +138,7 @@ def pruned(how: str) -> Scene:
     return loose(lambda s: queue.prune(s.engine, "jobs", days=1, batch=9), lambda s: s.old(how))
 
 
+LINE = Line(1, {"shop": "a", "product_id": "1", "image_urls": ["https://a/b"]})
 ENDS = ("completed", "failed", "cancelled")
 IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
     "request_cancel": lambda s: queue.request_cancel(s.engine, s.ids()[0]),
@@ -154,6 +156,7 @@ STATES: list[Callable[[Stage], object]] = [
 ]
 SCENES: list[tuple[str, Scene]] = [
     ("enqueue", loose(Stage.waiting)),
+    ("enqueue_all", loose(lambda s: batches.add(s.engine, [LINE]))),
     ("claim", loose(Stage.claimed, Stage.waiting)),
     ("renew", held(lambda engine, job: queue.renew(engine, job, lease_s=9))),
     ("report", held(lambda engine, job: queue.report(engine, job, progress=9, stage="x", lease_s=9))),
