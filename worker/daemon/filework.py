@@ -75,8 +75,9 @@ class FileWork(threading.Thread):
                 self.doom()
             while not self._stopped.is_set() and any(task() for task in self.tasks):
                 pass
-        except SQLAlchemyError as error:
-            # The monitor logs outages. Any other error, say a missing right, is logged once. The upkeep wakes us again.
+        except (SQLAlchemyError, OSError) as error:
+            # The monitor logs outages. Any other error, say a missing right or WORKER_TEMP_DIR, is logged once. The upkeep wakes
+            # us again.
             if self.monitor.available and self._reason != (reason := one_line(error)):
                 self._reason = reason
                 log.exception("file_work_failed")
@@ -87,10 +88,10 @@ class FileWork(threading.Thread):
 
     def publish(self) -> bool:
         """Complete a publication from the version's stored files. False if none is due."""
-        work = queue.take_publication(self.engine, lease_s=self.settings.lease_s)
-        if work is None:
-            return False
-        with self.scratch.job(f"publish-{work.digest}") as folder:
+        with self.scratch.job("publication") as folder:
+            work = queue.take_publication(self.engine, lease_s=self.settings.lease_s)
+            if work is None:
+                return False
             publish.publish(
                 self.engine,
                 self.store,

@@ -59,7 +59,7 @@ def publish(
     except Stopped:
         outcome = "released"
         queue.put_back_publication(engine, work, error=None)
-    except (JobError, RuntimeError) as error:
+    except (JobError, OSError, RuntimeError) as error:
         reason = one_line(error)
         until = queue.put_back_publication(engine, work, error=reason)
         bound.warning("publication_failed", reason=reason, until=until and until.isoformat())
