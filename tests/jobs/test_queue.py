@@ -177,6 +177,19 @@ def test_an_attempt_is_found_by_its_index_though_its_table_was_empty_when_the_pl
     ).fetchone() == (0, 3)
 
 
+def test_a_claim_does_not_wait_for_the_disk_and_a_settlement_does(
+    engine: Engine, sql: psycopg.Connection
+) -> None:
+    enqueue(engine)
+    with sql.transaction():
+        claimed = sql.execute("SELECT (worker.claim_job('w', 'h', '{default}', '', 30, NULL)).id").fetchone()
+        assert sql.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    assert claimed == row(sql, "id")
+    with sql.transaction():
+        sql.execute("SELECT worker.complete_job(id, lease_token, 'x', '{}', NULL, false, 60) FROM jobs")
+        assert sql.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
 def test_progress_never_falls(engine: Engine, sql: psycopg.Connection) -> None:
     enqueue(engine)
     job = claim(engine)

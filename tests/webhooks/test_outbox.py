@@ -293,6 +293,31 @@ def test_a_take_costs_the_same_whatever_waits(engine: Engine, sql: psycopg.Conne
             assert plan[0]["Plan"]["Shared Hit Blocks"] < 60, ask
 
 
+def test_a_settlement_reads_no_other_job_s_events(engine: Engine, sql: psycopg.Connection) -> None:
+    """Also if its plan was made while the outbox was empty."""
+    sql.execute("ALTER TABLE worker.outbox SET (autovacuum_enabled = off)")
+    sql.execute("ANALYZE worker.outbox")
+    jobs = [start_job(engine, str(n)) for n in range(2)]
+    queue.complete(engine, jobs[0], model_url="x", report={})
+    sql.execute(
+        "INSERT INTO worker.outbox (type, shop, job_id, terminal, body, next_attempt_at)"
+        " SELECT 'job.updated', 'a', gen_random_uuid(), true, '{}', now() FROM generate_series(1, 1000)"
+    )
+    before = index_entries_read(engine, sql)
+    queue.complete(engine, jobs[1], model_url="x", report={})
+    assert index_entries_read(engine, sql) - before < 10
+
+
+def index_entries_read(engine: Engine, sql: psycopg.Connection) -> int:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+    row = sql.execute(
+        "SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relid = 'worker.outbox'::regclass"
+    ).fetchone()
+    assert row
+    return int(row[0])
+
+
 def next_attempts(sql: psycopg.Connection) -> list[str]:
     """What each event that is not done waits for, in their order."""
     return [
