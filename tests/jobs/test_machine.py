@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import JobError
-from worker.jobs import queue
+from worker.jobs import batches, queue
 from worker.jobs.queue import Job, LeaseLost
 from worker.local.postgres import Postgres
 from worker.storage import paths
@@ -37,6 +37,7 @@ FORWARD = {
 }
 MOST_JOBS = 6
 Row = dict[str, Any]
+Batch = tuple[str, str]  # shop and name
 Write = Callable[[Engine, Job], object]
 
 WRITES: dict[str, Write] = {
@@ -63,12 +64,13 @@ class Life(RuleBasedStateMachine):
         self.before: dict[UUID, Row] = {}
         self.endings: Counter[UUID] = Counter()
         self.retried: set[UUID] = set()
+        self.opened: set[Batch] = set()  # had an unfinished job since they finished last
 
     @initialize()
     def begin(self) -> None:
         self.sql.execute("TRUNCATE jobs")
         for product in ("1", "gid://shopify/Product/1", "2"):
-            self.enqueue("a", product, None, 0, 3)
+            self.enqueue("a", product, None, 0, 3, "x")
         self.before = self._rows()
 
     @precondition(lambda self: len(self.jobs) < MOST_JOBS)
@@ -78,13 +80,28 @@ class Life(RuleBasedStateMachine):
         variant=st.sampled_from([None, "1"]),
         priority=st.integers(0, 1),
         max_attempts=st.integers(1, 3),
+        batch=st.sampled_from([None, "x", "y"]),
     )
     def a_backend_inserts(
-        self, shop: str, product: str, variant: str | None, priority: int, max_attempts: int
+        self,
+        shop: str,
+        product: str,
+        variant: str | None,
+        priority: int,
+        max_attempts: int,
+        batch: str | None,
     ) -> None:
-        self.enqueue(shop, product, variant, priority, max_attempts)
+        self.enqueue(shop, product, variant, priority, max_attempts, batch)
 
-    def enqueue(self, shop: str, product: str, variant: str | None, priority: int, max_attempts: int) -> None:
+    def enqueue(
+        self,
+        shop: str,
+        product: str,
+        variant: str | None,
+        priority: int,
+        max_attempts: int,
+        batch: str | None,
+    ) -> None:
         job = queue.enqueue(
             self.engine,
             shop=shop,
@@ -92,6 +109,7 @@ class Life(RuleBasedStateMachine):
             variant_id=variant,
             image_urls=["http://a/b"],
             priority=priority,
+            batch=batch,
         )
         self.sql.execute("UPDATE jobs SET max_attempts = %s WHERE id = %s", [max_attempts, job])
         self.jobs.append(job)
@@ -187,6 +205,40 @@ class Life(RuleBasedStateMachine):
         if ended:
             self.retried.add(job)
 
+    @precondition(lambda self: self._batches())
+    @rule(data=st.data())
+    def a_batch_is_cancelled(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(self._batches()))
+        unasked = [
+            row
+            for row in self._of(batch)
+            if row["completed_at"] is None and row["cancel_requested_at"] is None
+        ]
+        assert batches.cancel(self.engine, *batch) == len(unasked)
+
+    @precondition(lambda self: self._any("failed"))
+    @rule(data=st.data())
+    def a_batch_is_retried(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(self._batches()))
+        failed = {row["id"] for row in self._of(batch) if row["status"] == "failed"}
+        assert batches.retry(self.engine, *batch) == len(failed)
+        self.retried |= failed
+
+    @precondition(lambda self: self._batches())
+    @rule()
+    def a_daemon_folds(self) -> None:
+        ended = {
+            batch for batch in self.opened if all(row["completed_at"] is not None for row in self._of(batch))
+        }
+        known = len(self._finishes())
+        assert batches.fold(self.engine) == len(ended)
+        new = self._finishes()[known:]
+        assert {(event["shop"], event["batch"]) for event in new} == ended
+        for event in new:
+            counts = Counter(row["status"] for row in self._of((event["shop"], event["batch"])))
+            assert counts == +Counter({end: event[end] for end in ENDED})
+        self.opened -= ended
+
     @precondition(lambda self: self.jobs)
     @rule(data=st.data(), status=st.sampled_from(["pending", "processing", "completed"]))
     def a_backend_writes_back_what_it_heard_long_ago(self, data: st.DataObject, status: str) -> None:
@@ -221,6 +273,23 @@ class Life(RuleBasedStateMachine):
         self._check_events(rows)
         self._check_history(rows)
         self.before, self.retried = rows, set()
+        self._check_batches()
+
+    def _check_batches(self) -> None:
+        sums = {
+            (row["shop"], row["batch"]): row
+            for row in self.sql.execute("SELECT * FROM batch_status").fetchall()
+        }
+        assert sums.keys() == set(self._batches())
+        for batch, row in sums.items():
+            states = Counter(each["status"] for each in self._of(batch))
+            found = {"pending": row["waiting"], "processing": row["running"]} | {
+                end: row[end] for end in ENDED
+            }
+            assert states == +Counter(found), "the sums are exact at every look"
+            assert row["total"] == states.total()
+            if row["waiting"] + row["running"]:
+                self.opened.add(batch)
 
     def _check_events(self, rows: dict[UUID, Row]) -> None:
         events = self._events()
@@ -240,6 +309,18 @@ class Life(RuleBasedStateMachine):
         assert {line["lease_token"] for line in lines} == {job.lease_token for job in self.held}
         unfinished = {line["lease_token"] for line in lines if line["ended_at"] is None}
         assert unfinished == {row["lease_token"] for row in rows.values() if row["lease_token"]}
+
+    def _batches(self) -> list[Batch]:
+        return sorted({(row["shop"], row["batch"]) for row in self.before.values() if row["batch"]})
+
+    def _of(self, batch: Batch) -> list[Row]:
+        return [row for row in self.before.values() if (row["shop"], row["batch"]) == batch]
+
+    def _finishes(self) -> list[Row]:
+        rows = self.sql.execute(
+            "SELECT body::jsonb AS body FROM worker.outbox WHERE type = 'batch.finished' ORDER BY seq"
+        ).fetchall()
+        return [row["body"] for row in rows]
 
     def _due(self) -> list[Row]:
         # Python's clock is the database's here.
@@ -264,7 +345,8 @@ class Life(RuleBasedStateMachine):
 
     def _events(self) -> list[Row]:
         return self.sql.execute(
-            "SELECT seq, job_id, terminal, body::jsonb AS body FROM worker.outbox ORDER BY seq"
+            "SELECT seq, job_id, terminal, body::jsonb AS body FROM worker.outbox"
+            " WHERE job_id IS NOT NULL ORDER BY seq"
         ).fetchall()
 
 
