@@ -64,9 +64,9 @@ class Dying:
         with self._call():
             return self.store.find(stem)
 
-    def remove(self, paths: Sequence[str]) -> None:
+    def remove(self, paths: Sequence[str], check: Callable[[], None] = lambda: None) -> None:
         with self._call():
-            self.store.remove(paths)
+            self.store.remove(paths, check)
 
     def check_files(self, files: Sequence[tuple[Path, str]]) -> None:
         self.store.check_files(files)

@@ -104,6 +104,7 @@ $$;
 -- Forget all that the batches of a shop have counted, except the jobs that are there.
 CREATE OR REPLACE FUNCTION worker.recount_batches(its_shop text) RETURNS void
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('worker fold batches'));
     -- One statement, so that all parts see the same: a change that is committed later stays for the next fold.

@@ -37,10 +37,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT coalesce(nullif(regexp_replace(last_part.gid, '^gid:/(/.*)?/', ''), ''), last_part.gid)
 $$;
 
--- Begin an erasure and wake the daemons. It changes no other row, so that the call is quick however much there is, and so
--- that none of the app's triggers runs with this function's rights.
+-- Begin an erasure and wake the daemons. The shop's limits and its counts by day go at once, because nobody could tell later
+-- if they were there before. It touches no job, so that the call is quick however many there are, and so that none of the app's
+-- triggers runs with this function's rights.
 CREATE OR REPLACE FUNCTION worker.begin_erasure(its_shop text, its_product text, its_variant text) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
+#variable_conflict use_variable
 DECLARE
     erasure uuid;
 BEGIN
@@ -55,6 +57,10 @@ BEGIN
     INSERT INTO worker.erasures (shop, product, variant, requested_at)
     VALUES (its_shop, worker.last_part(its_product), worker.last_part(its_variant), clock_timestamp())
     RETURNING id INTO erasure;
+    IF its_product IS NULL THEN
+        DELETE FROM worker.shop_limits WHERE shop = its_shop;
+        DELETE FROM worker.shop_days WHERE shop = its_shop;
+    END IF;
     PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
     RETURN erasure;
 END $$;
@@ -87,12 +93,16 @@ $$;
 
 -- Ask the running jobs that an erasure covers to stop. Returns how many of them run, and how many publications are being
 -- written. A job or a publication whose lease has expired does not count: whoever had it writes nothing more to the
--- database, and removes what it stores in vain. No row: another daemon has the erasure.
+-- database, and removes what it stores in vain. `wait_s`: the store may still receive a file that one of these has sent, for
+-- `quiet_s` seconds after it was last seen. No row: another daemon has the erasure.
 CREATE OR REPLACE FUNCTION worker.stop_erased_jobs(
-    erasure uuid, its_token uuid, lease_s double precision, OUT running int, OUT publishing int) RETURNS SETOF record
+    erasure uuid, its_token uuid, lease_s double precision, quiet_s double precision,
+    OUT running int, OUT publishing int, OUT wait_s double precision) RETURNS SETOF record
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 DECLARE
     mine worker.erasures;
+    seen int;
 BEGIN
     SELECT * INTO mine FROM worker.hold_erasure(erasure, its_token, lease_s);
     IF NOT FOUND THEN
@@ -106,14 +116,16 @@ BEGIN
         WHERE job.status = 'processing' AND job.cancel_requested_at IS NULL AND job.created_at < mine.requested_at
           AND worker.is_covered(mine, job.shop, job.product_id, job.variant_id)
         FOR UPDATE SKIP LOCKED));
-    running := (
-        SELECT count(*) FROM public.jobs AS job
-        WHERE job.status = 'processing' AND job.lease_expires_at >= now() AND job.created_at < mine.requested_at
-          AND worker.is_covered(mine, job.shop, job.product_id, job.variant_id));
-    publishing := (
-        SELECT count(*) FROM worker.published AS one
-        WHERE one.token IS NOT NULL AND one.next_try_at >= now()
-          AND worker.covers_path(mine, one.shop, one.product, one.path));
+    SELECT count(*) FILTER (WHERE job.lease_expires_at >= now()), count(*) INTO running, seen FROM public.jobs AS job
+    WHERE job.status = 'processing' AND job.created_at < mine.requested_at
+      AND worker.is_covered(mine, job.shop, job.product_id, job.variant_id);
+    SELECT count(*) FILTER (WHERE one.next_try_at >= now()), count(*) + seen INTO publishing, seen FROM worker.published AS one
+    WHERE one.token IS NOT NULL AND worker.covers_path(mine, one.shop, one.product, one.path);
+    IF seen > 0 THEN
+        mine.quiet_at := now() + make_interval(secs => quiet_s);
+        UPDATE worker.erasures AS one SET quiet_at = mine.quiet_at WHERE one.id = erasure;
+    END IF;
+    wait_s := greatest(extract(epoch FROM mine.quiet_at - now()), 0);
     RETURN NEXT;
 END $$;
 
@@ -124,6 +136,7 @@ CREATE OR REPLACE FUNCTION worker.delete_erased_jobs(
     erasure uuid, its_token uuid, lease_s double precision, after_time timestamptz, after_id uuid, batch int, ended boolean,
     OUT last_time timestamptz, OUT last_id uuid, OUT more boolean) RETURNS SETOF record
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 DECLARE
     mine worker.erasures;
     seen uuid[];
@@ -161,7 +174,9 @@ END $$;
 -- True if a job that is there and that the erasure does not cover, because it was inserted later, has made this version last.
 CREATE OR REPLACE FUNCTION worker.came_later(erasure worker.erasures, maker uuid) RETURNS boolean
 LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT FROM public.jobs AS job WHERE job.id = maker AND job.created_at >= erasure.requested_at)
+    SELECT EXISTS (
+        SELECT FROM public.jobs AS job
+        WHERE job.id = came_later.maker AND job.created_at >= (came_later.erasure).requested_at)
 $$;
 
 -- Return the versions that stay, because later jobs have made them: their files must not be removed. `published`: their files
@@ -177,10 +192,10 @@ LANGUAGE sql STABLE AS $$
     WHERE mine.id = list_kept_versions.erasure AND worker.came_later(mine, version.job_id)
 $$;
 
--- Count files whose removal has begun. `found` are all that were found since the first of them was removed; a daemon that goes
+-- Count files whose removal has begun. `listed` are all that were found since the first of them was removed; a daemon that goes
 -- on for another one finds fewer, and the greater number is right.
 CREATE OR REPLACE FUNCTION worker.count_erased_files(
-    erasure uuid, its_token uuid, lease_s double precision, found int) RETURNS boolean
+    erasure uuid, its_token uuid, lease_s double precision, listed int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_variable
 BEGIN
@@ -188,7 +203,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    UPDATE worker.erasures AS one SET files = greatest(one.files, found) WHERE one.id = erasure;
+    UPDATE worker.erasures AS one SET files = greatest(one.files, listed) WHERE one.id = erasure;
     RETURN true;
 END $$;
 
@@ -197,6 +212,7 @@ END $$;
 CREATE OR REPLACE FUNCTION worker.delete_erased_versions(
     erasure uuid, its_token uuid, lease_s double precision, batch int) RETURNS SETOF boolean
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 DECLARE
     mine worker.erasures;
     gone int;
@@ -224,11 +240,22 @@ BEGIN
           AND NOT worker.came_later(mine, each.job_id));
 END $$;
 
+-- True if an event of the shop is not of a later job, nor of a batch that has one.
+CREATE OR REPLACE FUNCTION worker.is_erased_event(erasure worker.erasures, event worker.outbox) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN event.job_id IS NULL
+        THEN event.created_at < erasure.requested_at OR NOT EXISTS (
+            SELECT FROM public.jobs AS job
+            WHERE job.shop = event.shop AND job.batch = (is_erased_event.event).body::jsonb ->> 'batch')
+        ELSE event.created_at < erasure.requested_at AND NOT worker.came_later(erasure, event.job_id) END
+$$;
+
 -- Delete what the next `batch` events after `after_seq` hold of a shop that is forgotten: events of the shop as a whole, and
 -- those of rows that were the shop's once. Returns the last event, null at the end. No row: another daemon has the erasure.
 CREATE OR REPLACE FUNCTION worker.delete_erased_events(
     erasure uuid, its_token uuid, lease_s double precision, after_seq bigint, batch int) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 DECLARE
     mine worker.erasures;
     last_seq bigint;
@@ -244,7 +271,7 @@ BEGIN
             SELECT one.seq FROM worker.outbox AS one WHERE one.seq > after_seq ORDER BY one.seq LIMIT batch) AS few);
     FOR event IN
         DELETE FROM worker.outbox AS one
-        WHERE one.seq > after_seq AND one.seq <= last_seq AND one.shop = mine.shop AND one.created_at < mine.requested_at
+        WHERE one.seq > after_seq AND one.seq <= last_seq AND one.shop = mine.shop AND worker.is_erased_event(mine, one)
         RETURNING *
     LOOP
         gone := gone + 1;
@@ -259,6 +286,7 @@ END $$;
 CREATE OR REPLACE FUNCTION worker.finish_erasure(erasure uuid, its_token uuid, lease_s double precision)
 RETURNS SETOF worker.erasures
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_variable
 DECLARE
     mine worker.erasures;
     done worker.erasures;
@@ -279,10 +307,18 @@ BEGIN
     END IF;
     IF mine.product IS NULL THEN
         PERFORM worker.recount_batches(mine.shop);
+        -- The end of a batch that its last jobs have brought about.
+        DELETE FROM worker.outbox AS event
+        WHERE event.shop = mine.shop AND event.job_id IS NULL AND event.delivered_at IS NULL AND event.dead_at IS NULL
+          AND worker.is_erased_event(mine, event);
+        -- What the last of its jobs have added after the call.
+        DELETE FROM worker.shop_days AS one
+        WHERE one.shop = mine.shop AND NOT EXISTS (SELECT FROM public.jobs AS job WHERE job.shop = mine.shop);
     END IF;
     FOR done IN
         UPDATE worker.erasures AS one
-        SET shop = NULL, product = NULL, variant = NULL, done_at = now(), token = NULL, next_try_at = NULL, last_error = NULL
+        SET shop = NULL, product = NULL, variant = NULL, done_at = now(), quiet_at = NULL, token = NULL,
+            next_try_at = NULL, last_error = NULL
         WHERE one.next_try_at IS NOT NULL AND one.requested_at <= mine.requested_at
           AND worker.is_covered(mine, one.shop, one.product, one.variant)
         RETURNING *

@@ -6,7 +6,8 @@
 -- All functions lock in the same order: a job, versions, what is published at its path.
 
 -- Enter a version before its first file is stored. True: store it. False: its files are being removed, or an erasure of its
--- product is not done; try again later. No row: the lease is lost. The job that made it is entered when that completes.
+-- product is not done; try again later. No row: the lease is lost. The job is entered as the one that made it last,
+-- so that an erasure can tell whose it is.
 --
 -- It does not wait until the disk has it: if the server dies before, complete_job() finds no version, and the job is made again.
 CREATE OR REPLACE FUNCTION worker.begin_version(
@@ -29,7 +30,7 @@ BEGIN
         RETURN;
     END IF;
     -- One job of a path runs at a time, so nobody else enters the version meanwhile. ON CONFLICT would write more WAL.
-    UPDATE worker.versions AS known SET used_at = now(), result_key = coalesce(its_key, known.result_key)
+    UPDATE worker.versions AS known SET used_at = now(), job_id = its_job, result_key = coalesce(its_key, known.result_key)
     WHERE known.path = job.path AND known.digest = its_digest AND known.doomed_at IS NULL;
     IF NOT FOUND AND NOT EXISTS (
         SELECT FROM worker.versions AS known WHERE known.path = job.path AND known.digest = its_digest)
@@ -67,6 +68,7 @@ BEGIN
         FROM worker.versions AS version JOIN public.jobs AS maker ON maker.id = version.job_id
         WHERE version.shop = job.shop AND version.result_key = its_key
           AND version.rejected_at IS NULL AND version.doomed_at IS NULL
+          AND NOT worker.is_being_erased(version.shop, version.product, version.path)
           AND maker.status = 'completed' AND maker.version = version.digest AND maker.shop = job.shop
         ORDER BY version.path = job.path DESC, version.used_at DESC
     LOOP
@@ -217,12 +219,28 @@ BEGIN
 END $$;
 
 -- Have a path written anew, at which a file of another version may lie: whoever calls has lost its publication while it wrote
--- one. A file of the version that is published now does no harm.
-CREATE OR REPLACE FUNCTION worker.doubt_publication(its_path text, its_digest text) RETURNS void
+-- one. A file of the version that is published now does no harm. False: nothing is published there, because the product was erased.
+CREATE OR REPLACE FUNCTION worker.doubt_publication(its_path text, its_digest text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 BEGIN
     UPDATE worker.published AS one SET written = NULL, token = NULL, next_try_at = now()
     WHERE one.path = its_path AND one.digest <> its_digest;
+    IF FOUND THEN
+        PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
+    END IF;
+    RETURN EXISTS (SELECT FROM worker.published AS one WHERE one.path = its_path);
+END $$;
+
+-- Doom a version that is not there any more: whoever calls has lost its job while it stored a file, and an erasure may have removed
+-- the version before that file arrived. While the row is there, nobody stores under these paths.
+CREATE OR REPLACE FUNCTION worker.abandon_version(
+    its_job uuid, its_shop text, its_product text, its_variant text, its_digest text, its_stem text, its_files jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+BEGIN
+    INSERT INTO worker.versions (path, digest, stem, shop, product, job_id, files, doomed_at, next_try_at)
+    VALUES (worker.storage_path(its_shop, its_product, its_variant), its_digest, its_stem, its_shop,
+        worker.last_part(its_product), its_job, its_files, now(), now())
+    ON CONFLICT DO NOTHING;
     IF FOUND THEN
         PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;

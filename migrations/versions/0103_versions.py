@@ -139,6 +139,7 @@ def _make_erasures() -> None:
             variant text,  -- last part of variant_id; null: the product with all its variants
             requested_at timestamptz NOT NULL DEFAULT now(),
             done_at timestamptz,
+            quiet_at timestamptz,  -- from then on nothing that was stored by a job that ran is on its way to the store
             token uuid,
             next_try_at timestamptz DEFAULT now(),  -- null: done
             tries smallint NOT NULL DEFAULT 0,

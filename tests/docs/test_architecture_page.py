@@ -3,9 +3,10 @@
 import ast
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 from uuid import UUID
 
 import psycopg
@@ -15,9 +16,11 @@ from sqlalchemy.engine import Engine
 from worker.compute import protocol
 from worker.core.errors import JobError
 from worker.daemon import settlement
+from worker.database import fetch_all
 from worker.jobs import batches, queue
 from worker.jobs.queue import Job
 from worker.jobs.rows import Line
+from worker.versions import erase
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -139,15 +142,34 @@ def pruned(how: str) -> Scene:
 
 
 LINE = Line(1, {"shop": "a", "product_id": "1", "image_urls": ["https://a/b"]})
+
+
+def erasing(statement: str, **parameters: Any) -> Callable[[Stage], object]:
+    """A statement of an erasure that covers all jobs."""
+
+    def run(stage: Stage) -> object:
+        erase.begin(stage.engine, "a")
+        work = erase.take(stage.engine)
+        assert work
+        return fetch_all(
+            stage.engine, erase.QUERIES[statement], id=work.id, token=work.token, lease_s=9, **parameters
+        )
+
+    return run
+
+
+erased = erasing(
+    "delete_erased_jobs", after_time=datetime(1, 1, 1, tzinfo=UTC), after_id=UUID(int=0), batch=9, ended=True
+)
 ENDS = ("completed", "failed", "cancelled")
 IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
     "request_cancel": lambda s: queue.request_cancel(s.engine, s.ids()[0]),
-    "request_cancel_all": lambda s: queue.request_cancel_all(s.engine, s.ids()),
     "cancel_batch": lambda s: batches.cancel(s.engine, "a", "x"),
     "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
     "retry_batch": lambda s: batches.retry(s.engine, "a", "x"),
     "set_batch_priority": lambda s: batches.set_priority(s.engine, "a", "x", 1),
-    "delete": lambda s: queue.delete(s.engine, s.ids()),
+    "stop_erased_jobs": erasing("stop_erased_jobs", quiet_s=0),
+    "delete_erased_jobs": erased,
 }
 STATES: list[Callable[[Stage], object]] = [
     Stage.waiting,
@@ -167,6 +189,7 @@ SCENES: list[tuple[str, Scene]] = [
     *(("rescue", rescued(change)) for change in ("", "max_attempts = 1,", "cancel_requested_at = now(),")),
     *((name, loose(act, state)) for state in STATES for name, act in IN_EVERY_STATE.items()),
     *(("prune_jobs", pruned(how)) for how in ENDS),
+    ("delete_erased_jobs", loose(erased, lambda s: s.lost(""))),
 ]
 
 
@@ -188,8 +211,11 @@ def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     writes = re.compile(
         r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue)_jobs?\("
         r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry|set)_(?:job|batch)"
+        r"|worker\.(?:stop|delete)_erased_jobs\("
     )
-    writing = {name for name, statement in queue.QUERIES.items() if writes.search(statement)}
+    writing = {
+        name for name, statement in (queue.QUERIES | erase.QUERIES).items() if writes.search(statement)
+    }
     assert writing == {name for name, _ in SCENES}
     section = PAGE.partition("## The state machine")[2].partition("\n## ")[0]
     named = {

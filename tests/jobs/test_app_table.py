@@ -1,7 +1,9 @@
 """The queue survives what an app adds to its table: columns of any type and name, triggers, row-level security."""
 
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,6 +17,8 @@ from worker.core.errors import JobError
 from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.ops.dashboard import pages
+from worker.storage.local import LocalStore
+from worker.versions import erase
 from worker.webhooks import outbox
 
 
@@ -71,7 +75,7 @@ def test_columns_with_the_names_of_all_parameters_variables_and_aliases(place: P
         declared = re.search(r"DECLARE\n(.*?)\nBEGIN", text, re.DOTALL)
         names |= set(re.findall(r"^ +(\w+) ", declared[1], re.MULTILINE) if declared else [])
         names |= set(re.findall(r"\b(?:AS|WITH) (?:MATERIALIZED )?(\w+)\b", text))
-    for module in ("worker/jobs", "worker/ops/dashboard"):
+    for module in ("worker/jobs", "worker/versions", "worker/ops/dashboard"):
         names |= {
             alias.lower() for text in _statements(module) for alias in re.findall(r"\bAS (\w+)\b", text)
         }
@@ -227,7 +231,13 @@ def _live(place: Place, change: str) -> None:
     queue.health(engine), hosts.list_hosts(engine), queue.failures(engine), hosts.check_in(engine, HOST)
     while event := outbox.take(engine, sending_s=30):
         outbox.delivered(engine, event)
-    assert queue.delete(engine, [first, second]) == 2
+    sql.execute("DELETE FROM jobs WHERE id = %s", [third])
+    erase.begin(engine, "a")
+    erasure = erase.take(engine)
+    assert erasure
+    with tempfile.TemporaryDirectory() as folder:
+        assert erase.carry_out(engine, LocalStore(Path(folder)), erasure)
+    assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
 
 
 def _insert(place: Place, product: str) -> UUID:

@@ -8,7 +8,7 @@ import typer
 from typer.main import get_command
 
 from worker import __version__, database
-from worker.cli import batch, bench, errors, hosts, jobs, local, review, webhooks, weights
+from worker.cli import batch, bench, delete, errors, hosts, jobs, local, review, webhooks, weights
 from worker.cli.output import AsJson, console, print_json
 from worker.core import settings
 
@@ -60,6 +60,7 @@ def migrate(revision: Annotated[str, typer.Argument(help="The revision to go to.
 app.add_typer(jobs.app)
 app.add_typer(review.app)
 app.add_typer(batch.app, name="batch")
+app.add_typer(delete.app)
 app.add_typer(hosts.app)
 
 

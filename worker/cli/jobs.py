@@ -1,18 +1,16 @@
-"""The commands on jobs: enqueue, status, watch, cancel, retry, delete."""
+"""The commands on jobs: enqueue, status, watch, cancel, retry."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 from uuid import UUID, uuid4
 
 import typer
-from rich.prompt import Confirm
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
-from worker.cli.output import AsJson, Ids, connected, console, die, for_each, print_json
+from worker.cli.output import AsJson, Ids, connected, console, for_each, print_json
 from worker.core import settings
-from worker.core.errors import JobError, first_line
+from worker.core.errors import first_line
 from worker.core.settings import ConfigError, Settings
 from worker.jobs import hosts, queue
 from worker.ops.terminal import findings, live, tables
@@ -177,48 +175,6 @@ def retry(
         )
 
 
-@app.command()
-def delete(
-    shop: Annotated[str, typer.Option(help="The shop's domain.")],
-    product: Annotated[
-        str | None, typer.Argument(help="The product's id or gid. Default: the whole shop.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(help="The variant's id or gid, to delete only it.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Delete the files and rows of a product, a variant or a whole shop for good.
-
-    Exit status: 75 try again later.
-    """
-    from worker.ops import delete  # noqa: PLC0415 - the store's libraries are for few commands
-    from worker.storage import open_store, paths  # noqa: PLC0415
-
-    # An empty id, such as an unset variable of a shell leaves, must not mean everything.
-    if not shop.strip() or "" in {product, variant} or (variant and not product):
-        raise typer.BadParameter("Give a shop, a product of it, or a variant of a product.")
-    if as_json and not yes:
-        raise typer.BadParameter("--json needs --yes.")
-    configured = settings.load()
-    stem = paths.stem(shop, product, variant)
-    with connected(configured) as engine:
-        store = open_store(configured)
-        try:
-            if not yes:
-                jobs, files = delete.find(engine, store, stem, shop)
-                _confirm(f"{stem}: files {len(files)}, rows {len(jobs)}")
-            removed = delete.delete(engine, store, stem, shop)
-        except delete.StillRunning as error:
-            die(str(error), os.EX_TEMPFAIL)
-        except JobError as error:
-            die(f"The store failed: {error}", os.EX_TEMPFAIL if error.retryable else 1)
-    if as_json:
-        print_json({"path": stem, "jobs": removed.jobs, "files": removed.files})
-    else:
-        text = f"{stem}: deleted files {removed.files}, rows {removed.jobs}"
-        console.print(text, soft_wrap=True, highlight=False)
-
-
 def _prepare_photos(
     photos: Sequence[str], sample: str | None, configured: Settings, *, verbose: bool
 ) -> list[str]:
@@ -267,18 +223,6 @@ def _retry(engine: Engine, job: UUID, without_photo: int | None) -> bool:
     except IntegrityError:
         # Another job with its dedupe_key has not ended.
         return False
-
-
-def _confirm(what: str) -> None:
-    """Ask on the terminal. Raises: typer.Exit if the answer is no or nobody answers."""
-    console.print(what, soft_wrap=True, highlight=False)
-    try:
-        agreed = Confirm.ask("Delete them for good?", console=console, default=False)
-    except EOFError:
-        die("Nobody answered on stdin. Use --yes to delete without being asked.", 1)
-    if not agreed:
-        console.print("Nothing was deleted.")
-        raise typer.Exit(1)
 
 
 def _seconds(duration: str) -> float:

@@ -43,6 +43,11 @@ STEP = Histogram(
 )
 LEASES = Counter("modelworker_lease_renewals", "Lease renewals, including those by progress reports.")
 RESCUES = Counter("modelworker_rescues", "Jobs rescued from lost workers, by their new status.", ["status"])
+ERASURES = Counter(
+    "modelworker_erasures",
+    "Rounds of an erasure that ended: done, retry_scheduled after an error.",
+    ["outcome"],
+)
 WEBHOOKS = Counter("modelworker_webhooks", "Attempts to deliver a webhook event.", ["outcome"])
 PUBLICATIONS = Counter(
     "modelworker_publications",
@@ -107,6 +112,8 @@ for _outcome in ("delivered", "retry_scheduled", "dead"):
     WEBHOOKS.labels(_outcome)
 for _outcome in ("published", "retry_scheduled", "taken_over", "released"):
     PUBLICATIONS.labels(_outcome)
+for _outcome in ("done", "retry_scheduled"):
+    ERASURES.labels(_outcome)
 
 log = structlog.get_logger()
 

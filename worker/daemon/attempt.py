@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,6 +74,7 @@ class Attempt:
         self.report: dict[str, Any] = {"lane": lane}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
         self.begun = False
+        self._stored: Version | None = None  # files of it may have been stored
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -99,6 +100,8 @@ class Attempt:
             # The end last: whoever scrapes and finds it counted finds the rest counted, too.
             metrics.made(self.report, self.lane)
             settlement.record(ended, seconds=self._seconds())
+            if ended.outcome is Outcome.LOST and self._stored:
+                self._abandon(self._stored)
             if ended.version and ended.to_publish:
                 self._publish(ended.version, ended.to_publish)
 
@@ -206,6 +209,7 @@ class Attempt:
         # A file that the store refuses must not leave the others there.
         store.check_files([(file, files.content_type(ending)) for ending, file in version.files.items()])
         self._begin(version)
+        self._stored = version
         urls = storing.upload(store, version, self._renew_or_wait, self._check)
         model_url = urls.pop("model_url")
         self.report |= urls
@@ -250,6 +254,13 @@ class Attempt:
             files=version.hashes,
             result_key=None,
         )
+
+    def _abandon(self, version: Version) -> None:
+        """Have the files removed if the job was erased. If not, the version is kept for the next attempt, or pruned."""
+        with suppress(DBAPIError):
+            versions.abandon(
+                self.context.engine, self.job, digest=version.digest, stem=version.stem, files=version.hashes
+            )
 
     def _publish(self, version: Version, path: str) -> None:
         """Publish the version from the job's folder. The job has ended, and any daemon's file work completes what fails here."""

@@ -1,4 +1,5 @@
-"""The work on stored files that no job waits for: completes what a publication left, and removes the files of doomed versions.
+"""The work on stored files that no job waits for: completes what a publication left, erases what must be forgotten, and removes
+the files of doomed versions.
 
 Every daemon does it for the whole queue. The database says what is due (worker/versions), and gives each piece to one daemon.
 """
@@ -17,7 +18,7 @@ from worker.core.threads import jitter
 from worker.daemon.scratch import Scratch
 from worker.database.monitor import DatabaseMonitor
 from worker.storage import Store
-from worker.versions import prune, publish, queue
+from worker.versions import erase, prune, publish, queue
 from worker.versions.hold import Stopped
 
 DOOM_EVERY_S = 900.0  # between two searches for old versions
@@ -39,11 +40,12 @@ class FileWork(threading.Thread):
         self.store = store
         self.scratch = scratch
         self.monitor = monitor
-        self.tasks: tuple[Callable[[], bool], ...] = (self.publish, self.remove)
+        self.tasks: tuple[Callable[[], bool], ...] = (self.publish, self.erase, self.remove)
         """Each does one piece of its kind, the most urgent kind first; False if none is due."""
         self._due = threading.Event()
         self._stopped = threading.Event()
         self._doom_at = time.monotonic() + jitter(0, DOOM_EVERY_S)
+        self._erase_at = float("inf")  # an erasure waits for jobs that are to stop
         self._reason = ""
 
     def wake(self) -> None:
@@ -60,8 +62,9 @@ class FileWork(threading.Thread):
     def run(self) -> None:
         """Work until `stop`."""
         while not self._stopped.is_set():
-            self._due.wait(max(0.0, self._doom_at - time.monotonic()))
+            self._due.wait(max(0.0, min(self._doom_at, self._erase_at) - time.monotonic()))
             self._due.clear()
+            self._erase_at = float("inf")
             while not (self._stopped.is_set() or self.monitor.wait(1)):
                 pass
             if not self._stopped.is_set():
@@ -100,6 +103,15 @@ class FileWork(threading.Thread):
                 lease_s=self.settings.lease_s,
                 check=self._check,
             )
+        return True
+
+    def erase(self) -> bool:
+        """Do what can be done of an erasure now. False if none is due."""
+        work = erase.take(self.engine)
+        if work is None:
+            return False
+        if not erase.carry_out(self.engine, self.store, work, self._check):
+            self._erase_at = time.monotonic() + erase.WAIT_S * jitter(1, 1.2)  # or later, as the upkeep finds
         return True
 
     def remove(self) -> bool:

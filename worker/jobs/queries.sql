@@ -264,19 +264,6 @@ SELECT public.reject_job(:id, :reason);
 -- Publish the model of a completed job, even in place of a newer one.
 SELECT public.publish_version(:id);
 
--- name: list_shop_jobs
--- List all jobs of a shop and the workers of those that run, for a deletion.
-SELECT id, shop, product_id, variant_id, claimed_by FROM public.jobs WHERE shop = :shop;
-
--- name: request_cancel_all
--- Cancel those of these jobs that wait, and ask those that run to stop. The guard does the rest.
-UPDATE public.jobs SET cancel_requested_at = now()
-WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NULL AND cancel_requested_at IS NULL;
-
--- name: delete
--- Delete jobs that have ended, with their attempts and their events, sent or not.
-DELETE FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NOT NULL RETURNING id;
-
 -- name: failed_since
 -- List the jobs that failed in the last :seconds seconds, oldest first.
 SELECT id FROM public.jobs

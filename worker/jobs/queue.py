@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import ERRORS, JobError
-from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, parse_json, queries
+from worker.database import Row, fetch_all, fetch_one, fetch_value, parse_json, queries
 
 QUERIES = queries("worker.jobs")
 
@@ -214,21 +214,6 @@ def enqueue(
 def request_cancel(engine: Engine, job_id: UUID) -> bool:
     """End a waiting job, or ask a running one to stop. False if there is no unfinished job with this id."""
     return bool(fetch_value(engine, QUERIES["request_cancel"], id=job_id))
-
-
-def list_shop_jobs(engine: Engine, shop: str) -> list[Row]:
-    """Return all jobs of a shop, with `claimed_by` for those that run."""
-    return _all(engine, "list_shop_jobs", shop=shop)
-
-
-def request_cancel_all(engine: Engine, ids: Sequence[UUID]) -> None:
-    """End these jobs where they wait, and ask them to stop where they run."""
-    execute(engine, QUERIES["request_cancel_all"], ids=list(ids))
-
-
-def delete(engine: Engine, ids: Sequence[UUID]) -> int:
-    """Delete those of these jobs that have ended, with all that refers to them. Returns how many."""
-    return len(_all(engine, "delete", ids=list(ids)))
 
 
 def retry(engine: Engine, job_id: UUID, *, without_photo: int | None = None) -> bool:

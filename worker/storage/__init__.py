@@ -77,8 +77,11 @@ class Store(Protocol):
         """Return the paths of a stem's files: `{stem}.…`, and all files below `{stem}/`. Raises: JobError `storage_…`."""
         ...
 
-    def remove(self, paths: Sequence[str]) -> None:
-        """Remove files. A path without a file is no error. Raises: JobError `storage_…`."""
+    def remove(self, paths: Sequence[str], check: Callable[[], None] = lambda: None) -> None:
+        """Remove files. A path without a file is no error. `check` as for `put`: to keep the other files, it raises.
+
+        Raises: JobError `storage_…`; what `check` raises.
+        """
         ...
 
     def check(self) -> list[Finding]:

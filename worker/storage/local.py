@@ -80,10 +80,11 @@ class LocalStore:
             below = [file for file in top.rglob("*") if file.is_symlink() or not file.is_dir()]
         return sorted(file.relative_to(self.folder).as_posix() for file in own + below)
 
-    def remove(self, paths: Sequence[str]) -> None:
+    def remove(self, paths: Sequence[str], check: Callable[[], None] = lambda: None) -> None:
         """Remove files, and folders that become empty. As `Store.remove`."""
-        with _job_errors():
-            for path in paths:
+        for path in paths:
+            check()
+            with _job_errors():
                 file = self.folder / path
                 file.unlink(missing_ok=True)
                 _sweep(file)

@@ -154,11 +154,11 @@ class SupabaseStore:
         ]
         return own + list(self._below(stem))
 
-    def remove(self, paths: Sequence[str]) -> None:
+    def remove(self, paths: Sequence[str], check: Check = _nothing) -> None:
         """Remove files in batches. As `Store.remove`."""
         for first in range(0, len(paths), BATCH):
             batch = list(paths[first : first + BATCH])
-            self._retrying(lambda batch=batch: self._remove(batch))  # type: ignore[misc]
+            self._retrying(lambda batch=batch: self._remove(batch), check)  # type: ignore[misc]
 
     def check(self) -> list[Finding]:
         """Check the bucket's properties, then upload and remove a small file. As `Store.check`."""

@@ -27,7 +27,7 @@ def remove(engine: Engine, store: Store, work: Doomed, *, lease_s: float, check:
             while found := store.find(stem):
                 # Nothing else may be begun under these paths meanwhile, and nothing may be removed after that.
                 hold.renew()
-                store.remove(found)
+                store.remove(found, hold.check)
         gone = queue.finish_removal(engine, work)
     except TakenOver:
         return False

@@ -55,7 +55,7 @@ def publish(
         outcome = "taken_over"
         bound.warning("publication_taken_over")
         if begun:
-            queue.doubt_publication(engine, work)
+            _doubt(engine, store, work)
     except Stopped:
         outcome = "released"
         queue.put_back_publication(engine, work, error=None)
@@ -68,12 +68,25 @@ def publish(
     return outcome == "published"
 
 
+def _doubt(engine: Engine, store: Store, work: Publication) -> None:
+    """Undo a file that was perhaps written after the lease was lost: have all files written anew, or remove those of a product that
+    was erased. Whoever publishes there after that writes them all once more.
+    """
+    if queue.doubt_publication(engine, work):
+        return
+    try:
+        store.remove([work.stem + ending for ending in files.NAMES])
+    except JobError as error:
+        log.error("erased_files_not_removed", path=work.stem, reason=one_line(error))  # noqa: TRY400 - it names itself
+    queue.doubt_publication(engine, work, removed=True)
+
+
 def _write(store: Store, stem: str, local: Mapping[str, Path], hold: Hold) -> None:
     """Put all files but the model, remove those that this version lacks, and put the model."""
     for ending, file in local.items():
         if ending == ".glb":
             hold.renew()
-            store.remove([stem + other for other in files.NAMES if other not in local])
+            store.remove([stem + other for other in files.NAMES if other not in local], hold.check)
         hold.renew()
         store.put(stem + ending, file, files.content_type(ending), hold.check, cache_s=CACHE_S)
 

@@ -129,11 +129,29 @@ def put_back_publication(engine: Engine, work: Publication, *, error: str | None
     return due
 
 
-def doubt_publication(engine: Engine, work: Publication) -> None:
-    """Have a path written anew if another version is published there by now: for one who has lost the publication, and may have
-    written a file after that.
+def abandon(engine: Engine, job: Job, *, digest: str, stem: str, files: Mapping[str, str]) -> None:
+    """Have a version's files removed if the version is not there any more: for one who has lost the job, and may have stored a
+    file after an erasure.
     """
-    execute(engine, QUERIES["doubt_publication"], path=work.path, digest=work.digest)
+    execute(
+        engine,
+        QUERIES["abandon_version"],
+        job_id=job.id,
+        shop=job.shop,
+        product_id=job.product_id,
+        variant_id=job.variant_id,
+        digest=digest,
+        stem=stem,
+        files=json.dumps(dict(files)),
+    )
+
+
+def doubt_publication(engine: Engine, work: Publication, *, removed: bool = False) -> bool:
+    """Have a path written anew if another version is published there by now, or any if files were `removed`: for one who has lost
+    the publication, and may have changed a file after that. False if nothing is published there, because it was erased.
+    """
+    digest = "" if removed else work.digest
+    return bool(fetch_value(engine, QUERIES["doubt_publication"], path=work.path, digest=digest))
 
 
 def doom(engine: Engine, *, days: int, batch: int) -> tuple[int, bool]:
