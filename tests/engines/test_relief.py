@@ -323,6 +323,26 @@ def test_each_side_has_the_colours_of_its_photo() -> None:
         np.testing.assert_allclose(surface.color(outermost)[0] * 255, ImageColor.getrgb(color), atol=12)
 
 
+@pytest.mark.parametrize("tilt", [0, 3])
+def test_the_side_that_no_photo_shows_looks_like_the_other_one_without_its_print(tilt: float) -> None:
+    def side(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((156, 100, 356, 420), "seagreen")
+        draw.rectangle((156, 100, 356, 200), "gold")
+        draw.text((200, 300), "PRINT", "black", font_size=24)
+
+    front = view_of(lambda draw: draw.rectangle((156, 100, 356, 420), "teal"))
+    front = np.asarray(Image.fromarray(front).rotate(tilt))
+    surface = Relief().reconstruct([PosedView("front", front), PosedView("left", view_of(side))], FAST)
+    colors = surface.color(surface.vertices)
+    x, y, z = surface.vertices.T
+    middle = np.abs(z) < 0.2
+    for rows, name in (((y > 0.3) & (y < 0.5), "gold"), ((y < -0.1) & (y > -0.5), "seagreen")):
+        wanted = np.array(ImageColor.getrgb(name)) / 255
+        off = np.abs(colors - wanted).max(axis=1)
+        assert np.quantile(off[middle & rows & (x < -0.3)], 0.9) < 0.1
+    assert off[middle & rows & (x > 0.3)].max() > 0.3, "the print"
+
+
 def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box() -> None:
     can = view_of(lambda draw: draw.rectangle((156, 60, 356, 460), "silver"))
     long = view_of(lambda draw: draw.rectangle((60, 250, 460, 450), "silver"))

@@ -87,6 +87,23 @@ def test_photos_of_another_exposure_are_matched_to_the_front(gain: float) -> Non
     assert (np.median(off, axis=0) < 0.02).all()
 
 
+def test_a_channel_that_is_nearly_black_does_not_tint_the_rest() -> None:
+    eye = POINTS[:, 1] > 0.8
+
+    def yellow(gain: float, blue: float) -> Callable[[Floats], Floats]:
+        def color(points: Floats) -> Floats:
+            return np.where(points[:, 1:2] > 0.8, 0.8, (0.8, 0.7, blue)).astype(np.float32) * np.float32(gain)
+
+        return color
+
+    # The blue of the yellow differs by a third, and the white does not.
+    shots = agree([shot(0, yellow(1, 0.12)), shot(60, yellow(0.9, 0.09))], POINTS, FACES, POINTS, POINTS)
+    (second,) = (s.project(POINTS[eye], POINTS[eye], 0.5) for s in shots[1:])
+    white = np.median(second.color, axis=0)
+    np.testing.assert_allclose(white, 0.8, atol=0.03)
+    assert np.ptp(white) < 0.03
+
+
 def test_a_side_of_another_colour_stays_so() -> None:
     red, blue = shot(0, flat(0.8, 0.2, 0.2)), shot(90, flat(0.2, 0.2, 0.8))
     assert agree([red, blue], POINTS, FACES, POINTS, POINTS) == [red, blue]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from worker.core.errors import JobError
-from worker.pipeline.cutout import Cutter
+from worker.pipeline.cutout import Cutter, without_fringe
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
 from worker.weights import WeightsMissing
@@ -84,6 +84,16 @@ def test_the_rim_has_the_colors_of_the_product_not_of_the_backdrop(cutter: Cutte
     assert rim.sum() > 300
     bluish = rgba[rim][:, 2].astype(int) - rgba[rim][:, 0]
     assert (bluish > 15).mean() > 0.95  # the backdrop is gray: zero
+
+
+def test_a_place_inside_of_the_product_keeps_its_colour_though_its_alpha_is_unsure() -> None:
+    rgb, alpha = np.zeros((400, 400, 3), np.uint8), np.zeros((400, 400), np.float32)
+    rgb[100:300, 100:300], alpha[100:300, 100:300] = (60, 120, 200), 1
+    rgb[180:220, 180:220], alpha[180:220, 180:220] = (220, 60, 40), 0.8
+    rgb[100:300, 298:300], alpha[100:300, 298:300] = 255, 0.6  # the backdrop shines through
+    cleaned = without_fringe(rgb, alpha)
+    assert (cleaned[200, 200] == (220, 60, 40)).all()
+    assert (cleaned[200, 299] == (60, 120, 200)).all()
 
 
 def test_a_product_that_is_small_in_its_photo_is_looked_at_closer(cutter: Cutter) -> None:

@@ -25,6 +25,8 @@ LEAST_SHARED = 0.01  # of the points; two photos that share less are not compare
 MOST_GAIN = (
     1.35  # between the exposures of two photos; where a channel needs more, they show different colours
 )
+MOST_TINT = 1.15  # between the white balances of two photos, in a channel
+DARK, BRIGHT = 0.05, 0.98  # of a colour's brightest channel; beyond them exposures cannot be compared
 SHADE = 0.1  # of a colour from 0 to 1: colours that differ by more count less
 TELLING = 0.2  # of `SHADE`: a point tells where the camera stood if a little move changes its colour by more
 LEAST_TELLING = 30  # points
@@ -112,9 +114,21 @@ def _matched(shot: Shot, vertices: Floats, faces: NDArray[np.int32], points: Flo
 
 
 def _gain(own: Floats, other: Floats) -> Floats | None:
-    """(3,) the factor from our colours to the other's; None if it is no matter of exposure, or cannot be told."""
-    fair = ((own > 0.05) & (own < 0.98) & (other > 0.05) & (other < 0.98)).all(axis=1)
+    """(3,) the factor from our colours to the other's; None if it is no matter of exposure, or cannot be told.
+
+    A channel that is dark in both says little: of a yellow product, the blue one follows the others.
+    """
+    fair = np.ones(len(own), bool)
+    for colors in (own, other):
+        fair &= (colors.max(axis=1) > DARK) & (colors.max(axis=1) < BRIGHT)
     if fair.sum() < len(own) / 4:
         return np.ones(3, np.float32)
-    gain = np.median(np.log(other[fair] / own[fair]), axis=0)
-    return np.exp(gain).astype(np.float32) if np.abs(gain).max() < np.log(MOST_GAIN) else None
+    pairs = [np.maximum(colors[fair], np.float32(DARK)) for colors in (own, other)]
+    brighter = np.median(np.log(pairs[1].mean(axis=1) / pairs[0].mean(axis=1)))
+    level = np.median(pairs[0], axis=0)
+    tint = np.median(np.log(pairs[1] / pairs[0]), axis=0) - brighter
+    tint *= np.minimum(2 * level / level.max(), 1) ** 2
+    if np.abs(brighter + tint).max() >= np.log(MOST_GAIN):
+        return None
+    gain = np.exp(brighter + np.clip(tint, -np.log(MOST_TINT), np.log(MOST_TINT)))
+    return np.asarray(gain, np.float32)

@@ -24,6 +24,7 @@ HIGHLIGHT = (
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
+APART = 0.2  # difference between photo and engine, beyond which they show different things and hardly count; 1 is black to white
 FAR_OFFSET = 0.1  # the most by which photos move the engine's colours far from what they show
 
 
@@ -188,8 +189,10 @@ def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], sha
     for share, photo in zip(shares, photos, strict=True):
         use = known[photo.at]
         off[photo.at[use]] += share[photo.at[use], None] * (photo.color[use] - colors[photo.at[use]])
-    weight = cells.sums(shown, total[shown])
-    sums = np.stack([cells.sums(shown, off[shown, i]) for i in range(3)], axis=-1)
+    like = total[shown] / (1 + (off[shown] ** 2).sum(axis=1) / np.float32(APART**2))
+    weight = cells.sums(shown, like)
+    off = off[shown] * (like / total[shown])[:, None]
+    sums = np.stack([cells.sums(shown, off[:, i]) for i in range(3)], axis=-1)
     # A cell's own difference counts fully from a few points on.
     offset = _spread(sums, weight)
     hidden = np.flatnonzero(known & (total < 1))

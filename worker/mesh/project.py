@@ -22,6 +22,7 @@ BESIDE = (3.0, 6.0)  # by the distance to something nearer, pixels of the photo:
 BEHIND = (0.01, 0.017)  # by how far behind something nearer the point lies, parts of the picture's side
 STEP = 0.03  # between neighbouring pixels: a greater one is the outline of something nearer, parts of the picture's side
 BLUR = 6  # pixels of the photo
+DEEP = 8.0  # pixels of one of several photos, from its outline inwards, where no background shines through
 MARGIN = 16  # pixels of the photo around the product, in which its colours go on
 
 
@@ -45,8 +46,8 @@ def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, siz
 class Photo:
     """A photo, and how far inside of the product each of its pixels lies."""
 
-    def __init__(self, view: View) -> None:
-        """Take (S, S, 4) sRGB, straight alpha."""
+    def __init__(self, view: View, *, deep: float = np.inf) -> None:
+        """Take (S, S, 4) sRGB, straight alpha. From `deep` pixels inside on, a colour counts even where alpha is unsure."""
         self.view = view
         solid = view[..., 3] > 127
         # Farther from the product nothing is asked.
@@ -60,7 +61,7 @@ class Photo:
         around = [(side.start, size - side.stop) for side, size in zip(box, solid.shape, strict=True)]
         self.inside = np.pad(depth, around)  # (S, S) pixels to the product's outline, 0 outside
         # (S, S, 3) sRGB in 0..1
-        self.colors = np.pad(_grow(view[box], near, depth), [*around, (0, 0)], mode="edge")
+        self.colors = np.pad(_grow(view[box], near, depth, deep), [*around, (0, 0)], mode="edge")
 
     def brightened(self, gain: Floats) -> "Photo":
         """Return the photo with its colours multiplied by the (3,) gain."""
@@ -156,9 +157,9 @@ def _cosine(points: Floats, normals: Floats, camera: Camera) -> NDArray[np.float
     return np.asarray(np.einsum("ij,ij->i", _unit(to_camera), _unit(normals.astype(np.float64))))
 
 
-def _grow(view: View, solid: NDArray[np.bool_], depth: Floats) -> Floats:
+def _grow(view: View, solid: NDArray[np.bool_], depth: Floats, deep: float) -> Floats:
     """(S, S, 3) sRGB in 0..1: replace colours at and beyond the outline, which hold background, by the nearest inner ones."""
-    sure = solid & (view[..., 3] > 250) & (depth >= min(1.5, float(depth.max())))
+    sure = solid & ((view[..., 3] > 250) | (depth >= deep)) & (depth >= min(1.5, float(depth.max())))
     if not sure.any():
         sure = solid
     if not sure.any():

@@ -25,6 +25,9 @@ Rgba = NDArray[np.uint8]  # (H, W, 4), sRGB, straight alpha
 VIEW_SIDE = 435  # pixels that the product's longer side has in a view
 MARGIN = 0.12  # of the product's longer side, kept around it in the second pass
 AGREEMENT = 0.85  # intersection over union; below it the second pass found another object than the first
+FRINGE = (
+    0.012  # of the photo's longer side, from the outline inwards, where unsure pixels may show the background
+)
 RIM = 0.95  # below this alpha a pixel's colour contains the background's
 
 # Part of the product that is neither product nor background. Clear cut-outs have at most 0.07 of it; a ring with a filled
@@ -173,7 +176,7 @@ class Cutter:
         rgb = np.asarray(photo)
         opened = open_holes(rgb, alpha)
         # The backdrop's colour settles what the model left open, but a guess of two parts is less than one answer.
-        draft = _rated(_without_fringe(rgb, opened), opened, (unsure(alpha) + unsure(opened)) / 2)
+        draft = _rated(without_fringe(rgb, opened), opened, (unsure(alpha) + unsure(opened)) / 2)
         return (
             draft if agreed else draft.doubted(DISAGREED, "It is unclear what in the photo is the product.")
         )
@@ -252,12 +255,17 @@ def _surroundings(mask: Mask) -> tuple[int, int, int, int]:
     return int(left), int(top), int(right), int(bottom)
 
 
-def _without_fringe(rgb: Rgb, alpha: Alpha) -> Rgb:
-    """Give each pixel of the rim the colour of the nearest pixel without background in it."""
-    rim = (alpha > 0) & (alpha < RIM)
-    if not (alpha >= RIM).any():
+def without_fringe(rgb: Rgb, alpha: Alpha) -> Rgb:
+    """Give each pixel of the rim the colour of the nearest pixel without background in it.
+
+    Far from the background a pixel keeps its colour, however unsure its alpha is: it shows the product.
+    """
+    inside = ndimage.distance_transform_edt(alpha > SOLID) > FRINGE * max(alpha.shape)
+    rim = (alpha > 0) & (alpha < RIM) & ~inside
+    clean = (alpha >= RIM) | inside
+    if not clean.any():
         return rgb
-    nearest = ndimage.distance_transform_edt(alpha < RIM, return_distances=False, return_indices=True)
+    nearest = ndimage.distance_transform_edt(~clean, return_distances=False, return_indices=True)
     cleaned = rgb.copy()
     cleaned[rim] = rgb[nearest[0][rim], nearest[1][rim]]
     return cleaned

@@ -18,7 +18,7 @@ from worker.mesh.blend import FACING, FACING_OF_SEVERAL, blend
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
-from worker.mesh.project import Photo, shoot
+from worker.mesh.project import DEEP, Photo, shoot
 from worker.mesh.simplify import simplify
 from worker.mesh.texture import Texels, bake, dilate, texels
 from worker.mesh.textured import TexturedMesh
@@ -236,8 +236,9 @@ def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> 
         return paint._replace(photos=photos, warnings=warnings)
     points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
     least = (FACING if len(fitting) == 1 else FACING_OF_SEVERAL)[0]
+    deep = np.inf if len(sources) == 1 else DEEP
     shots = [
-        shoot(Photo(source.view), source.camera, shape.vertices, shape.faces)
+        shoot(Photo(source.view, deep=deep), source.camera, shape.vertices, shape.faces)
         for source in (photos[n].source for n in fitting)
     ]
     if len(shots) > 1:

@@ -23,7 +23,9 @@ SHARP = (
     4  # exponent of how well a photo saw a point: the higher, the narrower the band in which two photos blend
 )
 SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
-SOFT = 4.0  # pixels, over which colours are averaged that are used or compared in a mirror
+SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
+THIN = 5.0  # pixels; parts about as thin need no like on the other side
+FINE = 5  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
 SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
 LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
@@ -133,6 +135,8 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
         points: (V, 3) on the surface, close to each other.
     """
     slopes = np.gradient(_halved(solid.volume))
+    # Half of the resolution will do: the photos themselves are laid over these colours.
+    outlines = [o._replace(view=o.view[::2, ::2], mask=o.mask[::2, ::2]) for o in outlines]
     sights = [(_Sight(outline, solid), 1.0) for outline in outlines]
     sights += [(_Sight(outline, solid), INVENTED) for outline in _mirrored(outlines)]
 
@@ -162,33 +166,42 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
 
 
 def _mirrored(outlines: Sequence[Outline]) -> list[Outline]:
-    """Return the mirror image of the one side that is shown, softly, for the other side of a product that has two like sides.
+    """Return the mirror image of the one side that is shown, for the other side of a product that has two like sides.
 
-    Soft, so that print does not come out mirrored.
+    What is fine is left out, so that print does not come out mirrored.
     """
     sides = [outline for outline in outlines if outline.role in ("left", "right")]
     if len(sides) != 1 or not _is_symmetric(outlines[0]):
         return []
     (side,) = sides
     camera = replace(side.camera, azimuth=(side.camera.azimuth + 180) % 360)
-    weight = side.mask[:, ::-1, None].astype(np.float32)
-    soft = ndimage.gaussian_filter(side.view[:, ::-1, :3] * weight, (SOFT, SOFT, 0))
-    soft /= np.maximum(ndimage.gaussian_filter(weight, (SOFT, SOFT, 0)), 1e-3)
-    alpha = np.full((*side.mask.shape, 1), 255)
-    view = np.concatenate([soft, alpha], axis=2).clip(0, 255).astype(np.uint8)
-    return [Outline(OPPOSITE[side.role], view, np.ascontiguousarray(side.mask[:, ::-1]), camera)]
+    mask = np.ascontiguousarray(side.mask[:, ::-1])
+    color = _grow(side.view, side.mask, inner_distance(side.mask))[:, ::-1]
+    plain = np.stack([ndimage.median_filter(color[..., i], FINE) for i in range(3)], axis=2)
+    alpha = np.full((*mask.shape, 1), 255)
+    view = np.concatenate([plain * 255, alpha], axis=2).astype(np.uint8)
+    return [Outline(OPPOSITE[side.role], view, mask, camera)]
 
 
 def _is_symmetric(front: Outline) -> bool:
-    """Return true if the front looks about the same in a mirror."""
-    columns = np.flatnonzero(front.mask.any(axis=0))
-    part = slice(columns[0], columns[-1] + 1)
-    mask = front.mask[:, part]
-    both = mask & mask[:, ::-1]
-    if both.sum() < SYMMETRIC * (mask | mask[:, ::-1]).sum():
+    """Return true if the front looks about the same in a mirror. Thin parts do not count, and the photo may be tilted."""
+    mask = ndimage.gaussian_filter(front.mask.astype(np.float32), THIN) > 0.5
+    width = mask.sum(axis=1)
+    rows, columns = np.flatnonzero(width), np.arange(mask.shape[1])
+    if len(rows) < 2:
         return False
-    soft = ndimage.gaussian_filter(front.view[:, part, :3].astype(np.float32), (SOFT, SOFT, 0))
-    return bool(np.abs(soft - soft[:, ::-1])[both].mean() < LIKE * 255)
+    middle = (mask[rows] * columns).sum(axis=1) / width[rows]
+    tilt, start = np.polyfit(rows, middle, 1, w=width[rows])
+    axis = start + tilt * np.arange(len(mask))
+    source = np.rint(2 * axis[:, None] - columns).astype(np.intp)
+    there = (source >= 0) & (source < mask.shape[1])
+    source = np.where(there, source, 0)
+    other = np.take_along_axis(mask, source, axis=1) & there
+    both = mask & other
+    if both.sum() < SYMMETRIC * (mask | other).sum():
+        return False
+    soft = ndimage.gaussian_filter(front.view[..., :3].astype(np.float32), (SOFT, SOFT, 0))
+    return bool(np.abs(soft - np.take_along_axis(soft, source[:, :, None], axis=1))[both].mean() < LIKE * 255)
 
 
 class _Surroundings:
