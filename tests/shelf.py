@@ -60,6 +60,10 @@ class Dying:
         with self._call():
             self.store.fetch(path, file, check)
 
+    def locate(self, path: str, digest: str, check: Callable[[], None] = lambda: None) -> str:
+        with self._call():
+            return self.store.locate(path, digest, check)
+
     def find(self, stem: str) -> list[str]:
         with self._call():
             return self.store.find(stem)

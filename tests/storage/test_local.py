@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import hashlib
 import os
 import resource
 import shutil
@@ -60,6 +61,19 @@ def test_a_file_is_fetched_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(JobError, match="storage_too_large"):
         store.fetch("a/1.glb", copy)
     assert list(copy.parent.iterdir()) == []
+
+
+def test_a_stored_file_is_located_by_its_hash(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    file = tmp_path / "model.glb"
+    file.write_bytes(b"glTF")
+    digest = hashlib.sha256(b"glTF").hexdigest()
+    with pytest.raises(NotStored):
+        store.locate("a/1.glb", digest)
+    url = store.put("a/1.glb", file, "model/gltf-binary")
+    assert store.locate("a/1.glb", digest) == url
+    with pytest.raises(NotStored):
+        store.locate("a/1.glb", "0" * 64)
 
 
 def test_what_is_stored_is_served_with_its_type(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 from worker.core.errors import JobError
 from worker.core.finding import Level
 from worker.core.settings import ConfigError, Settings
-from worker.storage import StoreUnreachable
+from worker.storage import NotStored, StoreUnreachable
 from worker.storage import open_store as open_configured
 from worker.storage.supabase import TRIES, SupabaseStore
 
@@ -125,6 +125,25 @@ def test_a_file_that_cannot_be_fetched_leaves_none(
     shutil.rmtree(copy.parent)
     with pytest.raises(JobError, match="temp_unavailable"):
         store.fetch(PATH, copy)
+
+
+def test_a_stored_file_is_located_by_its_hash_without_its_bytes(bucket: BucketServer, model: Path) -> None:
+    digest = hashlib.sha256(b"glTF model").hexdigest()
+    for store in (open_store(bucket), open_store(bucket, signed_url_s=60)):
+        with pytest.raises(NotStored):
+            store.locate("a.myshopify.com/124.glb", digest)
+        store.put(PATH, model, GLB)
+        seen = len(bucket.requests)
+        with urlopen(store.locate(PATH, digest)) as answer:
+            assert answer.read() == b"glTF model"
+        assert ["/info/" in path or "/sign/" in path for _, path in bucket.requests[seen:-1]].count(
+            False
+        ) == 0
+        with pytest.raises(NotStored):
+            store.locate(PATH, "0" * 64)
+    bucket.fault = lambda _method, _path: bucket_server.html(403)
+    with pytest.raises(JobError, match="storage_denied"):
+        store.locate(PATH, digest)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -129,7 +129,7 @@ def made(report: Mapping[str, Any], lane: str) -> None:
     for step, took in seconds.items() if isinstance(seconds, dict) else ():
         if step in STEPS and isinstance(took, int | float):
             STEP.labels(step).observe(took)
-    surface = report.get("surface")
+    surface = None if "cached" in report else report.get("surface")  # another job's
     peak_mb = surface.get("peak_vram_mb") if isinstance(surface, dict) else None
     if isinstance(peak_mb, int | float):
         GPU_PEAK.labels(lane).set(peak_mb * 2**20)

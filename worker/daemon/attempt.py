@@ -1,11 +1,10 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -15,27 +14,23 @@ from worker.compute.protocol import Downloaded, Failed, Progress, Result, Stoppe
 from worker.core import metrics
 from worker.core.errors import JobError, one_line
 from worker.core.stages import Stage, Step
-from worker.core.threads import jitter
-from worker.daemon import settlement, storing
+from worker.daemon import reuse, settlement, storing
 from worker.daemon.context import LaneContext
+from worker.daemon.job_hold import TICK_S, Interrupted, JobHold
 from worker.daemon.settlement import Ending, Outcome
 from worker.daemon.storing import Version
 from worker.daemon.systemd import Heartbeat
-from worker.database.monitor import is_transient
 from worker.jobs.lease import Lease
-from worker.jobs.queue import Job, LeaseLost
+from worker.jobs.queue import Job
 from worker.versions import files
 from worker.versions import queue as versions
 
-TICK_S = 0.25  # how soon a lane notices that it should stop
 UPLOAD_S = 900.0  # the longest that storing a job's files may take, with all tries
 
 BEGIN_EVERY_S = 1.0  # between two tries to begin a version whose files are being removed
 BEGIN_S = 300.0  # the longest that an attempt waits for that
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 
 class ChildFate(Enum):
@@ -44,14 +39,6 @@ class ChildFate(Enum):
     ANSWERED = auto()  # it did the job, or said why not
     ENDED = auto()  # it died of the job, or had to be killed
     UNKNOWN = auto()  # the job was stopped first
-
-
-class Interrupted(Exception):
-    """The job must end now: it is cancelled or released, or its lease is lost."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.name)
-        self.outcome = outcome
 
 
 class Attempt:
@@ -71,10 +58,13 @@ class Attempt:
             cancel_push_works=context.cancel_push_works,
             on_report=context.wake_sender,
         )
+        self.hold = JobHold(self.lease, heartbeat, context)
         self.report: dict[str, Any] = {"lane": lane}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
         self.begun = False
         self._stored: Version | None = None  # files of it may have been stored
+        self._key: str | None = None  # of the result
+        self._known: reuse.Known | None = None  # the result, if it need not be made
         self._began = time.monotonic()
 
     def run(self) -> None:
@@ -94,7 +84,7 @@ class Attempt:
             if ending.error and ending.error.code in {"storage_unavailable", "storage_denied"}:
                 self.context.admission.close()
             self.heartbeat.beat()
-            ended = settlement.settle(self.context.engine, self.job, ending, self._wait_for_database)
+            ended = settlement.settle(self.context.engine, self.job, ending, self.hold.wait_for_database)
             if self.job.batch is not None:
                 self.context.wake_upkeep()
             # The end last: whoever scrapes and finds it counted finds the rest counted, too.
@@ -137,7 +127,7 @@ class Attempt:
                     usdz=self.settings.usdz,
                 )
             )
-            result = self._await_result()
+            result = self._await_result(folder)
         except ChildDied as error:
             self._end_child("child_died", str(error))
             raise JobError("worker_lost") from None
@@ -153,10 +143,12 @@ class Attempt:
             if result.traceback:
                 log.error("child_error", exception=result.traceback)
             raise JobError(result.code, result.message)
-        if isinstance(result, Stopped):
+        if self._known:
+            self.report = reuse.report(self._known, self.job, self.report)
+        elif isinstance(result, Stopped):
             raise JobError("timed_out")
 
-    def _await_result(self) -> Result:
+    def _await_result(self, folder: Path) -> Result:
         """Pass the child's progress on to the row until the job's result. Raises: JobError, Interrupted, ChildDied."""
         began = time.monotonic()
         asked_to_stop = False
@@ -166,10 +158,12 @@ class Attempt:
             if isinstance(message, Progress):
                 self._report(message.stage)
             elif isinstance(message, Downloaded):
-                self.child.answer(known=False)
+                self._key = message.key
+                self._known = self._find_known(message.key, folder)
+                self.child.answer(known=self._known is not None)
             elif message is not None:
                 return message
-            if outcome := self._interruption():
+            if outcome := self.hold.interruption():
                 self._stop_child()
                 raise Interrupted(outcome)
             elapsed = time.monotonic() - began
@@ -186,17 +180,30 @@ class Attempt:
         log.info("job_progress", progress=stage.value, seconds=self._seconds())
         self.lease.report(stage)
 
-    def _interruption(self) -> Outcome | None:
-        if self.lease.lost:
-            return Outcome.LOST
-        if self.lease.cancelled:
-            return Outcome.CANCELLED
-        return Outcome.RELEASED if self.context.stop.releasing else None
+    def _find_known(self, key: str, folder: Path) -> reuse.Known | None:
+        """Find the result that another job has made from the same, with its files. None if it must be made.
 
-    def _check(self) -> None:
-        """Raises: Interrupted if the job must end now."""
-        if outcome := self._interruption():
-            raise Interrupted(outcome)
+        Raises: Interrupted. The child waits meanwhile, or is stopped.
+        """
+        if self.job.refresh:
+            return None
+        try:
+            found = self.hold.while_available(
+                lambda: versions.find_result(self.context.engine, self.job, key)
+            )
+            if found is None:
+                return None
+            self._announce_upload()
+            known = reuse.bring(self.context.store, found, self.job, folder, self.hold.renew, self.hold.check)
+            # Now that it is entered again for this job, nobody removes it.
+            if known and known.urls and not self.hold.while_available(lambda: self._enter(known.version)):
+                return None
+        except Interrupted:
+            self._stop_child()
+            raise
+        if known:
+            log.info("result_known", source=str(found.job_id), same_product=found.same_product)
+        return known
 
     def _store(self, folder: Path) -> Ending:
         """Store the job's files as a version. Returns the end of the job. Raises: JobError, Interrupted."""
@@ -204,13 +211,15 @@ class Attempt:
         self.lease.report(Stage.UPLOADING)
         structlog.contextvars.bind_contextvars(stage=Stage.UPLOADING.title)
         began = time.perf_counter()
-        store, version = self.context.store, storing.find_version(self.job, folder, self.settings)
-        version.hashes  # noqa: B018 - read before anything is written
-        # A file that the store refuses must not leave the others there.
-        store.check_files([(file, files.content_type(ending)) for ending, file in version.files.items()])
-        self._begin(version)
-        self._stored = version
-        urls = storing.upload(store, version, self._renew_or_wait, self._check)
+        if self._known and self._known.urls:
+            version, urls = self._known.version, dict(self._known.urls)
+        else:
+            store, version = self.context.store, storing.find_version(self.job, folder, self.settings)
+            # A file that the store refuses must not leave the others there.
+            store.check_files([(file, files.content_type(ending)) for ending, file in version.files.items()])
+            self._begin(version)
+            self._stored = version
+            urls = storing.upload(store, version, self.hold.renew, self.hold.check)
         model_url = urls.pop("model_url")
         self.report |= urls
         seconds = self.report.get("seconds")
@@ -218,7 +227,7 @@ class Attempt:
             Step.UPLOAD: round(time.perf_counter() - began, 3)
         }
         self.lease.report(Stage.UPLOADED)
-        self._renew_or_wait()
+        self.hold.renew()
         return Ending(
             outcome=Outcome.COMPLETED,
             report=self.report,
@@ -234,15 +243,15 @@ class Attempt:
         Raises: JobError, Interrupted.
         """
         deadline = time.monotonic() + BEGIN_S
-        while not self._while_available(lambda: self._enter(version)):
+        while not self.hold.while_available(lambda: self._enter(version)):
             if time.monotonic() > deadline:
                 raise JobError("storage_unavailable")
             pause = time.monotonic() + BEGIN_EVERY_S
             while time.monotonic() < pause:
-                self._check()
+                self.hold.check()
                 self.heartbeat.beat()
                 time.sleep(TICK_S)
-            self._renew_or_wait()
+            self.hold.renew()
         self._announce_upload()
 
     def _enter(self, version: Version) -> bool:
@@ -252,7 +261,7 @@ class Attempt:
             digest=version.digest,
             stem=version.stem,
             files=version.hashes,
-            result_key=None,
+            result_key=self._key,
         )
 
     def _abandon(self, version: Version) -> None:
@@ -272,36 +281,6 @@ class Attempt:
 
     def _announce_upload(self) -> None:
         self.heartbeat.beat(f"job {self.job.id}, {Stage.UPLOADING.title}", silent_s=UPLOAD_S)
-
-    def _renew_or_wait(self) -> None:
-        """Renew the lease. While the database is away, wait for it, even if the lease expires: no other worker can take the
-        job there either. Raises: Interrupted.
-        """
-        self._while_available(self.lease.renew)
-        self._check()
-
-    def _while_available(self, act: Callable[[], T]) -> T:
-        """Call `act`, again and again while the database is away. Raises: Interrupted, and sqlalchemy's DBAPIError for another reason."""
-        while True:
-            try:
-                return act()
-            except LeaseLost:
-                raise Interrupted(Outcome.LOST) from None
-            except DBAPIError as error:
-                if not is_transient(error):
-                    raise
-                if not self._wait_for_database():
-                    raise Interrupted(Outcome.RELEASED) from None
-
-    def _wait_for_database(self) -> bool:
-        """Wait until the database can be used. False if the job must be released first."""
-        time.sleep(jitter(0.05, TICK_S))
-        self.heartbeat.beat()
-        while not self.context.monitor.wait(TICK_S):
-            self.heartbeat.beat()
-            if self.context.stop.releasing:
-                return False
-        return not self.context.stop.releasing
 
     def _seconds(self) -> float:
         """Return the seconds since the claim."""

@@ -13,8 +13,9 @@ from worker.core import metrics
 from worker.core.errors import one_line
 from worker.core.settings import ConfigError
 from worker.core.stages import Stage
-from worker.daemon.attempt import TICK_S, Attempt, ChildFate
+from worker.daemon.attempt import Attempt, ChildFate
 from worker.daemon.context import LaneContext
+from worker.daemon.job_hold import TICK_S
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_connection_lost
 from worker.jobs import queue

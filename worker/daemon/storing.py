@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +25,20 @@ class Version:
 
     stem: str
     files: Mapping[str, Path]
+    hashes: Mapping[str, str]  # the sha256 of each file
 
-    @cached_property
-    def hashes(self) -> Mapping[str, str]:
-        """The sha256 of each file. Raises: JobError `temp_unavailable`."""
-        return files.hashes(self.files)
-
-    @cached_property
+    @property
     def digest(self) -> str:
-        """The name of the version: a digest of all hashes. Raises: JobError `temp_unavailable`."""
+        """The name of the version: a digest of all hashes."""
         return paths.version_digest(self.hashes)
 
 
 def find_version(job: Job, folder: Path, settings: Settings) -> Version:
-    """Return the version that the files in a job's folder are."""
+    """Return the version that the files in a job's folder are. Raises: JobError `temp_unavailable` if one is missing."""
     made = {".webp": settings.turntable, ".usdz": settings.usdz}
+    found = {ending: folder / name for ending, name in files.NAMES.items() if made.get(ending, True)}
     return Version(
-        stem=paths.stem(job.shop, job.product_id, job.variant_id),
-        files={ending: folder / name for ending, name in files.NAMES.items() if made.get(ending, True)},
+        stem=paths.stem(job.shop, job.product_id, job.variant_id), files=found, hashes=files.hashes(found)
     )
 
 
@@ -101,10 +96,14 @@ def publish(context: LaneContext, job: Job, version: Version, path: str) -> None
         if context.stop.releasing or time.monotonic() > deadline:
             raise Stopped
 
-    def find(ending: str, _check: Callable[[], None]) -> Path:
-        if not version.files[ending].is_file():
-            raise JobError("temp_unavailable")
-        return version.files[ending]
+    stored = paths.version_stem(version.stem, version.digest)
+
+    def find(ending: str, check: Callable[[], None]) -> Path:
+        file = version.files[ending]
+        if file.is_file():
+            return file
+        # Those of a known result lie in the store alone.
+        return files.fetch(context.store, stored, ending, version.hashes[ending], file, check)
 
     publishing.publish(
         context.engine, context.store, work, find, lease_s=context.settings.lease_s, check=check

@@ -73,6 +73,13 @@ class Store(Protocol):
         """
         ...
 
+    def locate(self, path: str, digest: str, check: Callable[[], None] = lambda: None) -> str:
+        """Return the URL of a stored file whose sha256 is `digest`, in hex. `check` is that of `put`.
+
+        Raises: NotStored if there is none, or another one; JobError `storage_…`; what `check` raises.
+        """
+        ...
+
     def find(self, stem: str) -> list[str]:
         """Return the paths of a stem's files: `{stem}.…`, and all files below `{stem}/`. Raises: JobError `storage_…`."""
         ...

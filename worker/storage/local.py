@@ -13,6 +13,7 @@ from pathlib import Path
 from worker.core.errors import JobError, is_wrong_path, one_line
 from worker.core.finding import Finding
 from worker.storage import MAX_BYTES, YEAR_S, NotStored, StoreUnreachable, drafts, paths
+from worker.storage.hashes import sha256
 
 _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
@@ -66,6 +67,18 @@ class LocalStore:
                 if os.fstat(reader.fileno()).st_size > MAX_BYTES:
                     raise JobError("storage_too_large")
                 shutil.copyfileobj(reader, writer)
+
+    def locate(self, path: str, digest: str, check: Callable[[], None] = lambda: None) -> str:
+        """Hash a file of the folder. As `Store.locate`."""
+        check()
+        with _job_errors():
+            try:
+                found = sha256(self.folder / path)
+            except FileNotFoundError:
+                raise NotStored(path) from None
+        if found != digest:
+            raise NotStored(path)
+        return f"{self.url}/{path}"
 
     def find(self, stem: str) -> list[str]:
         """List the stem's files, drafts included. As `Store.find`."""

@@ -132,9 +132,13 @@ class SupabaseStore:
             _ask(lambda: self.bucket.upload(path, file, options))  # type: ignore[arg-type]
 
         self._retrying(send, check)
-        if self.signed_url_s is None:
-            return self.bucket.get_public_url(path).rstrip("?")
-        return self._retrying(lambda: self._sign(path), check)
+        return self._url(path, check)
+
+    def locate(self, path: str, digest: str, check: Check = _nothing) -> str:
+        """Ask for a file's hash. As `Store.locate`."""
+        if self._retrying(lambda: self._digest(path), check) != digest:
+            raise NotStored(path)
+        return self._url(path, check)
 
     def fetch(self, path: str, file: Path, check: Check = _nothing) -> None:
         """Download a file, with as many tries as `put`. As `Store.fetch`."""
@@ -204,6 +208,20 @@ class SupabaseStore:
             code = _code(error)
             log.error(code, reason=bucket_checks.reason(error))  # noqa: TRY400 - the reason is enough
             raise JobError(code) from error
+
+    def _url(self, path: str, check: Check) -> str:
+        if self.signed_url_s is None:
+            return self.bucket.get_public_url(path).rstrip("?")
+        return self._retrying(lambda: self._sign(path), check)
+
+    def _digest(self, path: str) -> object:
+        """Return the sha256 of a file, as it was stored with it; None if there is no file. Raises: REQUEST_ERRORS."""
+        try:
+            return self._info(path)[1]
+        except StorageApiError as error:
+            if bucket_checks.is_missing_file(error):
+                return None
+            raise
 
     def _holds(self, path: str, size: int, digest: str) -> bool:
         """True if exactly these bytes are stored there already. False if that cannot be found out."""

@@ -1,10 +1,10 @@
 """The files of a version by their endings. Their paths are in worker.storage.paths."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from worker.core.errors import JobError
-from worker.storage import CONTENT_TYPES
+from worker.storage import CONTENT_TYPES, Store
 from worker.storage.hashes import sha256
 
 NAMES: Mapping[str, str] = {
@@ -37,3 +37,17 @@ def hashes(files: Mapping[str, Path]) -> dict[str, str]:
         return {ending: sha256(file) for ending, file in files.items()}
     except OSError as error:
         raise JobError("temp_unavailable") from error  # somebody deleted it; the job is not to blame
+
+
+def fetch(store: Store, stem: str, ending: str, digest: str, file: Path, check: Callable[[], None]) -> Path:
+    """Fetch a version's file into a local one, which is returned.
+
+    stem: the path of the version's files, without an ending.
+    digest: the sha256 in hex that the file must have.
+
+    Raises: JobError `storage_unavailable` if it has another one; what `Store.fetch` raises.
+    """
+    store.fetch(stem + ending, file, check)
+    if sha256(file) != digest:
+        raise JobError("storage_unavailable", f"{stem}{ending} is not the file that was stored")
+    return file

@@ -13,7 +13,6 @@ from sqlalchemy.engine import Engine
 from worker.core import metrics
 from worker.core.errors import JobError, one_line
 from worker.storage import Store, paths
-from worker.storage.hashes import sha256
 from worker.versions import files, queue
 from worker.versions.hold import Hold, Stopped, TakenOver
 from worker.versions.queue import Publication
@@ -101,10 +100,6 @@ def fetch(store: Store, work: Publication, folder: Path) -> Callable[[str, Check
     stem = paths.version_stem(work.stem, work.digest)
 
     def find(ending: str, check: Check) -> Path:
-        file = folder / files.NAMES[ending]
-        store.fetch(stem + ending, file, check)
-        if sha256(file) != work.files[ending]:
-            raise JobError("storage_unavailable", f"{stem}{ending} is not the file that was stored")
-        return file
+        return files.fetch(store, stem, ending, work.files[ending], folder / files.NAMES[ending], check)
 
     return find
