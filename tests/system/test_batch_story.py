@@ -3,6 +3,7 @@
 The `long` form has 5,000 rows.
 """
 
+import faulthandler
 import json
 import os
 import subprocess
@@ -60,6 +61,8 @@ def test_a_catalogue_ends_with_exact_sums_and_one_event(
     tmp_path: Path,
     rows: int,
 ) -> None:
+    if rows > 100:
+        faulthandler.cancel_dump_traceback_later()  # it takes more than five minutes, and its waits have limits of their own
     good, missing = photos("mug.png", mug), f"{site.url}/none.png"
     file = tmp_path / "monday.csv"
     # Most photos are missing, so that most jobs end at once and for good.
