@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import cycle, islice
 from typing import Any
 
@@ -45,17 +46,18 @@ def run(bench: Rig, lanes: int, jobs: int, quality: str, gpu_s: float, wait_s: f
         PYTHON_WAIT_S=str(wait_s),
         PYTHON_GPU_LOCK=str(bench.folder / "gpu"),
     )
-    # The first job of each child loads the background model; it is not measured.
-    _enqueue(bench, url, lanes, quality)
-    began, cpu_before = _do_all(url), _cpu_seconds(daemon)
-    _enqueue(bench, url, jobs, quality)
-    _do_all(url)
+    # Measured from the end of one job to that of another, both while each lane has a job: the first jobs load the background
+    # model, and among the last ones lanes stand idle because the queue is empty.
+    _enqueue(bench, url, lanes + jobs + lanes, quality)
+    began, cpu_before = _ended(url, lanes), _cpu_seconds(daemon)
+    ended = _ended(url, lanes + jobs)
     cpu_s = _cpu_seconds(daemon) - cpu_before
-    [(elapsed_s, completed)] = sql(
+    elapsed_s = (ended - began).total_seconds()
+    [(completed,)] = sql(
         url,
-        "SELECT extract(epoch FROM max(completed_at) - min(started_at))::float8,"
-        " count(*) FILTER (WHERE status = 'completed') FROM jobs WHERE started_at >= %s",
+        "SELECT count(*) FILTER (WHERE status = 'completed') FROM jobs WHERE completed_at > %s AND completed_at <= %s",
         began,
+        ended,
     )
     bench.stop(daemon)
     cores, a_job_s = Host.measure().cores, cpu_s / jobs
@@ -96,12 +98,14 @@ def _enqueue(bench: Rig, url: str, jobs: int, quality: str) -> None:
         )
 
 
-def _do_all(url: str) -> Any:
-    """Wait until all jobs have ended. Return the database's time then."""
-    ended = "SELECT count(*) = count(completed_at) FROM jobs"
-    until(lambda: sql(url, ended) == [(True,)], LONG_S, "the jobs")
-    [(now,)] = sql(url, "SELECT clock_timestamp()")
-    return now
+def _ended(url: str, jobs: int) -> datetime:
+    """Wait until so many jobs have ended. Return when the last of them did."""
+    nth = (
+        "SELECT completed_at FROM jobs WHERE completed_at IS NOT NULL ORDER BY completed_at OFFSET %s LIMIT 1"
+    )
+    [(ended_at,)] = until(lambda: sql(url, nth, jobs - 1), LONG_S, "the jobs")
+    assert isinstance(ended_at, datetime)
+    return ended_at
 
 
 def _cpu_seconds(daemon: Daemon) -> float:

@@ -106,6 +106,10 @@ STARTS = {"DATABASE_URL": "postgresql://u@h/d", "WORKER_STORAGE_DIR": "/tmp"}
             ({"WORKER_POOLS": value}, "WORKER_POOLS: write names of 1 to 100 characters, separated by commas")
             for value in (" , ", "a, " + "x" * 101, "a\tb")
         ),
+        *(
+            ({"WORKER_NAME": value}, "WORKER_NAME: write a name of visible characters")
+            for value in ("  ", "a\tb")
+        ),
         ({"WORKER_HARD_LIMIT_S": "1"}, "WORKER_HARD_LIMIT_S must not be less"),
         ({"WORKER_STORAGE_DIR": "/dev/null/store"}, "WORKER_STORAGE_DIR cannot be used"),
     ],

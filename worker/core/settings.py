@@ -283,6 +283,14 @@ class Settings(BaseSettings):
             raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
 
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        name = value.strip()
+        if not name or re.search(r"[\x00-\x1f\x7f-\x9f]", name):
+            raise ValueError("write a name of visible characters")
+        return name
+
     @field_validator("pools", mode="before")
     @classmethod
     def _pools(cls, value: object) -> object:
