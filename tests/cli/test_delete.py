@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from sqlalchemy.engine import Engine
 
 from worker.cli import delete as command
 from worker.cli.app import execute
+from worker.core.settings import Settings
 from worker.jobs import queue
+from worker.storage import Store, open_store
+from worker.storage.supabase import SupabaseStore
 
 
 @dataclass
@@ -87,8 +91,18 @@ def test_it_asks_and_takes_no_empty_name_for_everything(
     assert sql.execute("SELECT shop FROM jobs").fetchall() == [("b",)]
 
 
-def test_a_store_that_fails_leaves_an_erasure_to_be_done(run: Run, sql: psycopg.Connection) -> None:
-    with bucket_server.serve() as bucket:
+def test_a_store_that_fails_leaves_an_erasure_to_be_done(
+    run: Run, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bucket_server.serve() as bucket, ExitStack() as opened:
+
+        def open_and_close(settings: Settings) -> Store:
+            store = open_store(settings)
+            assert isinstance(store, SupabaseStore)
+            opened.callback(store.storage.session.close)
+            return store
+
+        monkeypatch.setattr(command, "open_store", open_and_close)
         settings = {
             "WORKER_STORAGE_DIR": "",
             "SUPABASE_URL": bucket.url,
