@@ -330,6 +330,12 @@ def use_roles(sql: psycopg.Connection) -> None:
 
     assert sql.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
     assert sql.execute("SELECT position FROM job_status").fetchone() == (1,)
+    assert sql.execute("SELECT forget_shop(shop => 'b')::text ~ '-'").fetchone() == (True,)
+    assert sql.execute("SELECT forget_product(shop => 'b', product_id => '1')::text ~ '-'").fetchone() == (
+        True,
+    )
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        sql.execute("SELECT count(*) FROM worker.erasures")
 
     for user in (b"anon", b"authenticated"):
         sql.execute(b"SET ROLE " + user)
@@ -340,6 +346,10 @@ def use_roles(sql: psycopg.Connection) -> None:
             sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql.execute("SELECT cancel_job(gen_random_uuid())")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql.execute("SELECT forget_shop('a')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql.execute("SELECT forget_product('a', '1')")
     sql.execute("RESET ROLE")
 
 

@@ -107,7 +107,7 @@ class FileWork(threading.Thread):
 
     def erase(self) -> bool:
         """Do what can be done of an erasure now. False if none is due."""
-        work = erase.take(self.engine)
+        work = erase.take(self.engine, lease_s=self.settings.lease_s)
         if work is None:
             return False
         if not erase.carry_out(self.engine, self.store, work, self._check):

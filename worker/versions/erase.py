@@ -46,6 +46,7 @@ class Erasure:
     product: str | None
     variant: str | None
     tries: int
+    lease_s: float
 
 
 def begin(engine: Engine, shop: str, product: str | None = None, variant: str | None = None) -> UUID:
@@ -54,10 +55,10 @@ def begin(engine: Engine, shop: str, product: str | None = None, variant: str | 
     return UUID(str(found))
 
 
-def take(engine: Engine, erasure: UUID | None = None) -> Erasure | None:
-    """Take the erasure that has been due longest, or the given one if it is due. None if there is none."""
-    row = fetch_one(engine, QUERIES["take_erasure"], id=erasure, lease_s=LEASE_S)
-    return Erasure(**row) if row else None
+def take(engine: Engine, erasure: UUID | None = None, *, lease_s: float = LEASE_S) -> Erasure | None:
+    """Take the erasure that has been due longest, or the given one if it is due, for `lease_s` seconds. None if there is none."""
+    row = fetch_one(engine, QUERIES["take_erasure"], id=erasure, lease_s=lease_s)
+    return Erasure(**row, lease_s=lease_s) if row else None
 
 
 def get(engine: Engine, erasure: UUID) -> Row:
@@ -91,7 +92,7 @@ def carry_out(
     if erasure.tries == 1:
         bound.info("erasure_begun")
     try:
-        with Hold(lambda: _renew(engine, erasure), LEASE_S, check) as hold:
+        with Hold(lambda: _renew(engine, erasure), erasure.lease_s, check) as hold:
             done, wait_s = _go_through(engine, store, erasure, hold)
     except TakenOver:
         return False
@@ -223,4 +224,4 @@ def _postpone(engine: Engine, erasure: Erasure, *, wait_s: float = 0.0, error: s
 
 
 def _key(erasure: Erasure) -> dict[str, Any]:
-    return {"id": erasure.id, "token": erasure.token, "lease_s": LEASE_S}
+    return {"id": erasure.id, "token": erasure.token, "lease_s": erasure.lease_s}
