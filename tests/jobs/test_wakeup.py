@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from worker import database
 from worker.core.settings import Settings
 from worker.database.monitor import DatabaseMonitor
+from worker.jobs import queue
 from worker.jobs import wakeup as module
 from worker.jobs.wakeup import Listener, Wakeup
 from worker.local.postgres import Postgres
@@ -73,7 +74,7 @@ def heard(database_url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
-    heard: Heard, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+    heard: Heard, engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     until(lambda: heard.inserted == 1)
     assert heard.listener.alive
@@ -84,9 +85,11 @@ def test_inserts_and_cancels_are_heard_as_long_as_the_echo_is(
         " WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     )
     until(lambda: heard.inserted == 3, what="the listener to come back")
-    job = sql.execute("UPDATE jobs SET cancel_requested_at = now() RETURNING id::text").fetchone()
+    job = queue.claim(engine, worker="w", lease_s=30)
     assert job
-    until(lambda: heard.cancelled == [job[0]])
+    sql.execute(INSERT)
+    sql.execute("UPDATE jobs SET cancel_requested_at = now()")  # nobody works on the second one
+    until(lambda: heard.cancelled == [str(job.id)])
 
     # As behind a transaction pooler, where LISTEN succeeds and nothing is ever heard.
     with capture_logs() as logs:
