@@ -78,31 +78,28 @@ class FileWork(threading.Thread):
                 self.doom()
             while not self._stopped.is_set() and any(task() for task in self.tasks):
                 pass
-        except (SQLAlchemyError, OSError) as error:
-            # The monitor logs outages. Any other error, say a missing right or WORKER_TEMP_DIR, is logged once. The upkeep wakes
-            # us again.
-            if self.monitor.available and self._reason != (reason := one_line(error)):
-                self._reason = reason
-                log.exception("file_work_failed")
+        except SQLAlchemyError as error:
+            # The monitor logs outages. The upkeep wakes us again.
+            if self.monitor.available:
+                self._log_once(error)
         except Exception:
             # Not foreseen. What was taken is taken anew when its lease expires.
             log.exception("file_work_failed")
             self._stopped.wait(RETRY_S)
 
     def publish(self) -> bool:
-        """Complete a publication from the version's stored files. False if none is due."""
-        with self.scratch.job("publication") as folder:
-            work = queue.take_publication(self.engine, lease_s=self.settings.lease_s)
-            if work is None:
-                return False
-            publish.publish(
-                self.engine,
-                self.store,
-                work,
-                publish.fetch(self.store, work, folder),
-                lease_s=self.settings.lease_s,
-                check=self._check,
-            )
+        """Complete a publication from the version's stored files. False if none is due, or there is no folder to fetch them to."""
+        lease_s = self.settings.lease_s
+        try:
+            with self.scratch.job("publication") as folder:
+                work = queue.take_publication(self.engine, lease_s=lease_s)
+                if work is None:
+                    return False
+                find = publish.fetch(self.store, work, folder)
+                publish.publish(self.engine, self.store, work, find, lease_s=lease_s, check=self._check)
+        except OSError as error:  # WORKER_TEMP_DIR; the lanes make our folder in it anew
+            self._log_once(error)
+            return False
         return True
 
     def erase(self) -> bool:
@@ -130,6 +127,12 @@ class FileWork(threading.Thread):
         if more:
             self._doom_at = time.monotonic()
             self._due.set()
+
+    def _log_once(self, error: Exception) -> None:
+        """Log a reason that may stay for long, say a missing right, when it is another one than the last."""
+        if self._reason != (reason := one_line(error)):
+            self._reason = reason
+            log.error("file_work_failed", reason=reason)
 
     def _check(self) -> None:
         if self._stopped.is_set():
