@@ -6,9 +6,9 @@ from uuid import UUID, uuid4
 
 import typer
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
-from worker.cli.output import AsJson, Ids, connected, console, for_each, print_json
+from worker.cli.output import AsJson, Ids, connected, console, die, for_each, print_json
 from worker.core import settings
 from worker.core.errors import first_line
 from worker.core.settings import ConfigError, Settings
@@ -223,6 +223,8 @@ def _retry(engine: Engine, job: UUID, without_photo: int | None) -> bool:
     except IntegrityError:
         # Another job with its dedupe_key has not ended.
         return False
+    except DataError as error:
+        die(f"{job} is not queued again: {first_line(error)}", 1)
 
 
 def _seconds(duration: str) -> float:
