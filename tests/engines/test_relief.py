@@ -310,6 +310,25 @@ def test_two_legs_in_the_front_and_one_in_the_side_make_two_legs() -> None:
     assert np.ptp(shin[:, 2]) > 0.1
 
 
+def test_a_leaf_between_two_stems_is_not_lost() -> None:
+    def front(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((136, 230, 376, 460), "brown")
+        for x in (146, 346):
+            draw.rectangle((x, 60, x + 20, 240), "green")
+
+    def left(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((136, 230, 376, 460), "brown")
+        draw.rectangle((200, 60, 312, 240), "green")
+        draw.rectangle((300, 140, 470, 156), "green")  # the leaf
+
+    views = [PosedView("front", view_of(front)), PosedView("left", view_of(left))]
+    surface = Relief().reconstruct(views, FAST)
+    z = surface.vertices[:, 2]
+    assert z.min() < -0.6
+    (part,) = mesh_of(surface).split()
+    assert part.is_watertight
+
+
 def test_each_side_has_the_colours_of_its_photo() -> None:
     surface = solid_of("front", "left", "back", "right")
     body = surface.vertices[np.abs(surface.vertices[:, 1]) < 0.1]

@@ -10,7 +10,8 @@ from scipy import ndimage
 from worker.engines.relief.inflate import relax
 from worker.engines.relief.outline import FloatMap, inner_distance, lookup
 from worker.engines.relief.rows import colors_around
-from worker.engines.relief.solid import Height, Solid
+from worker.engines.relief.share import Height
+from worker.engines.relief.solid import Solid
 from worker.engines.surface import Colors, Points, View
 from worker.engines.views import OPPOSITE, Mask, Outline
 

@@ -17,8 +17,8 @@ from worker.engines.relief.outline import (
     straightness,
     thicken,
 )
-from worker.engines.views import Mask, Outline
-from worker.mesh.project import box_of
+from worker.engines.relief.share import Height, Share, share_of
+from worker.engines.views import Outline
 
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
@@ -29,10 +29,7 @@ UNLIKE_ROW = (
     0.15,
 )  # the same of a row, as part of the greatest width: a circle below the first, no circle above the second
 BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
-ALIKE = (
-    0.15,
-    0.5,
-)  # of the top of its row: thinner runs than the first stay so, thicker ones than the second are raised
+LOST = 4.0  # samples by which a lost part sticks out at least
 LEAST = 2.2  # pixels on each side of a part's spine
 
 
@@ -49,33 +46,6 @@ class Section(NamedTuple):
 
     exponents: NDArray[np.float64]  # at 100 heights, upwards; 1 is an ellipse, less is fuller
     box: float  # part of the rectangle in it, 0..1
-
-
-class Height(NamedTuple):
-    """An inflated outline."""
-
-    outline: Outline
-    mask: Mask  # the outline's, its thin parts widened
-    squared: FloatMap  # (S, S) the square of half the depth in the common unit; negative outside
-
-    def at(self, across: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Sample it at the (N,) places along x or z, whichever the photo shows, and the (M,) heights: (N, M)."""
-        # The camera is upright and parallel: each place has a column of the photo, and each height a row.
-        points = np.zeros((len(across) + len(up), 3), np.float32)
-        points[: len(across), 0 if self.outline.role in ("front", "back") else 2] = across
-        points[len(across) :, 1] = up
-        flat, _ = self.outline.camera.project(points)
-        place = flat * np.float32(len(self.squared)) - np.float32(0.5)
-        rows = _between_rows(self.squared, place[len(across) :, 1])
-        return _between_rows(rows.T, place[: len(across), 0])
-
-
-def _between_rows(image: FloatMap, row: NDArray[np.float32]) -> FloatMap:
-    """Sample (H, W) at (N,) places between its rows, linearly: (N, W). Outside of the image its border is used."""
-    row = np.clip(row, 0, len(image) - 1)
-    upper = np.minimum(row.astype(np.intp), len(image) - 2)
-    share = (row - upper)[:, None]
-    return np.asarray(image[upper] * (1 - share) + image[upper + 1] * share, np.float32)
 
 
 def inflated(outline: Outline, radius: float) -> Height:
@@ -150,8 +120,8 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     x, z = spread(facing), spread(beside)
     heights_of = np.linspace(y[0] + MARGIN * cell, y[-1] - MARGIN * cell, len(section.exponents))
     exponent = np.interp(y, heights_of, section.exponents)
-    front = [_share(heights[outline.role], x, y, cell, exponent) for outline in facing]
-    side = [_share(heights[outline.role], z, y, cell, exponent) for outline in beside]
+    front = [share_of(heights[outline.role], x, y, cell, exponent) for outline in facing]
+    side = [share_of(heights[outline.role], z, y, cell, exponent) for outline in beside]
     # Over x, y and z.
     f = _between([share.inside[:, :, None] for share in front], z)
     s = _between([share.inside.T[None] for share in side], x[:, None, None])
@@ -162,7 +132,43 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     volume *= top[None, :, None]
     _add_thin(volume, front[0], side[0], (x, z))
     _add_thin(volume.transpose(2, 1, 0), side[0], front[0], (z, x))
+    _add_lost(volume, front[0], z)
+    _add_lost(volume.transpose(2, 1, 0), side[0], x)
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
+
+
+def _add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float32]) -> None:
+    """Give parts that the other photo does not show at their height their own thickness, as a leaf that grows from the rest.
+
+    Args:
+        volume: (N, M, K) of the solid, changed in place.
+        seen: (N, M) of an outline.
+        along: (K,) the samples along its camera's axis.
+    """
+    shown = volume.max(axis=2) > 0
+    parts, count = ndimage.label(shown)
+    if not count:
+        return
+    shown = parts == np.argmax(np.bincount(parts.ravel())[1:]) + 1
+    lost, count = ndimage.label((seen.squared > 0) & ~shown)
+    if not count:
+        return
+    away, nearest = ndimage.distance_transform_edt(~shown, return_indices=True)
+    far = ndimage.maximum(away, lost, np.arange(1, count + 1)) > LOST
+    wanted = np.concatenate([[False], far])[lost]
+    if not wanted.any():
+        return
+    part = ndimage.binary_dilation(wanted, iterations=3)
+    columns, rows = np.nonzero(part)
+    root = tuple(index[columns, rows] for index in nearest)
+    middles = np.zeros(shown.shape, np.float32)
+    middles[columns, rows] = along[volume[root].argmax(axis=1)]
+    middles = ndimage.gaussian_filter(middles, 3) / np.maximum(
+        ndimage.gaussian_filter(part.astype(np.float32), 3), 1e-6
+    )
+    middle = middles[columns, rows]
+    own = seen.squared[columns, rows, None] - (along - middle[:, None]) ** 2
+    volume[columns, rows] = np.maximum(volume[columns, rows], own)
 
 
 def _halved(outline: Outline) -> Outline:
@@ -175,8 +181,8 @@ def _halved(outline: Outline) -> Outline:
 
 def _add_thin(
     volume: NDArray[np.float32],
-    seen: "_Share",
-    other: "_Share",
+    seen: Share,
+    other: Share,
     places: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> None:
     """Give the thin parts of an outline their own thickness, in the middle of what the other photo shows at their height.
@@ -230,80 +236,6 @@ def _widths(outline: Outline) -> NDArray[np.float64]:
 def _rise(value: float, low: float, high: float) -> float:
     """0 below `low`, 1 above `high`, linear between."""
     return min(max((value - low) / (high - low), 0.0), 1.0)
-
-
-class _Share(NamedTuple):
-    """An inflated outline, sampled at N places across and M heights."""
-
-    inside: NDArray[
-        np.float32
-    ]  # (N, M) its squared half depth as a share of the greatest at that height, to the exponent
-    top: NDArray[np.float32]  # (M,) the greatest one
-    squared: NDArray[np.float32]  # (N, M) the squared half depth itself
-    thin: NDArray[np.float32]  # (N, M) 1 in thin parts beside the body, else 0
-
-
-def _share(
-    height: Height,
-    across: NDArray[np.float32],
-    up: NDArray[np.float32],
-    cell: float,
-    exponent: NDArray[np.float64],
-) -> _Share:
-    squared = height.squared
-    # Below a cell the product ends, and a share would be noise. Beyond its ends the last one goes on.
-    top = np.maximum(squared.max(axis=1), np.float32(cell**2))
-    rows = np.flatnonzero(height.mask.any(axis=1))
-    top = top[np.clip(np.arange(len(top)), rows[0], rows[-1])]
-    # From row to row, an outline jumps by whole pixels.
-    top = np.asarray(ndimage.gaussian_filter1d(top, 2.0), np.float32)[:, None]
-    share = np.clip(squared / top, -1, 1)
-    thin = _thin(height.mask, share)
-    share = _lifted(share)
-    inside, tops, plain, parts = (
-        height._replace(squared=np.asarray(of, np.float32)).at(across, up)
-        for of in (share, np.broadcast_to(top, share.shape), squared, thin)
-    )
-    inside = np.where(inside > 0, np.maximum(inside, 0) ** exponent.astype(np.float32), inside)
-    return _Share(inside, tops[0], plain, parts)
-
-
-def _thin(mask: Mask, share: FloatMap) -> FloatMap:
-    """Return 1 in the parts that stick out of the body and are much thinner than it is at the same height, else 0."""
-    main = body(mask)
-    rest = mask & ~main
-    parts, count = ndimage.label(rest)
-    if not count:
-        return np.zeros(mask.shape, np.float32)
-    # A corner of the body is no part: it does not reach far.
-    away = np.zeros(mask.shape)
-    box = box_of(mask, 0)
-    away[box] = ndimage.distance_transform_edt(~main[box])
-    reach = ndimage.maximum(away, parts, np.arange(1, count + 1))
-    rest &= np.concatenate([[False], reach > inner_distance(mask).max() / 3])[parts]
-    top = _tops(share, rest)
-    return np.asarray(ndimage.gaussian_filter(rest * (1 - _ramp(top, *ALIKE)), 1.5), np.float32)
-
-
-def _lifted(share: FloatMap) -> FloatMap:
-    """Raise each run of a row to the row's top if it is not much thinner, so that the legs of a chair are equals."""
-    top = _tops(share, share > 0)
-    return np.asarray(share * (top + (1 - top) * _ramp(top, *ALIKE)) / top, np.float32)
-
-
-def _tops(share: FloatMap, mask: Mask) -> FloatMap:
-    """Return the greatest share in each run of a row of the mask, at its pixels, and 1 elsewhere."""
-    top = np.ones_like(share)
-    # Runs follow each other in the order of the pixels.
-    starts = np.flatnonzero((mask & ~np.pad(mask, ((0, 0), (1, 0)))[:, :-1])[mask])
-    if len(starts):
-        tops = np.maximum(np.maximum.reduceat(share[mask], starts), 1e-6)
-        top[mask] = np.repeat(tops, np.diff(starts, append=int(mask.sum())))
-    return top
-
-
-def _ramp(value: FloatMap, low: float, high: float) -> FloatMap:
-    return np.asarray(np.clip((value - low) / (high - low), 0, 1), np.float32)
 
 
 def _between(shares: Sequence[NDArray[np.float32]], along: NDArray[np.float32]) -> NDArray[np.float32]:
