@@ -21,12 +21,14 @@ from hypothesis.stateful import (
 )
 from psycopg.rows import dict_row
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 
 from worker.core.errors import JobError
 from worker.jobs import batches, queue
 from worker.jobs.queue import Job, LeaseLost
 from worker.local.postgres import Postgres
 from worker.storage import paths
+from worker.versions import queue as versions
 
 ENDED = {"completed", "failed", "cancelled"}
 FORWARD = {
@@ -40,10 +42,21 @@ Row = dict[str, Any]
 Batch = tuple[str, str]  # shop and name
 Write = Callable[[Engine, Job], object]
 
+
+def complete(engine: Engine, job: Job, *, wants_review: bool = False) -> None:
+    """Complete a job with a version of its own."""
+    digest, stem = job.lease_token.hex, paths.stem(job.shop, job.product_id, job.variant_id)
+    assert versions.begin(engine, job, digest=digest, stem=stem, files={}, result_key=None)
+    queue.complete(
+        engine, job, model_url="https://a/b.glb", report={}, digest=digest, wants_review=wants_review
+    )
+
+
 WRITES: dict[str, Write] = {
     "renew": lambda engine, job: queue.renew(engine, job, lease_s=30),
     "report": lambda engine, job: queue.report(engine, job, progress=50, stage="generating", lease_s=30),
-    "complete": lambda engine, job: queue.complete(engine, job, model_url="https://a/b.glb", report={}),
+    "complete": complete,
+    "complete, to be reviewed": lambda engine, job: complete(engine, job, wants_review=True),
     "fail, to be tried again": lambda engine, job: queue.fail(engine, job, JobError("no_space"), report={}),
     "fail for good": lambda engine, job: queue.fail(engine, job, JobError("no_object"), report={}),
     "cancel": queue.cancel,
@@ -65,10 +78,11 @@ class Life(RuleBasedStateMachine):
         self.endings: Counter[UUID] = Counter()
         self.retried: set[UUID] = set()
         self.opened: set[Batch] = set()  # had an unfinished job since they finished last
+        self.published: dict[str, tuple[str, datetime]] = {}  # by stem: the digest, and when it was asked for
 
     @initialize()
     def begin(self) -> None:
-        self.sql.execute("TRUNCATE jobs")
+        self.sql.execute("TRUNCATE jobs, worker.versions, worker.published")
         for product in ("1", "gid://shopify/Product/1", "2"):
             self.enqueue("a", product, None, 0, 3, "x")
         self.before = self._rows()
@@ -107,7 +121,7 @@ class Life(RuleBasedStateMachine):
             shop=shop,
             product_id=product,
             variant_id=variant,
-            image_urls=["http://a/b"],
+            image_urls=["http://a/b", "http://a/c"],
             priority=priority,
             batch=batch,
         )
@@ -135,8 +149,10 @@ class Life(RuleBasedStateMachine):
         if not self._any("processing"):
             self.claim("w1")
             self.all_is_in_order()
-        held = [job for job in self.held if self._live(job)]
-        WRITES[what](self.engine, data.draw(st.sampled_from(held)))
+        job = data.draw(st.sampled_from([job for job in self.held if self._live(job)]))
+        WRITES[what](self.engine, job)
+        if what == "complete":
+            self._publish(job.id)
 
     @precondition(lambda self: any(not self._live(job) for job in self.held))
     @rule(data=st.data(), what=st.sampled_from(sorted(WRITES)))
@@ -197,13 +213,48 @@ class Life(RuleBasedStateMachine):
         assert queue.request_cancel(self.engine, job) == (self.before[job]["completed_at"] is None)
 
     @precondition(lambda self: any(self._any(end) for end in ENDED))
-    @rule(data=st.data())
-    def retry(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), without_photo=st.sampled_from([None, 0, 1]))
+    def retry(self, data: st.DataObject, without_photo: int | None) -> None:
         job = data.draw(st.sampled_from(self.jobs))
         ended = self.before[job]["completed_at"] is not None
-        assert queue.retry(self.engine, job) == ended
+        excluded = {*self.before[job]["excluded_photos"], without_photo} - {None}
+        if ended and len(excluded) == len(self.before[job]["image_urls"]):
+            with pytest.raises(DBAPIError, match="last photo"):
+                queue.retry(self.engine, job, without_photo=without_photo)
+            return
+        assert queue.retry(self.engine, job, without_photo=without_photo) == ended
         if ended:
             self.retried.add(job)
+            row = self._rows()[job]
+            assert (row["refresh"], row["review"], row["version"]) == (True, "none", None)
+            assert set(row["excluded_photos"]) == excluded
+
+    @precondition(lambda self: self._any("completed"))
+    @rule(data=st.data(), decision=st.sampled_from(["approve", "reject", "publish_version"]))
+    def somebody_decides(self, data: st.DataObject, decision: str) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        row = self.before[job]
+        is_kept = (_path(row), row["version"]) in self._versions()
+        match decision:
+            case "approve":
+                can = row["review"] in {"wanted", "rejected"} and is_kept
+                assert queue.approve(self.engine, job) == can
+            case "reject":
+                can = row["review"] == "wanted"
+                assert queue.reject(self.engine, job) == can
+            case _:
+                can = row["status"] == "completed" and row["review"] in {"none", "approved"} and is_kept
+                assert queue.publish_version(self.engine, job) == can
+                self.endings[job] += can  # it tells once more of a row that does not change
+        if can and decision != "reject":
+            self._publish(job, on_purpose=decision == "publish_version")
+
+    def _publish(self, job: UUID, *, on_purpose: bool = False) -> None:
+        """Note what is published from now on."""
+        row = self._rows()[job]
+        _, asked_at = self.published.get(_path(row), ("", datetime.min.replace(tzinfo=UTC)))
+        if on_purpose or asked_at <= row["queued_at"]:
+            self.published[_path(row)] = (row["version"], max(asked_at, row["queued_at"]))
 
     @precondition(lambda self: self._batches())
     @rule(data=st.data())
@@ -244,7 +295,8 @@ class Life(RuleBasedStateMachine):
     def a_backend_writes_back_what_it_heard_long_ago(self, data: st.DataObject, status: str) -> None:
         job = data.draw(st.sampled_from(self.jobs))
         self.sql.execute(
-            "UPDATE jobs SET status = %s, progress = 50, model_url = 'old', completed_at = NULL WHERE id = %s",
+            "UPDATE jobs SET status = %s, progress = 50, model_url = 'old', completed_at = NULL, review = 'approved',"
+            " version = 'old', excluded_photos = '{1}' WHERE id = %s",
             [status, job],
         )
         assert self._rows() == self.before
@@ -270,6 +322,9 @@ class Life(RuleBasedStateMachine):
             elif row["status"] != was:
                 assert (was, row["status"]) in FORWARD, "states only move forward"
                 self.endings[job] += row["status"] in ENDED
+            elif job in self.before and row["review"] != self.before[job]["review"]:
+                self.endings[job] += 1
+        self._check_versions(rows)
         self._check_events(rows)
         self._check_history(rows)
         self.before, self.retried = rows, set()
@@ -291,6 +346,19 @@ class Life(RuleBasedStateMachine):
             if row["waiting"] + row["running"]:
                 self.opened.add(batch)
 
+    def _check_versions(self, rows: dict[UUID, Row]) -> None:
+        assert all((row["version"] is None) == (row["status"] != "completed") for row in rows.values())
+        kept = self._versions()
+        waiting = {(_path(row), row["version"]) for row in rows.values() if row["review"] == "wanted"}
+        assert waiting <= kept
+        assert {(stem, digest) for stem, (digest, _) in self.published.items()} <= kept
+        found = self.sql.execute("SELECT * FROM worker.published").fetchall()
+        assert {row["stem"]: (row["digest"], row["requested_at"]) for row in found} == self.published
+
+    def _versions(self) -> set[tuple[str, str]]:
+        rows = self.sql.execute("SELECT stem, digest FROM worker.versions").fetchall()
+        return {(row["stem"], row["digest"]) for row in rows}
+
     def _check_events(self, rows: dict[UUID, Row]) -> None:
         events = self._events()
         assert Counter(event["job_id"] for event in events if event["terminal"]) == +self.endings
@@ -302,6 +370,10 @@ class Life(RuleBasedStateMachine):
             now = rows[job]
             assert (body["status"], body["progress"]) == (now["status"], now["progress"]), (
                 "the last word is true"
+            )
+            assert body.get("review", "none") == now["review"]
+            assert ("modelUrl" in body) == (
+                now["status"] == "completed" and now["review"] in {"none", "approved"}
             )
 
     def _check_history(self, rows: dict[UUID, Row]) -> None:
