@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -112,6 +113,86 @@ def test_up_down_and_up_again_with_alembic(empty_database: str) -> None:
     assert catalogue(empty_database) == first
     with psycopg.connect(empty_database, autocommit=True) as connection:
         insert_jobs(connection)
+
+
+# The functions that 0102 had with other parameters, as far as their parameters say.
+OF_0102 = """
+CREATE FUNCTION public.retry_job(job_id uuid) RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION worker.complete_job(job_id uuid, token uuid, url text, report jsonb, superseded_message text)
+    RETURNS boolean LANGUAGE sql AS 'SELECT true';
+CREATE FUNCTION worker.check_in(
+    host_name text, host_instance uuid, host_version text, host_engine text, host_pools text[], host_lanes int,
+    host_devices text[], host_memory_mb int, OUT due boolean, OUT expired boolean, OUT seconds double precision,
+    OUT paused boolean, OUT shared boolean) LANGUAGE sql AS 'SELECT true, true, 1.0::float, true, true';
+"""
+VERSIONED = (b"worker.versions", b"worker.published", b"worker.erasures")
+
+
+def test_the_first_release_is_migrated_with_its_data_and_back(
+    empty_database: str, sql: psycopg.Connection, database_url: str
+) -> None:
+    url = database.parse(empty_database, "")
+    migrate.upgrade(url, "0102")
+    # What this version's functions write, in the columns of that one.
+    insert_jobs(sql)
+    with psycopg.connect(empty_database, autocommit=True) as old:
+        old.execute(OF_0102)
+        columns = sql_list(old, "public.jobs")
+        for table in ("public.jobs", "worker.outbox", "worker.attempts"):
+            copy(sql, old, table, sql_list(old, table))
+        old.execute("SELECT setval('worker.outbox_seq_seq', 100), setval('worker.attempts_id_seq', 100)")
+        rows = old.execute(f"SELECT {columns} FROM jobs ORDER BY id".encode()).fetchall()
+        assert len(rows) == 4
+        migrate.upgrade(url)
+        assert catalogue(empty_database) == catalogue(database_url)
+        assert old.execute(f"SELECT {columns} FROM jobs ORDER BY id".encode()).fetchall() == rows
+        assert old.execute(
+            "SELECT DISTINCT refresh, review, excluded_photos, version FROM jobs"
+        ).fetchall() == [(False, "none", [], None)]
+        old.execute("SELECT retry_job(id, without_photo => NULL) FROM jobs WHERE status = 'failed'")
+        job, token = one(
+            old.execute("SELECT id, lease_token FROM worker.claim_job('w', 'h', '{default}', '', 30, NULL)")
+        )
+        begun = old.execute("SELECT worker.begin_version(%s, %s, 'd', 's', '{}', 'k')", [job, token])
+        assert begun.fetchone() == (True,)
+        done = old.execute(
+            "SELECT completed FROM worker.complete_job(%s, %s, 'x', '{}', 'd', true, 60)", [job, token]
+        )
+        assert done.fetchone() == (True,)
+        assert old.execute("SELECT approve_job(%s)", [job]).fetchone() == (True,)
+        old.execute("SELECT forget_shop('b')")
+        assert all(old.execute(b"SELECT FROM " + table).fetchone() is not None for table in VERSIONED)
+        rows = old.execute(f"SELECT {columns} FROM jobs ORDER BY id".encode()).fetchall()
+        command.downgrade(config(ROOT / "migrations", empty_database), "0102")
+        assert sql_list(old, "public.jobs") == columns
+        assert old.execute(f"SELECT {columns} FROM jobs ORDER BY id".encode()).fetchall() == rows
+        assert not {table.decode() for table in VERSIONED} & relations(empty_database)
+        migrate.upgrade(url)
+        assert catalogue(empty_database) == catalogue(database_url)
+
+
+def sql_list(sql: psycopg.Connection, table: str) -> str:
+    """The columns of a table, for a statement."""
+    found = sql.execute(
+        "SELECT string_agg(attname, ', ' ORDER BY attname) FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+        [table],
+    )
+    return str(one(found)[0])
+
+
+def copy(source: psycopg.Connection, target: psycopg.Connection, table: str, columns: str) -> None:
+    with (
+        source.cursor().copy(f"COPY {table} ({columns}) TO STDOUT".encode()) as rows,
+        target.cursor().copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copied,
+    ):
+        for block in rows:
+            copied.write(block)
+
+
+def one(cursor: psycopg.Cursor[Any]) -> Any:
+    (row,) = cursor.fetchall()
+    return row
 
 
 def test_a_second_upgrade_changes_nothing(sql: psycopg.Connection, database_url: str) -> None:
@@ -327,6 +408,10 @@ def use_roles(sql: psycopg.Connection) -> None:
     assert sql.execute("SELECT cancel_job(id) FROM jobs").fetchone() == (True,)
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("cancelled",)
     assert sql.execute("SELECT retry_job(id) FROM jobs").fetchone() == (True,)
+    for decision in ("approve_job(id)", "reject_job(id, 'No.')", "publish_version(id)"):
+        assert sql.execute(f"SELECT {decision} FROM jobs".encode()).fetchone() == (False,), "it waits"
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        sql.execute("SELECT count(*) FROM worker.versions")
 
     assert sql.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
     assert sql.execute("SELECT position FROM job_status").fetchone() == (1,)
@@ -350,6 +435,8 @@ def use_roles(sql: psycopg.Connection) -> None:
             sql.execute("SELECT forget_shop('a')")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql.execute("SELECT forget_product('a', '1')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            sql.execute("SELECT approve_job(gen_random_uuid())")
     sql.execute("RESET ROLE")
 
 

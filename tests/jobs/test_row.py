@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 
 from worker.core.errors import JobError
 from worker.jobs import queue
+from worker.versions import queue as versions
 
 VALID = {"shop": "a.myshopify.com", "product_id": "1", "image_urls": ["https://a/b.jpg"]}
 
@@ -71,6 +72,18 @@ def test_a_bad_insert_is_refused_with_the_rule_s_name(
         insert(sql, **columns)
 
 
+@pytest.mark.parametrize(
+    "column", [{"review": "wanted"}, {"version": "0" * 32}, {"excluded_photos": [0]}], ids=str
+)
+def test_what_only_the_worker_and_people_decide_is_refused_at_an_insert(
+    sql: psycopg.Connection, column: dict[str, Any]
+) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match="review, version and excluded_photos") as refusal:
+        insert(sql, **column)
+    assert refusal.value.diag.constraint_name == "review_version_and_excluded_photos_are_empty_in_a_new_row"
+    insert(sql, review="none", version=None, excluded_photos=[], refresh=True)
+
+
 def test_a_good_insert_needs_three_columns(sql: psycopg.Connection) -> None:
     job = insert(sql)
     row = sql.execute(
@@ -121,6 +134,10 @@ BACKWARD = [
     ("stage", "x"),
     ("attempts", 0),
     ("model_url", "https://evil/"),
+    ("review", "approved"),
+    ("review", None),
+    ("version", "0" * 32),
+    ("excluded_photos", [0]),
     ("error_code", "x"),
     ("error_message", "x"),
     ("lease_token", None),
@@ -168,6 +185,47 @@ def test_a_job_that_runs_keeps_the_place_of_its_files(sql: psycopg.Connection, e
         sql.execute(f"UPDATE jobs SET {column} = 'x', product_handle = 'mug'".encode())
     found = sql.execute("SELECT shop, product_id, variant_id, product_handle FROM jobs").fetchone()
     assert found == ("b", "9", None, "mug")
+
+
+def test_a_job_is_made_anew_or_not_until_it_runs(sql: psycopg.Connection, engine: Engine) -> None:
+    insert(sql)
+    sql.execute("UPDATE jobs SET refresh = true")
+    job = queue.claim(engine, worker="w", lease_s=30)
+    assert job
+    assert job.refresh
+    sql.execute("UPDATE jobs SET refresh = false")
+    assert sql.execute("SELECT refresh FROM jobs").fetchone() == (True,)
+    queue.cancel(engine, job)
+    sql.execute("UPDATE jobs SET refresh = false")
+    assert sql.execute("SELECT refresh FROM jobs").fetchone() == (False,)
+
+
+def test_a_backend_s_echo_of_a_review_changes_nothing(sql: psycopg.Connection, engine: Engine) -> None:
+    """A handler that is minutes late writes back what it heard before somebody approved, or before a retry."""
+    job = insert(sql, metadata='{"a": 1}')
+    claimed = queue.claim(engine, worker="w", lease_s=30)
+    assert claimed
+    begin(engine, claimed, "d1")
+    queue.complete(
+        engine, claimed, model_url="x", report={"engine": "relief"}, digest="d1", wants_review=True
+    )
+    assert queue.approve(engine, job)
+    sql.execute("""UPDATE jobs SET metadata = '{"a": 2}'""")
+    [(wanted,), (approved,)] = sql.execute(
+        "SELECT body::jsonb FROM worker.outbox WHERE terminal ORDER BY seq"
+    ).fetchall()
+    assert (wanted["review"], approved["review"]) == ("wanted", "approved")
+    before = sql.execute("SELECT * FROM jobs").fetchall()
+    for body in (wanted, approved):
+        sql.execute(
+            "UPDATE jobs SET status = %s, model_url = %s, review = %s, metadata = %s",
+            [body["status"], body.get("modelUrl"), body["review"], json.dumps(body["metadata"])],
+        )
+        assert sql.execute("SELECT * FROM jobs").fetchall() == before
+
+
+def begin(engine: Engine, job: queue.Job, digest: str) -> None:
+    assert versions.begin(engine, job, digest=digest, stem="a/1", files={}, result_key=None)
 
 
 def test_the_backend_s_metadata_is_merged_and_ours_is_kept(sql: psycopg.Connection, engine: Engine) -> None:
