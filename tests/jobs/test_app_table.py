@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,6 +19,7 @@ from worker.local.postgres import Postgres
 from worker.ops.dashboard import pages
 from worker.storage.local import LocalStore
 from worker.versions import erase
+from worker.versions import queue as versions
 from worker.webhooks import outbox
 
 
@@ -68,7 +69,7 @@ def test_columns_with_the_names_of_all_parameters_variables_and_aliases(place: P
     """Where a name could mean a column or a parameter, SQL takes the column, and PL/pgSQL refuses."""
     functions = place.sql.execute(
         "SELECT coalesce(proargnames, '{}'), prosrc FROM pg_proc"
-        " WHERE pronamespace = 'worker'::regnamespace OR proname IN ('cancel_job', 'retry_job')"
+        " WHERE pronamespace = 'worker'::regnamespace OR pronamespace = 'public'::regnamespace"
     ).fetchall()
     names = {name for arguments, _ in functions for name in arguments}
     for _, text in functions:
@@ -210,8 +211,7 @@ def _live(place: Place, change: str) -> None:
         queue.fail(engine, job, JobError("no_space"), report={"seconds": {"a": 1.0}})["status"] == "pending"
     )
     queue.release(engine, _claim(place, second))
-    queue.complete(engine, _claim(place, second), model_url="https://m/2.glb", report={"engine": "relief"})
-    update()
+    _review(place, _claim(place, second), update)
     lost = _claim(place, third, lease_s=-1)
     assert [row["status"] for row in queue.rescue(engine)] == ["pending"]
     job = _claim(place, third)
@@ -219,7 +219,7 @@ def _live(place: Place, change: str) -> None:
     assert queue.request_cancel(engine, third)
     queue.cancel(engine, job)
     assert queue.request_cancel(engine, first)
-    assert queue.retry(engine, third)
+    assert queue.retry(engine, third, without_photo=1)
     update()
     _claim(place, third)
     rows = queue.get_jobs(engine, [first, second, third])
@@ -240,9 +240,37 @@ def _live(place: Place, change: str) -> None:
     assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
 
 
+def _review(place: Place, job: queue.Job, update: Callable[[], None]) -> None:
+    """Complete a job, decide about its model, and publish it."""
+    engine, digest = place.engine, job.lease_token.hex
+    assert versions.begin(engine, job, digest=digest, stem="a/1", files={}, result_key=digest)
+    assert versions.find_result(engine, job, digest) is None
+    queue.complete(
+        engine,
+        job,
+        model_url="https://m/2.glb",
+        report={"engine": "relief"},
+        digest=digest,
+        wants_review=True,
+    )
+    update()
+    assert queue.reject(engine, job.id)
+    assert queue.approve(engine, job.id)
+    assert queue.publish_version(engine, job.id)
+    work = versions.take_publication(engine, lease_s=30)
+    assert work
+    assert versions.finish_publication(engine, work)
+    assert versions.doom(engine, days=30, batch=1) == (0, False)
+    update()
+
+
 def _insert(place: Place, product: str) -> UUID:
     return queue.enqueue(
-        place.engine, shop="a", product_id=product, image_urls=["https://a/b"], product_handle="mug"
+        place.engine,
+        shop="a",
+        product_id=product,
+        image_urls=["https://a/b", "https://a/c"],
+        product_handle="mug",
     )
 
 
