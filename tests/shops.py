@@ -17,7 +17,7 @@ from psycopg.types.json import Jsonb
 from sqlalchemy.engine import Engine
 
 from worker import database
-from worker.database.connection import Connection
+from worker.database.session import Cursor
 from worker.storage import Store, paths
 from worker.storage.local import LocalStore
 from worker.storage.supabase import SupabaseStore
@@ -266,15 +266,15 @@ def _carry_out(url: str, shelf: Shelf, steps: int) -> None:
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    execute = Connection.execute
+    execute = Cursor.execute
 
-    def run(self: Connection, *arguments: Any, **named: Any) -> Any:
+    def run(self: Cursor, *arguments: Any, **named: Any) -> Any:
         step()
         cursor = execute(self, *arguments, **named)
         step()
         return cursor
 
-    setattr(Connection, "execute", run)  # noqa: B010 - of this process alone
+    setattr(Cursor, "execute", run)  # noqa: B010 - of this process alone
     engine = database.connect(database.parse(url, "DATABASE_URL"))
     store = cast(Store, _Stepping(shelf.open(), step))  # it is asked for files alone
     while work := erase.take(engine):
