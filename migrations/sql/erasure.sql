@@ -93,8 +93,8 @@ $$;
 
 -- Ask the running jobs that an erasure covers to stop. Returns how many of them run, and how many publications are being
 -- written. A job or a publication whose lease has expired does not count: whoever had it writes nothing more to the
--- database, and removes what it stores in vain. `wait_s`: the store may still receive a file that one of these has sent, for
--- `quiet_s` seconds after it was last seen. No row: another daemon has the erasure.
+-- database, and removes what it stores in vain. `wait_s`: the store may still receive a file that one of these has sent, until
+-- `quiet_s` seconds after the end of its lease. No row: another daemon has the erasure.
 CREATE OR REPLACE FUNCTION worker.stop_erased_jobs(
     erasure uuid, its_token uuid, lease_s double precision, quiet_s double precision,
     OUT running int, OUT publishing int, OUT wait_s double precision) RETURNS SETOF record
@@ -118,9 +118,11 @@ BEGIN
         FOR UPDATE SKIP LOCKED));
     SELECT count(*) FILTER (WHERE job.lease_expires_at >= now()), count(*) INTO running, seen FROM public.jobs AS job
     WHERE job.status = 'processing' AND job.created_at < mine.requested_at
+      AND job.lease_expires_at >= now() - make_interval(secs => quiet_s)
       AND worker.is_covered(mine, job.shop, job.product_id, job.variant_id);
     SELECT count(*) FILTER (WHERE one.next_try_at >= now()), count(*) + seen INTO publishing, seen FROM worker.published AS one
-    WHERE one.token IS NOT NULL AND worker.covers_path(mine, one.shop, one.product, one.path);
+    WHERE one.token IS NOT NULL AND one.next_try_at >= now() - make_interval(secs => quiet_s)
+      AND worker.covers_path(mine, one.shop, one.product, one.path);
     IF seen > 0 THEN
         mine.quiet_at := now() + make_interval(secs => quiet_s);
         UPDATE worker.erasures AS one SET quiet_at = mine.quiet_at WHERE one.id = erasure;

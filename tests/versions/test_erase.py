@@ -480,6 +480,7 @@ def test_a_file_that_arrives_late_is_removed_too(
     monkeypatch.setattr(erase, "QUIET_S", 600.0)
     lost = shops.insert(sql, SHOP)
     shops.move(sql, lost, "lost")
+    shops.set_columns(sql, lost, lease_expires_at="now")
     shops.add_version(sql, folder, lost)
     shops.forget(sql, SHOP)
     for late in ("1.glb", "1/v.0.glb"):
@@ -493,6 +494,24 @@ def test_a_file_that_arrives_late_is_removed_too(
     sql.execute("UPDATE worker.erasures SET quiet_at = now()")
     shops.finish(engine, folder.open(), sql)
     assert shops.traces(sql, folder, SHOP) == []
+
+
+def test_a_later_publication_that_was_killed_holds_nothing_up(
+    folder: Shelf, engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase, "QUIET_S", 600.0)
+    shops.forget(sql, SHOP)
+    later = shops.insert(sql, SHOP)
+    shops.move(sql, later, "completed")
+    shops.add_version(sql, folder, later)
+    sql.execute(
+        "UPDATE worker.published SET token = gen_random_uuid(), next_try_at = '1999-01-01', written = NULL"
+    )
+    work = erase.take(engine)
+    assert work
+    assert erase.carry_out(engine, folder.open(), work)
+    assert all("/v." in file for file in folder.files()), "what lies at the path may be older"
+    assert versions.take_publication(engine, lease_s=60)
 
 
 def test_what_a_frozen_worker_stores_too_late_is_removed(
