@@ -194,6 +194,37 @@ def test_an_outage_loses_no_result_and_ends_no_daemon(site: Site, outage: str, a
         assert all(count == 1 for count in lines.values()), f"one line a change of state: {lines}"
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("outage", ["crashed", "frozen"])
+def test_an_outage_costs_no_lane_of_several_its_result(site: Site, outage: str) -> None:
+    near = list(site.daemons)
+    daemon = site.launch(WORKER_LANES="3", WORKER_NAME="lanes")
+    try:
+        until(lambda: len(daemon.events("child_ready")) == 3, 120, "all lanes")
+        site.gates.photos.clear()
+        with stopped_processes(near):
+            jobs = [site.enqueue() for _ in range(3)]
+            until(lambda: all(site.row(job)[2] == "lanes" for job in jobs), what="each lane to have a job")
+            with OUTAGES[outage](site):
+                site.gates.photos.set()
+                until(
+                    lambda: [file.name for file in files_below(daemon.temp)].count("poster.png") == 3,
+                    120,
+                    "three models to be made",
+                )
+            until(lambda: all(site.row(job)[0] == "completed" for job in jobs), RESUMED_S, "the results")
+            assert [site.row(job)[1] for job in jobs] == [1, 1, 1], "each done once"
+            following = [site.enqueue() for _ in range(3)]
+            until(lambda: all(site.row(job)[0] == "completed" for job in following), 120, "claims to go on")
+        assert daemon.process.poll() is None
+        assert len(daemon.events("database_lost")) == 1, "one for all lanes"
+    finally:
+        site.gates.photos.set()
+        site.daemons.remove(daemon)
+        daemon.process.kill()
+        daemon.process.wait()
+
+
 def test_a_daemon_behind_a_dead_link_loses_its_job_to_another_and_comes_back(site: Site) -> None:
     """The proxy takes what is sent and says nothing; its kernel acknowledges, so TCP itself sees no harm."""
     with proxy.serve(site.server.port) as link:

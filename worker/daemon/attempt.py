@@ -20,6 +20,7 @@ from worker.daemon.job_hold import TICK_S, Interrupted, JobHold
 from worker.daemon.settlement import Ending, Outcome
 from worker.daemon.storing import Version
 from worker.daemon.systemd import Heartbeat
+from worker.database.monitor import is_transient
 from worker.jobs.lease import Lease
 from worker.jobs.queue import Job
 from worker.versions import files
@@ -181,18 +182,22 @@ class Attempt:
         self.lease.report(stage)
 
     def _find_known(self, key: str, folder: Path) -> reuse.Known | None:
-        """Find the result that another job has made from the same, with its files. None if it must be made.
+        """Find the result that another job has made from the same, with its files. None if it must be made, also if nobody can
+        say because the database is away: an outage delays no work.
 
         Raises: Interrupted. The child waits meanwhile, or is stopped.
         """
-        if self.job.refresh:
+        if self.job.refresh or not self.hold.monitor.available:
             return None
         try:
-            found = self.hold.while_available(
-                lambda: versions.find_result(self.context.engine, self.job, key)
-            )
-            if found is None:
-                return None
+            found = versions.find_result(self.context.engine, self.job, key)
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            return None
+        if found is None:
+            return None
+        try:
             self._announce_upload()
             known = reuse.bring(self.context.store, found, self.job, folder, self.hold.renew, self.hold.check)
             # Now that it is entered again for this job, nobody removes it.
