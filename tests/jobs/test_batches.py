@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import JobError
+from worker.database import execute
 from worker.jobs import batches, queue
 from worker.jobs.queue import Job
 
@@ -63,6 +64,11 @@ def complete(engine: Engine, job: Job, *, review: bool = False, **report: Any) -
 
 def fail(engine: Engine, job: Job) -> None:
     queue.fail(engine, job, JobError("no_object"), report={})
+
+
+def delete(engine: Engine, job: Job) -> None:
+    """As a backend may at any time."""
+    execute(engine, "DELETE FROM public.jobs WHERE id = %(id)s", id=job.id)
 
 
 def finishes(sql: Sql) -> list[dict[str, Any]]:
@@ -244,6 +250,19 @@ def test_a_cancel_does_not_wait_for_ever_and_then_changes_nothing(sql: Sql, data
     assert sums(sql) == {"total": 2, "waiting": 2}
 
 
+def test_a_batch_may_be_large(engine: Engine, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The change of all rows takes longer than any other statement may."""
+    insert(sql, 1)
+    sql.execute(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END'"
+    )
+    sql.execute("CREATE TRIGGER slow AFTER UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION slow()")
+    monkeypatch.setattr("worker.database.connection.ANSWER_S", 0.5)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET statement_timeout = '500ms'")
+    assert batches.cancel(engine, "a", "monday") == 1
+
+
 def test_only_failed_jobs_are_retried_and_none_that_would_be_a_double(engine: Engine, sql: Sql) -> None:
     insert(sql, 1, dedupe_key="k")
     insert(sql, 2)
@@ -302,11 +321,11 @@ def work(engine: Engine, lane: int) -> None:
         job = queue.claim(engine, worker=f"w{lane}", lease_s=30)
         if job is None:
             return
-        (complete, fail, queue.cancel, queue.release, complete)[n % 5](engine, job)
+        (complete, fail, queue.cancel, queue.release, delete, complete)[n % 6](engine, job)
 
 
 def test_many_at_once_make_exact_sums_and_one_finish(engine: Engine, sql: Sql, database_url: str) -> None:
-    """Eight lanes end, fail, release and cancel jobs while two daemons fold and somebody looks."""
+    """Eight lanes end, fail, release and cancel jobs, and rows are deleted, while two daemons fold and somebody looks."""
     jobs = 120
     insert(sql, jobs)
     ended = threading.Event()
@@ -336,6 +355,7 @@ def test_many_at_once_make_exact_sums_and_one_finish(engine: Engine, sql: Sql, d
     (body,) = finishes(sql)
     rows = sql.execute("SELECT status::text, count(*) FROM jobs GROUP BY status").fetchall()
     assert dict(rows) == {name: body[name] for name in ("completed", "failed", "cancelled")}
+    assert body["gone"] == jobs - sum(dict(rows).values()) > 0
     assert sql.execute("SELECT count(*) FROM worker.batch_changes").fetchone() == (0,)
 
 

@@ -53,7 +53,9 @@ Row = dict[str, Any]
 
 
 class Connection(psycopg.Connection[Any]):
-    """Closes itself and raises OperationalError if a statement is not answered within ANSWER_S."""
+    """Closes itself and raises OperationalError if a statement is not answered within ANSWER_S, or `answer_s` if that is set."""
+
+    answer_s: float | None = None
 
     @classmethod
     def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
@@ -69,17 +71,18 @@ class Connection(psycopg.Connection[Any]):
         return connection
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Wait for a statement's answer, `timeout` seconds or else ANSWER_S. Raises: psycopg.OperationalError, and closes the connection."""
+        """Wait for a statement's answer, `timeout` seconds or as above. Raises: psycopg.OperationalError, and closes the connection."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
-        deadline = time.monotonic() + ANSWER_S
+        answer_s = self.answer_s or ANSWER_S
+        deadline = time.monotonic() + answer_s
         try:
-            return super().wait(gen, interval, ANSWER_S)
+            return super().wait(gen, interval, answer_s)
         except psycopg.OperationalError:
             if time.monotonic() < deadline:
                 raise
             self.close()
-            raise psycopg.OperationalError(f"no answer within {ANSWER_S:g} s") from None
+            raise psycopg.OperationalError(f"no answer within {answer_s:g} s") from None
 
 
 def url(settings: Settings) -> URL:
@@ -225,19 +228,26 @@ def execute(engine: Engine, statement: str, **parameters: Any) -> None:
 
 
 @contextmanager
-def transaction(engine: Engine, *, keep: bool = True) -> Iterator[psycopg.Connection[Any]]:
+def transaction(
+    engine: Engine, *, keep: bool = True, answer_s: float | None = None
+) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection in one transaction for several statements; unless `keep`, it is rolled back at its end.
 
-    Raises: sqlalchemy's DBAPIError for an error of the driver.
+    `answer_s`: how long one of them may take, if longer than usual. Raises: sqlalchemy's DBAPIError for an error of the driver.
     """
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, Connection)  # noqa: S101 - made by connect()
+        driver.answer_s = answer_s
         try:
             with driver.transaction(force_rollback=not keep):
+                if answer_s is not None:  # the session has a limit of its own: worker/database/session.py
+                    driver.execute("SELECT set_config('statement_timeout', %s, true)", [f"{answer_s:.0f}s"])
                 yield driver
         except psycopg.Error as error:
             connection._handle_dbapi_exception(error, None, None, None, None)  # noqa: SLF001 - no public way
+        finally:
+            driver.answer_s = None
 
 
 def _run(engine: Engine, statement: str, parameters: Row) -> list[Row]:

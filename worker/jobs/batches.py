@@ -8,13 +8,14 @@ from uuid import UUID, uuid4
 import psycopg
 from sqlalchemy.engine import Engine
 
-from worker.database import Row, fetch_all, fetch_one, fetch_value, queries, transaction
+from worker.database import Row, fetch_all, fetch_one, queries, transaction
 from worker.jobs.rows import MOST_PROBLEMS, BadFile, Line
 
 QUERIES = queries("worker.jobs")
 
 MOST = 200  # batches in one transaction
 AT_ONCE = 250  # jobs in one statement
+LONG_S = 600.0  # for a statement on all rows of a batch
 REFUSALS = ("22", "23", "54", "P0")  # classes of SQLSTATE: data, rules, limits, a trigger of the app's
 
 
@@ -98,14 +99,21 @@ def status(engine: Engine, *, batch: str | None = None, shop: str | None = None)
 
 def cancel(engine: Engine, shop: str, batch: str) -> int:
     """End the waiting jobs of a batch and ask its running ones to stop. Returns how many."""
-    return int(fetch_value(engine, QUERIES["cancel_batch"], shop=shop, batch=batch))
+    return _change(engine, "cancel_batch", shop=shop, batch=batch)
 
 
 def retry(engine: Engine, shop: str, batch: str) -> int:
     """Queue the failed jobs of a batch again. Returns how many."""
-    return int(fetch_value(engine, QUERIES["retry_batch"], shop=shop, batch=batch))
+    return _change(engine, "retry_batch", shop=shop, batch=batch)
 
 
 def set_priority(engine: Engine, shop: str, batch: str, priority: int) -> int:
     """Set the priority of the unfinished jobs of a batch. Returns how many."""
-    return int(fetch_value(engine, QUERIES["set_batch_priority"], shop=shop, batch=batch, priority=priority))
+    return _change(engine, "set_batch_priority", shop=shop, batch=batch, priority=priority)
+
+
+def _change(engine: Engine, query: str, **parameters: Any) -> int:
+    """Run a statement that changes all rows of a batch, which takes seconds for tens of thousands."""
+    with transaction(engine, answer_s=LONG_S) as connection:
+        row = connection.execute(QUERIES[query].encode(), parameters).fetchone()
+    return int(row[0]) if row else 0
