@@ -56,6 +56,8 @@ def test_the_page_has_every_rule(sql: psycopg.Connection) -> None:
     found = sql.execute(
         "SELECT (regexp_matches(prosrc, $$THEN '(\\w+)'$$, 'g'))[1] FROM pg_proc"
         " WHERE oid = 'worker.check_job_rules'::regproc"
+        " UNION SELECT (regexp_matches(prosrc, $$CONSTRAINT = '(\\w+)'$$, 'g'))[1] FROM pg_proc"
+        " WHERE oid = 'worker.receive_job'::regproc"
         " UNION SELECT indexrelid::regclass::text FROM pg_index"
         " WHERE indrelid = 'public.jobs'::regclass AND indisunique AND indexrelid::regclass::text LIKE 'dedupe%'"
     ).fetchall()
