@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -14,11 +15,12 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from worker.weights import transfer
+if TYPE_CHECKING:  # it brings an HTTP client, and the other bar needs none
+    from worker.weights import transfer
 
 
 @contextmanager
-def download_bar(console: Console, name: str) -> Iterator[transfer.OnProgress]:
+def download_bar(console: Console, name: str) -> "Iterator[transfer.OnProgress]":
     """Yield a function to call with the bytes done and in all. The bar goes at the end; without a terminal there is none."""
     columns = (
         TextColumn("{task.description}"),
