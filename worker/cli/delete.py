@@ -1,7 +1,6 @@
 """The command `worker delete`: an erasure, as `forget_shop()` and `forget_product()` begin it, and its end."""
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +48,7 @@ def delete(
         raise typer.BadParameter("--json needs --yes.")
     configured = settings.load()
     stem = paths.stem(shop, product, variant)
-    with connected(configured) as engine, _log_to_stderr():
+    with connected(configured) as engine, _without_log():
         store = open_store(configured)
         if not yes:
             try:
@@ -92,10 +91,10 @@ def _later(erasure: UUID) -> str:
 
 
 @contextmanager
-def _log_to_stderr() -> Iterator[None]:
-    """Keep what the steps log off stdout."""
+def _without_log() -> Iterator[None]:
+    """Drop what the steps log: that is for daemons, and the command says in its own words how it ends."""
     before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     try:
         yield
     finally:
