@@ -413,6 +413,15 @@ def use_roles(sql: psycopg.Connection) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         sql.execute("SELECT count(*) FROM worker.versions")
 
+    sql.execute(
+        "INSERT INTO jobs (shop, product_id, image_urls, batch) VALUES ('b', '1', '{http://a/b}', 'x')"
+    )
+    assert sql.execute("SELECT cancel_batch('b', 'x')").fetchone() == (1,)
+    assert sql.execute("SELECT retry_batch('b', 'x')").fetchone() == (0,)
+    assert sql.execute("SELECT set_batch_priority('b', 'x', 1)").fetchone() == (0,)
+    assert sql.execute("SELECT shop, batch, cancelled FROM batch_status").fetchall() == [("b", "x", 1)]
+    sql.execute("DELETE FROM jobs WHERE shop = 'b'")
+
     assert sql.execute("SELECT pending FROM queue_health WHERE shop = 'a'").fetchone() == (1,)
     assert sql.execute("SELECT position FROM job_status").fetchone() == (1,)
     assert sql.execute("SELECT forget_shop(shop => 'b')::text ~ '-'").fetchone() == (True,)
@@ -429,8 +438,13 @@ def use_roles(sql: psycopg.Connection) -> None:
         assert sql.execute("SELECT count(*) FROM jobs").fetchone() == (0,)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql.execute("INSERT INTO jobs (shop, product_id, image_urls) VALUES ('a', '1', '{http://a/b}')")
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            sql.execute("SELECT cancel_job(gen_random_uuid())")
+        for text in (
+            "SELECT cancel_job(gen_random_uuid())",
+            "SELECT cancel_batch('b', 'x')",
+            "SELECT count(*) FROM batch_status",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                sql.execute(text.encode())
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             sql.execute("SELECT forget_shop('a')")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
