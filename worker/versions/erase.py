@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.core import metrics
 from worker.core.errors import JobError, one_line
 from worker.database import Row, fetch_all, fetch_one, fetch_value, queries
-from worker.database.monitor import is_transient
+from worker.database.monitor import is_connection_lost, is_transient
 from worker.storage import Store, paths
 from worker.versions.hold import Hold, Stopped, TakenOver
 
@@ -100,8 +100,11 @@ def carry_out(
         _postpone(engine, erasure, wait_s=0.0)
         return False
     except (JobError, RuntimeError, DBAPIError) as error:
-        if isinstance(error, DBAPIError) and is_transient(error):
+        if isinstance(error, DBAPIError) and is_connection_lost(error.orig):
             raise
+        if isinstance(error, DBAPIError) and is_transient(error):  # it has met other sessions' locks
+            _postpone(engine, erasure, wait_s=WAIT_S)
+            return False
         reason = one_line(error)
         until = _postpone(engine, erasure, error=reason)
         metrics.ERASURES.labels("retry_scheduled").inc()
