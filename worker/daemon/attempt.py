@@ -22,7 +22,7 @@ from worker.daemon.storing import Version
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_transient
 from worker.jobs.lease import Lease
-from worker.jobs.queue import Job
+from worker.jobs.queue import Job, LeaseLost
 from worker.versions import files
 from worker.versions import queue as versions
 
@@ -182,32 +182,30 @@ class Attempt:
         self.lease.report(stage)
 
     def _find_known(self, key: str, folder: Path) -> reuse.Known | None:
-        """Find the result that another job has made from the same, with its files. None if it must be made, also if nobody can
-        say because the database is away: an outage delays no work.
+        """Find the result that another job has made from the same, with its files. None if it must be made, also while the
+        database is away: a job goes on then.
 
         Raises: Interrupted. The child waits meanwhile, or is stopped.
         """
-        if self.job.refresh or not self.hold.monitor.available:
+        if self.job.refresh or not self.context.monitor.available:
             return None
         try:
             found = versions.find_result(self.context.engine, self.job, key)
+            if found is None:
+                return None
+            self._announce_upload()
+            known = reuse.bring(self.context.store, found, self.job, folder, self.hold.check)
+            # Now that it is entered again for this job, nobody removes it.
+            if known is None or (known.urls and not self._enter(known.version)):
+                return None
+        except (Interrupted, LeaseLost):
+            self._stop_child()
+            raise Interrupted(self.hold.interruption() or Outcome.LOST) from None
         except DBAPIError as error:
             if not is_transient(error):
                 raise
             return None
-        if found is None:
-            return None
-        try:
-            self._announce_upload()
-            known = reuse.bring(self.context.store, found, self.job, folder, self.hold.renew, self.hold.check)
-            # Now that it is entered again for this job, nobody removes it.
-            if known and known.urls and not self.hold.while_available(lambda: self._enter(known.version)):
-                return None
-        except Interrupted:
-            self._stop_child()
-            raise
-        if known:
-            log.info("result_known", source=str(found.job_id), same_product=found.same_product)
+        log.info("result_known", source=str(found.job_id), same_product=found.same_product)
         return known
 
     def _store(self, folder: Path) -> Ending:

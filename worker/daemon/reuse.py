@@ -44,15 +44,10 @@ class Known:
     )  # of the version's files, as `storing.upload` returns them; None: they are to be stored
 
 
-def bring(
-    store: Store, result: Result, job: Job, folder: Path, hold: Callable[[], None], check: Callable[[], None]
-) -> Known | None:
+def bring(store: Store, result: Result, job: Job, folder: Path, check: Callable[[], None]) -> Known | None:
     """Find the files of a known result where they belong, or copy them into the job's folder. None if one is missing or another.
 
-    hold: called before each file; it renews the job's lease, and raises if the job must end.
-    check: called while a file is copied; it raises if the job must end.
-
-    Raises: what `hold` and `check` raise.
+    `check` is called again and again, and raises if the job must end. Raises: what `check` raises.
     """
     version = Version(
         stem=paths.stem(job.shop, job.product_id, job.variant_id),
@@ -63,7 +58,7 @@ def bring(
     urls = {}
     try:
         for ending, file in version.files.items():
-            hold()
+            check()
             if result.same_product:
                 urls[files.URLS[ending]] = store.locate(source + ending, version.hashes[ending], check)
             else:

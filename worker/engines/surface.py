@@ -65,7 +65,9 @@ class Engine(Protocol):
     name: str
     version: str
     details: Mapping[str, Any]
-    """JSON-able facts about how the models are made, for the row and the file: device, precision, weights."""
+    """JSON-able facts about how the models are made, for the row, the file and the key of a result: device, precision, weights, and
+    every setting that changes a model.
+    """
 
     def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
         """Make the surface of the product that the views show: the front first, each role at most once.
