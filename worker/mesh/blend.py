@@ -58,7 +58,7 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
         usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
         shares = _choose(cells, photos, usable, len(points))
         photos = _levelled(_Cells(points, LIGHT_CELLS), photos, usable, shares)
-        colors = _harmonized(cells, colors, photos, shares)
+        colors = _harmonized(_Cells(points, CELLS // 2), colors, photos, shares)
     total = np.asarray(shares.sum(axis=0), np.float32)
     # Where the engine knows no colour, a little of a photo is better than none.
     unknown = np.asarray(~np.isfinite(colors).all(axis=1))
