@@ -463,11 +463,6 @@ def _row(url: str, job: str) -> dict[str, Any]:
 def as_table(found: Mapping[str, Any]) -> Table:
     """Return what a person reads."""
     table = Table("", "", "beside it", box=None, header_style="dim")
-    listen, poll = found["pickup_ms"]["listen"], found["pickup_ms"]["poll"]
-    statements = found["statements_per_s"]
-    table.add_row("picked up, LISTEN", f"p50 {listen['p50']:.1f} ms, p95 {listen['p95']:.1f} ms", "")
-    table.add_row("picked up, polling", f"p95 {poll['p95']:.0f} ms", f"interval {poll['interval']:g} s")
-    table.add_row("statements, idle", f"{statements['idle']:.2f} a second", f"busy {statements['busy']:.2f}")
     for claimers, rate in found["settled_per_s"].items():
         table.add_row(
             f"claimed and settled, claimers: {claimers}",
@@ -477,6 +472,11 @@ def as_table(found: Mapping[str, Any]) -> Table:
         )
     if "fair_after_claims" not in found:
         return table
+    listen, poll = found["pickup_ms"]["listen"], found["pickup_ms"]["poll"]
+    statements = found["statements_per_s"]
+    table.add_row("picked up, LISTEN", f"p50 {listen['p50']:.1f} ms, p95 {listen['p95']:.1f} ms", "")
+    table.add_row("picked up, polling", f"p95 {poll['p95']:.0f} ms", f"interval {poll['interval']:g} s")
+    table.add_row("statements, idle", f"{statements['idle']:.2f} a second", f"busy {statements['busy']:.2f}")
     table.add_row(
         "one job behind another shop's crowd", f"starts with claim {found['fair_after_claims']}", "4 lanes"
     )
