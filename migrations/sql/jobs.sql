@@ -192,6 +192,13 @@ BEGIN
         END IF;
     END IF;
 
+    -- A photo that was left out is another one now, if its URL is.
+    IF NEW.image_urls IS DISTINCT FROM OLD.image_urls THEN
+        NEW.excluded_photos := ARRAY(
+            SELECT n FROM unnest(OLD.excluded_photos) AS n
+            WHERE (ARRAY(SELECT unnest(NEW.image_urls)))[n + 1] = (ARRAY(SELECT unnest(OLD.image_urls)))[n + 1]);
+    END IF;
+
     -- Merge the backend's keys and keep ours.
     IF NEW.metadata IS DISTINCT FROM OLD.metadata THEN
         merged := CASE WHEN jsonb_typeof(NEW.metadata) = 'object'

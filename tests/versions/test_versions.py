@@ -337,6 +337,22 @@ def test_a_retry_without_photos(engine: Engine, sql: Sql) -> None:
     assert sql.execute("SELECT retry_job(job_id => %s, without_photo => 1)", [uuid4()]).fetchone() == (False,)
 
 
+def test_a_photo_that_replaces_one_that_was_left_out_is_used(engine: Engine, sql: Sql) -> None:
+    job = make(engine, "d1").id
+    first, second, third = row(sql, job, "image_urls")[0]
+    for photo in (0, 2):
+        assert queue.retry(engine, job, without_photo=photo)
+        queue.request_cancel(engine, job)
+    for urls, excluded in (
+        ([first, second, third], [0, 2]),  # the echo of an old backend
+        (["https://a.example/new.jpg", second, third], [2]),
+        ([second, third], []),
+    ):
+        sql.execute("UPDATE jobs SET image_urls = %s, product_handle = 'mug' WHERE id = %s", [urls, job])
+        assert row(sql, job, "excluded_photos, cardinality(image_urls)") == (excluded, len(urls))
+    assert queue.retry(engine, job, without_photo=1)
+
+
 def claim_of(engine: Engine, job: UUID) -> Job:
     """Return the claim of a job that runs already."""
     with engine.connect() as connection:
