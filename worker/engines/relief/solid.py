@@ -154,23 +154,14 @@ def _add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float3
     if not count:
         return
     away, nearest = ndimage.distance_transform_edt(~shown, return_indices=True)
-    far = ndimage.maximum(away, lost, np.arange(1, count + 1)) > LOST
-    wanted = np.concatenate([[False], far])[lost]
-    if not wanted.any():
-        return
-    part = ndimage.binary_dilation(wanted, iterations=3)
-    columns, rows = np.nonzero(part)
-    root = tuple(index[columns, rows] for index in nearest)
-    middles = np.zeros(shown.shape, np.float32)
-    # Of two equal stems all of a leaf grows from one.
-    bias = np.linspace(1, 1.02, len(along), dtype=np.float32)
-    middles[columns, rows] = along[(volume[root] * bias).argmax(axis=1)]
-    middles = ndimage.gaussian_filter(middles, 3) / np.maximum(
-        ndimage.gaussian_filter(part.astype(np.float32), 3), 1e-6
-    )
-    middle = middles[columns, rows]
-    own = seen.squared[columns, rows, None] - (along - middle[:, None]) ** 2
-    volume[columns, rows] = np.maximum(volume[columns, rows], own)
+    reach = ndimage.maximum(away, lost, np.arange(1, count + 1))
+    for part in np.flatnonzero(reach > LOST) + 1:
+        columns, rows = np.nonzero(ndimage.binary_dilation(lost == part, iterations=3))
+        # Where most of what it grows from lies: in one of two legs, and not between them.
+        root = tuple(index[columns, rows] for index in nearest)
+        middle = along[(volume[root] > 0).sum(axis=0).argmax()]
+        own = seen.squared[columns, rows, None] - (along - middle) ** 2
+        volume[columns, rows] = np.maximum(volume[columns, rows], own)
 
 
 def _halved(outline: Outline) -> Outline:
