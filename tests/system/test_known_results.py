@@ -181,6 +181,8 @@ def test_the_same_job_again_makes_nothing_and_downloads_nothing_but_the_photos(
     for key in ("model", "bytes", "preset", "poster_url", "cutout_url"):
         assert again.report[key] == first.report[key]
     assert again.report["photos"][0]["url"] == again.row["image_urls"][0] != first.row["image_urls"][0]
+    copies = [backend.make(backend.photo(photo), product_id=product) for product in ("1", "2", "3")]
+    assert {copy.source for copy in copies} == {str(first.id)}, "the one that made it"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,9 @@ def bring(store: Store, result: Result, job: Job, folder: Path, check: Callable[
 
 
 def report(known: Known, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the source's report as that of the job, which adds `ours` and the source's id. The photos' URLs are the job's own."""
+    """Return the source's report as that of the job, which adds `ours` and the id of the job that made the model: the source may be
+    a copy itself. The photos' URLs are the job's own.
+    """
     model = {key: value for key, value in known.result.report.items() if key not in OF_THE_ATTEMPT}
     photos = model.get("photos")
     if isinstance(photos, list) and len(photos) == len(job.image_urls):
@@ -78,4 +80,4 @@ def report(known: Known, job: Job, ours: Mapping[str, Any]) -> dict[str, Any]:
             {**photo, "url": redact_url(url)} if isinstance(photo, dict) else photo
             for photo, url in zip(photos, job.image_urls, strict=True)
         ]
-    return {**model, **ours, "cached": str(known.result.job_id)}
+    return {**model, **ours, "cached": known.result.report.get("cached", str(known.result.job_id))}
