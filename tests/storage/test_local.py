@@ -10,7 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from worker.core.errors import JobError
+from worker.core.errors import ERRORS, JobError
 from worker.local.server import serve_folder
 from worker.storage import NotStored, StoreUnreachable
 from worker.storage.local import LocalStore
@@ -91,6 +91,10 @@ def test_a_store_that_cannot_be_written_is_worth_another_try(tmp_path: Path) -> 
     with pytest.raises(JobError) as error:
         store.put("a/1.glb", tmp_path / "model", GLB)
     assert (error.value.code, error.value.retryable) == ("storage_unavailable", True)
+    assert error.value.message == ERRORS["storage_unavailable"].message
+    assert f"{tmp_path}/store/a" in str(error.value), (
+        "the operator needs the cause, not the merchant's sentence"
+    )
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_draft(

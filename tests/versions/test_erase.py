@@ -384,6 +384,7 @@ def test_a_store_that_fails_during_the_removal(
     state = erase.get(engine, erasure)
     assert (state["done"], state["taken"]) == (False, False)
     assert state["last_error"]
+    assert "model" not in state["last_error"], "the store's own reason, not a merchant's sentence"
     assert sql.execute("SELECT count(*) FROM jobs WHERE shop = %s", [SHOP]).fetchone() != (0,)
     bucket.fail_once_each(FAULTS[fault], FAULTS[fault], method="DELETE")
     shops.finish(engine, shelf.open(), sql)

@@ -66,14 +66,15 @@ class JobError(Exception):
     """A job, or one of its photos, failed for a known reason.
 
     `code` is a key of ERRORS. `message` replaces the code's sentence if there is a more exact one; a merchant may read both.
+    `reason` is what the log says instead, for the operator.
     """
 
-    def __init__(self, code: str, message: str | None = None) -> None:
+    def __init__(self, code: str, message: str | None = None, *, reason: str | None = None) -> None:
         known = ERRORS[code]
         self.code = code
         self.message = message or known.message
         self.retryable = known.retryable
-        super().__init__(f"{code}: {self.message}")
+        super().__init__(f"{code}: {reason or self.message}")
 
 
 # ESC and the other controls but for tab and line feed, line and paragraph separators, marks that turn the direction of what

@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
+
 from worker.core.errors import JobError, is_wrong_path, one_line
 from worker.core.finding import Finding
 from worker.storage import MAX_BYTES, YEAR_S, NotStored, StoreUnreachable, drafts, paths
 from worker.storage.hashes import sha256
+
+log = structlog.get_logger()
 
 _CODES = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EFBIG: "storage_too_large"}
 
@@ -174,4 +178,7 @@ def _job_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise JobError(_CODES.get(error.errno or 0, "storage_unavailable")) from error
+        code, reason = _CODES.get(error.errno or 0, "storage_unavailable"), one_line(error)
+        if code != "no_space":  # of which the log says more when it stops the claims
+            log.error(code, reason=reason)  # noqa: TRY400 - the reason is enough
+        raise JobError(code, reason=reason) from error

@@ -205,9 +205,9 @@ class SupabaseStore:
         try:
             return retrying(check_and_act)
         except REQUEST_ERRORS as error:
-            code = _code(error)
-            log.error(code, reason=bucket_checks.reason(error))  # noqa: TRY400 - the reason is enough
-            raise JobError(code) from error
+            code, reason = _code(error), bucket_checks.reason(error)
+            log.error(code, reason=reason)  # noqa: TRY400 - the reason is enough
+            raise JobError(code, reason=reason) from error
 
     def _url(self, path: str, check: Check) -> str:
         if self.signed_url_s is None:
