@@ -21,6 +21,7 @@ STILL = 0.03  # of `EXPECTED`: a camera that moves by less has arrived
 # What a camera may be off by: to the right, up and in the size of what it sees, parts of its picture; around and over
 # the product, degrees; and in its perspective, `side` / `distance`. It moves less the less the photo tells, and never by more than three times as much.
 EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5, 0.25])
+SIDEWAYS = 0.2  # cosine to the camera's axis beyond which a face turns away wherever a camera is moved
 PIXEL = 1.5  # pixels of the photo: outlines that are farther apart count less
 REACH = 30  # pixels of the photo: all outlines that are farther apart are equally far
 EVIDENCE = 200.0  # how much an outline or print that is off by `PIXEL` or `SHADE` weighs against `EXPECTED`
@@ -82,7 +83,7 @@ def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -
 
     Args:
         vertices: (V, 3)
-        faces: (F, 3)
+        faces: (F, 3) of a closed mesh.
         view: (S, S, 4) of the photo, S even.
         start: of `fit`.
 
@@ -93,6 +94,7 @@ def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -
     solid = view[..., 3] > 127
     wanted = solid.reshape(size, 2, size, 2).mean(axis=(1, 3))
     signed = signed_distance(solid)
+    faces = _facing(vertices, faces, start.camera)
     found, move = [], np.zeros(len(EXPECTED))
     for turn in range(ROUNDS + 1):
         camera = moved(start.camera, move)
@@ -106,6 +108,17 @@ def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -
             if has_arrived(before, move):
                 break
     return max(found, key=lambda fit: fit.overlap)
+
+
+def _facing(vertices: Floats, faces: NDArray[np.int32], camera: Camera) -> NDArray[np.int32]:
+    """Return the faces that the camera, or one a little beside it, may see: all others are hidden by them."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normal = np.cross(b - a, c - a)
+    length = np.maximum(np.linalg.norm(normal, axis=1), 1e-30)
+    # In perspective, what faces sideways may be seen too.
+    least = -SIDEWAYS - camera.side / camera.distance
+    towards = normal @ camera.rotation[2].astype(np.float32)
+    return np.asarray(faces[towards > least * length])
 
 
 def outline_off(signed: Floats, outline: Floats, camera: Camera) -> NDArray[np.float64]:

@@ -23,7 +23,10 @@ def inner_distance(mask: Mask) -> FloatMap:
 
 def thicken(mask: Mask, radius: float) -> Mask:
     """Widen thin parts to `radius` pixels on each side of their spine, so that the grid can resolve them."""
-    spine = skeletonize(mask) & (inner_distance(mask) < radius)  # type: ignore[no-untyped-call]  # has no types
+    whole = box_of(mask, 1)
+    spine = np.zeros_like(mask)
+    spine[whole] = skeletonize(mask[whole])  # type: ignore[no-untyped-call]  # has no types
+    spine &= inner_distance(mask) < radius
     if not spine.any():
         return mask
     box = box_of(spine, int(radius) + 1)
