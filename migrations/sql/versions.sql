@@ -261,7 +261,9 @@ BEGIN
     ), judged AS MATERIALIZED (
         SELECT old.path, old.digest,
             EXISTS (SELECT FROM worker.published AS one WHERE one.path = old.path AND one.digest = old.digest)
-            OR old.digest IN (SELECT job.version FROM public.jobs AS job WHERE job.review = 'wanted') AS is_kept
+            OR (old.path, old.digest) IN (
+                SELECT worker.storage_path(job.shop, job.product_id, job.variant_id), job.version
+                FROM public.jobs AS job WHERE job.review = 'wanted') AS is_kept
         FROM old
     ), updated AS (
         UPDATE worker.versions AS one

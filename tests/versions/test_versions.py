@@ -423,6 +423,17 @@ def test_what_is_published_or_waits_for_review_is_kept(engine: Engine, sql: Sql)
     assert versions.doom(engine, days=30, batch=3)[0] == 0, "it was published until yesterday"
 
 
+def test_a_review_keeps_no_version_of_another_product_with_the_same_bytes(engine: Engine, sql: Sql) -> None:
+    make(engine, "d1", product="2")
+    make(engine, "d2", product="2")
+    make(engine, "d1", product="1", wants_review=True)
+    age(sql)
+    assert versions.doom(engine, days=30, batch=10) == (1, False)
+    assert sql.execute("SELECT stem, digest FROM worker.versions WHERE doomed_at IS NOT NULL").fetchall() == [
+        ("a/2", "d1")
+    ]
+
+
 def test_a_known_result_is_found_within_the_shop(engine: Engine, sql: Sql) -> None:
     enqueue(engine)
     source = claim(engine)
