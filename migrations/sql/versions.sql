@@ -100,6 +100,7 @@ LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     version worker.versions;
     before worker.published;
+    anew boolean;
     now_holder uuid;
     now_due timestamptz;
 BEGIN
@@ -122,18 +123,20 @@ BEGIN
             CASE WHEN holder IS NULL THEN 0 ELSE 1 END)
         RETURNING token, next_try_at INTO now_holder, now_due;
     ELSIF before.requested_at <= requested OR on_purpose THEN
+        -- Who asks on purpose, or has the model made anew, may miss a file at the path that the database thinks is there.
+        anew := on_purpose OR EXISTS (SELECT FROM public.jobs AS job WHERE job.id = its_job AND job.refresh);
         UPDATE worker.published AS one
         SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested),
             -- Tries that did not come to their end count on: see end_publication().
             tries = least(one.tries + CASE WHEN holder IS NULL THEN 0 ELSE 1 END, 1000),
             -- Whoever writes now finds the other digest at the end; two must not write at the same time.
             token = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.token
-                WHEN one.written IS DISTINCT FROM its_digest THEN holder END,
+                WHEN anew OR one.written IS DISTINCT FROM its_digest THEN holder END,
             next_try_at = CASE WHEN one.token IS NOT NULL AND one.next_try_at > now() THEN one.next_try_at
-                WHEN one.written IS DISTINCT FROM its_digest
+                WHEN anew OR one.written IS DISTINCT FROM its_digest
                     THEN now() + make_interval(secs => CASE WHEN holder IS NULL THEN 0 ELSE hold_s END)
                 ELSE one.next_try_at END,
-            written = CASE WHEN one.written = its_digest THEN its_digest END
+            written = CASE WHEN one.written = its_digest AND NOT anew THEN its_digest END
         WHERE one.path = its_path
         RETURNING one.token, one.next_try_at INTO now_holder, now_due;
         UPDATE worker.versions AS one SET used_at = now()

@@ -153,6 +153,23 @@ def test_the_same_bytes_are_not_written_again(engine: Engine, sql: Sql) -> None:
     assert sql.execute("SELECT job_id FROM worker.versions").fetchall() == [(second.id,)]
 
 
+def test_a_model_that_is_made_anew_or_published_on_purpose_is_written_again(engine: Engine, sql: Sql) -> None:
+    job = make(engine, "d1").id
+    for _ in range(2):
+        expire(sql)
+        write(engine)
+    assert queue.retry(engine, job)
+    assert complete(engine, claim(engine), "d1"), "its lane writes it"
+    assert published(sql) == ("d1", None, "taken")
+    for _ in range(2):
+        expire(sql)
+        write(engine)
+    assert published(sql) == ("d1", "d1", "done")
+    assert queue.publish_version(engine, job)
+    assert published(sql) == ("d1", None, "due")
+    assert write(engine) == "d1"
+
+
 def test_one_writes_at_a_time_and_the_newer_version_comes_after(engine: Engine, sql: Sql) -> None:
     make(engine, "d1")
     expire(sql)
