@@ -57,7 +57,8 @@ END $$;
 -- The highest priority comes first. Within a priority the lines take turns, that which was served longest ago first; within a
 -- line the shops take turns, starting after the shop that was served last; within a shop, the job that has been due longest.
 -- So nothing starves: whoever serves a part of the lines only cannot turn the shops of the others back. A job on the path of
--- a running job is skipped, and so is a shop at its limit. The turns are computed from the rows; a cursor would be one row on
+-- a running job is skipped, and so is a shop at its limit, and a job that has not begun by its start_by: see expire_jobs().
+-- The turns are computed from the rows; a cursor would be one row on
 -- which all claims wait.
 --
 -- The function walks along the index jobs_waiting from shop to shop until it finds a job. If a shop's first job cannot run,
@@ -109,6 +110,7 @@ BEGIN
                 WHERE status = 'pending' AND pool = line.pool AND coalesce(engine, '') = line.engine
                   AND priority = line.priority AND shop > turn AND (NOT wrapped OR shop <= line.served)
                   AND run_after <= now() AND id <> ALL (refused)
+                  AND (start_by IS NULL OR start_by > now() OR started_at >= queued_at)
                 ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT 1
                 FOR UPDATE SKIP LOCKED) AS waiting;
             IF chosen IS NULL THEN
@@ -209,9 +211,11 @@ BEGIN
         CONTINUE WHEN turn = full_shop;
         -- By primary key only: an index on waiting jobs would be read completely for each candidate.
         SELECT id INTO chosen FROM (
-            SELECT id, status, run_after, queued_at, worker.storage_path(shop, product_id, variant_id) AS path FROM public.jobs
-            WHERE id = candidate OFFSET 0 FOR UPDATE SKIP LOCKED) AS waiting
+            SELECT id, status, run_after, start_by, started_at, queued_at,
+                worker.storage_path(shop, product_id, variant_id) AS path
+            FROM public.jobs WHERE id = candidate OFFSET 0 FOR UPDATE SKIP LOCKED) AS waiting
         WHERE status = 'pending' AND run_after <= now()
+          AND (start_by IS NULL OR start_by > now() OR started_at >= queued_at)
           AND path <> ALL (ARRAY(
               SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs WHERE status = 'processing'))
           AND worker.path_is_free(path, queued_at);
@@ -297,7 +301,8 @@ BEGIN
             SET status = 'processing', progress = 5, stage = 'claimed',
                 -- a backend may have lowered max_attempts; the row must not break the rule and stop all claims
                 attempts = least(jobs.attempts + 1, jobs.max_attempts),
-                started_at = now(), error_code = NULL, error_message = NULL,
+                -- not before queued_at: see expire_jobs(). The job may have been queued since this transaction began.
+                started_at = greatest(now(), jobs.queued_at), error_code = NULL, error_message = NULL,
                 lease_token = gen_random_uuid(),
                 lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
             WHERE id = chosen
@@ -330,11 +335,11 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE engines_of.engine WHEN '' THEN '{""}'::text[] ELSE ARRAY['', engines_of.engine] END
 $$;
 
--- Return if a job is due that a host with these pools and this engine may take, if any lease has expired, and the seconds
--- until the first of these otherwise. It uses the index jobs_due whatever the statistics say: with 100,000 jobs whose
+-- Return if a job is due that a host with these pools and this engine may take, if any lease has expired, if any job has not
+-- begun by its start_by (`late`), and the seconds until the first of these otherwise. It uses the index jobs_due whatever the statistics say: with 100,000 jobs whose
 -- run_after lies ahead, it reads one of each line.
 CREATE OR REPLACE FUNCTION worker.next_due(
-    pools text[], engine text, OUT due boolean, OUT expired boolean, OUT seconds double precision)
+    pools text[], engine text, OUT due boolean, OUT expired boolean, OUT late boolean, OUT seconds double precision)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
@@ -345,10 +350,15 @@ DECLARE
             WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
             ORDER BY job.pool, coalesce(job.engine, ''), job.run_after LIMIT 1) AS next);
     ends timestamptz := (SELECT min(lease_expires_at) FROM public.jobs WHERE status = 'processing');
+    begin_by timestamptz := (
+        SELECT start_by FROM public.jobs
+        WHERE status = 'pending' AND start_by IS NOT NULL AND (started_at IS NULL OR started_at < queued_at)
+        ORDER BY start_by LIMIT 1);
 BEGIN
     due := coalesce(first <= now(), false);
     expired := coalesce(ends < now(), false);
-    seconds := extract(epoch FROM least(ends, CASE WHEN NOT due THEN first END) - now());
+    late := coalesce(begin_by <= now(), false);
+    seconds := extract(epoch FROM least(ends, begin_by, CASE WHEN NOT due THEN first END) - now());
 END $$;
 
 -- Extend the lease. True if a cancel was requested.
@@ -585,5 +595,23 @@ BEGIN
             lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
         FROM lost
         WHERE job.id = lost.id
+        RETURNING job.*;
+END $$;
+
+-- Cancel up to `most` jobs that have not begun by their start_by, since they were queued. One that has begun, and waits for a
+-- retry, goes on. With sorting disabled, only the index jobs_start_by gives this order.
+CREATE OR REPLACE FUNCTION worker.expire_jobs(message text, most int) RETURNS SETOF public.jobs
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_sort = off AS $$
+#variable_conflict use_variable
+BEGIN
+    PERFORM set_config('worker.lease', 'queue', true);
+    RETURN QUERY
+        UPDATE public.jobs AS job
+        SET status = 'cancelled', completed_at = now(), error_code = 'expired', error_message = message
+        WHERE job.id = ANY (ARRAY(
+            SELECT one.id FROM public.jobs AS one
+            WHERE one.status = 'pending' AND one.start_by IS NOT NULL AND (one.started_at IS NULL OR one.started_at < one.queued_at)
+              AND one.start_by <= now()
+            ORDER BY one.start_by LIMIT most FOR UPDATE SKIP LOCKED))
         RETURNING job.*;
 END $$;

@@ -21,7 +21,7 @@ $$;
 CREATE OR REPLACE FUNCTION worker.check_in(
     host_name text, host_instance uuid, host_version text, host_engine text, host_pools text[], host_lanes int,
     host_devices text[], host_memory_mb int,
-    OUT due boolean, OUT expired boolean, OUT files_due boolean, OUT batches_due boolean, OUT seconds double precision,
+    OUT due boolean, OUT expired boolean, OUT late boolean, OUT files_due boolean, OUT batches_due boolean, OUT seconds double precision,
     OUT paused boolean, OUT shared boolean)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -42,7 +42,8 @@ BEGIN
     paused := known.paused_at IS NOT NULL;
     shared := coalesce(
         known.instance <> host_instance AND worker.is_live(known.seen_at) AND known.stopped_at IS NULL, false);
-    SELECT next.due, next.expired, files.due, least(next.seconds, files.seconds) INTO due, expired, files_due, seconds
+    SELECT next.due, next.expired, next.late, files.due, least(next.seconds, files.seconds)
+        INTO due, expired, late, files_due, seconds
         FROM worker.next_due(host_pools, host_engine) AS next CROSS JOIN worker.next_files() AS files;
     batches_due := EXISTS (SELECT FROM worker.batch_changes);
 END $$;

@@ -34,6 +34,8 @@ BEGIN
             WHEN length(job.engine) NOT BETWEEN 1 AND 100 OR job.engine ~ '^\s|\s$|[,\u0001-\u001f\u007f-\u009f]'
                 THEN 'engine_is_a_name_of_1_to_100_characters'
             WHEN job.quality NOT IN ('fast', 'balanced', 'quality', 'auto') THEN 'quality_is_fast_balanced_quality_or_auto'
+            WHEN job.start_by NOT BETWEEN '1970-01-01 00:00+00' AND '9999-01-01 00:00+00'
+                THEN 'start_by_is_before_the_year_9999'
             WHEN job.max_attempts NOT BETWEEN 1 AND 25 THEN 'max_attempts_is_1_to_25'
             -- As text: a number such as 1e100000 takes a few bytes in jsonb and 100,000 where it is printed. The worker's
             -- report is counted separately, so that it never makes a row that the backend may not change.
@@ -146,6 +148,9 @@ BEGIN
         CASE WHEN NEW.review IS DISTINCT FROM OLD.review THEN 'review' END,
         CASE WHEN NEW.stage IS DISTINCT FROM OLD.stage THEN 'stage' END,
         CASE WHEN NEW.started_at IS DISTINCT FROM OLD.started_at THEN 'started_at' END,
+        -- Until the job has begun, since it was queued.
+        CASE WHEN (OLD.status <> 'pending' OR OLD.started_at >= OLD.queued_at)
+            AND NEW.start_by IS DISTINCT FROM OLD.start_by THEN 'start_by' END,
         CASE WHEN NEW.status IS DISTINCT FROM OLD.status THEN 'status' END,
         CASE WHEN NEW.version IS DISTINCT FROM OLD.version THEN 'version' END,
         -- These decide where a job's files are stored, because no other job may run on the same path, and how it is made.
@@ -178,6 +183,9 @@ BEGIN
         NEW.started_at := OLD.started_at;
         NEW.status := OLD.status;
         NEW.version := OLD.version;
+        IF OLD.status <> 'pending' OR OLD.started_at >= OLD.queued_at THEN
+            NEW.start_by := OLD.start_by;
+        END IF;
         IF OLD.batch IS NOT NULL THEN  -- the sums of a batch are those of one shop
             NEW.shop := OLD.shop;
         END IF;
@@ -327,7 +335,7 @@ BEGIN
     UPDATE public.jobs
     SET status = 'pending', progress = 0, stage = NULL, attempts = 0, run_after = now(), model_url = NULL,
         error_code = NULL, error_message = NULL, cancel_requested_at = NULL, completed_at = NULL,
-        queued_at = clock_timestamp(), refresh = true, review = 'none', version = NULL,
+        queued_at = clock_timestamp(), start_by = CASE WHEN start_by > clock_timestamp() THEN start_by END, refresh = true, review = 'none', version = NULL,
         excluded_photos = coalesce(excluded, excluded_photos),
         metadata = CASE WHEN review = 'none' THEN metadata
             ELSE jsonb_set(metadata, '{worker}', (metadata -> 'worker') - '{review,review_reason}'::text[]) END

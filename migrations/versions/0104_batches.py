@@ -11,7 +11,10 @@ branch_labels = None
 depends_on = None
 
 # Functions that the files of this revision make with other parameters or columns: migrations/env.py.
-CHANGED = ("worker.check_in(text, uuid, text, text, text[], int, text[], int)",)
+CHANGED = (
+    "worker.check_in(text, uuid, text, text, text[], int, text[], int)",
+    "worker.next_due(text[], text)",
+)
 
 
 def upgrade() -> None:
@@ -37,7 +40,8 @@ def _extend_jobs() -> None:
     op.execute("ALTER TYPE worker.claimed_job ADD ATTRIBUTE batch text")
     op.execute("CREATE INDEX jobs_batch ON public.jobs (shop, batch, status) WHERE batch IS NOT NULL")
     op.execute("""
-        CREATE INDEX jobs_start_by ON public.jobs (start_by) WHERE status = 'pending' AND start_by IS NOT NULL
+        CREATE INDEX jobs_start_by ON public.jobs (start_by)
+        WHERE status = 'pending' AND start_by IS NOT NULL AND (started_at IS NULL OR started_at < queued_at)
     """)
 
 

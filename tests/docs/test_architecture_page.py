@@ -158,6 +158,14 @@ def erasing(statement: str, **parameters: Any) -> Callable[[Stage], object]:
     return run
 
 
+def expired(stage: Stage) -> object:
+    """By a start_by that has just passed, set as if long before."""
+    stage.sql.execute("SELECT set_config('worker.lease', 'queue', false)")
+    stage.sql.execute("UPDATE jobs SET start_by = now() - interval '1 s'")
+    stage.sql.execute("SELECT set_config('worker.lease', '', false)")
+    return queue.expire(stage.engine, 9)
+
+
 erased = erasing(
     "delete_erased_jobs", after_time=datetime(1, 1, 1, tzinfo=UTC), after_id=UUID(int=0), batch=9, ended=True
 )
@@ -168,6 +176,7 @@ IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
     "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
     "retry_batch": lambda s: batches.retry(s.engine, "a", "x"),
     "set_batch_priority": lambda s: batches.set_priority(s.engine, "a", "x", 1),
+    "expire": expired,
     "stop_erased_jobs": erasing("stop_erased_jobs", quiet_s=0),
     "delete_erased_jobs": erased,
 }
@@ -209,7 +218,7 @@ def test_the_diagram_has_the_edges_that_the_statements_make_and_no_others(
 
 def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     writes = re.compile(
-        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue)_jobs?\("
+        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue|expire)_jobs?\("
         r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry|set)_(?:job|batch)"
         r"|worker\.(?:stop|delete)_erased_jobs\("
     )

@@ -505,7 +505,14 @@ def test_an_app_s_own_trigger_on_the_table_may_name_its_tables_without_a_schema(
 
 def test_next_due_says_when_to_look_again(engine: Engine, sql: psycopg.Connection) -> None:
     assert hosts.check_in(engine, HOST) == CheckIn(
-        due=False, expired=False, files_due=False, batches_due=False, seconds=None, paused=False, shared=False
+        due=False,
+        expired=False,
+        late=False,
+        files_due=False,
+        batches_due=False,
+        seconds=None,
+        paused=False,
+        shared=False,
     )
     enqueue(engine)
     assert hosts.check_in(engine, HOST).due

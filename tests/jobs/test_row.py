@@ -54,6 +54,8 @@ def insert(sql: psycopg.Connection, **columns: Any) -> Any:
         ({"max_attempts": 0}, "max_attempts_is_1_to_25"),
         ({"run_after": "infinity"}, "run_after_is_before_the_year_9999"),
         ({"run_after": "-infinity"}, "run_after_is_before_the_year_9999"),
+        ({"start_by": "infinity"}, "start_by_is_before_the_year_9999"),
+        ({"start_by": "-infinity"}, "start_by_is_before_the_year_9999"),
         ({"metadata": "[]"}, "metadata_is_an_object"),
         ({"status": "cancelled", "completed_at": "now", "progress": 101}, "progress_is_0_to_100"),
         ({"progress": 50}, "pending_has_no_progress"),

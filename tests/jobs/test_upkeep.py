@@ -9,10 +9,11 @@ import pytest
 from conftest import HOST, until
 from sqlalchemy.engine import Engine
 
+from worker.core.errors import JobError
 from worker.core.settings import Settings
 from worker.database.monitor import DatabaseMonitor
-from worker.jobs import queue
-from worker.jobs.upkeep import Upkeep
+from worker.jobs import hosts, queue
+from worker.jobs.upkeep import BATCH, Upkeep
 from worker.jobs.wakeup import Listener, Wakeup
 
 
@@ -92,6 +93,55 @@ def test_after_an_outage_who_finished_a_job_writes_it_before_it_is_rescued(
     monkeypatch.setattr(keeper.monitor, "recovered_at", time.monotonic())
     assert keeper.run_once() <= 1, "but soon"
     assert sql.execute("SELECT status::text FROM jobs").fetchone() == ("processing",)
+
+
+def insert(sql: psycopg.Connection, *start_by: str, **columns: Any) -> None:
+    """Insert a job for each start_by, given as an interval from now."""
+    names = ", ".join(["shop", "product_id", "image_urls", "start_by", *columns])
+    places = "".join(", %s" for _ in columns)
+    for n, ahead in enumerate(start_by):
+        sql.execute(
+            f"INSERT INTO jobs ({names}) VALUES ('a', %s, '{{http://a/b}}', now() + %s::interval{places})".encode(),
+            [str(n), ahead, *columns.values()],
+        )
+
+
+def test_jobs_that_have_not_begun_in_time_are_cancelled_and_a_round_is_planned_for_the_next(
+    keeper: Upkeep, engine: Engine, sql: psycopg.Connection
+) -> None:
+    insert(sql, "3 s", "60 s", run_after="2999-01-01")
+    insert(sql, *["-1 s"] * (BATCH + 2), batch="monday")
+    assert hosts.check_in(engine, HOST).late
+    keeper.run_once()
+    assert sql.execute(
+        "SELECT status::text, error_code, error_message, attempts, started_at, completed_at >= start_by, count(*)"
+        " FROM jobs GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1"
+    ).fetchall() == [
+        ("cancelled", "expired", JobError("expired").message, 0, None, True, BATCH + 2),
+        ("pending", None, None, 0, None, None, 2),
+    ]
+    seen = hosts.check_in(engine, HOST)
+    assert not seen.late
+    assert seen.seconds
+    assert 0 < seen.seconds <= 3
+    assert sql.execute("SELECT total, cancelled FROM batch_status").fetchone() == (BATCH + 2, BATCH + 2)
+    assert sql.execute(
+        "SELECT body::jsonb ->> 'status', body::jsonb ->> 'errorCode', count(*)"
+        " FROM worker.outbox WHERE type = 'job.updated' GROUP BY 1, 2"
+    ).fetchall() == [("cancelled", "expired", BATCH + 2)]
+    keeper.run_once()
+    assert sql.execute("SELECT count(*) FROM worker.outbox WHERE type = 'batch.finished'").fetchone() == (1,)
+
+
+def test_a_late_job_that_somebody_s_transaction_holds_is_looked_for_soon(
+    keeper: Upkeep, sql: psycopg.Connection, database_url: str
+) -> None:
+    insert(sql, "-1 s")
+    with psycopg.connect(database_url) as person:
+        person.execute("SELECT FROM jobs FOR UPDATE")
+        assert keeper.run_once() <= 1
+    keeper.run_once()
+    assert sql.execute("SELECT error_code FROM jobs").fetchone() == ("expired",)
 
 
 @pytest.mark.parametrize(("backend", "kept"), [(None, False), ("http://127.0.0.1:9", True)])

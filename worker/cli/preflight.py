@@ -49,6 +49,7 @@ ADVICE = {
     "internal_error": _LOG,
     "worker_lost": "The daemon or its host stopped: journalctl -u worker -e; dmesg | grep -i oom",
     "superseded": "A newer job for the same product ended first: worker status",
+    "expired": "No worker began it by its start_by: worker status; docs/jobs.md",
     "storage_unavailable": _STORE,
     "storage_denied": f"SUPABASE_SERVICE_ROLE_KEY must be the service key. {_STORE}",
     "storage_too_large": "Raise the bucket's limit on file size, then: worker retry {id}",

@@ -47,6 +47,7 @@ ERRORS: dict[str, ErrorKind] = {
     "internal_error": ErrorKind(True, "Something went wrong while making the model."),
     "worker_lost": ErrorKind(True, "The server that was making the model stopped working."),
     "superseded": ErrorKind(False, "A newer request for the same product was finished first."),
+    "expired": ErrorKind(False, "The model could not be started in time. Request it again."),
     # The bucket
     "storage_unavailable": ErrorKind(
         True, "The finished model could not be stored because the storage did not answer."

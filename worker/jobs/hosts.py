@@ -31,6 +31,7 @@ class CheckIn:
 
     due: bool  # a job may be claimed
     expired: bool  # a job's lease has run out
+    late: bool  # a job has not begun by its start_by
     files_due: bool  # files of a version must be written or removed
     batches_due: bool  # changes of batches are to be folded
     seconds: float | None  # until one of these; None if nothing will

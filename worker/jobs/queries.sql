@@ -47,10 +47,15 @@ SELECT status FROM worker.release_job(:id, CAST(:token AS uuid));
 -- Take the jobs whose leases have expired from their workers.
 SELECT id, shop, status, attempts FROM worker.rescue_jobs(:message);
 
+-- name: expire
+-- Cancel the jobs that have not begun by their start_by.
+SELECT id, shop FROM worker.expire_jobs(:message, :most);
+
 -- name: check_in
--- Write this daemon's entry in the register of hosts. Return if a job is due that it can take, any lease has expired, or files
--- must be written or removed, and the seconds until the first of these that is not. Return if changes of batches are to fold.
-SELECT due, expired, files_due, batches_due, seconds, paused, shared
+-- Write this daemon's entry in the register of hosts. Return if a job is due that it can take, any lease has expired, a job has
+-- not begun by its start_by, or files must be written or removed, and the seconds until the first of these that is not. Return
+-- if changes of batches are to fold.
+SELECT due, expired, late, files_due, batches_due, seconds, paused, shared
 FROM worker.check_in(
     :name, CAST(:instance AS uuid), :version, :runs, CAST(:pools AS text[]), :lanes, CAST(:devices AS text[]), :memory_mb);
 

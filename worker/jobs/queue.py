@@ -151,6 +151,11 @@ def rescue(engine: Engine) -> list[Row]:
     return _all(engine, "rescue", message=ERRORS["worker_lost"].message)
 
 
+def expire(engine: Engine, most: int) -> list[Row]:
+    """Cancel up to `most` jobs that have not begun by their start_by. Returns the id and the shop of each."""
+    return _all(engine, "expire", message=ERRORS["expired"].message, most=most)
+
+
 def notify(engine: Engine, channel: str) -> None:
     """Send an empty notification on a channel."""
     _all(engine, "notify", channel=channel)

@@ -1,5 +1,5 @@
-"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, fold batches, prune old
-rows.
+"""The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, cancel jobs that have not
+begun in time, fold batches, prune old rows.
 
 The same statement that finds due jobs enters the daemon in the register of hosts.
 """
@@ -36,8 +36,8 @@ log = structlog.get_logger()
 
 
 class Upkeep(threading.Thread):
-    """One thread for all lanes. Each round plans the next for the moment when a job will be due or a lease will expire, and
-    for some seconds later at most.
+    """One thread for all lanes. Each round plans the next for the moment when a job will be due or late, or a lease will
+    expire, and for some seconds later at most.
     """
 
     def __init__(
@@ -107,6 +107,8 @@ class Upkeep(threading.Thread):
             self._log_register(seen)
             if seen.expired and time.monotonic() - self.monitor.recovered_at > AFTER_OUTAGE_S:
                 self._rescue()
+            if seen.late:
+                self._expire()
             # Even after a rescue: another session's transaction may lock a lost job for as long as it is open.
             if seen.due and self.wakeup.waiting:
                 self.wakeup.wake()
@@ -133,7 +135,7 @@ class Upkeep(threading.Thread):
             most = self._poll = min(self._poll, self.settings.poll_s)
         # A lease taken right after this round must not expire long before the next.
         most = min(most, self.settings.lease_s) * jitter(0.8, 1)
-        if seen.expired:
+        if seen.expired or seen.late:
             return min(most, FIRST_POLL_S)
         if seen.seconds is None:
             return most
@@ -179,6 +181,15 @@ class Upkeep(threading.Thread):
             self.wake_sender()
             self.wakeup.wake()
             self.wake()  # it may have ended the last job of a batch
+
+    def _expire(self) -> None:
+        while expired := queue.expire(self.engine, BATCH):
+            for row in expired:
+                log.info("job_expired", job_id=str(row["id"]), shop=row["shop"])
+            self.wake_sender()
+            self.wake()  # it may have ended the last job of a batch
+            if len(expired) < BATCH:
+                break
 
     def prune(self) -> None:
         """Delete a batch of each kind of old rows; the next one soon if a batch was full."""
