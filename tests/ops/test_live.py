@@ -96,6 +96,16 @@ def test_status_shows_who_works_what_waits_and_what_fails(
     assert len(status["jobs"]) == 3
 
 
+def test_status_names_the_work_on_files_that_fails(worker: Worker, sql: psycopg.Connection) -> None:
+    sql.execute("SELECT forget_shop('b.myshopify.com'), forget_product('a.myshopify.com', '8')")
+    assert "files" not in worker("status").stderr, "it has only just begun"
+    sql.execute("UPDATE worker.erasures SET last_error = '503 SlowDown: \033[2Jbusy' WHERE product IS NULL")
+    said = " ".join(worker("status").stderr.split())
+    assert "files 1 erasures not done, will be tried again 503 SlowDown: \ufffd[2Jbusy" in said
+    found = json.loads(worker("status", "--json").stdout)["file_failures"]
+    assert [(each["kind"], each["count"]) for each in found] == [("erase", 1)]
+
+
 def test_status_counts_the_models_to_review_and_says_what_became_of_each(
     worker: Worker, engine: Engine, sql: psycopg.Connection
 ) -> None:

@@ -100,6 +100,7 @@ def status(as_json: AsJson = False, limit: Limit = 10) -> None:
                     "unserved": queue.unserved(engine),
                     "hosts": hosts.list_hosts(engine),
                     "failures": queue.failures(engine),
+                    "file_failures": queue.file_failures(engine),
                     "jobs": queue.recent(engine, limit),
                 }
             )

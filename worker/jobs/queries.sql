@@ -218,6 +218,18 @@ FROM (
 ) AS latest
 WHERE status = 'failed' GROUP BY error_code ORDER BY jobs DESC, error_code;
 
+-- name: file_failures
+-- Count the work on stored files that has failed and will be tried again, by kind, with the reason of the one that is due first.
+SELECT kind, count(*) AS count, (array_agg(last_error ORDER BY next_try_at))[1] AS reason
+FROM (
+    SELECT 'publish' AS kind, last_error, next_try_at FROM worker.published WHERE next_try_at IS NOT NULL
+    UNION ALL
+    SELECT 'remove', last_error, next_try_at FROM worker.versions WHERE next_try_at IS NOT NULL
+    UNION ALL
+    SELECT 'erase', last_error, next_try_at FROM worker.erasures WHERE next_try_at IS NOT NULL
+) AS due
+WHERE last_error IS NOT NULL GROUP BY kind ORDER BY kind;
+
 -- name: queue_position
 -- Return the position of a waiting job in the queue, and about how long it will wait.
 SELECT position, CAST(extract(epoch FROM estimated_wait) AS double precision) AS estimated_wait_s

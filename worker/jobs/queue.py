@@ -267,6 +267,11 @@ def failures(engine: Engine) -> list[Row]:
     return _all(engine, "failures")
 
 
+def file_failures(engine: Engine) -> list[Row]:
+    """Return the work on stored files that is tried again: `kind` (publish, remove, erase), `count`, and the `reason` of one."""
+    return _all(engine, "file_failures")
+
+
 def to_review(engine: Engine, limit: int) -> list[Row]:
     """Return up to `limit` jobs whose models wait for review, the oldest first, as get_jobs() does."""
     return get_jobs(engine, [row["id"] for row in _all(engine, "to_review", limit=limit)])

@@ -69,7 +69,11 @@ def status(engine: Engine, limit: int) -> list[RenderableType]:
     """Return what `worker status` prints: the queue's figures, hosts, failures, and jobs."""
     rows = queue.recent(engine, limit)
     summary = tables.queue_summary(
-        queue.health(engine), hosts.list_hosts(engine), queue.unserved(engine), queue.failures(engine)
+        queue.health(engine),
+        hosts.list_hosts(engine),
+        queue.unserved(engine),
+        queue.failures(engine),
+        queue.file_failures(engine),
     )
     return [summary, Text(""), tables.jobs_table(rows)] if rows else [summary]
 

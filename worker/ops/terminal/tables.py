@@ -38,6 +38,13 @@ BATCH_PARTS = (
     ("cached", "known before", "dim"),
 )
 
+# Work on stored files that has failed, by the kind that the metric modelworker_file_work has too.
+FILE_WORK = {
+    "publish": "models not published",
+    "remove": "old versions not deleted",
+    "erase": "erasures not done",
+}
+
 MOST = 5  # hosts, and kinds of failures, that are listed one by one
 
 
@@ -70,8 +77,9 @@ def queue_summary(
     hosts: Sequence[Mapping[str, Any]],
     unserved: Sequence[Mapping[str, Any]],
     failures: Sequence[Mapping[str, Any]],
+    file_failures: Sequence[Mapping[str, Any]],
 ) -> Table:
-    """Return the queue in a few lines: figures, jobs that no host can take, hosts, failures."""
+    """Return the queue in a few lines: figures, jobs that no host can take, hosts, failures of jobs and of work on files."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -114,6 +122,15 @@ def queue_summary(
                 (failure["error_code"], "red"),
                 f"  {failure['jobs']}",
                 (f" in the last day, the latest {about(failure['latest_s'])} ago", "dim"),
+            ),
+        )
+    for n, failure in enumerate(map(_printable, file_failures)):
+        table.add_row(
+            "" if n else "files",
+            Text.assemble(
+                (f"{failure['count']:,}", "bold red"),
+                (f"  {FILE_WORK[failure['kind']]}, will be tried again", "red"),
+                (f"  {failure['reason']}", "dim"),
             ),
         )
     return table
