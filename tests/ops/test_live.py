@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -94,6 +95,15 @@ def test_status_shows_who_works_what_waits_and_what_fails(
     assert status["unserved"] == []
     assert [(f["error_code"], f["jobs"]) for f in status["failures"]] == [("no_object", 1)]
     assert len(status["jobs"]) == 3
+
+
+def test_a_job_that_waits_for_another_day_is_shown_with_the_date(
+    worker: Worker, engine: Engine, sql: psycopg.Connection
+) -> None:
+    queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a/b"])
+    later = datetime.now(UTC) + timedelta(days=2)
+    sql.execute("UPDATE jobs SET run_after = %s", [later])
+    assert f"not before {later:%Y-%m-%d %H:%M} UTC" in " ".join(worker("status").stderr.split())
 
 
 def test_status_names_the_work_on_files_that_fails(worker: Worker, sql: psycopg.Connection) -> None:

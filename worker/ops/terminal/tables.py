@@ -260,6 +260,12 @@ def dead_table(events: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _moment(moment: datetime) -> str:
+    """Return a time in UTC, with its date if that is not today's."""
+    moment, now = moment.astimezone(UTC), datetime.now(UTC)
+    return f"{moment:%H:%M:%S} UTC" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
 def _printable(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row whose texts stay on their line and in their colour, whatever a backend has written into them."""
     return {name: _one_line(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -286,9 +292,9 @@ def _remark(job: Mapping[str, Any]) -> Text:
         case "failed":
             return Text(f"{job['error_code']}: {job['error_message']}", style="red")
         case "pending" if job["error_code"]:
-            return Text(f"retry at {job['run_after']:%H:%M:%S} UTC after {job['error_code']}", style="yellow")
+            return Text(f"retry at {_moment(job['run_after'])} after {job['error_code']}", style="yellow")
         case "pending" if job["run_after"] > datetime.now(UTC):
-            return Text(f"not before {job['run_after']:%H:%M:%S} UTC", style="dim")
+            return Text(f"not before {_moment(job['run_after'])}", style="dim")
         case "processing":
             return Text(f"{job['stage']}" + (f", attempt {job['attempts']}" if job["attempts"] > 1 else ""))
         case _:
