@@ -110,6 +110,13 @@ STARTS = {"DATABASE_URL": "postgresql://u@h/d", "WORKER_STORAGE_DIR": "/tmp"}
             ({"WORKER_NAME": value}, "WORKER_NAME: write a name of visible characters")
             for value in ("  ", "a\tb")
         ),
+        *(
+            (
+                {f"WORKER_KEEP_{what}_DAYS": "999999999"},
+                f"WORKER_KEEP_{what}_DAYS: Input should be less than or equal to 36500",
+            )
+            for what in ("JOBS", "VERSIONS", "HISTORY")  # Postgres has no such time
+        ),
         ({"WORKER_HARD_LIMIT_S": "1"}, "WORKER_HARD_LIMIT_S must not be less"),
         ({"WORKER_STORAGE_DIR": "/dev/null/store"}, "WORKER_STORAGE_DIR cannot be used"),
     ],

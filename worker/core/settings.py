@@ -230,17 +230,20 @@ class Settings(BaseSettings):
     keep_jobs_days: int | None = Field(
         None,
         ge=1,
+        le=36_500,
         description="Days after which the rows of ended jobs are deleted; never by default.",
     )
     keep_versions_days: int = Field(
         30,
         ge=1,
+        le=36_500,
         description="Days after which the files of a version that was not used again are deleted. Published versions and those that "
         "wait for a review are kept.",
     )
     keep_history_days: int | None = Field(
         90,
         ge=1,
+        le=36_500,
         description="Days after which rows of `worker.attempts` and delivered or dead webhook events are deleted.",
     )
 
