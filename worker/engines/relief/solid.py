@@ -130,8 +130,8 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
         volume += np.float32(section.box) * np.minimum(f, s)
     top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
     volume *= top[None, :, None]
-    _add_thin(volume, front[0], side[0], (x, z))
-    _add_thin(volume.transpose(2, 1, 0), side[0], front[0], (z, x))
+    _add_thin(volume, front[0], side[0], z)
+    _add_thin(volume.transpose(2, 1, 0), side[0], front[0], x)
     _add_lost(volume, front[0], z)
     _add_lost(volume.transpose(2, 1, 0), side[0], x)
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
@@ -176,7 +176,7 @@ def _add_thin(
     volume: NDArray[np.float32],
     seen: Share,
     other: Share,
-    places: tuple[NDArray[np.float32], NDArray[np.float32]],
+    along: NDArray[np.float32],
 ) -> None:
     """Give the thin parts of an outline their own thickness, in the middle of what the other photo shows at their height.
 
@@ -184,20 +184,17 @@ def _add_thin(
         volume: (N, M, K) of the solid, changed in place.
         seen: (N, M) of the outline with the thin parts.
         other: (K, M) of the outline from the side.
-        places: (N,) and (K,) the samples along the two.
+        along: (K,) the samples along the other outline.
     """
-    columns = np.flatnonzero(seen.thin.any(axis=1))
-    if not len(columns):
-        return
-    part = slice(columns[0], columns[-1] + 1)
-    along = places[1]
+    columns, rows = np.nonzero(seen.thin)
     weight = np.maximum(other.inside, 0) ** 4
     middle = (weight * along[:, None]).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-9)
     middle = ndimage.gaussian_filter1d(middle, 2)
-    own = seen.squared[part, :, None] - (along - middle[:, None])[None] ** 2
-    own = np.minimum(own, (other.inside * other.top).T[None])
-    share = seen.thin[part, :, None] * (1 - other.thin.T[None])
-    volume[part] += share * (own - volume[part])
+    own = seen.squared[columns, rows, None] - (along - middle[rows, None]) ** 2
+    own = np.minimum(own, (other.inside * other.top).T[rows])
+    share = seen.thin[columns, rows, None] * (1 - other.thin.T[rows])
+    whole = volume[columns, rows]
+    volume[columns, rows] = whole + share * (own - whole)
 
 
 def section_of(outlines: Sequence[Outline]) -> Section:
