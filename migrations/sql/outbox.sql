@@ -135,11 +135,13 @@ END $$;
 -- Make due what waited behind an event that has ended or was deleted: the job's next event, and those of the shop as a whole.
 CREATE OR REPLACE FUNCTION worker.release_events(shop_name text, job uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    next_seq bigint;
 BEGIN
-    UPDATE worker.outbox SET next_attempt_at = now()
-    WHERE next_attempt_at IS NULL AND seq = (
-        SELECT seq FROM worker.outbox
-        WHERE job_id = job AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id, seq LIMIT 1);
+    -- Locked first: a progress event that is replaced meanwhile has another seq afterwards, and an UPDATE would miss it.
+    SELECT seq INTO next_seq FROM worker.outbox
+        WHERE job_id = job AND delivered_at IS NULL AND dead_at IS NULL ORDER BY job_id, seq LIMIT 1 FOR UPDATE;
+    UPDATE worker.outbox SET next_attempt_at = now() WHERE seq = next_seq AND next_attempt_at IS NULL;
     UPDATE worker.outbox AS event SET next_attempt_at = now()
     WHERE next_attempt_at IS NULL AND seq = (
             SELECT seq FROM worker.outbox

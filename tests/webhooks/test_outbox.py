@@ -85,6 +85,24 @@ def test_progress_that_comes_while_its_forerunner_is_being_taken_is_an_event_of_
     assert outbox.take(engine, sending_s=30) is None, "one event of a job is under way"
 
 
+def test_progress_that_is_replaced_while_its_forerunner_is_being_ended_becomes_due(
+    engine: Engine, database_url: str, sql: psycopg.Connection
+) -> None:
+    job = start_job(engine)
+    first = take(engine)
+    queue.report(engine, job, progress=10, stage="x", lease_s=30)
+    with psycopg.connect(database_url) as reporter:
+        values = {"id": job.id, "token": job.lease_token, "progress": 40, "stage": "x", "lease_s": 30}
+        reporter.execute(queue.QUERIES["report"].encode(), values)
+        sender = threading.Thread(target=lambda: outbox.delivered(engine, first))
+        sender.start()
+        blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        until(lambda: sql.execute(blocked).fetchone() == (1,), what="the sender to wait for the reporter")
+        reporter.commit()
+        sender.join()
+    assert json.loads(take(engine).body)["progress"] == 40
+
+
 def test_a_token_that_is_not_the_event_s_any_more_settles_nothing(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
