@@ -32,15 +32,19 @@ BEGIN
         AND NOT EXISTS (SELECT FROM worker.superseded AS rest WHERE rest.path = path AND rest.before > requested_at);
 END $$;
 
--- Lock a shop for this claim. True if fewer than `most` of its jobs run. Claims of one shop wait for each other here until one
+-- Lock a shop for this claim. True if fewer of its jobs run than `most` and its plan allow; null: no limit. Claims of one shop wait for each other here until one
 -- commits. A claim that has locked one shop, and found it full, does not wait for the lock of another: no deadlock.
 CREATE OR REPLACE FUNCTION worker.shop_has_room(name text, most int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
 #variable_conflict use_variable
 DECLARE
     key CONSTANT bigint := hashtextextended('worker shop ' || name, 0);
+    limited CONSTANT int := least(most, (SELECT jobs_at_once FROM worker.shop_limits WHERE shop = name));
 BEGIN
-    IF (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) >= most THEN
+    IF limited IS NULL THEN
+        RETURN true;
+    END IF;
+    IF (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) >= limited THEN
         RETURN false;
     END IF;
     IF coalesce(current_setting('worker.locked_shop', true), '') = '' THEN
@@ -48,7 +52,7 @@ BEGIN
     ELSIF NOT pg_try_advisory_xact_lock(key) THEN
         RETURN false;
     END IF;
-    RETURN (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) < most;
+    RETURN (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) < limited;
 END $$;
 
 -- Choose the next job and lock its row. `pools` and `engines` name the lines that the host can take: a line holds the jobs of
@@ -122,7 +126,7 @@ BEGIN
                 IF chosen IS NOT NULL THEN
                     RETURN chosen;
                 END IF;
-            ELSIF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
+            ELSIF worker.shop_has_room(turn, shop_limit) THEN
                 RETURN chosen;
             END IF;
         END LOOP;
@@ -220,7 +224,7 @@ BEGIN
               SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs WHERE status = 'processing'))
           AND worker.path_is_free(path, queued_at);
         CONTINUE WHEN chosen IS NULL;
-        IF shop_limit IS NULL OR worker.shop_has_room(turn, shop_limit) THEN
+        IF worker.shop_has_room(turn, shop_limit) THEN
             RETURN chosen;
         END IF;
         full_shop := turn;

@@ -58,6 +58,8 @@ def test_the_page_has_every_rule(sql: psycopg.Connection) -> None:
         " WHERE oid = 'worker.check_job_rules'::regproc"
         " UNION SELECT (regexp_matches(prosrc, $$CONSTRAINT = '(\\w+)'$$, 'g'))[1] FROM pg_proc"
         " WHERE oid = 'worker.receive_job'::regproc"
+        " UNION SELECT (regexp_matches(prosrc, $$refuse_job\\('(\\w+)'\\)$$, 'g'))[1] FROM pg_proc"
+        " WHERE oid = 'worker.keep_plans'::regproc"
         " UNION SELECT indexrelid::regclass::text FROM pg_index"
         " WHERE indrelid = 'public.jobs'::regclass AND indisunique AND indexrelid::regclass::text LIKE 'dedupe%'"
     ).fetchall()
