@@ -124,7 +124,7 @@ BEGIN
         RETURNING token, next_try_at INTO now_holder, now_due;
     ELSIF before.requested_at <= requested OR on_purpose THEN
         -- Who asks on purpose, or has the model made anew, may miss a file at the path that the database thinks is there.
-        anew := on_purpose OR EXISTS (SELECT FROM public.jobs AS job WHERE job.id = its_job AND job.refresh);
+        anew := on_purpose OR EXISTS (SELECT FROM public.jobs AS job WHERE job.id = publish.its_job AND job.refresh);
         UPDATE worker.published AS one
         SET digest = its_digest, job_id = its_job, requested_at = greatest(one.requested_at, requested),
             -- Tries that did not come to their end count on: see end_publication().
