@@ -24,7 +24,19 @@ from worker.core.settings import ConfigError
 from worker.database.taken import check_names
 
 SQL = Path(__file__).parent / "sql"
-FILES = ("jobs", "claim", "outbox", "hosts", "erasure", "versions", "review", "batches", "plans", "views", "access")
+FILES = (
+    "jobs",
+    "claim",
+    "outbox",
+    "hosts",
+    "erasure",
+    "versions",
+    "review",
+    "batches",
+    "plans",
+    "views",
+    "access",
+)
 
 
 def migrate(connection: sa.Connection | None) -> None:
