@@ -232,11 +232,12 @@ def forget(sql: psycopg.Connection, shop: str, product: str | None = None) -> UU
 
 def finish(engine: Engine, store: Store, sql: psycopg.Connection) -> None:
     """Carry out all erasures, as daemons do, without the waits between their rounds."""
-    for _ in range(20):
+    for _ in range(200):
         while work := erase.take(engine):
             erase.carry_out(engine, store, work)
         if sql.execute("SELECT count(*) FROM worker.erasures WHERE done_at IS NULL").fetchone() == (0,):
             return
+        time.sleep(0.01)  # for a lease to expire
         expire(sql)
         time.sleep(0.02)  # a lease may still run for some milliseconds
     raise AssertionError("an erasure does not end")
