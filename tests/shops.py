@@ -180,6 +180,7 @@ def furnish(sql: psycopg.Connection, shelf: Shelf, shop: str, products: int = 2)
             "INSERT INTO worker.batch_changes (shop, batch, waiting) VALUES (%s, %s, 1)", name_of_batch
         )
     sql.execute("INSERT INTO worker.shop_days (shop, day, quality) VALUES (%s, now(), 'fast')", [shop])
+    sql.execute("INSERT INTO worker.shop_changes VALUES (%s, now(), 'fast', 1, 0, 0, 0, 1, 1, 1)", [shop])
     insert(sql, shop, "batched", batch="spring")
     sql.execute("SELECT worker.write_shop_event(%s, 'batch.finished', '{}')", [shop])
     sql.execute(

@@ -21,8 +21,8 @@ BEGIN
     GRANT USAGE ON SCHEMA worker TO worker;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts, worker.superseded,
         worker.versions, worker.published, worker.erasures, worker.batches, worker.batch_changes, worker.shop_limits,
-        worker.shop_days TO worker;
-    GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health, public.batch_status TO worker;
+        worker.shop_days, worker.shop_changes TO worker;
+    GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health, public.batch_status, public.shop_usage TO worker;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO worker;
     GRANT EXECUTE ON FUNCTION public.forget_shop, public.forget_product TO worker;
@@ -32,7 +32,7 @@ BEGIN
     FOR found IN
         SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts', 'worker.hosts', 'worker.superseded',
             'worker.versions', 'worker.published', 'worker.erasures', 'worker.batches', 'worker.batch_changes',
-            'worker.shop_limits', 'worker.shop_days']) AS wanted
+            'worker.shop_limits', 'worker.shop_days', 'worker.shop_changes']) AS wanted
         WHERE NOT EXISTS (
             SELECT FROM pg_policy WHERE polrelid = wanted::regclass AND polname = 'worker_sees_all')
     LOOP
@@ -48,9 +48,10 @@ DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'service_role') THEN
         RETURN;
     END IF;
-    REVOKE ALL ON public.job_status, public.queue_health, public.batch_status FROM service_role;
-    GRANT SELECT ON public.job_status, public.queue_health, public.batch_status TO service_role;
+    REVOKE ALL ON public.job_status, public.queue_health, public.batch_status, public.shop_usage FROM service_role;
+    GRANT SELECT ON public.job_status, public.queue_health, public.batch_status, public.shop_usage TO service_role;
     GRANT SELECT ON worker.batches, worker.batch_changes TO service_role;  -- for batch_status
+    GRANT SELECT ON worker.shop_days, worker.shop_changes TO service_role;  -- for shop_usage
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs TO service_role;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO service_role;
@@ -77,7 +78,8 @@ DECLARE
     found name;
 BEGIN
     FOR found IN SELECT rolname FROM pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-        EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health, public.batch_status FROM %I', found);
+        EXECUTE format('REVOKE ALL ON public.jobs, public.job_status, public.queue_health, public.batch_status, '
+            'public.shop_usage FROM %I', found);
         EXECUTE format('GRANT SELECT ON public.jobs TO %I', found);
         EXECUTE format('REVOKE ALL ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, '
             'public.publish_version, public.pause_host, public.resume_host FROM %I', found);

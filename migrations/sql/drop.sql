@@ -1,7 +1,7 @@
 -- Drop all that the other files make, with the triggers and the constraint that call it, so that the tables can go back to
 -- an earlier revision: migrations/env.py. The schema `worker` is ours alone; what is in `public` is named here.
 
-DROP VIEW IF EXISTS public.job_status, public.queue_health, public.batch_status, worker.demand;
+DROP VIEW IF EXISTS public.job_status, public.queue_health, public.batch_status, public.shop_usage, worker.demand;
 DROP FUNCTION IF EXISTS public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
     public.pause_host, public.resume_host;
 DROP FUNCTION IF EXISTS public.forget_shop, public.forget_product;

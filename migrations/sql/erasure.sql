@@ -59,6 +59,7 @@ BEGIN
     RETURNING id INTO erasure;
     IF its_product IS NULL THEN
         DELETE FROM worker.shop_limits WHERE shop = its_shop;
+        DELETE FROM worker.shop_changes WHERE shop = its_shop;
         DELETE FROM worker.shop_days WHERE shop = its_shop;
     END IF;
     PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
@@ -314,6 +315,8 @@ BEGIN
         WHERE event.shop = mine.shop AND event.job_id IS NULL AND event.delivered_at IS NULL AND event.dead_at IS NULL
           AND worker.is_erased_event(mine, event);
         -- What the last of its jobs have added after the call.
+        DELETE FROM worker.shop_changes AS one
+        WHERE one.shop = mine.shop AND NOT EXISTS (SELECT FROM public.jobs AS job WHERE job.shop = mine.shop);
         DELETE FROM worker.shop_days AS one
         WHERE one.shop = mine.shop AND NOT EXISTS (SELECT FROM public.jobs AS job WHERE job.shop = mine.shop);
     END IF;

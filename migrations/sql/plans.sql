@@ -70,3 +70,79 @@ BEGIN
     RAISE check_violation USING SCHEMA = 'public', TABLE = 'jobs', CONSTRAINT = broken,
         MESSAGE = format('new row for relation "jobs" violates check constraint "%s"', broken);
 END $$;
+
+-- Write down what the end of an attempt or of a job adds to the usage of its shop. It locks nothing that another job's end
+-- needs: worker.fold_usage() adds these rows to the days. SECURITY DEFINER: who may cancel a job needs no right on the table.
+CREATE OR REPLACE FUNCTION worker.count_usage() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    report jsonb;
+BEGIN
+    -- An attempt that was released or lost leaves the report of the one before.
+    IF OLD.status = 'processing' AND NEW.metadata -> 'worker' IS DISTINCT FROM OLD.metadata -> 'worker' THEN
+        report := NEW.metadata -> 'worker';
+    END IF;
+    INSERT INTO worker.shop_changes (shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes)
+    VALUES (NEW.shop, now() AT TIME ZONE 'UTC', NEW.quality, (NEW.status = 'completed')::int, (NEW.status = 'failed')::int,
+        (NEW.status = 'cancelled')::int, worker.is_cached(NEW.status, NEW.metadata)::int,
+        worker.sum_numbers(jsonb_build_object('generate', report #> '{seconds,generate}')),
+        worker.sum_numbers(report -> 'cpu_seconds'),
+        CASE WHEN NEW.status = 'completed' THEN worker.sum_numbers(report -> 'bytes') ELSE 0 END);
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER count_usage AFTER UPDATE ON public.jobs
+FOR EACH ROW WHEN (OLD.status = 'processing' AND NEW.status <> 'processing' OR OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL)
+EXECUTE FUNCTION worker.count_usage();
+
+-- Sum the numbers among an object's values; 0 if there are none. No report may keep a job from its end.
+CREATE OR REPLACE FUNCTION worker.sum_numbers(of_object jsonb) RETURNS double precision
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(sum(CASE WHEN jsonb_typeof(value) = 'number' THEN least(value::numeric, 1e12) END), 0)::float8
+    FROM jsonb_each(CASE WHEN jsonb_typeof(of_object) = 'object' THEN of_object ELSE '{}' END)
+$$;
+
+-- Add up to `most` changes to the days of their shops, and delete them. Returns their number; 0 while another daemon does it.
+-- An erasure deletes from both tables in the same order, so that neither waits for the other in a circle.
+CREATE OR REPLACE FUNCTION worker.fold_usage(most int) RETURNS int
+LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
+DECLARE
+    folded int;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('worker fold usage')) THEN
+        RETURN 0;
+    END IF;
+    WITH taken AS (
+        DELETE FROM worker.shop_changes WHERE ctid = ANY (ARRAY(SELECT ctid FROM worker.shop_changes LIMIT most)) RETURNING *
+    ), added AS (
+        INSERT INTO worker.shop_days AS one
+            (shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes)
+        SELECT shop, day, quality, sum(completed), sum(failed), sum(cancelled), sum(cached), sum(device_seconds),
+            sum(cpu_seconds), sum(bytes)
+        FROM taken GROUP BY shop, day, quality
+        ON CONFLICT (shop, day, quality) DO UPDATE
+        SET completed = one.completed + excluded.completed, failed = one.failed + excluded.failed,
+            cancelled = one.cancelled + excluded.cancelled, cached = one.cached + excluded.cached,
+            device_seconds = one.device_seconds + excluded.device_seconds,
+            cpu_seconds = one.cpu_seconds + excluded.cpu_seconds, bytes = one.bytes + excluded.bytes
+    )
+    SELECT count(*) INTO folded FROM taken;
+    RETURN folded;
+END $$;
+
+-- What each shop has used on each day: the sums, and the changes that are not in them yet.
+CREATE OR REPLACE VIEW public.shop_usage WITH (security_invoker = true) AS
+SELECT shop, day, quality, sum(completed)::int AS completed, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled,
+    sum(cached)::int AS cached, (100 * sum(cached) / greatest(1, sum(completed)))::int AS cached_percent,
+    sum(device_seconds) AS device_seconds, sum(cpu_seconds) AS cpu_seconds, sum(bytes)::bigint AS bytes
+FROM (
+    SELECT shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes
+    FROM worker.shop_days WHERE quality <> ''
+    UNION ALL
+    SELECT shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes
+    FROM worker.shop_changes
+) AS parts
+GROUP BY shop, day, quality;
+
+COMMENT ON VIEW public.shop_usage IS
+'What each shop has used on each day in UTC, by the quality that its jobs asked for. `cached` are those completed jobs whose result was known before.';

@@ -23,12 +23,14 @@ def upgrade() -> None:
     _extend_jobs()
     _make_batches()
     _make_plans()
-    for table in ("batches", "batch_changes", "shop_limits", "shop_days"):
+    for table in ("batches", "batch_changes", "shop_limits", "shop_days", "shop_changes"):
         op.execute(f"ALTER TABLE worker.{table} ENABLE ROW LEVEL SECURITY")
 
 
 def downgrade() -> None:
-    op.execute("DROP TABLE worker.shop_days, worker.shop_limits, worker.batch_changes, worker.batches")
+    op.execute(
+        "DROP TABLE worker.shop_changes, worker.shop_days, worker.shop_limits, worker.batch_changes, worker.batches"
+    )
     op.execute("DROP INDEX public.jobs_batch, public.jobs_start_by")
     op.execute("ALTER TYPE worker.claimed_job DROP ATTRIBUTE batch")
     op.execute("ALTER TABLE public.jobs DROP COLUMN batch, DROP COLUMN start_by")
@@ -126,3 +128,22 @@ def _make_plans() -> None:
         WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
     """)
     op.execute("COMMENT ON TABLE worker.shop_days IS 'What each shop has used, by day and preset.'")
+    op.execute("""
+        CREATE TABLE worker.shop_changes (
+            shop text NOT NULL,
+            day date NOT NULL,
+            quality text NOT NULL,
+            completed int NOT NULL,
+            failed int NOT NULL,
+            cancelled int NOT NULL,
+            cached int NOT NULL,
+            device_seconds double precision NOT NULL,
+            cpu_seconds double precision NOT NULL,
+            bytes bigint NOT NULL
+        )
+        WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 200)
+    """)
+    op.execute("""
+        COMMENT ON TABLE worker.shop_changes IS
+        'What jobs have used since a daemon last added such rows to worker.shop_days.'
+    """)

@@ -442,6 +442,7 @@ def use_roles(sql: psycopg.Connection) -> None:
             "SELECT cancel_job(gen_random_uuid())",
             "SELECT cancel_batch('b', 'x')",
             "SELECT count(*) FROM batch_status",
+            "SELECT count(*) FROM shop_usage",
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 sql.execute(text.encode())

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import Engine
 
+from worker.core.errors import JobError
 from worker.jobs import queue
 
 Sql = psycopg.Connection[Any]
@@ -192,3 +193,45 @@ def test_jobs_at_once_are_exact_with_many_claimers(engine: Engine, sql: Sql) -> 
     for thread in threads:
         thread.join()
     assert most == 3, "reached, and never passed"
+
+
+def usage(sql: Sql) -> list[tuple[Any, ...]]:
+    return sql.execute(
+        "SELECT shop, quality, completed, failed, cancelled, cached, cached_percent, device_seconds, cpu_seconds, bytes"
+        " FROM shop_usage WHERE day = (now() AT TIME ZONE 'UTC')::date ORDER BY shop, quality"
+    ).fetchall()
+
+
+def test_the_usage_of_a_shop_is_exact_folded_or_not_and_outlives_its_rows(engine: Engine, sql: Sql) -> None:
+    limit(sql, jobs_a_day=100)
+    insert(sql, 5)
+    insert(sql, quality="auto", first=5)
+    report = {
+        "seconds": {"generate": 2.5, "upload": 9},
+        "cpu_seconds": {"cutout": 1, "finish": 2},
+        "bytes": {"glb": 7},
+    }
+
+    def claim() -> queue.Job:
+        job = queue.claim(engine, worker="w", lease_s=30)
+        assert job
+        return job
+
+    queue.complete(engine, claim(), model_url="x", report=report)
+    queue.complete(engine, claim(), model_url="x", report={"cached": "another", "bytes": {"glb": 7}})
+    queue.fail(
+        engine, claim(), JobError("no_space"), report=report
+    )  # is retried later: no end, but its seconds count
+    queue.fail(engine, claim(), JobError("no_object"), report={"seconds": "odd", "cpu_seconds": {"a": "odd"}})
+    queue.release(engine, claim())
+    sql.execute("UPDATE jobs SET cancel_requested_at = now() WHERE status = 'pending'")
+    expected = [("a", "auto", 0, 0, 1, 0, 0, 0, 0, 0), ("a", "fast", 2, 1, 2, 1, 50, 5.0, 6.0, 14)]
+    assert usage(sql) == expected
+    assert queue.fold_usage(engine, 2) == 2
+    assert usage(sql) == expected
+    assert queue.fold_usage(engine, 100) > 0
+    assert queue.fold_usage(engine, 100) == 0
+    sql.execute("DELETE FROM jobs")
+    assert usage(sql) == expected
+    sql.execute("SELECT forget_shop('a')")
+    assert usage(sql) == []

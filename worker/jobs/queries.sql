@@ -315,6 +315,10 @@ SELECT public.retry_batch(:shop, :batch);
 -- Set the priority of the unfinished jobs of a batch.
 SELECT public.set_batch_priority(:shop, :batch, :priority);
 
+-- name: fold_usage
+-- Add what jobs have used to the days of their shops. Returns how many changes were added.
+SELECT worker.fold_usage(:most) AS folded;
+
 -- name: prune_batches
 -- Delete the sums of old batches that have no jobs any more.
 SELECT batch AS id FROM worker.prune_batches(:days, :batch) AS batch;

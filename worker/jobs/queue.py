@@ -156,6 +156,11 @@ def expire(engine: Engine, most: int) -> list[Row]:
     return _all(engine, "expire", message=ERRORS["expired"].message, most=most)
 
 
+def fold_usage(engine: Engine, most: int) -> int:
+    """Add up to `most` changes of what shops have used to their days. Returns how many; 0 while another daemon does it."""
+    return int(_all(engine, "fold_usage", most=most)[0]["folded"])
+
+
 def notify(engine: Engine, channel: str) -> None:
     """Send an empty notification on a channel."""
     _all(engine, "notify", channel=channel)

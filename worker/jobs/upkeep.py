@@ -30,6 +30,7 @@ GATHER_S = 1.0  # between a wake-up and its round, so that a round folds what ma
 STOP_S = 5.0  # the longest that a stopping daemon waits for a round to end
 PRUNE_EVERY_S = 900.0
 BATCH = 200
+USAGES = 20_000  # changes of what shops have used, in one statement
 UNSENDABLE_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
 
 log = structlog.get_logger()
@@ -192,7 +193,7 @@ class Upkeep(threading.Thread):
                 break
 
     def prune(self) -> None:
-        """Delete a batch of each kind of old rows; the next one soon if a batch was full."""
+        """Delete a batch of each kind of old rows, and add what shops have used to their days; more soon if one was full."""
         plan: dict[Prunable, int | None] = {
             # First, since a job is kept for as long as there is an event of it to send.
             "unsendable": None if self.settings.backend_url else UNSENDABLE_DAYS,
@@ -209,5 +210,5 @@ class Upkeep(threading.Thread):
         gone["hosts"] = hosts.forget(self.engine)
         if any(gone.values()):
             log.info("pruned", **gone)
-        full = any(count == BATCH for count in gone.values())
+        full = queue.fold_usage(self.engine, USAGES) == USAGES or BATCH in gone.values()
         self._prune_at = time.monotonic() + (0 if full else PRUNE_EVERY_S * jitter(0.8, 1))
