@@ -240,7 +240,6 @@ def finish(engine: Engine, store: Store, sql: psycopg.Connection) -> None:
             return
         time.sleep(0.01)  # for a lease to expire
         expire(sql)
-        time.sleep(0.02)  # a lease may still run for some milliseconds
     raise AssertionError("an erasure does not end")
 
 
