@@ -370,6 +370,7 @@ def events() -> Iterator[str]:
                 else:
                     assert (file.name, ast.unparse(name)) in {
                         ("supabase.py", "code"),
+                        ("local.py", "code"),
                         ("attempt.py", "event"),
                     }, file
 

@@ -36,7 +36,9 @@ def test_rows_become_models_in_one_child_that_does_not_grow(
     url = photos("mug.png", mug)
     peaks = []
     for n in range(3):
-        job = queue.enqueue(engine, shop="a", product_id=str(n), image_urls=[url], quality="fast")
+        job = queue.enqueue(
+            engine, shop="a", product_id=str(n), image_urls=[url], quality="fast", refresh=True
+        )
         until(lambda job=job: queue.get_jobs(engine, [job])[0]["completed_at"], 120)  # type: ignore[misc]
         row = queue.get_jobs(engine, [job])[0]
         assert row["status"] == "completed", row["error_message"]

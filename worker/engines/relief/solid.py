@@ -125,8 +125,10 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     # Over x, y and z.
     f = _between([share.inside[:, :, None] for share in front], z)
     s = _between([share.inside.T[None] for share in side], x[:, None, None])
-    volume = (1 - np.float32(section.box)) * (f + s - 1)
+    volume = f + s
+    volume -= 1
     if section.box:
+        volume *= 1 - np.float32(section.box)
         volume += np.float32(section.box) * np.minimum(f, s)
     top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
     volume *= top[None, :, None]
@@ -235,7 +237,9 @@ def _between(shares: Sequence[NDArray[np.float32]], along: NDArray[np.float32]) 
     low, high = along.min(), along.max()
     weight = np.clip((along - low) / (high - low) * 2 - np.float32(0.5), 0, 1)
     weight = weight * weight * (3 - 2 * weight)
-    return np.asarray(shares[1] + weight * (shares[0] - shares[1]), np.float32)
+    between: NDArray[np.float32] = weight * (shares[0] - shares[1])
+    between += shares[1]
+    return between
 
 
 def _extent(height: Height) -> tuple[tuple[float, float], tuple[float, float]]:
