@@ -1,4 +1,4 @@
-"""How lanes come by their children, without children: what `start` does is the test's."""
+"""Test how lanes come by their children, without children: what `start` does is the test's."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -162,7 +162,7 @@ def _claim_and_complete(engine: Engine) -> None:
 
 
 def _reads(engine: Engine) -> dict[str, int]:
-    """How often the table and its indexes were scanned, and how many rows that brought."""
+    """Return how often the table and its indexes were scanned, and how many rows that brought."""
     with engine.connect() as connection:
         # What this connection has done is counted before its answer comes.
         connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")

@@ -7,11 +7,9 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from conftest import connected, new_database
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from psycopg.rows import dict_row
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from machine import explore, in_database
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue
@@ -194,17 +192,8 @@ class Life(RuleBasedStateMachine):
 
 @pytest.fixture
 def life(postgres: Postgres) -> Iterator[type[Life]]:
-    with (
-        new_database(postgres) as url,
-        connected(url) as engine,
-        psycopg.connect(url, autocommit=True, row_factory=dict_row) as connection,
-    ):
-        # hypothesis repeats what it has done and expects the same: no wait may be random.
-        connection.execute(
-            "CREATE OR REPLACE FUNCTION worker.retry_wait(attempts int) RETURNS interval LANGUAGE sql"
-            " RETURN make_interval(secs => 15 * 2.0 ^ (attempts - 1))"
-        )
-        yield type("Life", (Life,), {"engine": engine, "sql": connection})
+    with in_database(Life, postgres) as machine:
+        yield machine
 
 
 @pytest.mark.parametrize(
@@ -213,14 +202,4 @@ def life(postgres: Postgres) -> Iterator[type[Life]]:
 def test_whatever_happens_upkeep_brings_the_files_to_what_the_database_names(
     life: type[Life], examples: int, steps: int
 ) -> None:
-    run_state_machine_as_test(
-        life,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            derandomize=True,
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    explore(life, examples, steps)

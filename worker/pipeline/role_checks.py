@@ -69,7 +69,7 @@ class _Halves(NamedTuple):
 
     @property
     def doubt(self) -> float:
-        """How much better the wrong way round is."""
+        """Return by how much the wrong way round is better."""
         return 0.0 if math.isnan(self.stated - self.wrong) else self.stated - self.wrong
 
 

@@ -14,7 +14,7 @@ FLAP = (0.352, 0.36, 0.13)  # half width, lower edge, radius of the corners
 
 @jit
 def outline(m: float, y: float) -> tuple[float, float]:
-    """How far a point of the front is outside the flap, and where along the flap's edge it is nearest."""
+    """Return how far a point of the front is outside the flap, and where along the flap's edge it is nearest."""
     half, low, r = FLAP
     a, b = m - half + r, low + r - y
     if a > 0 and b > 0:

@@ -68,7 +68,7 @@ def bulb(r: float, y: float) -> float:
 
 @jit
 def paper(x: float, y: float, z: float, r: float) -> float:
-    """How far inside the label's outline a point of the wall is; below zero outside."""
+    """Return how far inside the label's outline a point of the wall is; below zero outside."""
     return min(
         HALF - abs(atan2(x, z)), (0.5 * (LABEL[1] - LABEL[0]) - abs(y - 0.5 * (LABEL[0] + LABEL[1]))) / r
     )
