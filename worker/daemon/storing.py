@@ -82,15 +82,7 @@ def publish(context: LaneContext, job: Job, version: Version, path: str) -> None
     What takes too long, or comes too late, is left to the file work of any daemon. Raises: sqlalchemy's DBAPIError.
     """
     deadline = time.monotonic() + PUBLISH_S
-    work = Publication(
-        path=path,
-        stem=version.stem,
-        shop=job.shop,
-        digest=version.digest,
-        job_id=job.id,
-        token=job.lease_token,
-        files=version.hashes,
-    )
+    work = Publication.of(job, path=path, stem=version.stem, digest=version.digest, files=version.hashes)
 
     def check() -> None:
         if context.stop.releasing or time.monotonic() > deadline:
