@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from worker.core.errors import JobError
 from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
+from worker.ops.dashboard import job as job_page
 from worker.ops.dashboard import pages
 from worker.storage.local import LocalStore
 from worker.versions import erase
@@ -227,7 +228,7 @@ def _live(place: Place, change: str) -> None:
     assert sql.execute("SELECT bool_and(metadata ->> 'seen' = 'true') FROM jobs").fetchone() == (True,)
     assert len(queue.recent(engine)) == 3
     for job_id in (first, second, third):
-        assert pages.job(engine, job_id)
+        assert job_page.story(engine, job_id)
     queue.health(engine), hosts.list_hosts(engine), queue.failures(engine), hosts.check_in(engine, HOST)
     while event := outbox.take(engine, sending_s=30):
         outbox.delivered(engine, event)

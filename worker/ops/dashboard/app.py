@@ -24,7 +24,7 @@ from starlette.routing import Route
 from worker import database, engines
 from worker.core.errors import first_line, printable
 from worker.core.settings import ConfigError, Settings
-from worker.ops.dashboard import access, pages
+from worker.ops.dashboard import access, job, pages
 from worker.ops.terminal import formats
 from worker.storage.paths import last_part
 
@@ -93,7 +93,7 @@ class _Site:
 
     def job(self, request: Request) -> Response:
         try:
-            found = pages.job(self.engine, UUID(request.path_params["id"]))
+            found = job.story(self.engine, UUID(request.path_params["id"]))
         except ValueError:
             found = None
         if found is None:
