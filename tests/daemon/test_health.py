@@ -387,9 +387,14 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
     assert documented == logged
 
 
-def test_every_error_code_is_documented_and_no_other() -> None:
+def test_every_error_code_is_documented_with_its_sentence_and_no_other() -> None:
     text = OPERATIONS.read_text().partition("## Error codes")[2].partition("\n## ")[0]
-    assert set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE)) == set(ERRORS)
+    text = re.sub(r"\[[^\]]+\]\(([^)]+)\)", r"docs/\1", text)
+    documented = {
+        code: (retried == "yes", sentence)
+        for code, retried, sentence in re.findall(r"^\| `(\w+)` \| (yes|no) \| (.*) \|$", text, re.MULTILINE)
+    }
+    assert documented == {code: (kind.retryable, kind.operator) for code, kind in ERRORS.items()}
 
 
 def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Judged:
 def test_a_good_photo_makes_a_good_score_and_only_what_it_does_not_show_is_said(good: Judged) -> None:
     report, model, *_ = good
     assert report["score"] > 80
+    assert report["score"] == pytest.approx(100 * math.prod(report["parts"].values()), abs=0.5)
     assert report["silhouette_iou"] > 0.97
     assert report["delta_e"] < 3
     assert 0.2 < report["coverage"] < 0.5

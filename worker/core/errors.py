@@ -8,57 +8,138 @@ from typing import NamedTuple
 
 
 class ErrorKind(NamedTuple):
-    """The meaning of an error code: whether a retry can help, and a sentence for a merchant."""
+    """The meaning of an error code."""
 
-    retryable: bool
-    message: str
+    retryable: bool  # a retry can help
+    message: str  # for a merchant
+    operator: str  # for whoever runs the worker, in Markdown: what it means, and what to do
 
 
 ERRORS: dict[str, ErrorKind] = {
     # The photos
-    "photo_url_refused": ErrorKind(False, "The photo's URL cannot be used. It must begin with https://."),
+    "photo_url_refused": ErrorKind(
+        False,
+        "The photo's URL cannot be used. It must begin with https://.",
+        "The URL is not an https URL. Fix the backend.",
+    ),
     "photo_host_refused": ErrorKind(
-        False, "The photo is on a server that is not allowed. Upload it to the shop."
+        False,
+        "The photo is on a server that is not allowed. Upload it to the shop.",
+        "The host is not in `WORKER_PHOTO_HOSTS`, or its address belongs to a private network.",
     ),
-    "photo_not_found": ErrorKind(False, "There is no photo at this URL any more. Upload it again."),
-    "photo_forbidden": ErrorKind(False, "The photo's server does not let us read it. Make the photo public."),
+    "photo_not_found": ErrorKind(
+        False,
+        "There is no photo at this URL any more. Upload it again.",
+        "404, 410 or a similar answer for the photo.",
+    ),
+    "photo_forbidden": ErrorKind(
+        False,
+        "The photo's server does not let us read it. Make the photo public.",
+        "401, 403 or similar. The usual reason is an expired signed URL.",
+    ),
     "photo_unreachable": ErrorKind(
-        True, "The photo's server could not be reached or did not answer in time."
+        True,
+        "The photo's server could not be reached or did not answer in time.",
+        "DNS error, connection error, 5xx, or too slow. If many shops are affected at once, check the worker's network.",
     ),
-    "photo_too_large": ErrorKind(False, "The photo's file is too large. Use one below 20 MB."),
-    "photo_too_many_pixels": ErrorKind(False, "The photo has too many pixels. Use one below 40 megapixels."),
-    "photo_too_small": ErrorKind(False, "The photo is too small. Use one of at least 64 by 64 pixels."),
-    "photo_not_an_image": ErrorKind(False, "The file is not a photo. Use JPEG, PNG, WebP or AVIF."),
+    "photo_too_large": ErrorKind(
+        False, "The photo's file is too large. Use one below 20 MB.", "More than 20 MB."
+    ),
+    "photo_too_many_pixels": ErrorKind(
+        False, "The photo has too many pixels. Use one below 40 megapixels.", "More than 40 megapixels."
+    ),
+    "photo_too_small": ErrorKind(
+        False,
+        "The photo is too small. Use one of at least 64 by 64 pixels.",
+        "Less than 64 pixels wide or high.",
+    ),
+    "photo_not_an_image": ErrorKind(
+        False,
+        "The file is not a photo. Use JPEG, PNG, WebP or AVIF.",
+        "Often an HTML page instead of a photo. Open the URL.",
+    ),
     "photo_too_complex": ErrorKind(
-        False, "The photo takes too much time or memory to open. Save it again as an ordinary JPEG or PNG."
+        False,
+        "The photo takes too much time or memory to open. Save it again as an ordinary JPEG or PNG.",
+        "The decoder reached its limit of memory or time. An attack, or a very unusual file.",
     ),
-    "photo_broken": ErrorKind(False, "The photo's file is damaged or incomplete. Upload it again."),
+    "photo_broken": ErrorKind(
+        False,
+        "The photo's file is damaged or incomplete. Upload it again.",
+        "The file is truncated or damaged.",
+    ),
     "no_object": ErrorKind(
-        False, "No product could be found in the photo. Use one that shows it on a plain background."
+        False,
+        "No product could be found in the photo. Use one that shows it on a plain background.",
+        "The cut-out is empty. If it happens for all photos: `worker weights verify`.",
     ),
     # The model
     "no_surface": ErrorKind(
-        False, "No 3D shape could be made from this photo. Try a clearer photo of the whole product."
+        False,
+        "No 3D shape could be made from this photo. Try a clearer photo of the whole product.",
+        "The engine found no shape.",
     ),
-    "out_of_memory": ErrorKind(True, "The server ran out of memory while making the model."),
-    "no_space": ErrorKind(True, "The server ran out of disk space while making the model."),
-    "temp_unavailable": ErrorKind(True, "The server's temporary files were lost while making the model."),
-    "timed_out": ErrorKind(False, "Making the model took too long and was stopped."),
-    "internal_error": ErrorKind(True, "Something went wrong while making the model."),
-    "worker_lost": ErrorKind(True, "The server that was making the model stopped working."),
-    "superseded": ErrorKind(False, "A newer request for the same product was finished first."),
-    "expired": ErrorKind(False, "The model could not be started in time. Request it again."),
+    "out_of_memory": ErrorKind(
+        True,
+        "The server ran out of memory while making the model.",
+        "GPU or host memory. Check for other processes: see `ModelWorkerGpuNearlyFull`.",
+    ),
+    "no_space": ErrorKind(
+        True,
+        "The server ran out of disk space while making the model.",
+        "The disk of `WORKER_TEMP_DIR` or `WORKER_STORAGE_DIR` is full, or has no room for more files (`df -i`).",
+    ),
+    "temp_unavailable": ErrorKind(
+        True,
+        "The server's temporary files were lost while making the model.",
+        "Somebody deleted files of the running job below `WORKER_TEMP_DIR`, or its disk cannot be used any more. Exclude the folder from clean-up jobs.",
+    ),
+    "timed_out": ErrorKind(
+        False,
+        "Making the model took too long and was stopped.",
+        "`WORKER_SOFT_LIMIT_S` or `WORKER_HARD_LIMIT_S` was reached. `stage` says where. Many of these point to a GPU that hangs.",
+    ),
+    "internal_error": ErrorKind(
+        True,
+        "Something went wrong while making the model.",
+        "A bug in the worker. Report the traceback of `child_error` or `lane_error` in the log. If `error_message` says that the model's file is damaged, the finished GLB did not pass its check: see docs/models.md#the-files.",
+    ),
+    "worker_lost": ErrorKind(
+        True,
+        "The server that was making the model stopped working.",
+        "The child or the whole worker ended during the job. See `child_died` in the log, or `job_rescued` on another host.",
+    ),
+    "superseded": ErrorKind(
+        False,
+        "A newer request for the same product was finished first.",
+        "Set on cancelled jobs: the model of a newer job for the same product was published first. No action needed.",
+    ),
+    "expired": ErrorKind(
+        False,
+        "The model could not be started in time. Request it again.",
+        "Set on cancelled jobs: no worker began the job by its `start_by`. If there are many, the queue is too long: add hosts, or set a later time.",
+    ),
     # The bucket
     "storage_unavailable": ErrorKind(
-        True, "The finished model could not be stored because the storage did not answer."
+        True,
+        "The finished model could not be stored because the storage did not answer.",
+        "The bucket did not answer within three minutes of tries. No jobs are claimed until it does.",
     ),
     # Retryable, because the operator can repair it, and no job should be lost to a changed key.
     "storage_denied": ErrorKind(
-        True, "The worker has no access to the storage. The shop's developer must look at it."
+        True,
+        "The worker has no access to the storage. The shop's developer must look at it.",
+        "The key or the bucket is wrong: `worker doctor`. No jobs are claimed until it works.",
     ),
-    "storage_too_large": ErrorKind(False, "The finished model is larger than the storage allows."),
+    "storage_too_large": ErrorKind(
+        False,
+        "The finished model is larger than the storage allows.",
+        "The file exceeds the size limit of the bucket or the project.",
+    ),
     "storage_refused": ErrorKind(
-        False, "The storage refused the finished model. The shop's developer must look at it."
+        False,
+        "The storage refused the finished model. The shop's developer must look at it.",
+        "The log event of the same name has the reason.",
     ),
 }
 

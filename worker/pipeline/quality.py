@@ -68,6 +68,7 @@ class Figures(NamedTuple):
 class Part(NamedTuple):
     """A part of the score."""
 
+    name: str  # a word for programs
     factor: float  # 0..1
     bad: bool = False  # bad enough for the warning
     warning: str = ""  # a sentence for a merchant
@@ -115,6 +116,7 @@ def assess(
     parts = rate(figures)
     return {
         "score": score(parts),
+        "parts": {part.name: round(part.factor, 3) for part in parts},
         "coverage": round(figures.coverage, 3),
         "cutout_certainty": round(figures.certainty, 3),
         "views_agreement": None if figures.agreement is None else round(figures.agreement, 3),
@@ -149,63 +151,74 @@ def rate(figures: Figures) -> list[Part]:
     outline = figures.outline or Outline(0.0, 0.0)
     return [
         Part(
+            "preview",
             preview if figures.preview else 1.0,
             figures.preview,
             "This is a preview: what the photos do not show is invented.",
         ),
         Part(
+            "roundness",
             BOXY + (1 - BOXY) * _rise(outline.boxiness, ROUND),
             outline.boxiness > WARN_BOXY,
             "The photo shows straight edges, and a preview without photos of the sides makes all things round.",
         ),
         Part(
+            "opening",
             OPENED + (1 - OPENED) * _rise(outline.opening, SOLID),
             outline.opening > WARN_OPENING,
             "The product has a large opening, and a preview without photos of the sides cannot tell its depth.",
         ),
         Part(
+            "coverage",
             0.75 + 0.25 * _rise(figures.coverage, COVERAGE),
             figures.coverage < WARN_COVERAGE,
             f"No photo shows {1 - figures.coverage:.0%} of the surface. Photos of the other sides make a better model.",
         ),
-        Part(CERTAIN + (1 - CERTAIN) * figures.certainty),
+        Part("cutout", CERTAIN + (1 - CERTAIN) * figures.certainty),
         Part(
+            "agreement",
             0.4 + 0.6 * _rise(agreement, AGREEMENT),
             agreement < WARN_AGREEMENT,
             "The photos do not agree: the model does not look like each of them.",
         ),
-        Part(LEFT_OUT**figures.left_out),
+        Part("left_out", LEFT_OUT**figures.left_out),
         Part(
+            "whole",
             1.0 if figures.whole else CUT_OFF,
             not figures.whole,
             "The product touches the photo's edge: what lies beyond is missing.",
         ),
         Part(
+            "sharpness",
             0.5 + 0.5 * _rise(figures.blur, PHOTO_BLUR),
             figures.blur > BLURRED,
             "The photo is blurred.",
         ),
         Part(
+            "photo_size",
             0.5 + 0.5 * _rise(figures.size, PHOTO_SIDE),
             figures.size < WARN_SIDE,
             f"Small photo: the product is {figures.size * 512:.0f} px long in it; 512 px are best.",
         ),
         Part(
+            "outline",
             _rise(seen.overlap, OVERLAP),
             LEAST_OVERLAP <= seen.overlap < WARN_OVERLAP,  # below it finishing has said so
             f"The model's outline is not the photo's: they share {seen.overlap:.0%}.",
         ),
         Part(
+            "colours",
             _rise(seen.difference, DIFFERENCE),
             seen.difference > WARN_DIFFERENCE,
             f"The model's colours are not the photo's: ΔE {seen.difference:.0f}.",
         ),
         Part(
+            "detail",
             0.4 + 0.6 * _rise(seen.detail, DETAIL),
             seen.detail < WARN_DETAIL,
             "Fine details of the photo are missing or out of place.",
         ),
-        Part(1.0 if figures.watertight else OPEN),
+        Part("closed", 1.0 if figures.watertight else OPEN),
     ]
 
 
