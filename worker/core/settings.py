@@ -251,8 +251,13 @@ class Settings(BaseSettings):
     dashboard_token: SecretStr | None = Field(
         None,
         min_length=16,
-        description="The token that `worker dashboard` asks for, 16 characters or more. Required if it listens on more than "
-        "localhost.",
+        description="The token with which people read the dashboard, 16 characters or more. It listens on more than localhost "
+        "only with this or the next one. See docs/dashboard.md.",
+    )
+    dashboard_act_token: SecretStr | None = Field(
+        None,
+        description="The tokens with which people act on the dashboard, and read it: a token, or `NAME:TOKEN` for each person, "
+        "separated by commas. The log names them.",
     )
 
     # Monitoring
@@ -285,6 +290,16 @@ class Settings(BaseSettings):
         ):
             raise ValueError("write hosts as `cdn.example.com`, `*.example.com` or `*`")
         return hosts
+
+    @field_validator("dashboard_act_token")
+    @classmethod
+    def _actors(cls, value: SecretStr | None) -> SecretStr | None:
+        parts = value.get_secret_value().split(",") if value else []
+        if not all(re.fullmatch(r"([\w.@-]{1,60}:)?[^\s:]{16,}", part) for part in parts):
+            raise ValueError(
+                "write a token of 16 characters or more, or NAME:TOKEN,NAME:TOKEN, without spaces and other colons"
+            )
+        return value
 
     @field_validator("name")
     @classmethod
@@ -329,10 +344,17 @@ class Settings(BaseSettings):
             with suppress(ValueError):
                 password = urlsplit(value).password or ""
                 found += [password, unquote(password)]
+        found += [token for _, token in self.dashboard_actors()]
         for secret in found:
             if len(secret) > 3:  # a shorter one could be a part of any word
                 text = text.replace(secret, "…")
         return text
+
+    def dashboard_actors(self) -> list[tuple[str, str]]:
+        """Return the name and the token of each person who may act on the dashboard; the name is `operator` if none is given."""
+        secret = self.dashboard_act_token
+        parts = (part.rpartition(":") for part in secret.get_secret_value().split(",")) if secret else ()
+        return [(name or "operator", token) for name, _, token in parts]
 
     def all_photo_hosts(self) -> list[str]:
         """`photo_hosts` and the hosts of the worker's own store, where a backend may keep its photos."""
@@ -355,6 +377,9 @@ def load() -> Settings:
         raise ConfigError("WORKER_HARD_LIMIT_S must not be less than WORKER_SOFT_LIMIT_S.")
     if settings.usdz and importlib.util.find_spec("pxr") is None:
         raise ConfigError("WORKER_USDZ needs usd-core, which is not installed: pip install usd-core.")
+    reading = settings.dashboard_token
+    if reading and any(token == reading.get_secret_value() for _, token in settings.dashboard_actors()):
+        raise ConfigError("WORKER_DASHBOARD_TOKEN only reads: it must not be in WORKER_DASHBOARD_ACT_TOKEN.")
     if settings.supabase_url and settings.storage_dir:
         raise ConfigError("Set SUPABASE_URL or WORKER_STORAGE_DIR, not both.")
     return settings

@@ -1,4 +1,4 @@
-"""`worker dashboard`: a web page for people. It only reads."""
+"""`worker dashboard`: web pages for people, who look at the queue there and act on it."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ def serve(settings: Settings, *, host: str, port: int) -> Iterator[str]:
 @contextmanager
 def _open(settings: Settings, host: str, port: int) -> Iterator[tuple[uvicorn.Server, socket.socket, str]]:
     """Yield the server, the socket that it listens on, and the page's URL."""
-    if settings.dashboard_token is None and not access.is_loopback(host):
+    if not (settings.dashboard_token or settings.dashboard_act_token or access.is_loopback(host)):
         raise ConfigError(
             f"WORKER_DASHBOARD_TOKEN is not set: on {host} everybody who reaches the page could read it. Set a token "
             "(openssl rand -hex 24), or serve the page on localhost and open it through ssh -L."

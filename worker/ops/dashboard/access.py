@@ -1,63 +1,13 @@
-"""Access to the pages, and the sources from which a browser may load."""
+"""The hosts at which pages are served, the sources from which a browser may load, and the URLs that it may follow."""
 
-import hashlib
-import hmac
 import ipaddress
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from worker.core.settings import Settings
 
-COOKIE = "worker_dashboard"
-COOKIE_S = 30 * 86_400
-
-
-class TokenAuth:
-    """Let in clients that know the token; without a configured token, all clients on localhost."""
-
-    def __init__(self, token: str | None) -> None:
-        self.token = token.encode() if token else None
-
-    def verify(self, token: str) -> bool:
-        """Compare a token in constant time. False where no token is configured."""
-        return self.token is not None and hmac.compare_digest(token.encode(), self.token)
-
-    def authorize(self, request: Request) -> bool:
-        """True if the request carries the token, as a bearer or in our cookie."""
-        if self.token is None:
-            # Only on loopback, where another site's page could reach us under its own name (DNS rebinding).
-            return is_loopback(_host(request))
-        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self.verify(credentials.strip())
-        cookie = request.cookies.get(COOKIE, "")
-        return hmac.compare_digest(cookie.encode(), self._cookie().encode())
-
-    def set_cookie(self, request: Request, response: Response) -> None:
-        """Log the browser in for COOKIE_S seconds."""
-        response.set_cookie(
-            COOKIE,
-            self._cookie(),
-            max_age=COOKIE_S,
-            httponly=True,
-            samesite="lax",
-            secure=request.url.scheme == "https",
-        )
-
-    def _cookie(self) -> str:
-        """Return the cookie's value. It is not the token: somebody who finds the cookie cannot log in elsewhere with it."""
-        return hmac.new(self.token or b"", b"worker dashboard", hashlib.sha256).hexdigest()
-
-
-def _host(request: Request) -> str:
-    """Return the host that the client named. request.url falls back to our own address if the header is malformed."""
-    try:
-        return urlsplit("//" + request.headers.get("host", "")).hostname or ""
-    except ValueError:
-        return ""
+LONGEST_PATH = 8000  # letters
 
 
 def is_loopback(host: str) -> bool:
@@ -87,7 +37,8 @@ def headers(settings: Settings) -> Mapping[str, str]:
     return {
         "content-security-policy": "; ".join(f"{name} {' '.join(of)}" for name, of in policy.items()),
         "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
+        # A browser that may send no referrer to anybody sends the origin "null" with our own forms.
+        "referrer-policy": "same-origin",
         "cross-origin-opener-policy": "same-origin",
         "x-frame-options": "DENY",
     }
@@ -103,6 +54,12 @@ def web_url(value: object) -> str | None:
     except ValueError:
         return None
     return value if parts.scheme in {"http", "https"} and host and not user else None
+
+
+def own_path(text: str) -> str:
+    """Return a path of ours with its query, as a form may name it for the page after it; the overview for anything else."""
+    is_ours = re.fullmatch(r"/(?![/\\])[!-\[\]-~]*", text) is not None
+    return text if is_ours and len(text) <= LONGEST_PATH else "/"
 
 
 def _origins(settings: Settings) -> list[str]:

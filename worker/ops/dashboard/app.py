@@ -1,5 +1,6 @@
-"""The routes: two pages and a login, all read-only. dashboard.js fetches the pages again to keep them up to date."""
+"""The routes: pages, which read, and actions, which change. dashboard.js fetches the pages again to keep them up to date."""
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 from uuid import UUID
 
+import structlog
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -24,7 +27,7 @@ from starlette.routing import Route
 from worker import database, engines
 from worker.core.errors import first_line, printable
 from worker.core.settings import ConfigError, Settings
-from worker.ops.dashboard import access, job, pages
+from worker.ops.dashboard import access, actions, job, pages, sessions
 from worker.ops.terminal import formats
 from worker.storage.paths import last_part
 
@@ -35,30 +38,50 @@ STATIC = {
     "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
     "viewer.js": (FOLDER / "static" / "viewer.js", "text/javascript"),
 }
-LARGEST_FORM = 4096  # bytes
+LARGEST_FORM = 65_536  # bytes
+MOST_FIELDS = 2000
+FORM_S = 10  # for all of a form to arrive
+
+NAVIGATION = {
+    "/": "Jobs",
+}
+
+FOREIGN = (
+    "Not from this page",
+    "The request did not come from a page of this dashboard, so nothing was changed. A proxy must pass on the header Host.",
+)
+OUTDATED = ("Nothing was changed", "The page was of an earlier session. Go back, reload it and try again.")
+READS_ONLY = (
+    "Nothing was changed",
+    "This session only reads. Log in with a token of WORKER_DASHBOARD_ACT_TOKEN to act.",
+)
 
 # How often a page is fetched again, in seconds: while a job runs, and otherwise.
 LIVE_S, IDLE_S = 1, 4
+
+log = structlog.get_logger()
 
 CallNext = Callable[[Request], Awaitable[Response]]
 
 
 def create(engine: Engine, settings: Settings) -> Starlette:
     """Build the ASGI application. It needs no database to start."""
-    token = settings.dashboard_token
-    auth = access.TokenAuth(token.get_secret_value() if token else None)
-    site = _Site(engine, auth, access.headers(settings), _renderer())
+    site = _Site(engine, sessions.Access(settings), access.headers(settings), _renderer())
     return Starlette(
         routes=[
             Route("/", site.overview),
             Route("/jobs/{id}", site.job),
-            Route("/login", site.login, methods=["POST"]),
+            Route("/actions/{name}", site.act, methods=["POST"]),
+            Route("/login", site.ask_token),
+            Route("/login", site.log_in, methods=["POST"]),
+            Route("/logout", site.log_out, methods=["POST"]),
             Route("/static/{name}", _static),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=site.guard)],
         exception_handlers={
             DBAPIError: site.database_error,
             PoolTimeout: site.database_error,
+            actions.BadForm: site.bad_form,
             HTTPException: site.failed,
             Exception: site.failed,
         },
@@ -68,7 +91,7 @@ def create(engine: Engine, settings: Settings) -> Starlette:
 @dataclass(frozen=True)
 class _Site:
     engine: Engine
-    auth: access.TokenAuth
+    access: sessions.Access
     headers: Mapping[str, str]
     render: Callable[..., Response]
 
@@ -80,6 +103,7 @@ class _Site:
         page = min(max(page, 1), pages.LAST_PAGE)
         found = pages.listing(self.engine, status=status, search=search, page=page)
         return self.render(
+            request,
             "queue.html.j2",
             **pages.summary(self.engine),
             listing=found,
@@ -99,56 +123,149 @@ class _Site:
         if found is None:
             raise HTTPException(404)
         running = found["job"]["status"] == "processing"
-        return self.render("job.html.j2", **found, every=LIVE_S if running else IDLE_S)
+        return self.render(request, "job.html.j2", **found, every=LIVE_S if running else IDLE_S)
 
-    async def login(self, request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > LARGEST_FORM:
-                raise HTTPException(413)
-        given = parse_qs(body.decode(errors="replace")).get("token", [""])[0]
-        return self._log_in(request, given, "/")
+    async def act(self, request: Request) -> Response:
+        session: sessions.Session = request.state.session
+        name = request.path_params["name"]
+        form = await _read_form(request)
+        if not session.allows(form.text("csrf", "")):
+            return self._refuse(request, session)
+        if name not in actions.ACTIONS:
+            raise HTTPException(404)
+        target = access.own_path(form.text("next", "/"))
+        if form.text("confirmed", "") != "1":
+            question = await run_in_threadpool(actions.ACTIONS[name].ask, self.engine, form)
+            if question is not None:
+                fields = {key: values for key, values in form.fields.items() if key not in actions.OWN_FIELDS}
+                return self.render(
+                    request,
+                    "confirm.html.j2",
+                    name=name,
+                    question=question,
+                    fields=fields,
+                    target=target,
+                    every=0,
+                )
+        who = {"actor": session.name, "session": session.label, "client": sessions.client_address(request)}
+        session.notice = await run_in_threadpool(actions.run, self.engine, name, form, who=who)
+        return RedirectResponse(target, 303)
+
+    def ask_token(self, request: Request) -> Response:
+        if not self.access.tokens:
+            return RedirectResponse("/", 303)
+        target = access.own_path(request.query_params.get("next", "/"))
+        return self.render(request, "login.html.j2", wrong=False, target=target)
+
+    async def log_in(self, request: Request) -> Response:
+        form = await _read_form(request)
+        return self._begin(request, form.text("token", ""), access.own_path(form.text("next", "/")))
+
+    async def log_out(self, request: Request) -> Response:
+        form = await _read_form(request)
+        session: sessions.Session = request.state.session
+        if session.csrf and form.text("csrf", "") == session.csrf:
+            self.access.end(request)
+        answer = RedirectResponse("/login", 303)
+        self.access.set_cookie(request, answer)
+        return answer
 
     async def guard(self, request: Request, proceed: CallNext) -> Response:
         path = request.url.path
-        if path == "/login" or path.startswith("/static/") or self.auth.authorize(request):
-            answer = await proceed(request)
-        elif self.auth.token is None:
+        request.state.session = session = self.access.find(request)
+        if request.method not in {"GET", "HEAD"} and not sessions.is_same_origin(request):
+            answer = self._message(request, 403, *FOREIGN)
+        elif session is None and not self.access.tokens:
             text = "Without a token this page can be opened at localhost only."
-            answer = self._message(421, "Wrong host", text)
-        else:
-            path = "/" + path.lstrip("/")  # never another host's
-            query = parse_qs(request.url.query)
-            given = query.pop("token", [""])[0]
+            answer = self._message(request, 421, "Wrong host", text)
+        elif path.startswith("/static/") or path == "/login":
+            answer = await proceed(request)
+        elif "token" in request.query_params:
             # Out of the address bar and the history at once.
-            answer = self._log_in(request, given, f"{path}?{urlencode(query, doseq=True)}" if query else path)
+            given = request.query_params["token"]
+            answer = self._begin(request, given, _without_token(request))
+        elif session is None:
+            answer = self.render(request, "login.html.j2", 401, wrong=False, target=_here(request))
+        else:
+            answer = await proceed(request)
         answer.headers.update(self.headers)
         answer.headers.setdefault("cache-control", "no-store")
         return answer
 
-    def failed(self, _request: Request, error: Exception) -> Response:
+    def failed(self, request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
         title, text = {
             404: ("Not found", "There is no such job or page. The row may have been deleted."),
-            405: ("Read-only", "This page cannot change jobs. Use worker cancel and worker retry."),
+            405: ("Not possible", "This address does not take such requests."),
+            413: ("Too large", "The form is too large. Select less at once."),
         }.get(code, ("Something went wrong", "The output of worker dashboard says what."))
-        answer = self._message(code, title, text)
+        answer = self._message(request, code, title, text)
         answer.headers.update(self.headers)  # the guard does not see our own errors
         return answer
 
-    def database_error(self, _request: Request, error: Exception) -> Response:
-        return self._message(503, *_explain(self.engine, error))
+    def bad_form(self, request: Request, error: Exception) -> Response:
+        return self._message(request, 400, "Not possible", str(error))
 
-    def _log_in(self, request: Request, given: str, target: str) -> Response:
-        if not self.auth.verify(given):
-            return self.render("login.html.j2", 401, wrong=bool(given))
+    def database_error(self, request: Request, error: Exception) -> Response:
+        return self._message(request, 503, *_explain(self.engine, error))
+
+    def _begin(self, request: Request, token: str, target: str) -> Response:
+        if (session := self.access.begin(request, token)) is None:
+            log.warning("dashboard_login_refused", client=sessions.client_address(request))
+            return self.render(request, "login.html.j2", 401, wrong=bool(token), target=target)
+        client = sessions.client_address(request)
+        log.info(
+            "dashboard_login", actor=session.name, session=session.label, acts=session.acts, client=client
+        )
         answer = RedirectResponse(target, 303)
-        self.auth.set_cookie(request, answer)
+        self.access.set_cookie(request, answer)
         return answer
 
-    def _message(self, code: int, title: str, text: str) -> Response:
-        return self.render("message.html.j2", code, title=title, text=text, every=IDLE_S)
+    def _refuse(self, request: Request, session: sessions.Session) -> Response:
+        log.warning(
+            "dashboard_action_refused", actor=session.name, session=session.label,
+            client=sessions.client_address(request), action=request.path_params["name"][:100],
+        )  # fmt: skip
+        return self._message(request, 403, *(OUTDATED if session.acts else READS_ONLY))
+
+    def _message(self, request: Request, code: int, title: str, text: str) -> Response:
+        return self.render(request, "message.html.j2", code, title=title, text=text, every=IDLE_S)
+
+
+async def _read_form(request: Request) -> actions.Form:
+    """Read a posted form. Raises: HTTPException 413, 415, 408."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise HTTPException(415)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(FORM_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > LARGEST_FORM:
+                    raise HTTPException(413)
+    except TimeoutError:
+        raise HTTPException(408) from None
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise HTTPException(413) from None
+    return actions.Form(fields)
+
+
+def _here(request: Request) -> str:
+    """Return the path and the query of a request, for the form that leads back to it."""
+    path = request.scope["raw_path"].decode("ascii", errors="replace")
+    query = request.url.query
+    return access.own_path(f"{path}?{query}" if query else path)
+
+
+def _without_token(request: Request) -> str:
+    query = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
+    path = "/" + request.scope["raw_path"].decode("ascii", errors="replace").lstrip(
+        "/"
+    )  # never another host's
+    return access.own_path(f"{path}?{urlencode(query)}" if query else path)
 
 
 def _static(request: Request) -> Response:
@@ -196,6 +313,7 @@ def _renderer() -> Callable[..., Response]:
         "asset": lambda name: f"/static/{name}?v={versions[name]}",
         "link": _link,
         "previews": engines.PREVIEWS,
+        "navigation": NAVIGATION,
     }
     environment.filters |= {
         "about": formats.about,
@@ -207,8 +325,14 @@ def _renderer() -> Callable[..., Response]:
         "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
     }
 
-    def render(template: str, code: int = 200, /, **context: Any) -> Response:
-        return HTMLResponse(environment.get_template(template).render(context), code)
+    def render(request: Request, template: str, code: int = 200, /, **context: Any) -> Response:
+        session = getattr(request.state, "session", None) or sessions.Session(name="")
+        common = {
+            "session": session,
+            "here": _here(request),
+            "notice": None if sessions.is_refresh(request) else session.take_notice(),
+        }
+        return HTMLResponse(environment.get_template(template).render(common | context), code)
 
     return render
 

@@ -1,0 +1,168 @@
+"""Who may read and who may act: the tokens, and the sessions that they begin.
+
+A session lives in this process's memory. Its cookie is a random name for it and no token; logging out, a time without use, or
+a restart, which a new token needs, ends it.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from secrets import token_urlsafe
+from time import monotonic
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.core.settings import Settings
+from worker.ops.dashboard.access import is_loopback
+
+COOKIE = "worker_dashboard"
+IDLE_S = 12 * 3600  # without a click, a session ends
+LONGEST_S = 30 * 86_400
+MOST = 1000  # sessions; then the one that was used least recently ends
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence about what an action did, for the next page of its session."""
+
+    text: str
+    good: bool = True
+
+
+@dataclass(kw_only=True)
+class Session:
+    """What a client may do. `name` and `label` are for the log: the token's name, and what tells two sessions of it apart."""
+
+    name: str
+    acts: bool = False
+    csrf: str = ""
+    label: str = ""
+    begun: float = field(default_factory=monotonic)
+    seen: float = field(default_factory=monotonic)
+    notice: Notice | None = None
+
+    def allows(self, csrf: str) -> bool:
+        """True if this session may act, and the form was made for it."""
+        return self.acts and bool(self.csrf) and hmac.compare_digest(csrf.encode(), self.csrf.encode())
+
+    def take_notice(self) -> Notice | None:
+        """Return the notice that waits to be shown, once."""
+        notice, self.notice = self.notice, None
+        return notice
+
+
+class Access:
+    """Find out what a client may do. Without any token, clients on localhost read."""
+
+    def __init__(self, settings: Settings) -> None:
+        reading = settings.dashboard_token
+        # The token, the name of whoever has it, and if it may act.
+        self.tokens: Sequence[tuple[bytes, str, bool]] = [
+            *([(reading.get_secret_value().encode(), "reader", False)] if reading else []),
+            *((token.encode(), name, True) for name, token in settings.dashboard_actors()),
+        ]
+        self.sessions: dict[bytes, Session] = {}
+
+    def find(self, request: Request) -> Session | None:
+        """Return what the client of a request may do; None if it must log in, or may not be here at all."""
+        if not self.tokens:
+            # Only on loopback, where another site's page could reach us under its own name (DNS rebinding).
+            return Session(name="localhost") if is_loopback(_host(request)) else None
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            known = self._verify(credentials.strip())
+            return Session(name=known[0]) if known else None  # scripts read; they change jobs by SQL
+        return self._of_cookie(request)
+
+    def begin(self, request: Request, token: str) -> Session | None:
+        """Begin the session of a token, in place of the one that the browser has. None if the token is wrong."""
+        known = self._verify(token)
+        if known is None:
+            return None
+        self.end(request)
+        while len(self.sessions) >= MOST:
+            del self.sessions[min(self.sessions, key=lambda each: self.sessions[each].seen)]
+        name, acts = known
+        secret = token_urlsafe(32)
+        session = Session(name=name, acts=acts, csrf=token_urlsafe(32), label=_key(secret).hex()[:8])
+        self.sessions[_key(secret)] = session
+        request.state.cookie = secret
+        return session
+
+    def end(self, request: Request) -> None:
+        """End the session of a browser, if it has one."""
+        self.sessions.pop(_key(request.cookies.get(COOKIE, "")), None)
+
+    def set_cookie(self, request: Request, response: Response) -> None:
+        """Give the browser the session that `begin` began for this request; without one, take the cookie back."""
+        secret = getattr(request.state, "cookie", "")
+        response.set_cookie(
+            COOKIE,
+            secret,
+            max_age=LONGEST_S if secret else 0,
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+
+    def _verify(self, token: str) -> tuple[str, bool] | None:
+        """Return whose token it is and if it may act. Compares with all in constant time."""
+        matches = [
+            (name, acts) for known, name, acts in self.tokens if hmac.compare_digest(token.encode(), known)
+        ]
+        return matches[0] if matches else None
+
+    def _of_cookie(self, request: Request) -> Session | None:
+        session = self.sessions.get(_key(request.cookies.get(COOKIE, "")))
+        if session is None:
+            return None
+        now = monotonic()
+        if now - session.seen > IDLE_S or now - session.begun > LONGEST_S:
+            self.end(request)
+            return None
+        # A page that refreshes itself keeps a session that reads, on a wall say, but not one that acts.
+        if not (session.acts and is_refresh(request)):
+            session.seen = now
+        return session
+
+
+def is_refresh(request: Request) -> bool:
+    """True if dashboard.js fetches the page again, and no person did anything."""
+    return "x-refresh" in request.headers
+
+
+def is_same_origin(request: Request) -> bool:
+    """True if a page of ours made the request: by Origin, which browsers send with every POST, and by Sec-Fetch-Site."""
+    try:
+        origin = urlsplit(request.headers.get("origin", ""))
+    except ValueError:
+        return False
+    ours = (
+        origin.scheme in {"http", "https"}
+        and origin.netloc.lower() == request.headers.get("host", "").lower()
+    )
+    return ours and request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+
+
+def client_address(request: Request) -> str:
+    """Return the client's IP address. Behind a proxy on this host, it is the one that the proxy forwards."""
+    try:
+        return str(ipaddress.ip_address(request.client.host if request.client else ""))
+    except ValueError:
+        return "unknown"
+
+
+def _key(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode(errors="replace")).digest()
+
+
+def _host(request: Request) -> str:
+    """Return the host that the client named. request.url falls back to our own address if the header is malformed."""
+    try:
+        return urlsplit("//" + request.headers.get("host", "")).hostname or ""
+    except ValueError:
+        return ""
