@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from worker.core.errors import JobError
+from worker.engines.relief import Relief
 from worker.pipeline.address import Policy
+from worker.pipeline.cutout import Cutter
 from worker.pipeline.download import download
+from worker.pipeline.run import Request, run
 
 OPEN = Policy(hosts=("*",), http=True, loopback=True)
 
@@ -210,17 +214,17 @@ ENDLESS: dict[str, tuple[Answer, str]] = {
     ),
     "body-byte-by-byte": (
         drip(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n", b"x"),
-        "photo_unreachable",
+        "photo_too_slow",
     ),
-    "headers-byte-by-byte": (drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"), "photo_unreachable"),
+    "headers-byte-by-byte": (drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"), "photo_too_slow"),
     "tiny-chunks": (
         drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
-        "photo_unreachable",
+        "photo_too_slow",
     ),
-    "endless-early-hints": (drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), "photo_unreachable"),
+    "endless-early-hints": (drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"), "photo_too_slow"),
     "endless-early-hints-fast": (
         drip(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50, 0.001),
-        "photo_unreachable",
+        "photo_too_slow",
     ),
     "endless-headers-fast": (
         drip(b"HTTP/1.1 200 OK\r\n", b"X: " + b"x" * 1000 + b"\r\n", 0),
@@ -310,3 +314,48 @@ def test_a_full_disk_is_told_and_leaves_no_part_of_a_photo(server: Server, tmp_p
     with pytest.raises(OSError, match="No space left"):
         fetch(server.url("/", http(b"photo")), tmp_path / "photo")
     assert list(tmp_path.iterdir()) == []
+
+
+TARPIT = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n", b"x", 0.2)
+
+
+def run_with(urls: list[str], folder: Path, is_known: Callable[[str], bool]) -> dict[str, Any]:
+    """Run a job as far as its downloads. Return its report."""
+    report: dict[str, Any] = {}
+    request = Request(image_urls=urls, quality="fast", folder=folder, policy=OPEN)
+    with suppress(JobError):
+        run(request, Relief(), cast("Cutter", SimpleNamespace(digest="")), report, lambda _: None, is_known)
+    return report
+
+
+def test_sixteen_tarpits_keep_a_lane_no_longer_than_one(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline.run.DOWNLOADS_S", 1.0)
+    urls = [server.url(f"/{n}", TARPIT) for n in range(16)]
+    began = time.monotonic()
+    report = run_with(urls, tmp_path, lambda _: pytest.fail("there is no photo"))
+    assert time.monotonic() - began < 20  # 1 s and what a busy machine adds; without the limit it is 60 s
+    assert {photo["error_code"] for photo in report["photos"]} == {"photo_too_slow"}
+    assert len(server.heads) == 8, "the others were not asked for any more"
+    assert {photo["error_message"] for photo in report["photos"]} == {
+        "The photo did not arrive within 1 seconds.",
+        "The photos did not arrive within 1 seconds in all.",
+    }
+
+
+def test_a_good_photo_behind_fifteen_tarpits_is_used(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.pipeline.run.TOTAL_S", 0.5)
+    monkeypatch.setattr("worker.pipeline.run.DOWNLOADS_S", 30.0)
+    urls = [*(server.url(f"/{n}", TARPIT) for n in range(15)), server.url("/good", http(b"photo"))]
+    keys: list[str] = []
+
+    def is_known(key: str) -> bool:
+        keys.append(key)
+        return True
+
+    run_with(urls, tmp_path, is_known)
+    assert len(keys) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["photo-15"]

@@ -33,6 +33,7 @@ ADVICE = {
     "photo_host_refused": "Allow its host in the worker's WORKER_PHOTO_HOSTS, restart the worker, then: worker retry {id}",
     "photo_not_found": f"{_PHOTO} Then: worker retry {{id}}",
     "photo_forbidden": f"{_PHOTO} Then: worker retry {{id}}",
+    "photo_too_slow": "Upload the photo to the shop or to a faster server: the photos of a job have 60 s in all.",
     "photo_unreachable": f"Try it from the worker's host: curl -sSI URL. {_LOG}",
     "photo_too_large": _OTHER_PHOTO,
     "photo_too_many_pixels": _OTHER_PHOTO,

@@ -40,7 +40,12 @@ ERRORS: dict[str, ErrorKind] = {
     "photo_unreachable": ErrorKind(
         True,
         "The photo's server could not be reached or did not answer in time.",
-        "DNS error, connection error, 5xx, or too slow. If many shops are affected at once, check the worker's network.",
+        "DNS error, connection error, 5xx, or no answer. If many shops are affected at once, check the worker's network.",
+    ),
+    "photo_too_slow": ErrorKind(
+        True,
+        "The photo's server is too slow. Upload the photo to the shop.",
+        "The photo did not arrive within 30 s, or the job's photos not within 60 s in all. One shop: its server is slow, or means to be; the lane went on after that time. Many shops: check the worker's network.",
     ),
     "photo_too_large": ErrorKind(
         False, "The photo's file is too large. Use one below 20 MB.", "More than 20 MB."

@@ -58,7 +58,7 @@ def download(
 
     Raises:
         JobError: `photo_url_refused`, `photo_host_refused`, `photo_not_found`, `photo_forbidden`, `photo_too_large`,
-            `photo_unreachable`.
+            `photo_unreachable`, `photo_too_slow`.
         OSError: the file cannot be written.
     """
 
@@ -85,9 +85,7 @@ def download(
     try:
         content = asyncio.run(tries())
     except TimeoutError as error:
-        raise JobError(
-            "photo_unreachable", f"The photo did not arrive within {total_s:g} seconds."
-        ) from error
+        raise JobError("photo_too_slow", f"The photo did not arrive within {total_s:.0f} seconds.") from error
     try:
         target.write_bytes(content)
     except OSError:

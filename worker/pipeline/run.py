@@ -23,7 +23,7 @@ from worker.pipeline.address import Policy
 from worker.pipeline.choose import score_photo
 from worker.pipeline.cutout import Cutter
 from worker.pipeline.decode import decode_in_subprocess
-from worker.pipeline.download import download
+from worker.pipeline.download import TOTAL_S, download
 from worker.pipeline.frame import frame
 from worker.pipeline.make import Made, Task, make, make_better
 from worker.pipeline.photo import Photo, ScoredView
@@ -33,6 +33,10 @@ from worker.pipeline.roles import assign, subject_photo
 from worker.pipeline.subject import read_subject
 from worker.pipeline.timing import timed_step
 from worker.weights.transfer import file_digest
+
+DOWNLOADS_S = 60.0
+"""The longest that all downloads of a job take together: no shop keeps a lane busy with slow servers."""
+AT_ONCE = 8  # downloads; 16 photos, the most of a job, are two rounds of the longest download
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,20 +185,24 @@ def _download(request: Request) -> list[Photo]:
         Photo(url, request.folder / f"photo-{n}", excluded=n in request.excluded)
         for n, url in enumerate(request.image_urls)
     ]
-    # Four at a time, so that one slow server does not hold up the rest.
-    pool = ThreadPoolExecutor(4)
+    end = time.monotonic() + DOWNLOADS_S
+    pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        return list(pool.map(lambda photo: _downloaded(photo, request.policy), photos))
+        return list(pool.map(lambda photo: _downloaded(photo, request.policy, end), photos))
     finally:
         # If the job is stopped in the middle, nothing waits for the downloads in progress.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _downloaded(photo: Photo, policy: Policy) -> Photo:
+def _downloaded(photo: Photo, policy: Policy, end: float) -> Photo:
     if photo.excluded:
         return photo
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        message = f"The photos did not arrive within {DOWNLOADS_S:.0f} seconds in all."
+        return replace(photo, error=JobError("photo_too_slow", message))
     try:
-        download(photo.url, photo.file, policy)
+        download(photo.url, photo.file, policy, total_s=min(TOTAL_S, left_s))
     except JobError as error:
         return replace(photo, error=error)
     return replace(photo, sha256=file_digest(photo.file))
