@@ -1,22 +1,21 @@
-# For NVIDIA GPUs (the host needs only the driver):   docker build -t worker .
-# For CPUs, a third of the size:   docker build -t worker:cpu --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu .
+# For NVIDIA GPUs (the host needs only the driver):   docker build -t worker:0.1.0 .
+# For CPUs, a third of the size:   docker build -t worker:0.1.0-cpu --build-arg TORCH=cpu .
 
-FROM python:3.11.14-slim-bookworm AS build
-ARG TORCH_INDEX_URL=
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS build
+ARG TORCH=cuda
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # The virtual environment keeps its pip: `worker weights fetch` uses it to get one of the background models.
 RUN python -m venv /opt/worker
 WORKDIR /src
-COPY pyproject.toml requirements.lock README.md LICENSE ./
-# Install the dependencies in a separate layer, with an empty package: they rarely change and are the largest part.
-RUN mkdir -p worker migrations && touch worker/__init__.py \
-    && /opt/worker/bin/pip install --constraint requirements.lock \
-        ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} .
+# The dependencies are a layer of their own: they rarely change and are the largest part.
+COPY requirements.lock requirements-cpu.lock requirements-cuda.lock ./
+RUN /opt/worker/bin/pip install --require-hashes --no-deps --requirement requirements.lock --requirement "requirements-$TORCH.lock"
+COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY worker worker
-RUN /opt/worker/bin/pip install --no-deps --force-reinstall .
+RUN /opt/worker/bin/pip install --no-deps --no-build-isolation . && /opt/worker/bin/pip check
 
-FROM python:3.11.14-slim-bookworm
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 RUN groupadd --gid 10001 worker \
     && useradd --uid 10001 --gid worker --home-dir /var/lib/worker --create-home worker
 COPY --from=build /opt/worker /opt/worker

@@ -4,6 +4,8 @@ PYTHON  ?= python3
 VENV    ?= .venv
 RESULTS ?= results
 ENGINE  ?= relief
+# cuda: for an NVIDIA GPU, 3 GB more
+TORCH   ?= cpu
 BIN     := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -14,15 +16,21 @@ help: ## Show this list
 
 install: $(VENV)/installed ## Install the pinned versions and the test tools into .venv
 
-$(VENV)/installed: requirements.lock pyproject.toml
+LOCKS := requirements.lock requirements-cpu.lock requirements-cuda.lock tests/requirements.lock
+$(VENV)/installed: $(LOCKS) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	@set -e; mkdir -p $(VENV); exec 9> $(VENV)/.lock; \
 	if command -v flock > /dev/null && ! flock --nonblock 9; then echo "Waiting for another installation …"; flock 9; fi; \
 	if [ -f $@ ] && [ -z "$$(find $^ -newer $@)" ]; then exit 0; fi; \
 	$(PYTHON) -m venv $(VENV); \
 	echo "Installing the pinned versions into $(VENV); torch alone is a few hundred MB …"; \
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock; \
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .; \
+	install="$(BIN)/pip --disable-pip-version-check install --quiet --no-deps"; \
+	$$install --require-hashes --requirement requirements.lock --requirement tests/requirements.lock; \
+	: "PyTorch has no separate CPU build for this machine, or its index cannot be reached: the registry's build"; \
+	$$install --require-hashes --retries 1 --requirement requirements-$(TORCH).lock 2> /dev/null \
+	    || $$install --require-hashes --requirement requirements-cuda.lock; \
+	$$install --no-build-isolation --editable .; \
+	$(BIN)/pip check > /dev/null; \
 	touch $@
 
 weights: install ## Fetch the small background model that the demo and the tests use

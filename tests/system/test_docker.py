@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]  # ships no types
 
+from worker import __version__
 from worker.core import settings
 from worker.daemon.scratch import Scratch
 
@@ -81,3 +83,18 @@ def test_the_laptop_s_stack_fits_together() -> None:
             assert set(service["environment"]) <= set(settings.variables()), name
     assert services["worker"]["stop_grace_period"] == "3m"  # longer than the drain
     assert settings.Settings.model_fields["grace_s"].default < 180
+
+
+def test_the_images_carry_the_version_and_their_bases_a_digest() -> None:
+    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert bases
+    for image in [*bases, COMPOSE["services"]["postgres"]["image"]]:
+        assert re.search(r":[\w.-]+@sha256:[0-9a-f]{64}$", image), image
+    pages = [
+        *(ROOT / "docs").rglob("*.yaml"),
+        ROOT / "docs" / "deployment.md",
+        ROOT / "compose.yaml",
+        ROOT / "Dockerfile",
+    ]
+    named = [tag for page in pages for tag in re.findall(r"\bworker:(\d[\w.]*)", page.read_text())]
+    assert set(named) == {__version__}

@@ -55,7 +55,7 @@ def libraries(_: Settings) -> Iterator[Finding]:
         yield fail(
             "libraries",
             "; ".join(unfit),
-            "Install the lock's versions: pip install --constraint requirements.lock .",
+            "Install the lock's versions: pip install --require-hashes --no-deps -r requirements.lock",
         )
     else:
         yield ok("libraries", f"all {len(needed)} have versions that fit")
