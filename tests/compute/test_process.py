@@ -59,14 +59,14 @@ def child(u2netp: Path) -> Iterator[Child]:
 def test_a_message_larger_than_a_pipe_arrives_and_a_child_that_does_not_read_holds_nobody_up(
     child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    urls = ["https://127.0.0.1/" + "a" * 100_000] * 16
+    urls = ["https://127.0.0.1/" + "a" * 4000] * 16
     large = work(tmp_path, image_urls=urls, dimensions={"unit": "x" * 1_000_000})
     child.work(large)
     answer = child.receive(60)
     while isinstance(answer, Progress):
         answer = child.receive(60)
     assert isinstance(answer, Failed)
-    assert (answer.job_id, answer.code, answer.traceback) == (JOB, "photo_url_refused", "")
+    assert (answer.job_id, answer.code, answer.traceback) == (JOB, "photo_host_refused", "")
 
     monkeypatch.setattr(process, "SEND_S", 0.2)
     monkeypatch.setattr(process, "STOP_S", 0.2)
@@ -186,8 +186,12 @@ def hijacked(monkeypatch: pytest.MonkeyPatch, folder: Path, *says: str, ends: bo
         f"{ASKED}\n{ASKED}",
         ASKED.replace(str(JOB), str(OTHER)),
         DONE.replace(str(JOB), str(OTHER)),
-        DONE.replace("{}", '{"a": NaN}'),
-        DONE.replace("{}", '{"seconds": "\\u0000"}'),
+        DONE.replace("{}", '{"quality": {"score": NaN}}'),
+        DONE.replace("{}", '{"engine": "\\u0000"}'),
+        DONE.replace("{}", '{"seconds": "planted", "quality": [1], "surface": 3}'),
+        DONE.replace("{}", '{"model_url": "https://planted.example/"}'),
+        DONE.replace("{}", '{"quality": ' + '{"score":' * 300 + "1" + "}" * 301),
+        DONE.replace("{}", "[" * 100_000),
         '{"kind":"unavailable","message":"x"}',
         f'{{"kind":"failed","job_id":"{JOB}","report":{{}},"code":"planted","message":"x"}}',
         "\udcff\udcfe",

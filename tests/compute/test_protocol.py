@@ -30,8 +30,9 @@ from worker.compute.protocol import (
     decode_to_child,
     encode,
 )
+from worker.compute.report import MAX_TEXT, Photo
 from worker.core.errors import ERRORS
-from worker.core.stages import Stage
+from worker.core.stages import STEPS, Stage
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 NUMBERS = st.integers(1 - 2**63, 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -40,7 +41,44 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-REPORT = st.dictionaries(TEXT, JSON, max_size=3)
+FINITE = st.floats(-1e15, 1e15) | st.none()
+COUNTS = st.integers(0, 2**53)
+WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
+WARNINGS = st.lists(TEXT, max_size=3)
+ROLES = st.sampled_from(["front", "back", "left", "right"])
+DETAILS: dict[str, st.SearchStrategy[Any]] = {"device": TEXT, "precision": WORDS}
+PHOTO = st.fixed_dictionaries(
+    {"url": TEXT, "status": st.sampled_from(["used", "spare", "refused"]), "view": ROLES | st.none()},
+    optional={
+        "reason": TEXT,
+        "score": st.dictionaries(WORDS, FINITE),
+        "error_code": st.sampled_from(sorted(ERRORS)),
+    },
+)
+REPORT = st.fixed_dictionaries(
+    {},
+    optional={
+        **DETAILS,
+        "engine": TEXT,
+        "photos": st.lists(PHOTO, max_size=2),
+        "surface": st.dictionaries(
+            WORDS, FINITE | st.booleans() | TEXT | st.lists(FINITE, max_size=3), max_size=2
+        ),
+        "model": st.fixed_dictionaries(
+            {}, optional={"triangles": COUNTS, "size_m": st.lists(FINITE, max_size=3), "warnings": WARNINGS}
+        ),
+        "quality": st.fixed_dictionaries(
+            {},
+            optional={
+                "score": FINITE,
+                "parts": st.dictionaries(WORDS, FINITE, max_size=2),
+                "warnings": WARNINGS,
+            },
+        ),
+        "tried": st.lists(st.fixed_dictionaries({"photo": st.integers(0, 15), "score": FINITE}), max_size=2),
+        "seconds": st.dictionaries(st.sampled_from([step.value for step in STEPS]), FINITE, max_size=2),
+    },
+)
 PATHS = TEXT.map(lambda name: Path("/", *name.split("/")))
 
 TO_CHILD: st.SearchStrategy[ToChild] = (
@@ -73,7 +111,7 @@ FROM_CHILD: st.SearchStrategy[FromChild] = st.one_of(
         kind=st.just("ready"),
         engine=TEXT,
         engine_version=TEXT,
-        details=REPORT,
+        details=st.fixed_dictionaries({}, optional=DETAILS),
         weights=st.lists(PATHS, max_size=3),
     ),
     st.builds(Unavailable, kind=st.just("unavailable"), message=TEXT),
@@ -134,12 +172,44 @@ FAILED = json.loads(encode(Failed(job_id=JOB, report={}, code="no_object", messa
         {"traceback": "x" * 100_001},
         {"traceback": None},
         {"report": []},
-        {"report": {"a": "\0"}},
+        {"report": {"unknown": 1}},
         {"report": {"\0": 1}},
-        {"report": {"a": [{"b": float("nan")}]}},
-        {"report": {"a": float("inf")}},
-        {"report": {"a": 2**63}},
-        {"report": {"a": 10**4000}},
+        {"report": {"engine": "a\0b"}},
+        {"report": {"engine": 7}},
+        {"report": {"engine": "x" * 1001}},
+        {"report": {"photos": {}}},
+        {"report": {"photos": [{}] * 17}},
+        {"report": {"photos": [{"url": "x" * 65_537}]}},
+        {"report": {"photos": [{"status": "planted"}]}},
+        {"report": {"photos": [{"error_code": "planted"}]}},
+        {"report": {"photos": [{"html": "<script>"}]}},
+        {"report": {"photos": [{"score": {"total": float("nan")}}]}},
+        {"report": {"model": [1]}},
+        {"report": {"model": {"triangles": -1}}},
+        {"report": {"model": {"triangles": 1.5}}},
+        {"report": {"model": {"triangles": 2**63}}},
+        {"report": {"model": {"triangles": 10**4000}}},
+        {"report": {"model": {"watertight": "yes"}}},
+        {"report": {"model": {"size_m": [1.0] * 4}}},
+        {"report": {"model": {"glb_sha256": "a"}}},
+        {"report": {"quality": [1]}},
+        {"report": {"quality": {"score": "99"}}},
+        {"report": {"quality": {"score": float("inf")}}},
+        {"report": {"quality": {"score": 1e300}}},
+        {"report": {"quality": {"score": 10**400}}},
+        {"report": {"quality": {"warnings": ["x"] * 101}}},
+        {"report": {"quality": {"warnings": [["x"]]}}},
+        {"report": {"surface": 3}},
+        {"report": {"surface": {"Not a word": 1}}},
+        {"report": {"surface": {"a": {"b": {"c": 1}}}}},
+        {"report": {"surface": {f"figure_{n}": 1 for n in range(33)}}},
+        {"report": {"seconds": "planted"}},
+        {"report": {"seconds": {"planted": 1}}},
+        {"report": {"tried": [{"photo": 16}]}},
+        {"report": {"bytes": {"../model.glb": 1}}},
+        {"report": {"model_url": "https://planted.example/model.glb"}},
+        {"report": {"review": {}}},
+        {"report": {"cached": "planted"}},
     ],
     ids=lambda changes: str(changes)[:40],
 )
@@ -159,7 +229,7 @@ def test_a_missing_field_is_refused(missing: str) -> None:
     "value", ['"\\ud800"', '"\\u0000"', "1e999", "9" * 5000, "[" * 100 + "]" * 100, "[" * 9000 + "]" * 9000]
 )
 def test_what_postgres_or_python_could_not_take_is_refused(value: str) -> None:
-    line = encode(Done(job_id=JOB, report={"a": "here"})).decode().replace('"here"', value)
+    line = encode(Done(job_id=JOB, report={"engine": "here"})).decode().replace('"here"', value)
     with pytest.raises(ProtocolError):
         decode_from_child(line.encode())
 
@@ -209,9 +279,24 @@ def test_metadata_that_no_decoder_goes_through_does_not_stop_a_job() -> None:
 
 
 def test_postgres_stores_the_most_that_a_report_may_hold(sql: psycopg.Connection) -> None:
-    deep: Any = [2**63 - 1, 1.5e-300]
-    for _ in range(protocol.MAX_DEPTH - 2):
-        deep = [deep]
-    done = Done(job_id=JOB, report={"a": deep, "\x1b\x7f\uffff": "\U0010ffff"})
-    assert decode_from_child(encode(done)) == done
+    text = "\x1b\x7f\uffff\U0010ffff" * (MAX_TEXT // 4)
+    done = Done(
+        job_id=JOB,
+        report={
+            "engine": text,
+            "model": {"triangles": 2**53, "size_m": [1e15, -5e-324, None], "warnings": [text] * 100},
+            "photos": [Photo(url="x" * 60_000, view=None), *[Photo(url="x" * 300)] * 15],
+        },
+    )
+    line = encode(done)
+    assert len(line) < protocol.MAX_LINE
+    assert decode_from_child(line) == done
     assert sql.execute("SELECT %s", [Jsonb(dict(done.report))]).fetchone() == (done.report,)
+
+
+def test_the_most_that_a_child_may_say_of_a_bug_is_read() -> None:
+    failed = Failed(
+        job_id=JOB, report={}, code="internal_error", message="x" * 1000, traceback="\x1b" * 100_000
+    )
+    assert len(encode(failed)) < protocol.MAX_LINE
+    assert decode_from_child(encode(failed)) == failed

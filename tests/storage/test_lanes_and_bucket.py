@@ -62,7 +62,7 @@ class QuickChild(Child):
             (work.folder / name).write_bytes(content(product, name))
         with (work.folder / "model.glb").open("ab") as model:
             model.write(self.padding)
-        self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "of": product}))
+        self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "preset_reason": product}))
 
     def receive(self, timeout: float) -> Progress | Result | None:
         try:
@@ -214,36 +214,9 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
         until(all_completed)
     store.storage.session.close()
     said = sql.execute(
-        "SELECT product_id, metadata #>> '{worker,of}', attempts FROM jobs ORDER BY 1"
+        "SELECT product_id, metadata #>> '{worker,preset_reason}', attempts FROM jobs ORDER BY 1"
     ).fetchall()
     assert said == [("0", "0", 2), ("1", "1", 1)]
-
-
-class HijackedChild(QuickChild):
-    """Reports by the protocol, but what no pipeline reports."""
-
-    def work(self, work: Work) -> None:
-        super().work(work)
-        self.results.get()
-        report: dict[str, Any] = {"seconds": "planted", "quality": [1], "surface": 3, "review": {}}
-        self.results.put(Done(job_id=work.job_id, report=report))
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_hijacked_child_s_report_is_taken_by_its_types(
-    bucket: BucketServer,
-    engine: Engine,
-    tmp_path: Path,
-) -> None:
-    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
-    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
-    with lanes(1, store, engine, tmp_path / "tmp", HijackedChild), capture_logs() as lines:
-        until(lambda: queue.get_jobs(engine, [job])[0]["completed_at"])
-    store.storage.session.close()
-    (row,) = queue.get_jobs(engine, [job])
-    assert (row["status"], row["attempts"]) == ("completed", 1)
-    assert set(row["report"]["seconds"]) == {"upload"}
-    assert "lane_error" not in {line["event"] for line in lines}
 
 
 @pytest.mark.usefixtures("quick")

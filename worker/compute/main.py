@@ -35,6 +35,7 @@ from worker.compute.protocol import (
     Unavailable,
     Work,
 )
+from worker.compute.report import MAX_TEXT
 from worker.core.errors import JobError, redact_text
 from worker.engines.gate import Gate
 from worker.engines.surface import Engine
@@ -108,7 +109,7 @@ def main() -> None:
     try:
         models = _load(start)
     except (engines.EngineUnavailable, weights.WeightsMissing) as error:
-        channel.send(Unavailable(message=str(error), later=isinstance(error, engines.DeviceBusy)))
+        channel.send(Unavailable(message=str(error)[:MAX_TEXT], later=isinstance(error, engines.DeviceBusy)))
         return
     channel.send(
         Ready(
@@ -169,7 +170,7 @@ def _work(
             job_id=work.job_id,
             report=_plain(report),
             code=error.code,
-            message=error.message[: protocol.MAX_TEXT],
+            message=error.message[:MAX_TEXT],
             traceback=traceback[-protocol.MAX_TRACEBACK :],
         )
 
@@ -228,10 +229,9 @@ def _disk_error(error: Exception, folder: Path) -> str:
     )
 
 
-def _plain(report: Any) -> dict[str, Any]:
+def _plain(report: Any) -> Any:
     """Return a report in the types of JSON: lists for tuples, strings for enums, null for a number that is none."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(report)), parse_constant=lambda _: None)
-    return plain
+    return json.loads(json.dumps(dict(report)), parse_constant=lambda _: None)
 
 
 if __name__ == "__main__":

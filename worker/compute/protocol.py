@@ -5,7 +5,6 @@ messages is decoded. Every message about a job carries the job's id; `worker.com
 at hand.
 """
 
-import math
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 from uuid import UUID
@@ -22,42 +21,19 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from worker.core.errors import ERRORS
+from worker.compute.report import Code, Details, Hash, Report, Text
 from worker.core.settings import Device, Precision, TripoSRViews
 from worker.core.stages import Stage
 
 M = TypeVar("M")
 
-MAX_LINE = 16 << 20  # bytes of a message from the child, with its line end
-MAX_DEPTH = 20  # of nested objects and lists
-MAX_INTEGER = 2**63
-MAX_TEXT = 1000  # characters of a message for people
+MAX_LINE = 1 << 20  # bytes of a message from the child, with its line end
+MAX_DEPTH = 20  # of nested objects and lists in what the backend wrote
 MAX_TRACEBACK = 100_000
 
 
 class ProtocolError(Exception):
     """A line is not a message of this protocol. The text is pydantic's word for why; it repeats nothing of the line."""
-
-
-def _storable(value: JsonValue, depth: int = 0) -> JsonValue:
-    """Return the value if Postgres can store it in jsonb and every reader of JSON can read it. Raises: ValueError."""
-    if depth > MAX_DEPTH:
-        raise ValueError("nested too deeply")
-    match value:
-        case str() if "\0" in value:
-            raise ValueError("a NUL character")
-        case float() if not math.isfinite(value):
-            raise ValueError("a number that JSON does not have")
-        case int() if abs(value) >= MAX_INTEGER:
-            raise ValueError("a number that is too large")
-        case list():
-            for item in value:
-                _storable(item, depth + 1)
-        case dict():
-            for key, item in value.items():
-                _storable(key)
-                _storable(item, depth + 1)
-    return value
 
 
 def _shallow(value: JsonValue) -> JsonValue:
@@ -71,22 +47,11 @@ def _depth(value: JsonValue, left: int = MAX_DEPTH + 1) -> int:
     return 1 + max((_depth(item, left - 1) for item in items), default=0)
 
 
-def _known_code(code: str) -> str:
-    if code not in ERRORS:
-        raise ValueError("an unknown error code")
-    return code
-
-
 def _reported_by_the_child(stage: Stage) -> Stage:
     if not Stage.CLAIMED < stage < Stage.UPLOADING:
         raise ValueError("a stage that the daemon reports")
     return stage
 
-
-Report = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
-"""The value for the row's `metadata.worker`."""
-
-Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_storable)]
 
 Input = Annotated[JsonValue, BeforeValidator(_shallow)]
 """A value of the row's metadata, as the backend wrote it. What is nested more deeply than a decoder may go is replaced."""
@@ -146,7 +111,7 @@ class Ready:
     kind: Literal["ready"] = "ready"
     engine: Text
     engine_version: Text
-    details: Report
+    details: Details
     weights: list[Path]
 
 
@@ -157,7 +122,7 @@ class Unavailable:
     """
 
     kind: Literal["unavailable"] = "unavailable"
-    message: str
+    message: Text
     later: bool = False
 
 
@@ -176,7 +141,7 @@ class Downloaded:
 
     kind: Literal["downloaded"] = "downloaded"
     job_id: UUID
-    key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    key: Hash
 
 
 @dataclass(frozen=True, kw_only=True, config=_exact)
@@ -195,7 +160,7 @@ class Failed:
     kind: Literal["failed"] = "failed"
     job_id: UUID
     report: Report
-    code: Annotated[str, AfterValidator(_known_code)]
+    code: Code
     message: Text
     traceback: Annotated[str, StringConstraints(max_length=MAX_TRACEBACK)] = ""
 
