@@ -156,11 +156,11 @@ def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection
         [job],
     )
     page = unescape(site.get(f"/jobs/{job}").text)
-    for said in ("30,000", "2.4 MB", "watertight", "71 of 100", "The photo is blurred.", "delta e", "gpu-9:1", "lost",
+    for said in ("30,000", "2.4 MB", "watertight", "71 of 100", "The photo is blurred.", "by ΔE 3.2", "gpu-9:1", "was lost",
                  "The server stopped.", "1 min 0 s", "The photo is too small.",
                  "used as the left", "It shows another product.", *photos, '"mine": "kept"'):  # fmt: skip
         assert said in page, said
-    assert page.index("download") < page.index("generate") < page.index("upload</th>")
+    assert page.index("download <") < page.index("generate <") < page.index("upload <")
     assert 'data-src="https://store.example/a.glb"' in page
     assert "lease_token" not in page
     waits = insert(sql, run_after="now")

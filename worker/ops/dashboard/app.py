@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from uuid import UUID
 
 import structlog
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -25,7 +27,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from worker import database, engines
-from worker.core.errors import first_line, printable
+from worker.core.errors import ERRORS, first_line, printable
 from worker.core.settings import ConfigError, Settings
 from worker.ops.dashboard import access, actions, job, pages, sessions
 from worker.ops.terminal import formats
@@ -71,6 +73,7 @@ def create(engine: Engine, settings: Settings) -> Starlette:
         routes=[
             Route("/", site.overview),
             Route("/jobs/{id}", site.job),
+            Route("/errors", site.errors),
             Route("/actions/{name}", site.act, methods=["POST"]),
             Route("/login", site.ask_token),
             Route("/login", site.log_in, methods=["POST"]),
@@ -124,6 +127,9 @@ class _Site:
             raise HTTPException(404)
         running = found["job"]["status"] == "processing"
         return self.render(request, "job.html.j2", **found, every=LIVE_S if running else IDLE_S)
+
+    def errors(self, request: Request) -> Response:
+        return self.render(request, "errors.html.j2", kinds=ERRORS, every=0)
 
     async def act(self, request: Request) -> Response:
         session: sessions.Session = request.state.session
@@ -317,6 +323,7 @@ def _renderer() -> Callable[..., Response]:
     }
     environment.filters |= {
         "about": formats.about,
+        "code_spans": _code_spans,
         "duration": formats.duration,
         "file_size": formats.file_size,
         "last_part": last_part,
@@ -335,6 +342,11 @@ def _renderer() -> Callable[..., Response]:
         return HTMLResponse(environment.get_template(template).render(common | context), code)
 
     return render
+
+
+def _code_spans(text: str) -> Markup:
+    """Return a text of ours with what stands in backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def _link(**query: Any) -> str:

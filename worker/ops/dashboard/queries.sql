@@ -61,5 +61,34 @@ SELECT id, shop, product_id, variant_id, product_handle, image_urls, quality, pr
 FROM public.jobs WHERE id = :id;
 
 -- name: attempts
-SELECT attempt, worker, started_at, ended_at, outcome, error_code, error_message, seconds, now() AS now
+-- List the latest attempts at a job.
+SELECT attempt, left(worker, 200) AS worker, left(host, 200) AS host, started_at, ended_at, outcome::text AS outcome,
+    left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message,
+    CASE WHEN octet_length(seconds::text) <= 20000 THEN seconds END AS seconds, now() AS now
 FROM worker.attempts WHERE job_id = :id ORDER BY started_at DESC LIMIT 50;
+
+-- name: versions
+-- List the versions of the model of a job's product, the latest first. `is_jobs`: the job that made it names no later one.
+SELECT version.digest, version.job_id, version.begun_at, version.rejected_at, version.doomed_at IS NOT NULL AS removed,
+    published.digest IS NOT NULL AS published, published.next_try_at IS NOT NULL AS being_published,
+    left(published.last_error, 500) AS publish_error,
+    ARRAY(SELECT jsonb_object_keys(version.files)) AS endings,
+    maker.version = version.digest AS is_jobs, left(maker.model_url, 8000) AS model_url,
+    left(maker.metadata #>> '{worker,poster_url}', 4000) AS poster_url, maker.review,
+    left(maker.metadata #>> '{worker,engine}', 100) AS engine, maker.quality,
+    CASE WHEN jsonb_typeof(maker.metadata #> '{worker,quality,score}') = 'number'
+        THEN CAST(maker.metadata #>> '{worker,quality,score}' AS double precision) END AS score,
+    now() AS now
+FROM public.jobs AS job
+JOIN worker.versions AS version ON version.path = worker.storage_path(job.shop, job.product_id, job.variant_id)
+LEFT JOIN worker.published ON published.path = version.path AND published.digest = version.digest
+LEFT JOIN public.jobs AS maker ON maker.id = version.job_id
+WHERE job.id = :id ORDER BY version.begun_at DESC LIMIT 12;
+
+-- name: events
+-- List the latest webhook events of a job. A body begins with jobId, status, seq and progress.
+SELECT event.id, event.seq, event.type, substring(left(event.body, 200) FROM '"status": "([a-z]+)"') AS status,
+    substring(left(event.body, 200) FROM '"progress": ([0-9]+)') AS progress, event.terminal, event.attempts, event.refusals,
+    event.next_attempt_at, event.sending_token IS NOT NULL AND event.next_attempt_at > now() AS being_sent, event.delivered_at,
+    event.dead_at, left(event.last_error, 500) AS last_error, event.created_at, now() AS now
+FROM worker.outbox AS event WHERE event.job_id = :id ORDER BY event.job_id DESC, event.seq DESC LIMIT 30;

@@ -3,10 +3,16 @@
 "use strict";
 
 {
+  document.documentElement.classList.add("script"); // what needs a script is shown
   const TIMEOUT_MS = 8000;
   const pulse = document.getElementById("pulse");
   const live = document.getElementById("live");
-  let timer;
+  const voice = document.getElementById("voice");
+  let timer, said = live?.dataset.say;
+
+  function announce(text) {
+    if (voice) voice.textContent = text ?? "";
+  }
 
   function setStatus(state, text) {
     if (!pulse || pulse.dataset.state === state) return;
@@ -27,6 +33,8 @@
       if (!away && fresh) {
         morph(live, fresh);
         document.title = page.title;
+        // Only what somebody waits for is read out: a page that changes each second would never be silent.
+        if (live.dataset.say !== said) announce((said = live.dataset.say));
         if (typeof Viewer === "function") startViewers();
       }
       live.classList.toggle("stale", away);
@@ -36,7 +44,13 @@
       live.classList.add("stale");
       setStatus("away", "no answer");
     }
-    timer = setTimeout(refresh, 1000 * (Number(live.dataset.every) || 4));
+    await_next();
+  }
+
+  // A page that does not change says data-every="0".
+  function await_next() {
+    const every = Number(live.dataset.every);
+    if (every) timer = setTimeout(refresh, 1000 * every);
   }
 
   // Make `old` like `fresh`. Children are matched by data-key if they have one, else by position and name.
@@ -81,14 +95,34 @@
     }
   }
 
+  // Copy buttons. Without https a browser has no clipboard for us, but for what is selected.
+  document.addEventListener("click", async ({ target }) => {
+    const button = target.closest?.("[data-copy]");
+    if (!button) return;
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+    } catch {
+      const field = document.createElement("textarea");
+      field.value = button.dataset.copy;
+      button.after(field);
+      field.select();
+      document.execCommand("copy");
+      field.remove();
+      button.focus();
+    }
+    announce(`${button.textContent.trim()}: done`);
+    button.classList.add("done");
+    setTimeout(() => button.classList.remove("done"), 1500);
+  });
+
   // A picture that is missing in its store, or that the policy blocks, reveals the placeholder behind it.
   const broken = (image) => image.setAttribute("data-broken", "");
   document.addEventListener("error", (event) => event.target.nodeName === "IMG" && broken(event.target), true);
   for (const image of document.images) if (image.complete && !image.naturalWidth && image.loading !== "lazy") broken(image);
 
-  if (live) {
+  if (live && live.dataset.every !== "0") {
     document.addEventListener("visibilitychange", refresh);
     setStatus(live.querySelector(".message") ? "away" : "live", live.querySelector(".message") ? "trying again" : "live");
-    timer = setTimeout(refresh, 1000 * (Number(live.dataset.every) || 4));
+    await_next();
   }
 }

@@ -4,7 +4,9 @@
 "use strict";
 
 const LIVE = 6;
-const FIELD = (30 * Math.PI) / 180;
+const DEGREE = Math.PI / 180;
+const FIELD = 30 * DEGREE;
+const SIDES = ["front", "front left", "left", "back left", "back", "back right", "right", "front right"];
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const running = [];
 
@@ -191,29 +193,107 @@ function camera({ turn, lift, near }, { centre, half, wide, radius }, aspect) {
   return { eye, project, axes: [...right, ...up, ...back] };
 }
 
+// Where the camera stands: on a circle around the product, from its front towards its left. The viewers of a pair share one, so
+// that two versions turn together, and the radio button of a photo turns them to the angle from which it was taken.
+class Pose {
+  constructor(pair) {
+    this.viewers = new Set();
+    this.home = Number(pair.querySelector("[data-turn]:checked")?.dataset.turn ?? 0) * DEGREE;
+    this.at = { turn: this.home, lift: 0, near: 1 };
+    this.goal = { ...this.at };
+    this.spinning = false;
+    this.greeted = still.matches;
+    pair.addEventListener("change", ({ target }) => {
+      if (target.dataset.turn !== undefined) this.face((this.home = Number(target.dataset.turn) * DEGREE));
+    });
+  }
+
+  // Turn the short way to a side, level with it, as a photo shows it.
+  face(turn) {
+    this.spin(false);
+    const apart = turn - this.goal.turn;
+    this.move({ turn: this.goal.turn + Math.atan2(Math.sin(apart), Math.cos(apart)), lift: 0, near: 1 });
+  }
+
+  orbit(turn, lift, at_once = false) {
+    this.spin(false);
+    this.move({ turn: this.goal.turn + turn, lift: Math.min(Math.max(this.goal.lift + lift, -0.5), 1.45) }, at_once);
+  }
+
+  zoom(factor) {
+    this.move({ near: Math.min(Math.max(this.goal.near * factor, 0.35), 2.5) });
+  }
+
+  move(where, at_once = still.matches) {
+    this.greeted = true;
+    Object.assign(this.goal, where);
+    if (at_once) Object.assign(this.at, where);
+    this.changed();
+  }
+
+  spin(on) {
+    this.spinning = on;
+    this.changed();
+  }
+
+  changed() {
+    for (const viewer of this.viewers) {
+      viewer.describe();
+      viewer.wake();
+    }
+  }
+
+  // A new model turns half around and comes to rest at the photo's angle.
+  greet() {
+    if (this.greeted) return;
+    this.greeted = true;
+    this.at.turn = this.goal.turn - 2.4;
+  }
+
+  // Come nearer to the goal. True while there is something left to move.
+  step(now) {
+    const seconds = Math.min(now - (this.before ?? now), 100) / 1000;
+    this.before = now;
+    if (this.spinning) this.goal.turn = this.at.turn += seconds * 0.6;
+    let moving = this.spinning;
+    for (const axis in this.goal) {
+      const apart = this.goal[axis] - this.at[axis];
+      this.at[axis] = Math.abs(apart) < 0.0005 ? this.goal[axis] : this.at[axis] + apart * (1 - Math.exp(-seconds * 5));
+      moving ||= this.at[axis] !== this.goal[axis];
+    }
+    if (!moving) this.before = undefined;
+    return moving;
+  }
+}
+
+const poses = new WeakMap();
+function poseOf(stage) {
+  const pair = stage.closest("[data-pair]") ?? stage;
+  if (!poses.has(pair)) poses.set(pair, new Pose(pair));
+  return poses.get(pair);
+}
+
 class Viewer {
   constructor(stage) {
     this.stage = stage;
-    this.home();
-    this.touched = still.matches;
+    this.view = stage.querySelector(".view");
+    this.tools = stage.querySelector(".tools");
+    this.pose = poseOf(stage);
     this.seen = false;
     this.fingers = new Map();
-    stage.addEventListener("pointerdown", (event) => this.press(event));
-    stage.addEventListener("pointermove", (event) => this.drag(event));
-    for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, (event) => this.release(event));
-    stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
-    stage.addEventListener("keydown", (event) => this.key(event));
-    stage.addEventListener("dblclick", () => this.home());
-    new ResizeObserver(() => this.wake()).observe(stage);
+    const { view } = this;
+    view.addEventListener("pointerdown", (event) => this.press(event));
+    view.addEventListener("pointermove", (event) => this.drag(event));
+    for (const end of ["pointerup", "pointercancel"]) view.addEventListener(end, (event) => this.release(event));
+    view.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    view.addEventListener("keydown", (event) => this.key(event));
+    view.addEventListener("dblclick", () => this.pose.face(this.pose.home));
+    this.tools?.addEventListener("click", ({ target }) => this.press_tool(target.dataset));
+    new ResizeObserver(() => this.wake()).observe(view);
     new IntersectionObserver(([entry]) => {
       this.seen = entry.isIntersecting;
       if (this.seen) this.start();
-    }, { rootMargin: "80px" }).observe(stage);
-  }
-
-  home() {
-    this.pose = { turn: 0.45, lift: 0.16, near: 1 };
-    this.wake();
+    }, { rootMargin: "80px" }).observe(view);
   }
 
   async start() {
@@ -238,8 +318,16 @@ class Viewer {
     }
     // A lost context is not repaired: the viewer starts again as it did first.
     canvas.addEventListener("webglcontextlost", () => this.canvas === canvas && this.stop());
-    this.stage.append(canvas);
+    this.view.append(canvas);
     this.stage.dataset.state = "live";
+    this.pose.viewers.add(this);
+    this.pose.greet();
+    // A slider is what screen readers pass the arrow keys to. It says where it is when somebody has turned it, and not before.
+    const name = `${this.view.dataset.label ?? "3D model"}. Arrow keys turn it, plus and minus zoom, Home returns to the photo's angle.`;
+    const attributes = { role: "slider", tabindex: 0, "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 360 };
+    for (const attribute in attributes) this.view.setAttribute(attribute, attributes[attribute]);
+    if (this.tools) this.tools.hidden = false;
+    this.describe();
     this.wake();
   }
 
@@ -247,11 +335,23 @@ class Viewer {
     const canvas = this.canvas;
     if (!canvas) return;
     this.canvas = null;
+    this.pose.viewers.delete(this);
     this.gl?.getExtension("WEBGL_lose_context")?.loseContext();
     this.gl = null;
     canvas.remove();
     running.splice(running.indexOf(this), 1);
     this.stage.dataset.state = "waiting";
+  }
+
+  describe() {
+    const { turn, lift } = this.pose.goal;
+    const degrees = Math.round((((turn / DEGREE) % 360) + 360) % 360) % 360;
+    const raised = Math.round(lift / DEGREE);
+    const side = SIDES[Math.round(degrees / 45) % 8];
+    const height = raised ? `, ${Math.abs(raised)} degrees from ${raised > 0 ? "above" : "below"}` : "";
+    this.view.setAttribute("aria-valuenow", degrees);
+    this.view.setAttribute("aria-valuetext", `${side}, ${degrees} degrees${height}`);
+    this.tools?.querySelector("[data-spin]")?.setAttribute("aria-pressed", this.pose.spinning);
   }
 
   build(image) {
@@ -290,13 +390,12 @@ class Viewer {
   draw(now) {
     this.frame = 0;
     if (!this.gl || !this.seen) return;
-    if (!this.touched) this.pose.turn += Math.min(now - (this.before ?? now), 100) * 0.00035;
-    this.before = now;
+    const moving = this.pose.step(now);
     const { gl, canvas, shape, floor, box } = this;
     const sharp = Math.min(devicePixelRatio, 2);
-    const [width, height] = [this.stage.clientWidth * sharp, this.stage.clientHeight * sharp].map(Math.round);
+    const [width, height] = [this.view.clientWidth * sharp, this.view.clientHeight * sharp].map(Math.round);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const { eye, project, axes } = camera(this.pose, box, width / height);
+    const { eye, project, axes } = camera(this.pose.at, box, width / height);
     gl.viewport(0, 0, width, height);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
 
@@ -309,7 +408,7 @@ class Viewer {
     gl.uniform1f(shape.at("rough"), this.model.rough);
     gl.drawElements(gl.TRIANGLES, this.model.index.length, this.kind, 0);
 
-    if (this.pose.lift > -0.02) {
+    if (this.pose.at.lift > -0.02) {
       gl.useProgram(floor.program);
       gl.bindVertexArray(floor.array);
       gl.bindTexture(gl.TEXTURE_2D, this.shadow);
@@ -319,14 +418,13 @@ class Viewer {
       gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
       gl.disable(gl.BLEND);
     }
-    if (!this.touched) this.wake();
+    if (moving) this.wake();
   }
 
   press(event) {
-    this.touched = true;
     this.start();
     this.fingers.set(event.pointerId, event);
-    this.stage.setPointerCapture(event.pointerId);
+    this.view.setPointerCapture(event.pointerId);
   }
 
   drag(event) {
@@ -334,8 +432,8 @@ class Viewer {
     if (!before) return;
     const other = [...this.fingers.values()].find((finger) => finger.pointerId !== event.pointerId);
     const apart = (finger) => Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY);
-    if (other) this.zoom(apart(before) / Math.max(apart(event), 1));
-    else this.orbit((before.clientX - event.clientX) * 0.008, (event.clientY - before.clientY) * 0.006);
+    if (other) this.pose.zoom(apart(before) / Math.max(apart(event), 1));
+    else this.pose.orbit((before.clientX - event.clientX) * 0.008, (event.clientY - before.clientY) * 0.006, true);
     this.fingers.set(event.pointerId, event);
   }
 
@@ -345,29 +443,32 @@ class Viewer {
 
   // The wheel zooms only in a viewer that was clicked, because the page must keep scrolling under the mouse.
   wheel(event) {
-    if (document.activeElement !== this.stage) return;
+    if (document.activeElement !== this.view) return;
     event.preventDefault();
-    this.zoom(Math.exp(event.deltaY * (event.deltaMode ? 0.04 : 0.0012)));
+    this.pose.zoom(Math.exp(event.deltaY * (event.deltaMode ? 0.04 : 0.0012)));
   }
 
   key(event) {
-    const [turn, lift] = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, 0.1], ArrowDown: [0, -0.1] }[event.key] ?? [];
-    if (turn === undefined) return;
+    const { pose } = this, by = event.shiftKey ? 45 : 15;
+    const act = {
+      ArrowLeft: () => pose.orbit(-by * DEGREE, 0),
+      ArrowRight: () => pose.orbit(by * DEGREE, 0),
+      ArrowUp: () => pose.orbit(0, 10 * DEGREE),
+      ArrowDown: () => pose.orbit(0, -10 * DEGREE),
+      "+": () => pose.zoom(0.8),
+      "=": () => pose.zoom(0.8),
+      "-": () => pose.zoom(1.25),
+      Home: () => pose.face(pose.home),
+    }[event.key];
+    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    this.touched = true;
-    this.orbit(turn, lift);
+    act();
   }
 
-  orbit(turn, lift) {
-    this.pose.turn += turn;
-    this.pose.lift = Math.min(Math.max(this.pose.lift + lift, -0.5), 1.45);
-    this.wake();
-  }
-
-  zoom(factor) {
-    this.touched = true;
-    this.pose.near = Math.min(Math.max(this.pose.near * factor, 0.35), 2.5);
-    this.wake();
+  press_tool({ turn, zoom, spin }) {
+    if (turn !== undefined) this.pose.face(Number(turn) * DEGREE);
+    else if (zoom !== undefined) this.pose.zoom(Number(zoom));
+    else if (spin !== undefined) this.pose.spin(!this.pose.spinning);
   }
 }
 
