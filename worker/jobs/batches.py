@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -95,6 +96,16 @@ def results(engine: Engine, shop: str, batch: str) -> list[Row]:
 def status(engine: Engine, *, batch: str | None = None, shop: str | None = None) -> list[Row]:
     """Return batches as the view batch_status shows them, the newest first: all, those of a shop, those of a name."""
     return fetch_all(engine, QUERIES["batch_status"], batch=batch, shop=shop)
+
+
+def page(
+    engine: Engine, *, part: str, limit: int, before: tuple[datetime, str, str] | None = None
+) -> list[Row]:
+    """Return up to `limit` batches, the newest first, whose shop or name has `part`; those after the `created_at`, `shop` and `batch` of one."""
+    created_at, shop, batch = before or (None, "", "")
+    return fetch_all(
+        engine, QUERIES["batch_page"], part=part, limit=limit, before=created_at, shop=shop, batch=batch
+    )
 
 
 def cancel(engine: Engine, shop: str, batch: str) -> int:

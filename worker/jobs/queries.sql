@@ -269,6 +269,31 @@ SELECT public.cancel_job(:id);
 -- Queue a job that has ended again.
 SELECT public.retry_job(:id, CAST(:without_photo AS int));
 
+-- name: cancel_jobs
+-- Cancel those of some jobs that have not ended. `was` is null for one that another session has locked, which is left: like
+-- cancel_batch(), this never waits for a row while it holds others.
+WITH unfinished AS MATERIALIZED (
+    SELECT id FROM public.jobs
+    WHERE id = ANY (CAST(:ids AS uuid[])) AND status IN ('pending', 'processing') AND cancel_requested_at IS NULL
+), free AS MATERIALIZED (
+    SELECT id, status::text AS was FROM public.jobs
+    WHERE id = ANY (CAST(:ids AS uuid[])) AND status IN ('pending', 'processing') AND cancel_requested_at IS NULL
+    FOR UPDATE SKIP LOCKED
+)
+SELECT id, was, CASE WHEN was IS NOT NULL THEN public.cancel_job(id) END AS done FROM unfinished LEFT JOIN free USING (id);
+
+-- name: retry_jobs
+-- Queue those of some jobs again that have ended.
+WITH ended AS MATERIALIZED (
+    SELECT id FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND completed_at IS NOT NULL
+    ORDER BY id FOR NO KEY UPDATE
+)
+SELECT id FROM ended WHERE public.retry_job(id);
+
+-- name: count_states
+-- Count some jobs by their status.
+SELECT status::text AS status, count(*) AS jobs FROM public.jobs WHERE id = ANY (CAST(:ids AS uuid[])) GROUP BY status;
+
 -- name: approve
 -- Approve the model of a job that waits for it.
 SELECT public.approve_job(:id);
@@ -322,3 +347,45 @@ SELECT worker.fold_usage(:most) AS folded;
 -- name: prune_batches
 -- Delete the sums of old batches that have no jobs any more.
 SELECT batch AS id FROM worker.prune_batches(:days, :batch) AS batch;
+
+-- name: batch_page
+-- Read the sums of batches, the newest first, from a place in the list: all, or those whose shop or name has a part.
+SELECT *, now() AS now FROM public.batch_status
+WHERE (position(lower(:part) IN lower(shop)) > 0 OR position(lower(:part) IN lower(batch)) > 0)
+    AND (CAST(:before AS timestamptz) IS NULL OR (created_at, shop, batch) < (:before, :shop, :batch))
+ORDER BY created_at DESC, shop DESC, batch DESC LIMIT :limit;
+
+-- name: plans
+-- List plans with what their shops have used today.
+SELECT plan.*, used.completed, used.failed, used.cancelled, used.device_seconds,
+    (SELECT inserted FROM worker.shop_days AS one
+     WHERE one.shop = plan.shop AND one.day = CAST(now() AT TIME ZONE 'UTC' AS date) AND one.quality = '') AS inserted,
+    (SELECT count(*) FROM public.jobs AS job WHERE job.status = 'processing' AND job.shop = plan.shop) AS running
+FROM (
+    SELECT shop, jobs_a_day, jobs_at_once, presets FROM worker.shop_limits
+    WHERE shop > :after AND position(lower(:part) IN lower(shop)) > 0 ORDER BY shop LIMIT :limit
+) AS plan CROSS JOIN LATERAL (
+    SELECT coalesce(sum(completed), 0) AS completed, coalesce(sum(failed), 0) AS failed,
+        coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(device_seconds), 0) AS device_seconds
+    FROM public.shop_usage AS one WHERE one.shop = plan.shop AND one.day = CAST(now() AT TIME ZONE 'UTC' AS date)
+) AS used
+ORDER BY plan.shop;
+
+-- name: busiest_shops
+-- List the shops in which most jobs ended today.
+SELECT shop, sum(completed) AS completed, sum(failed) AS failed, sum(cancelled) AS cancelled, sum(cached) AS cached,
+    sum(device_seconds) AS device_seconds, sum(bytes) AS bytes,
+    EXISTS (SELECT FROM worker.shop_limits AS plan WHERE plan.shop = used.shop) AS has_plan
+FROM public.shop_usage AS used WHERE day = CAST(now() AT TIME ZONE 'UTC' AS date)
+GROUP BY shop ORDER BY sum(completed) + sum(failed) + sum(cancelled) DESC, shop LIMIT :limit;
+
+-- name: set_plan
+-- Give a shop a plan.
+INSERT INTO worker.shop_limits (shop, jobs_a_day, jobs_at_once, presets)
+VALUES (:shop, :jobs_a_day, :jobs_at_once, CAST(:presets AS text[]))
+ON CONFLICT (shop) DO UPDATE
+SET jobs_a_day = excluded.jobs_a_day, jobs_at_once = excluded.jobs_at_once, presets = excluded.presets;
+
+-- name: remove_plan
+-- Take a shop's plan away.
+WITH deleted AS (DELETE FROM worker.shop_limits WHERE shop = :shop RETURNING 1) SELECT EXISTS (SELECT FROM deleted);

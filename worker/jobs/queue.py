@@ -9,6 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import IntegrityError
 
 from worker.core.errors import ERRORS, JobError
 from worker.database import Row, fetch_all, fetch_one, fetch_value, parse_json, queries
@@ -232,6 +233,37 @@ def retry(engine: Engine, job_id: UUID, *, without_photo: int | None = None) -> 
     Raises: sqlalchemy's DBAPIError if there is no such photo, or no other one.
     """
     return bool(fetch_value(engine, QUERIES["retry"], id=job_id, without_photo=without_photo))
+
+
+def cancel_jobs(engine: Engine, ids: Sequence[UUID]) -> Row:
+    """End those of some jobs that wait, and ask those that run to stop. Returns how many were `cancelled`, and are `stopping`.
+
+    Raises: sqlalchemy's DBAPIError, also if another session has locked one of them for seconds; the others are cancelled then.
+    """
+    rows = _all(engine, "cancel_jobs", ids=list(ids))
+    found = [row["was"] for row in rows]
+    locked = sum(request_cancel(engine, row["id"]) for row in rows if row["was"] is None)
+    return {"cancelled": found.count("pending"), "stopping": found.count("processing") + locked}
+
+
+def retry_jobs(engine: Engine, ids: Sequence[UUID]) -> Row:
+    """Make the models of those of some jobs anew that have ended. Returns how many are `queued`, and how many were `refused`.
+
+    A job is refused if another unfinished one has its dedupe_key.
+    """
+    try:
+        return {"queued": len(_all(engine, "retry_jobs", ids=list(ids))), "refused": 0}
+    except IntegrityError:  # one of them takes the others along
+        if len(ids) == 1:
+            return {"queued": 0, "refused": 1}
+    first = retry_jobs(engine, ids[: len(ids) // 2])
+    second = retry_jobs(engine, ids[len(ids) // 2 :])
+    return {key: first[key] + second[key] for key in first}
+
+
+def count_states(engine: Engine, ids: Sequence[UUID]) -> dict[str, int]:
+    """Count some jobs by their status."""
+    return {row["status"]: row["jobs"] for row in _all(engine, "count_states", ids=list(ids))}
 
 
 def approve(engine: Engine, job_id: UUID) -> bool:

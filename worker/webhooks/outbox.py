@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -59,9 +60,17 @@ def counts(engine: Engine) -> Row:
     return fetch_all(engine, QUERIES["counts"])[0]
 
 
-def dead(engine: Engine, limit: int) -> list[Row]:
-    """Return up to `limit` dead events, the latest first."""
-    return fetch_all(engine, QUERIES["dead"], limit=limit)
+def dead(
+    engine: Engine, limit: int, *, shop: str | None = None, before: tuple[datetime, int] | None = None
+) -> list[Row]:
+    """Return up to `limit` dead events, all or those of a shop, the latest first; those after the `dead_at` and `seq` of one."""
+    dead_at, seq = before or (None, None)
+    return fetch_all(engine, QUERIES["dead"], limit=limit, shop=shop, before=dead_at, seq=seq)
+
+
+def dead_shops(engine: Engine) -> list[Row]:
+    """Return the shops with most of the latest dead events: `shop`, how many `events`, and when the `latest` of them died."""
+    return fetch_all(engine, QUERIES["dead_shops"])
 
 
 def replay(engine: Engine, ids: Sequence[UUID] | None) -> set[UUID]:

@@ -48,15 +48,23 @@ FROM worker.outbox
 WHERE delivered_at IS NULL AND dead_at IS NULL;
 
 -- name: dead
--- List dead events, the latest first. `overtaken`: a later event of the same job was delivered.
-SELECT id, job_id, seq, body::jsonb ->> 'status' AS status, attempts, last_error AS reason, created_at, dead_at,
+-- List dead events, all or those of a shop, the latest first, from a place in the list. `overtaken`: a later event of the same
+-- job was delivered.
+SELECT id, shop, type, job_id, seq, body::jsonb ->> 'status' AS status, attempts, last_error AS reason, created_at, dead_at,
     EXISTS (
         SELECT FROM worker.outbox AS later
         WHERE later.job_id = event.job_id AND later.seq > event.seq AND later.delivered_at IS NOT NULL) AS overtaken
 FROM worker.outbox AS event
-WHERE dead_at IS NOT NULL
+WHERE dead_at IS NOT NULL AND (CAST(:shop AS text) IS NULL OR shop = :shop)
+    AND (CAST(:before AS timestamptz) IS NULL OR dead_at <= :before AND (dead_at, seq) < (:before, CAST(:seq AS bigint)))
 ORDER BY dead_at DESC, seq DESC
 LIMIT :limit;
+
+-- name: dead_shops
+-- Count the latest dead events by shop.
+SELECT shop, count(*) AS events, max(dead_at) AS latest
+FROM (SELECT shop, dead_at FROM worker.outbox WHERE dead_at IS NOT NULL ORDER BY dead_at DESC LIMIT 10000) AS dead
+GROUP BY shop ORDER BY events DESC, shop LIMIT 50;
 
 -- name: replay
 -- Send dead events again: those with these ids, or all.

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from typing import Any
 
 import psycopg
@@ -15,7 +16,21 @@ from sqlalchemy.engine import Engine
 from worker.core.settings import Settings
 from worker.ops.dashboard import app
 
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 ENDED = {"completed", "failed", "cancelled"}
+
+
+class Tags(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.links += [value or "" for name, value in attrs if name in {"href", "src", "data-src", "action"}]
+        assert not [name for name, _ in attrs if name.startswith("on") or name == "style"]
 
 
 def insert(sql: psycopg.Connection, **columns: Any) -> str:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -22,7 +21,7 @@ import uvicorn
 from conftest import HOST, connected, new_database, until
 from pydantic import SecretStr
 from rich.console import Console
-from rows import change, insert, served
+from rows import HOSTILE, Tags, change, insert, served
 from sqlalchemy.engine import Engine
 
 from worker import database
@@ -33,22 +32,8 @@ from worker.local.postgres import Postgres
 from worker.ops import dashboard
 from worker.ops.dashboard import access, pages, sessions
 
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 TOKEN = "correct-horse-battery"
 CROWD = Path(__file__).parent / "crowd.sql"
-
-
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.links: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.append(tag)
-        self.links += [value or "" for name, value in attrs if name in {"href", "src", "data-src", "action"}]
-        assert not [name for name, _ in attrs if name.startswith("on") or name == "style"]
 
 
 @pytest.fixture

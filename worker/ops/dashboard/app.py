@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 from uuid import UUID
 
 import structlog
@@ -29,7 +29,9 @@ from starlette.routing import Route
 from worker import database, engines
 from worker.core.errors import ERRORS, first_line, printable
 from worker.core.settings import ConfigError, Settings
-from worker.ops.dashboard import access, actions, job, pages, sessions
+from worker.database import Row
+from worker.ops.dashboard import access, actions, forms, job, lists, pages, sessions
+from worker.ops.dashboard.forms import Form
 from worker.ops.terminal import formats
 from worker.storage.paths import last_part
 
@@ -40,12 +42,14 @@ STATIC = {
     "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
     "viewer.js": (FOLDER / "static" / "viewer.js", "text/javascript"),
 }
-LARGEST_FORM = 65_536  # bytes
-MOST_FIELDS = 2000
 FORM_S = 10  # for all of a form to arrive
 
 NAVIGATION = {
     "/": "Jobs",
+    "/batches": "Batches",
+    "/hosts": "Hosts",
+    "/webhooks": "Webhooks",
+    "/limits": "Limits",
 }
 
 FOREIGN = (
@@ -74,6 +78,11 @@ def create(engine: Engine, settings: Settings) -> Starlette:
             Route("/", site.overview),
             Route("/jobs/{id}", site.job),
             Route("/errors", site.errors),
+            Route("/hosts", site.page("hosts.html.j2", lists.host_list)),
+            Route("/batches", site.page("batches.html.j2", lists.batch_list)),
+            Route("/batches/{shop}/{batch:path}", site.batch),
+            Route("/webhooks", site.page("webhooks.html.j2", lists.dead_events)),
+            Route("/limits", site.page("limits.html.j2", lists.limits)),
             Route("/actions/{name}", site.act, methods=["POST"]),
             Route("/login", site.ask_token),
             Route("/login", site.log_in, methods=["POST"]),
@@ -84,7 +93,7 @@ def create(engine: Engine, settings: Settings) -> Starlette:
         exception_handlers={
             DBAPIError: site.database_error,
             PoolTimeout: site.database_error,
-            actions.BadForm: site.bad_form,
+            forms.BadForm: site.bad_form,
             HTTPException: site.failed,
             Exception: site.failed,
         },
@@ -131,6 +140,22 @@ class _Site:
     def errors(self, request: Request) -> Response:
         return self.render(request, "errors.html.j2", kinds=ERRORS, every=0)
 
+    def page(
+        self, template: str, read: Callable[[Engine, Mapping[str, str]], Row]
+    ) -> Callable[[Request], Response]:
+        """Return the endpoint that shows what `read` finds for a query string."""
+
+        def show(request: Request) -> Response:
+            return self.render(request, template, **read(self.engine, request.query_params), every=IDLE_S)
+
+        return show
+
+    def batch(self, request: Request) -> Response:
+        found = lists.one_batch(self.engine, request.path_params["shop"], request.path_params["batch"])
+        if found is None:
+            raise HTTPException(404)
+        return self.render(request, "batch.html.j2", **found, every=IDLE_S)
+
     async def act(self, request: Request) -> Response:
         session: sessions.Session = request.state.session
         name = request.path_params["name"]
@@ -140,22 +165,29 @@ class _Site:
         if name not in actions.ACTIONS:
             raise HTTPException(404)
         target = access.own_path(form.text("next", "/"))
+        question = None
         if form.text("confirmed", "") != "1":
             question = await run_in_threadpool(actions.ACTIONS[name].ask, self.engine, form)
-            if question is not None:
-                fields = {key: values for key, values in form.fields.items() if key not in actions.OWN_FIELDS}
-                return self.render(
-                    request,
-                    "confirm.html.j2",
-                    name=name,
-                    question=question,
-                    fields=fields,
-                    target=target,
-                    every=0,
-                )
-        who = {"actor": session.name, "session": session.label, "client": sessions.client_address(request)}
-        session.notice = await run_in_threadpool(actions.run, self.engine, name, form, who=who)
-        return RedirectResponse(target, 303)
+        if question is None:
+            who = {
+                "actor": session.name,
+                "session": session.label,
+                "client": sessions.client_address(request),
+            }
+            notice = await run_in_threadpool(actions.run, self.engine, name, form, who=who)
+            if not notice.more:
+                session.notice = notice
+                return RedirectResponse(target, 303)
+            question = f"{notice.text} There are more. Go on?"
+        return self.render(
+            request,
+            "confirm.html.j2",
+            name=name,
+            question=question,
+            fields=form.target,
+            target=target,
+            every=0,
+        )
 
     def ask_token(self, request: Request) -> Response:
         if not self.access.tokens:
@@ -203,7 +235,9 @@ class _Site:
         title, text = {
             404: ("Not found", "There is no such job or page. The row may have been deleted."),
             405: ("Not possible", "This address does not take such requests."),
+            408: ("Too slow", "The form did not arrive in time."),
             413: ("Too large", "The form is too large. Select less at once."),
+            415: ("Not possible", "This address takes forms only."),
         }.get(code, ("Something went wrong", "The output of worker dashboard says what."))
         answer = self._message(request, code, title, text)
         answer.headers.update(self.headers)  # the guard does not see our own errors
@@ -238,8 +272,8 @@ class _Site:
         return self.render(request, "message.html.j2", code, title=title, text=text, every=IDLE_S)
 
 
-async def _read_form(request: Request) -> actions.Form:
-    """Read a posted form. Raises: HTTPException 413, 415, 408."""
+async def _read_form(request: Request) -> Form:
+    """Read a posted form. Raises: BadForm; HTTPException 408, 413, 415."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise HTTPException(415)
@@ -248,15 +282,11 @@ async def _read_form(request: Request) -> actions.Form:
         async with asyncio.timeout(FORM_S):
             async for part in request.stream():
                 body += part
-                if len(body) > LARGEST_FORM:
+                if len(body) > forms.LARGEST:
                     raise HTTPException(413)
     except TimeoutError:
         raise HTTPException(408) from None
-    try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
-    except ValueError:
-        raise HTTPException(413) from None
-    return actions.Form(fields)
+    return Form.parse(bytes(body))
 
 
 def _here(request: Request) -> str:
@@ -320,6 +350,7 @@ def _renderer() -> Callable[..., Response]:
         "link": _link,
         "previews": engines.PREVIEWS,
         "navigation": NAVIGATION,
+        "batch_path": lists.batch_path,
     }
     environment.filters |= {
         "about": formats.about,

@@ -92,3 +92,10 @@ SELECT event.id, event.seq, event.type, substring(left(event.body, 200) FROM '"s
     event.next_attempt_at, event.sending_token IS NOT NULL AND event.next_attempt_at > now() AS being_sent, event.delivered_at,
     event.dead_at, left(event.last_error, 500) AS last_error, event.created_at, now() AS now
 FROM worker.outbox AS event WHERE event.job_id = :id ORDER BY event.job_id DESC, event.seq DESC LIMIT 30;
+
+-- name: failed_of_batch
+-- List jobs of a batch that have failed, of the first thousand in the index those that ended last.
+SELECT id, shop, product_id, variant_id, product_handle, left(error_code, 200) AS error_code,
+    left(error_message, 500) AS error_message, completed_at, now() AS now
+FROM (SELECT * FROM public.jobs WHERE shop = :shop AND batch = :batch AND status = 'failed' LIMIT 1000) AS failed
+ORDER BY completed_at DESC LIMIT :limit;

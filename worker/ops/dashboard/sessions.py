@@ -31,6 +31,7 @@ class Notice:
 
     text: str
     good: bool = True
+    more: bool = False  # the action has stopped before its end, and can go on
 
 
 @dataclass(kw_only=True)
