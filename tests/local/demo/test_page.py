@@ -99,7 +99,7 @@ def test_the_model_is_in_the_page_byte_for_byte(tmp_path: Path, glb: Path) -> No
 def test_words_from_outside_stay_words(tmp_path: Path, picture: Path) -> None:
     every = dict.fromkeys(("job_id", "title", "shop", "product", "quality", "status", "engine"), HOSTILE)
     failed = job(
-        **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], steps={HOSTILE: 1.0}, warnings=[HOSTILE],
+        **every, error_code=HOSTILE, error_message=HOSTILE, events=[HOSTILE], steps={HOSTILE: 1.0}, quality_report={"warnings": [HOSTILE]},
         photos=[NotedPhoto(picture, HOSTILE), NotedPhoto(b"<svg onload=alert(3)>", HOSTILE)],
     )  # fmt: skip
     page = write(tmp_path, failed)
@@ -111,9 +111,12 @@ def test_words_from_outside_stay_words(tmp_path: Path, picture: Path) -> None:
 
 
 def test_the_score_and_what_was_noticed_are_shown(tmp_path: Path) -> None:
-    page = write(tmp_path, job(score=71.6, warnings=["The photo is blurred."]))
+    page = write(
+        tmp_path, job(quality_report={"score": 71.6, "detail": 0.5, "warnings": ["The photo is blurred."]})
+    )
     assert "72 of 100" in page
-    assert "<li>The photo is blurred.</li>" in page
+    assert '<p class="warn">The photo is blurred.</p>' in page
+    assert "50% of the photo" in page
     assert "of 100" not in write(tmp_path, job())
 
 

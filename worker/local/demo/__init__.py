@@ -226,8 +226,7 @@ def _collect(
         glb_bytes=model.get("glb_bytes"),
         triangles=model.get("triangles"),
         watertight=model.get("watertight"),
-        score=report.get("quality", {}).get("score"),
-        warnings=report.get("quality", {}).get("warnings", ()),
+        quality_report=report.get("quality", {}),
         events=[
             f"{e['body']['status']} {e['body'].get('progress', '')} %"
             for e in events
