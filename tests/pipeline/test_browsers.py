@@ -10,6 +10,7 @@ import pytest
 from browser import MISSING, Tab, chromium
 from numpy.typing import NDArray
 from odd_photos import ODD, jpeg
+from PIL import Image
 
 from worker.core.errors import JobError
 from worker.pipeline.decoder import MAX_MISSING, decode_image
@@ -30,6 +31,10 @@ SHOWN = """(async () => {
   for (let n = 0; n < pixels.length; n += 8192) text += String.fromCharCode(...pixels.subarray(n, n + 8192));
   return {size: [canvas.height, canvas.width, 4], pixels: btoa(text)};
 })()"""
+
+
+def decode(file: Path) -> Image.Image:
+    return decode_image(file.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def browser_pixels(tab: Tab, name: str, content: bytes) -> NDArray[np.int16]:
 def test_the_decoder_shows_what_a_browser_shows(tab: Tab, tmp_path: Path, name: str) -> None:
     content = ODD[name]()
     (tmp_path / "photo").write_bytes(content)
-    image = decode_image(tmp_path / "photo")
+    image = decode(tmp_path / "photo")
     ours = np.asarray(image.convert("RGBA")).astype(np.int16)
     theirs = browser_pixels(tab, name, content)
     assert ours.shape == theirs.shape
@@ -78,5 +83,5 @@ def test_half_a_photo_is_refused(tmp_path: Path, progressive: bool) -> None:
     content = jpeg(progressive=progressive)
     (tmp_path / "photo").write_bytes(content[: len(content) // (6 if progressive else 2)])
     with pytest.raises(JobError) as caught:
-        decode_image(tmp_path / "photo")
+        decode(tmp_path / "photo")
     assert caught.value.code == "photo_broken"

@@ -15,6 +15,10 @@ from worker.pipeline.decoder import decode_image
 QUADRANTS = {"red": (200, 30, 30), "green": (30, 160, 30), "blue": (30, 30, 200), "gray": (120, 120, 120)}
 
 
+def decode(file: Path) -> Image.Image:
+    return decode_image(file.read_bytes())
+
+
 def picture(width: int = 160, height: int = 120) -> Image.Image:
     """Red and green above blue and gray, so that every turn and flip of it is another picture."""
     image = Image.new("RGB", (width, height), QUADRANTS["red"])
@@ -39,7 +43,7 @@ def saved(folder: Path, image: Image.Image, name: str, **options: Any) -> Path:
 
 def refusal(file: Path) -> str:
     with pytest.raises(JobError) as caught:
-        decode_image(file)
+        decode(file)
     assert not caught.value.retryable
     return caught.value.code
 
@@ -57,14 +61,14 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes, *chunks: tu
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.avif"])
 def test_reads_what_shops_use(tmp_path: Path, name: str) -> None:
-    image = decode_image(saved(tmp_path, picture(), name))
+    image = decode(saved(tmp_path, picture(), name))
     assert (image.mode, image.size) == ("RGB", (160, 120))
     assert corners(image) == ["red", "green", "blue", "gray"]
 
 
 def test_the_content_tells_the_type_not_the_name(tmp_path: Path) -> None:
     file = saved(tmp_path, picture(), "a.png").rename(tmp_path / "photo.txt")
-    assert corners(decode_image(file)) == ["red", "green", "blue", "gray"]
+    assert corners(decode(file)) == ["red", "green", "blue", "gray"]
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.avif"])
@@ -87,15 +91,15 @@ def test_damaged_bytes_are_refused_or_decoded_but_never_crash(tmp_path: Path, na
             damaged[at] = rng.integers(256)
         (tmp_path / "damaged").write_bytes(damaged)
         with suppress(JobError):  # any other exception fails the test
-            decode_image(tmp_path / "damaged")
+            decode(tmp_path / "damaged")
 
 
 def test_the_smallest_photo_is_accepted(tmp_path: Path) -> None:
-    assert decode_image(saved(tmp_path, picture(64, 64), "a.png")).size == (64, 64)
+    assert decode(saved(tmp_path, picture(64, 64), "a.png")).size == (64, 64)
 
 
 def test_a_large_photo_is_reduced_to_what_later_steps_can_use(tmp_path: Path) -> None:
-    image = decode_image(saved(tmp_path, picture(5000, 3750), "a.jpg"))
+    image = decode(saved(tmp_path, picture(5000, 3750), "a.jpg"))
     assert image.size == (2048, 1536)
     assert corners(image) == ["red", "green", "blue", "gray"]
 
@@ -115,14 +119,14 @@ def test_every_exif_orientation_ends_upright(tmp_path: Path, name: str, orientat
     stored = picture().transpose(undo[orientation]) if orientation > 1 else picture()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = decode_image(saved(tmp_path, stored, name, exif=exif))
+    image = decode(saved(tmp_path, stored, name, exif=exif))
     assert image.size == (160, 120)
     assert corners(image) == ["red", "green", "blue", "gray"]
 
 
 @pytest.mark.parametrize("exif", [b"Exif\x00\x00garbage", b"Exif\x00\x00II*\x00\xff\xff\xff\xff"])
 def test_damaged_metadata_does_not_spoil_a_good_photo(tmp_path: Path, exif: bytes) -> None:
-    assert corners(decode_image(saved(tmp_path, picture(), "a.jpg", exif=exif))) == [
+    assert corners(decode(saved(tmp_path, picture(), "a.jpg", exif=exif))) == [
         "red",
         "green",
         "blue",
@@ -131,7 +135,7 @@ def test_damaged_metadata_does_not_spoil_a_good_photo(tmp_path: Path, exif: byte
 
 
 def test_cmyk_becomes_the_colors_that_it_means(tmp_path: Path) -> None:
-    image = decode_image(saved(tmp_path, picture().convert("CMYK"), "a.jpg", quality=95))
+    image = decode(saved(tmp_path, picture().convert("CMYK"), "a.jpg", quality=95))
     assert image.mode == "RGB"
     assert corners(image) == ["red", "green", "blue", "gray"]
 
@@ -146,32 +150,32 @@ def wide_profile() -> bytes:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_a_color_profile_is_applied(tmp_path: Path, mode: str) -> None:
-    image = decode_image(saved(tmp_path, picture().convert(mode), "a.png", icc_profile=wide_profile()))
+    image = decode(saved(tmp_path, picture().convert(mode), "a.png", icc_profile=wide_profile()))
     assert image.mode == ("RGBA" if mode == "RGBA" else "RGB")
     assert corners(image) == ["green", "red", "blue", "gray"]
 
 
 def test_the_usual_profile_changes_nothing(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    image = decode_image(saved(tmp_path, picture(), "a.png", icc_profile=profile))
+    image = decode(saved(tmp_path, picture(), "a.png", icc_profile=profile))
     assert np.abs(np.asarray(image).astype(int) - np.asarray(picture())).max() <= 2
 
 
 @pytest.mark.parametrize("profile", [b"garbage", b"\x00" * 4000, b""])
 def test_a_damaged_profile_is_ignored(tmp_path: Path, profile: bytes) -> None:
-    assert corners(decode_image(saved(tmp_path, picture(), "a.jpg", icc_profile=profile)))[0] == "red"
+    assert corners(decode(saved(tmp_path, picture(), "a.jpg", icc_profile=profile)))[0] == "red"
 
 
 def test_a_profile_of_another_color_space_is_ignored(tmp_path: Path) -> None:
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     for mode in ("RGB", "L"):
-        decoded = decode_image(saved(tmp_path, picture().convert(mode), "a.jpg", icc_profile=lab))
+        decoded = decode(saved(tmp_path, picture().convert(mode), "a.jpg", icc_profile=lab))
         assert np.asarray(decoded)[30, 40, 0] in range(60, 210)
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
     levels = np.linspace(0, 65535, 100 * 80).astype(np.uint16).reshape(80, 100)
-    image = decode_image(saved(tmp_path, Image.fromarray(levels), "gray.png"))
+    image = decode(saved(tmp_path, Image.fromarray(levels), "gray.png"))
     assert image.mode == "RGB"
     assert np.abs(np.asarray(image)[..., 0] - levels / 257).max() <= 1
 
@@ -180,7 +184,7 @@ def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
     rgba[:20, :, 3] = 0
     rows = b"".join(b"\x00" + row.tobytes() for row in rgba)
     (tmp_path / "rgba.png").write_bytes(png(100, 80, 16, 6, rows))
-    image = decode_image(tmp_path / "rgba.png")
+    image = decode(tmp_path / "rgba.png")
     assert image.mode == "RGBA"
     pixels: NDArray[np.uint8] = np.asarray(image)
     assert np.abs(pixels[20:, :, 0] - levels[20:] / 257).max() <= 1
@@ -204,7 +208,7 @@ def test_every_kind_of_transparency_becomes_alpha(tmp_path: Path) -> None:
         saved(tmp_path, picture(), "key.png", transparency=QUADRANTS["red"]),
     ]
     for file in files:
-        image = decode_image(file)
+        image = decode(file)
         assert image.mode == "RGBA", file.name
         alpha = np.asarray(image)[..., 3]
         assert (alpha[30, 40], alpha[30, 120], alpha[90, 40]) == (0, 255, 255), file.name
@@ -212,7 +216,7 @@ def test_every_kind_of_transparency_becomes_alpha(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_gray_bilevel_and_palette_become_rgb(tmp_path: Path, mode: str) -> None:
-    image = decode_image(saved(tmp_path, picture().convert(mode), "a.png"))
+    image = decode(saved(tmp_path, picture().convert(mode), "a.png"))
     assert (image.mode, image.size) == ("RGB", (160, 120))
 
 
@@ -220,4 +224,4 @@ def test_gray_bilevel_and_palette_become_rgb(tmp_path: Path, mode: str) -> None:
 def test_an_animation_gives_its_first_frame(tmp_path: Path, name: str) -> None:
     frames = [Image.new("RGB", (160, 120), color) for color in ("white", "black")]
     file = saved(tmp_path, picture(), name, save_all=True, append_images=frames)
-    assert corners(decode_image(file)) == ["red", "green", "blue", "gray"]
+    assert corners(decode(file)) == ["red", "green", "blue", "gray"]

@@ -1,8 +1,11 @@
 """Untrusted files, through the decoder's own process: refused by their code, or an upright photo within the limits."""
 
 import io
+import json
 import resource
+import socket
 import struct
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -15,6 +18,7 @@ import pytest
 from PIL import Image, ImageCms
 from test_decode import corners, picture, png, wide_profile
 
+from worker.core import landlock
 from worker.core.errors import ERRORS, JobError
 from worker.pipeline.decode import decode_in_subprocess
 
@@ -245,12 +249,70 @@ def test_a_decoder_that_a_photo_has_taken_over_costs_that_photo(
     assert caught.value.code == code
 
 
-def test_a_file_that_somebody_deleted_is_not_called_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_somebody_deleted_is_not_called_broken(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         decode_in_subprocess(tmp_path / "photo")
-    # Deleted just before the decoder opens it.
-    monkeypatch.setattr("worker.pipeline.decode.claims_to_be_a_photo", lambda _: True)
-    with pytest.raises(FileNotFoundError):
-        decode_in_subprocess(tmp_path / "photo")
+
+
+TAKEN_OVER = """
+import ctypes, json, os, signal, socket, subprocess, sys
+from worker.core.errors import JobError
+from worker.pipeline import decoder
+
+folder, port, parent = sys.argv.pop(), int(sys.argv.pop()), os.getppid()
+address = ctypes.create_string_buffer(bytes([2, 0]) + port.to_bytes(2, "big") + bytes([127, 0, 0, 1] + [0] * 8))
+libc = ctypes.CDLL(None, use_errno=True)
+
+def fails(act):
+    try:
+        return act() in (-1, None) and ctypes.get_errno() != 0
+    except OSError as error:
+        return True
+
+def attack(content):
+    tried = {
+        "read": lambda: os.open("/etc/passwd", os.O_RDONLY),
+        "write": lambda: os.open(f"{folder}/new", os.O_WRONLY | os.O_CREAT),
+        "list": lambda: len(os.listdir("/")),
+        "truncate": lambda: os.truncate(f"{folder}/kept", 0) or 0,
+        "remove": lambda: os.unlink(f"{folder}/kept") or 0,
+        "rename": lambda: os.rename(f"{folder}/kept", f"{folder}/moved") or 0,
+        "link": lambda: os.symlink("/etc", f"{folder}/link") or 0,
+        "folder": lambda: os.mkdir(f"{folder}/made") or 0,
+        "connect": lambda: libc.connect(libc.socket(2, 1, 0), address, 16),
+        "udp": lambda: libc.socket(2, 2, 0),
+        "unix": lambda: libc.socket(1, 1, 0),
+        "signal": lambda: os.kill(parent, 0) or 0,
+        "trace": lambda: libc.ptrace(16, parent, 0, 0),
+    }
+    sys.stderr.write(json.dumps([name for name, act in tried.items() if not fails(act)]))
+    sys.stderr.flush()
+    fails(lambda: os.execv("/bin/echo", ["echo", "run"]))
+    raise JobError("photo_broken")
+
+decoder.decode_image = attack
+decoder.main()
+"""
+
+
+def test_a_decoder_that_a_photo_has_taken_over_has_neither_files_nor_network(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = [
+            sys.executable,
+            "-c",
+            TAKEN_OVER,
+            "10",
+            str(1 << 30),
+            str(server.getsockname()[1]),
+            str(tmp_path),
+        ]
+        done = subprocess.run(command, input=b"photo", capture_output=True, check=False)
+    # Without Landlock it can still change what it cannot open, and start a program that can open nothing either.
+    left = {"truncate", "remove", "rename", "link", "folder", "signal", "trace"}
+    if landlock.abi() >= landlock.SCOPES:
+        left = set()
+        assert done.stdout == b'{"refused": "photo_broken"}\n'
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("kept", "kept")]
+    assert set(json.loads(done.stderr.splitlines()[0])) <= left
+    assert b"run" not in done.stdout

@@ -1,6 +1,5 @@
 """A downloaded file → an upright sRGB image. A process of its own decodes it: `worker.pipeline.decoder`."""
 
-import errno
 import json
 import signal
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from worker.core.errors import JobError
-from worker.pipeline.decoder import GONE, claims_to_be_a_photo
+from worker.pipeline.decoder import claims_to_be_a_photo
 
 WORKING_SIDE = 2048
 """The longest side of a decoded photo in pixels: four times that of a view. It bounds the memory of all later steps."""
@@ -38,14 +37,19 @@ def decode_in_subprocess(
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`,
     `photo_too_complex`, `out_of_memory`; OSError if the file cannot be read.
     """
-    if not claims_to_be_a_photo(file):
-        raise JobError(
-            "photo_not_an_image"
-        )  # checked here because a process takes a tenth of a second to start
-    with subprocess.Popen(
-        [sys.executable, "-m", "worker.pipeline.decoder", str(file), str(cpu_s), str(memory)],
-        stdout=subprocess.PIPE,
-    ) as process:
+    with file.open("rb", buffering=0) as photo:
+        if not claims_to_be_a_photo(photo.read(64)):
+            raise JobError(
+                "photo_not_an_image"
+            )  # checked here because a process takes a tenth of a second to start
+        photo.seek(0)
+        # The decoder gets the open file, since it can open none.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.pipeline.decoder", str(cpu_s), str(memory)],
+            stdin=photo,
+            stdout=subprocess.PIPE,
+        )
+    with process:
         late = threading.Timer(wall_s, process.send_signal, [signal.SIGXCPU])
         late.start()
         try:
@@ -62,8 +66,6 @@ def decode_in_subprocess(
         raise JobError("out_of_memory")
     if status < 0:
         raise JobError("photo_broken")
-    if status == GONE:
-        raise FileNotFoundError(errno.ENOENT, "The photo's file was deleted", str(file))
     if status > 0:  # the decoder failed before it opened the photo
         raise JobError("internal_error")
     return _image(answer)

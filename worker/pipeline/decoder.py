@@ -1,8 +1,8 @@
 """A downloaded file → an upright sRGB image. The file is untrusted until its last pixel is decoded.
 
-This runs in a process of its own, with limits on memory and time that a process with a GPU cannot have. So a file that
-crashes a decoder, or keeps it busy for hours, costs one photo, and the process that holds the model goes on.
-`worker.pipeline.decode` starts it.
+This runs in a process of its own, with limits on memory and time that a process with a GPU cannot have, and without files,
+network or other processes. So a file that crashes a decoder, takes it over, or keeps it busy for hours, costs one photo, and the
+process that holds the model goes on. `worker.pipeline.decode` starts it.
 """
 
 import json
@@ -11,7 +11,6 @@ import resource
 import sys
 import warnings
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 # All four formats by name: Pillow would load all of its plugins to look for one that is not imported.
@@ -21,20 +20,25 @@ from PIL import (
     ImageChops,
     ImageCms,
     ImageFile,
+    ImagePalette,  # noqa: F401 - these three are for what a photo may hold: nothing can be imported once it is read
     JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
+from worker.core import landlock
 from worker.core.errors import JobError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF")
 MAX_PIXELS = 40_000_000
 MIN_SIDE = 64
 WORKING_SIDE = 2048  # see worker.pipeline.decode
-GONE = 3  # exit status: somebody deleted the file
 MAX_MISSING = 0.1  # of the picture; if more is missing, the photo is broken
+
+Image.preinit()  # what Image.open() would import first
 
 # A thread for each core would need more address space than the limit allows.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 2
@@ -57,8 +61,10 @@ PROFILE_SPACES = {
 
 
 def main() -> None:
-    """Decode one file. Arguments: the file, seconds of CPU time, bytes of address space. Print a line of JSON, then the pixels."""
-    file, cpu_s, memory = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    """Decode the photo on standard input. Arguments: seconds of CPU time, bytes of address space. Print a line of JSON, then the
+    pixels.
+    """
+    cpu_s, memory = map(int, sys.argv[1:])
     if sys.platform == "linux":  # elsewhere only the number of pixels is limited
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # SIGXCPU at the first limit, so that the parent can tell it from the kernel's SIGKILL when memory is short.
@@ -66,13 +72,13 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     pixels = b""
     try:
-        image = decode_image(file)
+        content = sys.stdin.buffer.read()
+        shut_in()
+        image = decode_image(content)
         pixels = image.tobytes()
         answer = {"mode": image.mode, "size": image.size, "missing": image.info.get("missing", 0.0)}
     except JobError as error:
         answer = {"refused": error.code}
-    except FileNotFoundError:
-        sys.exit(GONE)
     except MemoryError:
         answer = {"refused": "photo_too_complex"}
     try:
@@ -82,16 +88,23 @@ def main() -> None:
         os._exit(1)  # who asked was killed; an exit in order would print a traceback
 
 
-def decode_image(file: Path) -> Image.Image:
+def shut_in() -> None:
+    """Give up files, network and other processes for ever. What is open stays: the pipes to whoever asked."""
+    if sys.platform == "linux":
+        landlock.restrict({})
+        # Whatever the kernel's Landlock can do: no file, socket or pipe can be opened any more, and no file grows.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def decode_image(content: bytes) -> Image.Image:
     """Decode a photo as browsers show it: RGB, or RGBA if it has transparency; upright, sRGB, at most 2048 pixels long.
 
     Of an animation it is the first frame. If the end of the file is missing, `info["missing"]` is the share of the
     picture that the file does not hold.
 
-    Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`; OSError if the file
-    cannot be read.
+    Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`.
     """
-    content = file.read_bytes()
     try:
         with warnings.catch_warnings():
             # Pillow warns of damage that it can handle, and of sizes that are checked here.
@@ -105,7 +118,7 @@ def decode_image(file: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise JobError("photo_too_many_pixels") from error
     except UnidentifiedImageError as error:
-        raise JobError("photo_broken" if claims_to_be_a_photo(file) else "photo_not_an_image") from error
+        raise JobError("photo_broken" if claims_to_be_a_photo(content) else "photo_not_an_image") from error
     except (JobError, MemoryError):
         raise
     except Exception as error:  # a decoder may raise anything
@@ -172,10 +185,9 @@ def _has_all_scans(content: bytes) -> bool:
     return 0 < components == sum(len(found) == 64 for found in seen.values())
 
 
-def claims_to_be_a_photo(file: Path) -> bool:
+def claims_to_be_a_photo(content: bytes) -> bool:
     """True if a file begins like one of the formats, or is empty: that is a broken photo, not a file of another kind."""
-    with file.open("rb") as opened:
-        head = opened.read(64)
+    head = content[:64]
     return (
         head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
