@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -20,9 +19,10 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
-from conftest import NPM, complete_next, until
+from conftest import complete_next, until
 from receiver import SECRET
 from sqlalchemy.engine import Engine
+from typescript import compile_program
 
 from worker.jobs import queue
 from worker.webhooks import sender, signature
@@ -181,9 +181,6 @@ def serving(shopify: Shopify) -> Iterator[str]:
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     """Return the page's program, type-checked and compiled. Shopify's address is a variable in it, and it waits less."""
-    compiler = NPM / "node_modules" / ".bin" / "tsc"
-    if not shutil.which("node") or not compiler.exists():
-        pytest.skip(f"needs node, and: npm install --prefix {NPM} postgres typescript @types/node")
     source = block("ts")
     for old, new in [
         ("`https://${shop}/admin", "`${process.env.SHOPIFY}/admin"),
@@ -193,16 +190,7 @@ def program(tmp_path: Path) -> Path:
     ]:
         assert source.count(old) == 1, old
         source = source.replace(old, new)
-    (tmp_path / "shopify.mts").write_text(source)
-    (tmp_path / "node_modules").symlink_to(NPM / "node_modules")
-    flags = (
-        "--strict --noUncheckedIndexedAccess --target es2022 --module nodenext --skipLibCheck --types node"
-    )
-    checked = subprocess.run(
-        [compiler, *flags.split(), "shopify.mts"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert checked.returncode == 0, checked.stdout
-    return tmp_path / "shopify.mjs"
+    return compile_program(source, tmp_path, "shopify")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,13 +11,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import psycopg
 import pytest
+from browser import MISSING, chromium
 from conftest import CHILD, until
+from typescript import compile_program
 
 from worker.local.postgres import remove_server, start_server
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -39,6 +45,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, u2netp: Path) -> Iterator[
             | {
                 "WORKER_WEIGHTS_DIR": str(u2netp),
                 "PYTHONPATH": str(CHILD),
+                "WORKER_REVIEW": "always",
                 "HTTP_PROXY": "http://127.0.0.1:9",  # an office's, which cannot reach this machine's servers
             },
             stdout=output,
@@ -91,7 +98,8 @@ def test_a_row_inserted_with_psql_becomes_a_model_and_the_backend_hears_of_it(
         with urlopen(dev["BACKEND_URL"] + "/webhooks") as answer:
             return [event["body"] for event in json.load(answer) if event["body"]["jobId"] == job]
 
-    until(lambda: heard() and heard()[-1]["status"] == "completed")
+    assert psql(dev, f"SELECT approve_job('{job}')") == "t"
+    until(lambda: heard() and heard()[-1].get("review") == "approved")
     events = heard()
     assert [event["progress"] for event in events] == sorted(event["progress"] for event in events)  # type: ignore[type-var]
     assert events[-1]["modelUrl"] == model_url
@@ -139,6 +147,89 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     with psycopg.connect(dev["DATABASE_URL"]) as connection:
         nothing = "SELECT count(*) FROM jobs WHERE quality = 'ultra' OR image_urls[1] LIKE '%no-such-file%'"
         assert connection.execute(nothing).fetchone() == (0,)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
+def test_a_merchant_turns_a_model_and_wants_another_photo(
+    dev: dict[str, str], mug: bytes, tmp_path: Path
+) -> None:
+    """docs/merchant-page.md."""
+    page = (ROOT / "docs" / "merchant-page.md").read_text()
+    blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    program = compile_program(blocks["ts"], tmp_path, "merchant", "@google/model-viewer")
+    psql(dev, blocks["sql"])
+    psql(dev, "CREATE TABLE merchant_sessions AS SELECT 'me' AS id, 'b.myshopify.com' AS shop")
+    for name in ("one", "two"):
+        (Path(dev["WORKER_STORAGE_DIR"]) / f"{name}.png").write_bytes(mug)
+    hostile = "<script>document.title = 'owned'</script>"
+    urls = ",".join(f"'{dev['WORKER_STORAGE_URL']}/{name}.png'" for name in ("one", "two"))
+    insert = "INSERT INTO jobs (shop, product_id, product_handle, quality, image_urls)"
+    job = psql(
+        dev, f"{insert} VALUES ('b.myshopify.com', '1', $${hostile}$$, 'fast', ARRAY[{urls}]) RETURNING id"
+    )
+    other = psql(
+        dev, f"{insert} VALUES ('c.myshopify.com', '1', 'theirs', 'fast', ARRAY[{urls}]) RETURNING id"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        ["node", program], env=os.environ | {"DATABASE_URL": dev["DATABASE_URL"], "PORT": str(port)}
+    )
+    try:
+        until(lambda: answers(address), 60, "the page")
+        with chromium(tmp_path) as tab:
+            tab.call("Network.setCookie", name="session", value="me", url=address)
+            tab.open(address)
+            tab.ask("window.loadedOnce = true")
+            tab.wait_for("document.querySelector('.status').textContent.startsWith('Please look at it')", 120)
+            tab.wait_for("document.querySelector('model-viewer').loaded", 60)
+            assert tab.ask("window.loadedOnce && document.title") == "3D models"
+            assert hostile in tab.ask("document.querySelector('h2').textContent")
+            assert other not in tab.ask("document.body.innerHTML")
+
+            # Another shop's job, and a form of another site.
+            form = "new URLSearchParams({action: 'approve', job: '%s'})"
+            post = f"fetch('/decide', {{method: 'POST', body: {form}}}).then(answer => answer.status)"
+            assert tab.ask(post % other) == 409
+            with pytest.raises(HTTPError, match="403"):
+                urlopen(
+                    Request(
+                        f"{address}/decide", b"", {"cookie": "session=me", "sec-fetch-site": "cross-site"}
+                    )
+                )
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(address)
+
+            tab.ask("document.querySelector('summary').click(); document.querySelector('li button').click()")
+            tab.wait_for("/^(Waiting|Being)/.test(document.querySelector('.status')?.textContent)")
+            tab.wait_for(
+                "document.querySelector('.status')?.textContent.startsWith('Please look at it')", 120
+            )
+            assert psql(dev, f"SELECT excluded_photos, review FROM jobs WHERE id = '{job}'") == "{0}|wanted"
+            tab.ask("document.querySelector('button[value=approve]').click()")
+            tab.wait_for("document.querySelector('.status')?.textContent === 'In your shop.'")
+            tab.wait_for("document.querySelector('model-viewer')?.loaded")
+            assert psql(dev, f"SELECT review FROM jobs WHERE id = '{job}'") == "approved"
+            ours = [said for said in tab.says if "GL Driver" not in said and "/decide" not in said]
+            assert ours == []
+            if pictures := os.environ.get("WORKER_TEST_PICTURES"):
+                tab.shot(Path(pictures) / "merchant-page.png")
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def answers(address: str) -> bool:
+    """True if a server answers, whatever it says."""
+    try:
+        urlopen(address)
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(
