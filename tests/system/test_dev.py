@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -149,87 +150,87 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
         assert connection.execute(nothing).fetchone() == (0,)
 
 
-@pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
-def test_a_merchant_turns_a_model_and_wants_another_photo(
-    dev: dict[str, str], mug: bytes, tmp_path: Path
-) -> None:
-    """docs/merchant-page.md."""
+SHOP, SESSION = "b.myshopify.com", "me"
+
+
+@contextmanager
+def serve_merchant_page(dev: dict[str, str], folder: Path) -> Iterator[str]:
+    """Run the program of docs/merchant-page.md. Yield its address. It knows one session, that of SHOP."""
     page = (ROOT / "docs" / "merchant-page.md").read_text()
     blocks = dict(re.findall(r"^```(\w+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
-    program = compile_program(blocks["ts"], tmp_path, "merchant", "@google/model-viewer")
+    program = compile_program(blocks["ts"], folder, "merchant", "@google/model-viewer")
     psql(dev, blocks["sql"])
-    psql(dev, "CREATE TABLE merchant_sessions AS SELECT 'me' AS id, 'b.myshopify.com' AS shop")
-    for name in ("one", "two"):
-        (Path(dev["WORKER_STORAGE_DIR"]) / f"{name}.png").write_bytes(mug)
-    hostile = "<script>document.title = 'owned'</script>"
-    urls = ",".join(f"'{dev['WORKER_STORAGE_URL']}/{name}.png'" for name in ("one", "two"))
-    insert = "INSERT INTO jobs (shop, product_id, product_handle, quality, image_urls)"
-    job = psql(
-        dev, f"{insert} VALUES ('b.myshopify.com', '1', $${hostile}$$, 'fast', ARRAY[{urls}]) RETURNING id"
-    )
-    other = psql(
-        dev, f"{insert} VALUES ('c.myshopify.com', '1', 'theirs', 'fast', ARRAY[{urls}]) RETURNING id"
-    )
+    psql(dev, f"CREATE TABLE merchant_sessions AS SELECT '{SESSION}' AS id, '{SHOP}' AS shop")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        ["node", program], env=os.environ | {"DATABASE_URL": dev["DATABASE_URL"], "PORT": str(port)}
-    )
+    environment = os.environ | {"DATABASE_URL": dev["DATABASE_URL"], "PORT": str(port)}
+    process = subprocess.Popen(["node", program], env=environment)
     try:
-        until(lambda: answers(address), 60, "the page")
-        with chromium(tmp_path) as tab:
-            tab.call("Network.setCookie", name="session", value="me", url=address)
-            tab.open(address)
-            tab.ask("window.loadedOnce = true")
-            tab.wait_for("document.querySelector('.status').textContent.startsWith('Please look at it')", 120)
-            tab.wait_for("document.querySelector('model-viewer').loaded", 60)
-            assert tab.ask("window.loadedOnce && document.title") == "3D models"
-            assert hostile in tab.ask("document.querySelector('h2').textContent")
-            assert other not in tab.ask("document.body.innerHTML")
-
-            # Another shop's job, and a form of another site.
-            form = "new URLSearchParams({action: 'approve', job: '%s'})"
-            post = f"fetch('/decide', {{method: 'POST', body: {form}}}).then(answer => answer.status)"
-            assert tab.ask(post % other) == 409
-            with pytest.raises(HTTPError, match="403"):
-                urlopen(
-                    Request(
-                        f"{address}/decide", b"", {"cookie": "session=me", "sec-fetch-site": "cross-site"}
-                    )
-                )
-            with pytest.raises(HTTPError, match="401"):
-                urlopen(address)
-
-            tab.ask("document.querySelector('summary').click(); document.querySelector('li button').click()")
-            tab.wait_for("/^(Waiting|Being)/.test(document.querySelector('.status')?.textContent)")
-            tab.wait_for(
-                "document.querySelector('.status')?.textContent.startsWith('Please look at it')", 120
-            )
-            assert psql(dev, f"SELECT excluded_photos, review FROM jobs WHERE id = '{job}'") == "{0}|wanted"
-            tab.ask("document.querySelector('button[value=approve]').click()")
-            tab.wait_for("document.querySelector('.status')?.textContent === 'In your shop.'")
-            tab.wait_for("document.querySelector('model-viewer')?.loaded")
-            assert psql(dev, f"SELECT review FROM jobs WHERE id = '{job}'") == "approved"
-            ours = [said for said in tab.says if "GL Driver" not in said and "/decide" not in said]
-            assert ours == []
-            if pictures := os.environ.get("WORKER_TEST_PICTURES"):
-                tab.shot(Path(pictures) / "merchant-page.png")
+        until(lambda: status(f"http://127.0.0.1:{port}") == 401, 60, "the page")
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(60)
 
 
-def answers(address: str) -> bool:
-    """True if a server answers, whatever it says."""
+def status(url: str, body: bytes | None = None, **headers: str) -> int | None:
+    """Return the status of the answer; None if nothing answers."""
     try:
-        urlopen(address)
-    except HTTPError:
-        return True
+        urlopen(Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()}))
+    except HTTPError as error:
+        return error.code
     except OSError:
-        return False
-    return True
+        return None
+    return 200
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
+def test_a_merchant_turns_a_model_and_wants_another_photo(
+    dev: dict[str, str], mug: bytes, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        (Path(dev["WORKER_STORAGE_DIR"]) / f"{name}.png").write_bytes(mug)
+    urls = ",".join(f"'{dev['WORKER_STORAGE_URL']}/{name}.png'" for name in ("one", "two"))
+    hostile = "<script>document.title = 'owned'</script>"
+    job, other = (
+        psql(
+            dev,
+            "INSERT INTO jobs (shop, product_id, product_handle, quality, image_urls)"
+            f" VALUES ('{shop}', '1', $${hostile}$$, 'fast', ARRAY[{urls}]) RETURNING id",
+        )
+        for shop in (SHOP, "c.myshopify.com")
+    )
+    with serve_merchant_page(dev, tmp_path) as address, chromium(tmp_path) as tab:
+        tab.call("Network.setCookie", name="session", value=SESSION, url=address)
+        tab.open(address)
+        tab.ask("window.loadedOnce = true")
+        tab.wait_for("document.querySelector('.status').textContent.startsWith('Please look at it')", 120)
+        tab.wait_for("document.querySelector('model-viewer').loaded")
+        assert tab.ask("window.loadedOnce && document.title") == "3D models"
+        assert tab.ask("document.querySelector('h2').textContent") == hostile
+        assert other not in tab.ask("document.body.innerHTML")
+
+        # Another shop's job, and a form of another site.
+        approve = f"new URLSearchParams({{action: 'approve', job: '{other}'}})"
+        assert (
+            tab.ask(f"fetch('/decide', {{method: 'POST', body: {approve}}}).then(answer => answer.status)")
+            == 409
+        )
+        form = f"action=approve&job={job}".encode()
+        assert (
+            status(f"{address}/decide", form, cookie=f"session={SESSION}", sec_fetch_site="cross-site") == 403
+        )
+
+        tab.ask("document.querySelector('summary').click(); document.querySelector('li button').click()")
+        tab.wait_for("/^(Waiting|Being)/.test(document.querySelector('.status')?.textContent)")
+        tab.wait_for("document.querySelector('.status')?.textContent.startsWith('Please look at it')", 120)
+        assert psql(dev, f"SELECT excluded_photos, review FROM jobs WHERE id = '{job}'") == "{0}|wanted"
+        tab.ask("document.querySelector('button[value=approve]').click()")
+        tab.wait_for("document.querySelector('.status')?.textContent === 'In your shop.'")
+        tab.wait_for("document.querySelector('model-viewer')?.loaded")
+        assert psql(dev, f"SELECT review FROM jobs WHERE id = '{job}'") == "approved"
+        assert [said for said in tab.says if "GL Driver" not in said and "/decide" not in said] == []
 
 
 @pytest.mark.parametrize(
