@@ -18,7 +18,7 @@ def compile_program(source: str, folder: Path, name: str, *packages: str) -> Pat
     (folder / f"{name}.mts").write_text(source)
     (folder / "node_modules").symlink_to(NPM / "node_modules")
     compiler = NPM / "node_modules" / ".bin" / "tsc"
-    command = [compiler, *FLAGS.split(), f"{name}.mts"]
+    command = [str(compiler), *FLAGS.split(), f"{name}.mts"]
     checked = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
     return folder / f"{name}.mjs"
