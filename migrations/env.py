@@ -34,6 +34,7 @@ FILES = (
     "review",
     "batches",
     "plans",
+    "search",
     "views",
     "access",
 )

@@ -264,13 +264,15 @@ EXECUTE FUNCTION worker.notify_cancel();
 -- Delete the events and attempts of deleted jobs, once for each statement; foreign keys would do it for each row. SECURITY
 -- DEFINER: who may delete a job needs no right on these tables.
 CREATE OR REPLACE FUNCTION worker.forget_jobs() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        TRUNCATE worker.outbox, worker.attempts, worker.batches, worker.batch_changes;
+        TRUNCATE worker.outbox, worker.attempts, worker.batches, worker.batch_changes, worker.search;
     ELSE
         DELETE FROM worker.outbox WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
         DELETE FROM worker.attempts WHERE job_id = ANY (ARRAY(SELECT id FROM gone));
+        DELETE FROM worker.search AS one USING gone WHERE one.created_at = gone.created_at AND one.job_id = gone.id;
         PERFORM worker.release_events(shop, NULL) FROM (SELECT DISTINCT shop FROM gone) AS shops;
         -- Jobs that had ended keep their place in the sums of their batch.
         INSERT INTO worker.batch_changes (shop, batch, waiting, running, gone, for_review)

@@ -389,3 +389,21 @@ SET jobs_a_day = excluded.jobs_a_day, jobs_at_once = excluded.jobs_at_once, pres
 -- name: remove_plan
 -- Take a shop's plan away.
 WITH deleted AS (DELETE FROM worker.shop_limits WHERE shop = :shop RETURNING 1) SELECT EXISTS (SELECT FROM deleted);
+
+-- name: has_shop
+-- Return if there is a job of this shop.
+SELECT EXISTS (SELECT FROM public.jobs WHERE shop = :shop);
+
+-- name: shops_with
+-- List the shops whose name has this part, from shop to shop along the index jobs_shop. Nothing is listed after `read` shops:
+-- the last one says so.
+WITH RECURSIVE each AS (
+    (SELECT shop, 1 AS n FROM public.jobs ORDER BY shop LIMIT 1)
+    UNION ALL
+    SELECT next.shop, each.n + 1 FROM each CROSS JOIN LATERAL (
+        SELECT jobs.shop FROM public.jobs WHERE jobs.shop > each.shop ORDER BY jobs.shop LIMIT 1) AS next
+    WHERE each.n < :read
+)
+SELECT shop, n = :read AS all_read FROM each
+WHERE position(lower(:part) IN lower(shop)) > 0 OR n = :read
+ORDER BY n LIMIT :most;
