@@ -98,6 +98,45 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Return the pools and engines for which jobs wait, each with the time since when the job that was due first has waited. It goes
+-- from one to the next along the index jobs_due. A job whose run_after is older than the job itself comes before jobs that wait
+-- longer, so the first 50 are looked at.
+CREATE OR REPLACE FUNCTION worker.waiting_lines() RETURNS TABLE (pool text, engine text, first_due timestamptz, waits_since timestamptz)
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_sort = off SET enable_bitmapscan = off SET jit = off AS $$
+#variable_conflict use_variable
+DECLARE
+    last_pool text := '';
+    last_engine text := '';
+BEGIN
+    LOOP
+        SELECT job.pool, coalesce(job.engine, ''), job.run_after INTO last_pool, last_engine, first_due FROM public.jobs AS job
+        WHERE job.status = 'pending' AND (job.pool, coalesce(job.engine, '')) > (last_pool, last_engine)
+        ORDER BY job.pool, coalesce(job.engine, ''), job.run_after LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        pool := last_pool;
+        engine := nullif(last_engine, '');
+        waits_since := (
+            SELECT min(greatest(job.queued_at, job.run_after)) FROM (
+                SELECT one.queued_at, one.run_after FROM public.jobs AS one
+                WHERE one.status = 'pending' AND one.pool = last_pool AND coalesce(one.engine, '') = last_engine
+                ORDER BY one.pool, coalesce(one.engine, ''), one.run_after LIMIT 50) AS job);
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+-- Return the pools and engines of due jobs that no running host can take, and how many.
+CREATE OR REPLACE FUNCTION worker.unserved_lines() RETURNS TABLE (pool text, engine text, jobs bigint)
+LANGUAGE sql STABLE SET enable_seqscan = off AS $$
+    SELECT line.pool, line.engine, (
+        SELECT count(*) FROM public.jobs AS job
+        WHERE job.status = 'pending' AND job.pool = line.pool AND coalesce(job.engine, '') = coalesce(line.engine, '')
+          AND job.run_after <= now())
+    FROM worker.waiting_lines() AS line
+    WHERE line.first_due <= now() AND NOT EXISTS (
+        SELECT FROM worker.served_lines() AS taken
+        WHERE taken.pool = line.pool AND coalesce(line.engine, taken.engine) = taken.engine)
+$$;
+
 -- Return if a version is the published one of its path. SECURITY DEFINER: who reads job_status needs no right on the table.
 CREATE OR REPLACE FUNCTION worker.is_published(its_path text, its_digest text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$

@@ -51,7 +51,9 @@ def _make_search() -> None:
         op.execute(
             f"CREATE INDEX search_{name} ON worker.search ({name}, created_at) WHERE {name} IS NOT NULL"
         )
-    op.execute("COMMENT ON TABLE worker.search IS 'The names by which people look for a job, newest jobs first.'")
+    op.execute(
+        "COMMENT ON TABLE worker.search IS 'The names by which people look for a job, newest jobs first.'"
+    )
 
 
 def _make_indexes() -> None:

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from worker.database import fetch_all
-from worker.jobs import queue
-from worker.ops.dashboard import pages
+from worker.jobs import queue, search
+from worker.jobs.search import Filter, Search
 
 SHOPS = 200
 BATCHES = 400  # that wait, and as many that have ended
@@ -21,24 +21,34 @@ BATCHES = 400  # that wait, and as many that have ended
 def fill(sql: psycopg.Connection, history: int, waiting: int) -> None:
     """Insert as of two pools and two engines. Without triggers, or it would take minutes."""
     sql.execute("SET session_replication_role = replica")
-    sql.execute("TRUNCATE jobs")
+    sql.execute("TRUNCATE jobs, worker.search, worker.attempts")
     sql.execute(
-        "INSERT INTO jobs (shop, product_id, image_urls, status, progress, attempts, model_url, created_at, started_at,"
-        " completed_at, batch)"
-        " SELECT 'shop-' || n %% %s, n::text, '{http://a/b}', 'completed', 100, 1, 'x', now() - n * interval '1 s',"
-        " now() - n * interval '1 s', now() - n * interval '1 s', 'old-' || n %% %s FROM generate_series(1, %s) AS n",
+        "INSERT INTO jobs (shop, product_id, product_handle, image_urls, status, progress, attempts, model_url, error_code,"
+        " error_message, created_at, started_at, completed_at, batch)"
+        " SELECT 'shop-' || n %% %s, n::text, 'thing-' || n, '{http://a/b}', CASE n %% 20 WHEN 0 THEN 'failed' ELSE 'completed' END::worker.job_state,"
+        " CASE n %% 20 WHEN 0 THEN 0 ELSE 100 END, 1, 'x', CASE n %% 20 WHEN 0 THEN 'no_object' END, 'No.',"
+        " now() - n * interval '1 s', now() - n * interval '1 s', now() - n * interval '1 s', 'old-' || n %% %s FROM generate_series(1, %s) AS n",
         [SHOPS, BATCHES, history],
     )
     sql.execute(
-        "INSERT INTO jobs (shop, product_id, image_urls, run_after, priority, pool, engine, batch)"
-        " SELECT 'shop-' || n %% %s, 'p' || n, '{http://a/b}', now() - n * interval '1 s', n %% 2, CASE n %% 3 WHEN 0 THEN 'x' ELSE 'default' END,"
+        "INSERT INTO jobs (shop, product_id, image_urls, run_after, created_at, priority, pool, engine, batch)"
+        " SELECT 'shop-' || n %% %s, 'p' || n, '{http://a/b}', now() - n * interval '1 s', now() - n * interval '1 ms', n %% 2, CASE n %% 3 WHEN 0 THEN 'x' ELSE 'default' END,"
         " CASE n %% 5 WHEN 0 THEN 'triposr' END, 'new-' || n %% %s FROM generate_series(1, %s) AS n",
         [SHOPS, BATCHES, waiting],
+    )
+    sql.execute(
+        "INSERT INTO worker.search (created_at, job_id, product, handle, batch)"
+        " SELECT created_at, id, worker.last_part(product_id), lower(product_handle), batch FROM jobs"
+    )
+    sql.execute(
+        "INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at, ended_at, outcome)"
+        " SELECT id, gen_random_uuid(), 1, 'gpu-1', 'gpu-1', started_at, completed_at, 'completed' FROM jobs WHERE completed_at IS NOT NULL"
+        " ORDER BY completed_at DESC LIMIT 1000"
     )
     sql.execute("RESET session_replication_role")
     sql.execute("SELECT worker.recount_batches('shop-' || n) FROM generate_series(0, %s) AS n", [SHOPS - 1])
     sql.execute("UPDATE jobs SET cancel_requested_at = now() WHERE product_id IN ('p7', 'p8', 'p9')")
-    sql.execute("VACUUM ANALYZE jobs, worker.batches, worker.batch_changes")
+    sql.execute("VACUUM ANALYZE jobs, worker.search, worker.attempts, worker.batches, worker.batch_changes")
 
 
 @pytest.mark.parametrize(
@@ -57,20 +67,11 @@ def test_pages_of_the_database_that_a_question_reads(
         fill(sql, history, waiting)
         found = sql.execute("SELECT id FROM jobs WHERE status = 'pending' LIMIT 1 OFFSET 700").fetchone()
         assert found
-        some = {
-            "id": found[0],
-            "shop": "shop-7",
-            "status": "",
-            "within": pages.WITHIN,
-            "limit": 26,
-            "offset": 25,
-        }
+        some = {"id": found[0], "limit": 26}
         statements = {
             "claim": "SELECT * FROM worker.claim_job('w', 'h', '{default}', 'triposr', 30, NULL)",
             "position": queue.QUERIES["queue_position"],
             "recent": queue.QUERIES["recent"],
-            "a shop's page": pages.QUERIES["of_shop"],
-            "waiting": pages.QUERIES["waiting"],
             "all batches": "SELECT * FROM batch_status",
             "a batch": "SELECT * FROM batch_status WHERE shop = 'shop-7' AND batch = 'new-7'",
             "fold": "SELECT worker.fold_batches('', '', 200)",
@@ -81,7 +82,10 @@ def test_pages_of_the_database_that_a_question_reads(
         assert read < 2 * few[name] + 60, costs
 
 
-def _pages_read(sql: psycopg.Connection, statement: str, parameters: dict[str, Any]) -> int:
+def _pages_read(
+    sql: psycopg.Connection, statement: str, parameters: dict[str, Any], *, is_small: bool = False
+) -> int:
+    """Of a small table the whole may be read, if that costs less than to walk along an index."""
     for last in (False, True):  # the second time, when the functions' statements are planned
         with sql.transaction(force_rollback=not last):
             found = sql.execute(
@@ -90,7 +94,7 @@ def _pages_read(sql: psycopg.Connection, statement: str, parameters: dict[str, A
     assert found
     plan = found[0][0]["Plan"]
     # The sums of batches are read as a whole, and hold one row for each.
-    assert not re.search(r'"Seq Scan"[^{}]*"Relation Name": "jobs"', json.dumps(plan))
+    assert is_small or not re.search(r'"Seq Scan"[^{}]*"Relation Name": "jobs"', json.dumps(plan))
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
@@ -184,3 +188,51 @@ def test_more_old_requests_than_one_statement_cancels_are_never_run_and_all_canc
     assert sql.execute(
         "SELECT count(*) FROM worker.outbox WHERE terminal AND job_id <> %s", [newest]
     ).fetchone() == (1_200,)
+
+
+SEARCHES = (
+    "", "status=ended", "status=pending", "status=failed", "status=completed", "code=no_object", "code=nothing", "shop=shop-7",
+    "shop=hop-7", "shop=nobody", "shop=shop-7&status=failed", "product=700", "handle=thing-700", "handle=nothing", "batch=old-7",
+    "batch=new-7", "preset=quality", "host=gpu-1", "host=nobody", "status=pending&preset=fast", "since=2h&until=1h",
+    "since=2h&until=1h&status=failed",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [(4_000, 1_500), (12_000, 4_500)],
+        pytest.param([(4_000, 1_500), (1_000_000, 100_000)], marks=pytest.mark.long),
+    ],
+)
+def test_pages_of_the_database_that_a_search_reads(
+    engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, sizes: list[tuple[int, int]]
+) -> None:
+    """With so few steps that there are more rows at each size."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def note(_engine: Engine, statement: str, **parameters: Any) -> list[dict[str, Any]]:
+        asked.append((statement, parameters))
+        return fetch_all(_engine, statement, **parameters)
+
+    monkeypatch.setattr(search, "fetch_all", note)
+    costs: list[dict[tuple[str, int], int]] = []
+    for history, waiting in sizes:
+        fill(sql, history, waiting)
+        cost: dict[tuple[str, int], int] = {}
+        for query in SEARCHES:
+            asked.clear()
+            wanted = Search(engine, Filter.parse(dict(part.split("=") for part in query.split("&") if part)))
+            wanted.find(most=5, visits=8)
+            with monkeypatch.context() as patch:
+                patch.setattr(search, "COUNTED", 5)
+                patch.setattr(search, "COUNT_VISITS", 8)
+                wanted.count()
+                wanted.choices()
+            for n, (statement, parameters) in enumerate(asked):
+                cost[query, n] = _pages_read(sql, statement, parameters, is_small=not costs)
+        costs.append(cost)
+    few, many = costs
+    assert few.keys() == many.keys()
+    for name, read in many.items():
+        assert read < 2 * few[name] + 60, (name, few[name], read)

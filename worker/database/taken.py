@@ -7,8 +7,9 @@ from worker.core.settings import ConfigError
 # What revisions and migrations/sql/ make in `public`; a test holds these against a migrated database.
 RELATIONS = (
     "jobs", "job_status", "queue_health", "batch_status", "shop_usage", "dedupe_key_is_unique_among_the_shop_s_unfinished_jobs",
-    "jobs_batch", "jobs_due", "jobs_ended", "jobs_one_running_a_path", "jobs_product", "jobs_shop", "jobs_start_by",
-    "jobs_started", "jobs_to_review", "jobs_waiting", "jobs_waiting_path", "jobs_waiting_product",
+    "jobs_batch", "jobs_cancelled", "jobs_due", "jobs_ended", "jobs_error", "jobs_failed", "jobs_one_running_a_path",
+    "jobs_pending", "jobs_product", "jobs_reviewed", "jobs_shop", "jobs_start_by", "jobs_started", "jobs_waiting",
+    "jobs_waiting_path", "jobs_waiting_product",
 )  # fmt: skip
 FUNCTIONS = (
     "approve_job", "cancel_batch", "cancel_job", "forget_product", "forget_shop", "pause_host", "publish_version", "reject_job",

@@ -175,18 +175,31 @@ ON CONFLICT DO NOTHING
 RETURNING id;
 
 -- name: health
--- Summarize the queue. The view's row without a shop is the sum.
-SELECT pending, due, CAST(extract(epoch FROM oldest_has_waited) AS double precision) AS oldest_has_waited_s,
-    running, stuck, unserved, completed_last_hour, failed_last_hour, to_review
-FROM public.queue_health WHERE shop IS NULL;
+-- Summarize the queue. Waiting jobs are counted by an index that holds all that is asked of them.
+WITH line AS MATERIALIZED (
+    SELECT * FROM worker.waiting_lines()
+), waiting AS MATERIALIZED (
+    SELECT count(*) AS pending, count(*) FILTER (WHERE run_after <= now()) AS due FROM public.jobs WHERE status = 'pending'
+), running AS MATERIALIZED (
+    SELECT count(*) AS running, count(*) FILTER (WHERE lease_expires_at < now() - interval '5 s') AS stuck
+    FROM public.jobs WHERE status = 'processing'
+), ended AS MATERIALIZED (
+    SELECT count(*) FILTER (WHERE status = 'completed') AS completed_last_hour,
+        count(*) FILTER (WHERE status = 'failed') AS failed_last_hour
+    FROM public.jobs WHERE completed_at > now() - interval '1 h'
+)
+SELECT pending, due,
+    (SELECT CAST(extract(epoch FROM now() - min(waits_since)) AS double precision) FROM line WHERE waits_since <= now())
+        AS oldest_has_waited_s,
+    running, stuck,
+    (SELECT coalesce(sum(jobs), 0)::bigint FROM worker.unserved_lines()) AS unserved,
+    completed_last_hour, failed_last_hour,
+    (SELECT count(*) FROM public.jobs WHERE review = 'wanted') AS to_review
+FROM waiting CROSS JOIN running CROSS JOIN ended;
 
 -- name: unserved
 -- Count the due jobs that no running host can take, by pool and engine.
-SELECT pool, engine, count(*) AS jobs FROM public.jobs
-WHERE status = 'pending' AND run_after <= now() AND NOT EXISTS (
-    SELECT FROM worker.served_lines() AS line
-    WHERE jobs.pool = line.pool AND coalesce(jobs.engine, line.engine) = line.engine)
-GROUP BY pool, engine ORDER BY jobs DESC LIMIT 50;
+SELECT pool, engine, jobs FROM worker.unserved_lines() ORDER BY jobs DESC LIMIT 50;
 
 -- name: list_hosts
 -- List the hosts of the register, with the number of jobs that each has and has ended in the last hour, from at most the last

@@ -16,11 +16,11 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.database import Row, fetch_all, fetch_value, queries
-from worker.storage.paths import last_part
 
 QUERIES = queries("worker.jobs")
 
-VISITS = 2_000  # jobs that one walk looks at
+VISITS = 5_000  # jobs that a search looks at
+COUNT_VISITS = 2_000  # and a count
 COUNTED = 1_000  # more are not counted
 MOST_SHOPS = 40  # whose jobs are walked side by side
 SHOPS_READ = 5_000  # to find those whose name has a part
@@ -55,8 +55,8 @@ class Place(NamedTuple):
         """Read what str() has written. Raises: BadFilter."""
         time, _, job = text.partition("_")
         try:
-            return cls(_time(time), UUID(job))
-        except ValueError:
+            return cls(datetime.fromisoformat(time).astimezone(UTC), UUID(job))
+        except (ValueError, OverflowError):
             raise BadFilter("The link to this part of the list is damaged.") from None
 
 
@@ -87,7 +87,10 @@ class Filter:
         for name, value in found.values.items():
             if len(value) > LONGEST or "\0" in value:
                 raise BadFilter(f"{name} has at most {LONGEST} letters.")
-        for name, value, values in (("status", found.status, (*STATUSES, ENDED)), ("review", found.review, REVIEWS)):
+        for name, value, values in (
+            ("status", found.status, (*STATUSES, ENDED)),
+            ("review", found.review, REVIEWS),
+        ):
             if value and value not in values:
                 raise BadFilter(f"{name} is one of {', '.join(values)}, not {value}.")
         for name, value in (("since", found.since), ("until", found.until)):
@@ -99,7 +102,9 @@ class Filter:
                         f"{name} is a time such as 2026-01-31T15:00, or how long ago, such as 30m, 2h or 7d, not {value}."
                     ) from None
         if found.job and not id_range(found.job):
-            raise BadFilter(f"job is an id, or at least the first {LEAST_DIGITS} digits of one, not {found.job}.")
+            raise BadFilter(
+                f"job is an id, or at least the first {LEAST_DIGITS} digits of one, not {found.job}."
+            )
         return found
 
     @property
@@ -175,28 +180,30 @@ class Search:
                 return
 
     def count(self) -> Count:
-        """Count the jobs that match, up to COUNTED, among the newest VISITS."""
-        return self._count(self.wanted)
+        """Count the jobs that match, up to COUNTED, among the newest COUNT_VISITS."""
+        return self._count(self.wanted, COUNT_VISITS)
 
     def choices(self) -> dict[str, dict[str, Count]]:
         """Count the jobs by the values of each field of CHOICES, as if that field asked for nothing; the commonest value first."""
         if self._walk(replace(self.wanted, **_NO_CHOICE)).narrow:
             return self._kinds(replace(self.wanted, **_NO_CHOICE), CHOICES)
         # Each state has an index of its own, and of all jobs the newest are often of one state.
-        found = self._kinds(replace(self.wanted, **_NO_CHOICE | {"status": self.wanted.status or ENDED}), CHOICES[1:])
-        visits = COUNTED + 1 if replace(self.wanted, status="", review="").values else VISITS
+        found = self._kinds(
+            replace(self.wanted, **_NO_CHOICE | {"status": self.wanted.status or ENDED}), CHOICES[1:]
+        )
+        visits = COUNTED + 1 if replace(self.wanted, status="", review="").values else COUNT_VISITS
         states = {
             status: self._count(replace(self.wanted, status=status, review=""), visits) for status in STATUSES
         }
         wanted = self._count(replace(self.wanted, status="", review=REVIEWS[0]), visits)
         return found | {"status": states, "review": found["review"] | {REVIEWS[0]: wanted}}
 
-    def _count(self, wanted: Filter, visits: int = VISITS) -> Count:
+    def _count(self, wanted: Filter, visits: int) -> Count:
         found = self._ask(_NUMBER, wanted, visits=visits, most=COUNTED + 1)[0]
         return _count(found["jobs"], exact=not found["stopped"])
 
     def _kinds(self, others: Filter, names: Sequence[str]) -> dict[str, dict[str, Count]]:
-        rows = self._ask(_KINDS, others, visits=VISITS)
+        rows = self._ask(_KINDS, others, visits=COUNT_VISITS)
         exact = not any(row["stopped"] for row in rows)
         asked = {name: value for name, value in self.wanted.values.items() if name in names}
         sums: dict[str, dict[str, int]] = {name: {} for name in names}
@@ -228,20 +235,30 @@ class Search:
         """Answer a question about the jobs of a filter."""
         walk = self._walk(wanted)
         values = _parameters(wanted) | {"shops": self.shops} | walk.parameters
-        conditions = [text for name, text in _CONDITIONS.items() if name in wanted.values and name not in walk.serves]
+        conditions = [
+            text for name, text in _CONDITIONS.items() if name in wanted.values and name not in walk.serves
+        ]
         if wanted.shop and "shop" not in walk.serves:
             conditions.append(_PART_OF_SHOP if self.shops is None else "job.shop = ANY (%(shops)s)")
-        window = [f"{{time}} {sign} %({name})s" for name, sign in (("since", ">="), ("until", "<")) if name in values]
+        window = [
+            f"{{time}} {sign} %({name})s"
+            for name, sign in (("since", ">="), ("until", "<"))
+            if name in values
+        ]
         if place := newer or older:
             sign = ">" if newer else "<"
-            window.append(f"{{time}} {sign}= %(place_time)s AND ({{time}}, {{id}}) {sign} (%(place_time)s, %(place_id)s)")
+            window.append(
+                f"{{time}} {sign}= %(place_time)s AND ({{time}}, {{id}}) {sign} (%(place_time)s, %(place_id)s)"
+            )
             values |= {"place_time": place.time, "place_id": place.id}
         direction = "ASC" if newer else "DESC"
         steps = _STEPS.format(
             matches=" AND ".join(conditions) or "job.id IS NOT NULL",
             columns=_KIND_COLUMNS if question is _KINDS else "",
             walk=" UNION ALL ".join(
-                _PART.format(where=" AND ".join([part.where, *window]), direction=direction).format(id=part.id, time=part.time)
+                _PART.format(where=" AND ".join([part.where, *window]), direction=direction).format(
+                    id=part.id, time=part.time
+                )
                 for part in walk.parts
             ),
             direction=direction,
@@ -270,7 +287,7 @@ def _time(text: str) -> datetime:
     if ago := _AGO.fullmatch(text):
         return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     found = datetime.fromisoformat(text)
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _parameters(wanted: Filter) -> Row:
@@ -280,10 +297,6 @@ def _parameters(wanted: Filter) -> Row:
         values["made_by"] = values.pop("engine")  # not a name that fetch_all() has already
     if "job" in values:
         values["first"], values["last"] = id_range(wanted.job) or (None, None)
-    for name in values.keys() & {"product", "variant"}:
-        values[name] = last_part(values[name])
-    for name in values.keys() & {"handle"}:
-        values[name] = values[name].lower()
     for name in values.keys() & {"since", "until"}:
         values[name] = _time(values[name])
     return values
@@ -329,9 +342,9 @@ _KIND_COLUMNS = """, job.status::text AS status, nullif(job.review, 'none') AS r
 
 # What each field asks of a job's row.
 _CONDITIONS = {
-    "product": "worker.last_part(job.product_id) = %(product)s",
-    "variant": "worker.last_part(job.variant_id) = %(variant)s",
-    "handle": "lower(job.product_handle) = %(handle)s",
+    "product": "worker.last_part(job.product_id) = worker.last_part(%(product)s)",
+    "variant": "worker.last_part(job.variant_id) = worker.last_part(%(variant)s)",
+    "handle": "lower(job.product_handle) = lower(%(handle)s)",
     "job": "job.id BETWEEN %(first)s AND %(last)s",
     "batch": "job.batch = %(batch)s",
     "status": "CASE %(status)s WHEN 'ended' THEN job.completed_at IS NOT NULL ELSE job.status::text = %(status)s END",
@@ -344,6 +357,13 @@ _CONDITIONS = {
         SELECT FROM worker.attempts AS attempt WHERE attempt.job_id = job.id AND %(host)s IN (attempt.worker, attempt.host)))""",
 }
 _PART_OF_SHOP = "position(lower(%(shop)s) IN lower(job.shop)) > 0"
+# As worker.search holds them.
+_NAMES = {
+    "product": "worker.last_part(%(product)s)",
+    "variant": "worker.last_part(%(variant)s)",
+    "handle": "lower(%(handle)s)",
+    "batch": "%(batch)s",
+}
 _NO_CHOICE = dict.fromkeys(CHOICES, "")
 
 
@@ -373,33 +393,40 @@ _AT_END = _Part("public.jobs WHERE completed_at IS NOT NULL", "completed_at")
 
 def _choose(wanted: Filter, shops: Sequence[str] | None) -> _Walk:
     """Return the walk with the fewest steps to the jobs of a filter."""
-    if wanted.job:
-        return _Walk([_Part("public.jobs WHERE id BETWEEN %(first)s AND %(last)s")], ["job"], narrow=True)
     if wanted.status == "processing":
         return _Walk([_RUNNING], ["status"])
-    for name in ("product", "variant", "handle", "batch"):
+    return _by_name(wanted, shops) or _by_state(wanted)
+
+
+def _by_name(wanted: Filter, shops: Sequence[str] | None) -> _Walk | None:
+    if wanted.job:
+        return _Walk([_Part("public.jobs WHERE id BETWEEN %(first)s AND %(last)s")], ["job"], narrow=True)
+    for name, value in _NAMES.items():
         if getattr(wanted, name):
-            part = _Part(f"worker.search WHERE {name} = %({name})s", id="job_id")
+            part = _Part(f"worker.search WHERE {name} = {value}", id="job_id")
             return _Walk([part], [name], narrow=True)
-    if shops is not None:
-        names = {f"shop_{n}": shop for n, shop in enumerate(shops)}
-        parts = [_Part(f"public.jobs WHERE shop = %({name})s") for name in names]
-        return _Walk(parts or [_Part("public.jobs WHERE false")], ["shop"], narrow=True, parameters=names)
+    if shops is None:
+        return None
+    names = {f"shop_{n}": shop for n, shop in enumerate(shops)}
+    parts = [_Part(f"public.jobs WHERE shop = %({name})s") for name in names]
+    return _Walk(parts or [_Part("public.jobs WHERE false")], ["shop"], narrow=True, parameters=names)
+
+
+def _by_state(wanted: Filter) -> _Walk:
     if wanted.code:
-        part = _Part(
-            "public.jobs WHERE error_code IS NOT NULL AND error_code = %(code)s", "coalesce(completed_at, run_after)"
-        )
+        part = _Part("public.jobs WHERE error_code = %(code)s", "coalesce(completed_at, run_after)")
         return _Walk([part], ["code"], by_end=True)
+    # As literals, because each of these indexes is of some values alone.
     if wanted.review:
-        part = _Part("public.jobs WHERE review <> 'none' AND review = %(review)s", "completed_at")
-        return _Walk([part], ["review"], by_end=True)
-    if wanted.status == "pending":
-        return _Walk([_WAITING], ["status"])
+        value = REVIEWS[REVIEWS.index(wanted.review)]
+        return _Walk(
+            [_Part(f"public.jobs WHERE review = '{value}'", "completed_at")], ["review"], by_end=True
+        )
     if wanted.status in {"failed", "cancelled"}:
         part = _Part(f"public.jobs WHERE status = '{wanted.status}'", "completed_at")
         return _Walk([part], ["status"], by_end=True)
-    if wanted.status:
-        return _Walk([_AT_END], by_end=True)
-    if wanted.host:
-        return _Walk([_RUNNING, _AT_END], by_end=True)
+    if wanted.status == "pending":
+        return _Walk([_WAITING], ["status"])
+    if wanted.status or wanted.host:
+        return _Walk([_AT_END] if wanted.status else [_RUNNING, _AT_END], by_end=True)
     return _Walk([_ALL])
