@@ -423,7 +423,7 @@ def test_a_job_s_story_is_found_by_its_id_and_libraries_keep_quiet(
 
 def test_a_library_s_warning_becomes_a_line_like_ours() -> None:
     code = (
-        "import logging, warnings; from worker.daemon import logs; logs.configure('json', 'debug');"
+        "import logging, warnings; from worker.core import logs; logs.configure('json', 'debug');"
         "logging.getLogger('httpx').info('GET https://a/?token=planted');"
         "logging.getLogger('httpx').warning('slow'); warnings.warn('old')"
     )

@@ -172,8 +172,10 @@ erased = erasing(
 ENDS = ("completed", "failed", "cancelled")
 IN_EVERY_STATE: dict[str, Callable[[Stage], object]] = {
     "request_cancel": lambda s: queue.request_cancel(s.engine, s.ids()[0]),
+    "cancel_jobs": lambda s: queue.cancel_jobs(s.engine, s.ids()),
     "cancel_batch": lambda s: batches.cancel(s.engine, "a", "x"),
     "retry": lambda s: queue.retry(s.engine, s.ids()[0]),
+    "retry_jobs": lambda s: queue.retry_jobs(s.engine, s.ids()),
     "retry_batch": lambda s: batches.retry(s.engine, "a", "x"),
     "set_batch_priority": lambda s: batches.set_priority(s.engine, "a", "x", 1),
     "expire": expired,

@@ -293,7 +293,7 @@ def test_names_that_the_locale_lacks_break_no_command_and_no_log(database_url: s
     assert b"\x1b[31m" not in said
     for form, wanted in (("json", rb"\u5546\u001b[31m"), ("console", rb"\u5546\ufffd[31m")):
         program = (
-            "import sys, structlog; from worker.daemon import logs; sys.stdout.reconfigure(errors='backslashreplace');"
+            "import sys, structlog; from worker.core import logs; sys.stdout.reconfigure(errors='backslashreplace');"
             f"logs.configure({form!r}, 'info'); structlog.get_logger().info('job_claimed', shop='商\\x1b[31m')"
         )
         line = subprocess.run(

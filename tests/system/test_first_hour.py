@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.request import urlopen
 
+import httpx
 import pytest
 from conftest import until
 from places import (
@@ -128,8 +128,7 @@ def test_worker_dev_runs_in_a_private_folder_without_a_home_or_a_locale(
         with start_dev(
             ["sh", "-c", 'umask 077; exec "$0" "$@"', python], closed / "log", **environment
         ) as dev:
-            with urlopen(dev.url("dashboard")) as page:
-                assert b"<html" in page.read()
+            assert "Log out" in httpx.get(dev.url("dashboard"), follow_redirects=True).text
             written = [folder / name for name in (".lock", "dev.env", "postgres/postgres-port")]
             before = [(file.read_bytes(), file.stat().st_mtime_ns) for file in written]
             code, said = run_command([python, "-m", "worker", "dev"], **environment)
@@ -160,8 +159,7 @@ def test_worker_dev_runs_for_an_ordinary_user_beside_a_read_only_checkout(place:
     with start_dev(
         [*as_user(NOBODY, place), place / "python/bin/python3"], place / "log", **environment
     ) as dev:
-        with urlopen(dev.url("dashboard")) as page:
-            assert b"<html" in page.read()
+        assert "Log out" in httpx.get(dev.url("dashboard"), follow_redirects=True).text
         data = home / "worker dev/postgres/home/data"
         assert (data.stat().st_uid, data.is_symlink()) == (NOBODY, False)
 

@@ -39,7 +39,7 @@ def run() -> None:
 
     Exit status: 0 drained, 75 start it again, 78 a setting is wrong.
     """
-    from worker.daemon import logs  # noqa: PLC0415 - the other commands have no daemon
+    from worker.core import logs  # noqa: PLC0415 - the other commands have no daemon
     from worker.daemon import main as daemon  # noqa: PLC0415
 
     configured = settings.load()
@@ -99,14 +99,18 @@ app.add_typer(bench.app)
 @app.command()
 def dashboard(
     host: Annotated[
-        str, typer.Option(help="The address to listen on; any but localhost needs WORKER_DASHBOARD_TOKEN.")
+        str,
+        typer.Option(help="The address to listen on; any but localhost needs a token: docs/dashboard.md."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8780,
 ) -> None:
-    """Serve a read-only web page that shows the queue, its jobs and their models."""
+    """Serve web pages on which people look at the queue, its jobs and their models, and act on them."""
+    from worker.core import logs  # noqa: PLC0415 - it says who has done what
     from worker.ops import dashboard  # noqa: PLC0415 - the daemon serves no pages
 
-    dashboard.run(settings.load(), host=host, port=port, console=console)
+    configured = settings.load()
+    logs.configure(configured.log_format, configured.log_level)
+    dashboard.run(configured, host=host, port=port, console=console)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """`worker dev`: the stack in a folder, the dashboard and the daemon, until a signal."""
 
 import os
+import secrets
 import shlex
 import signal
 import subprocess
@@ -8,10 +9,11 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
 
-from worker.core import settings
+from worker.core import logs, settings
 from worker.local.folder import own_folder
 from worker.local.stack import (
     Stack,
@@ -36,12 +38,18 @@ def run(folder: Path, *, engine: str, port: int, dashboard_port: int, console: C
         ensure_weights(console, engine)
         with start_stack(folder, engine=engine, port=port) as stack:
             os.environ.update(stack.environment)  # from here on we have the settings of our daemon
-            with dashboard.serve(settings.load(), host="127.0.0.1", port=dashboard_port) as dashboard_url:
+            token = secrets.token_urlsafe(24)  # for this run: whoever has the link may act
+            configured = settings.load()
+            logs.configure(configured.log_format, configured.log_level)
+            configured = configured.model_copy(
+                update={"dashboard_act_token": SecretStr(f"developer:{token}")}
+            )
+            with dashboard.serve(configured, host="127.0.0.1", port=dashboard_port) as dashboard_url:
                 env_file = folder / "dev.env"
                 _write_environment(env_file, stack)
                 with start_daemon(stack.environment) as daemon:
                     stopping = _stop_on_signal(daemon)
-                    _explain(console, stack, env_file, dashboard_url)
+                    _explain(console, stack, env_file, f"{dashboard_url}/?token={token}")
                     while not stopping.wait(0.5) and daemon.poll() is None:
                         pass
                 if not stopping.is_set():

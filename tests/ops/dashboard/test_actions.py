@@ -204,7 +204,7 @@ def test_dead_webhooks_are_sent_again(log_in: LogIn, engine: Engine, sql: psycop
     anna = log_in(ACT)
     page = anna.http.get("/webhooks").text
     assert HOSTILE in unescape(page)
-    assert Tags(page).names.count("script") == 1
+    assert Tags(page).names.count("script") == 2
     events = re.findall(r'<li data-key="([0-9a-f-]{36})">', page)
     assert len(events) == 4
     assert (
@@ -231,6 +231,6 @@ def test_a_shop_s_plan_is_set_and_removed(log_in: LogIn, sql: psycopg.Connection
     page = unescape(anna.http.get("/limits").text)
     assert "7 jobs a day" in page
     assert "Today: 2 inserted · 0 completed · 0 failed · 1 running" in page
-    assert Tags(anna.http.get("/limits").text).names.count("script") == 1
+    assert Tags(anna.http.get("/limits").text).names.count("script") == 2
     assert anna.act("remove-plan", shop=HOSTILE) == f"{HOSTILE} has no limits any more."
     assert anna.act("remove-plan", shop=HOSTILE) == f"{HOSTILE} has no plan."

@@ -57,16 +57,16 @@ def run(engine: Engine, name: str, form: Form, *, who: Mapping[str, str]) -> Not
     Raises: BadForm, sqlalchemy's DBAPIError if Postgres is away.
     """
     target = {field[:60]: values[:LOGGED] for field, values in form.target.items()}
-    entry = log.bind(action=name, **who, target=target)
+    bound = log.bind(action=name, **who, target=target)
     try:
         notice = ACTIONS[name].run(engine, form)
     except DBAPIError as error:
         problem = _explain(error)
         if problem is None:
-            entry.warning("dashboard_action", done=False, outcome="The database cannot be reached.")
+            bound.warning("dashboard_action", done=False, outcome="The database cannot be reached.")
             raise
         notice = Notice(f"Nothing was changed. {problem}", good=False)
-    entry.info("dashboard_action", done=notice.good, outcome=notice.text)
+    bound.info("dashboard_action", done=notice.good, outcome=notice.text)
     return notice
 
 

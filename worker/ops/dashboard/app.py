@@ -39,6 +39,7 @@ FOLDER = Path(__file__).parent
 STATIC = {
     "style.css": (FOLDER / "static" / "style.css", "text/css"),
     "dashboard.js": (FOLDER / "static" / "dashboard.js", "text/javascript"),
+    "actions.js": (FOLDER / "static" / "actions.js", "text/javascript"),
     "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
     "viewer.js": (FOLDER / "static" / "viewer.js", "text/javascript"),
 }

@@ -22,9 +22,9 @@
 
   async function refresh() {
     clearTimeout(timer);
-    if (document.hidden) return;
+    if (document.hidden || !Number(live.dataset.every)) return;
     try {
-      const answer = await fetch(location.href, { signal: AbortSignal.timeout(TIMEOUT_MS) });
+      const answer = await fetch(location.href, { headers: { "x-refresh": "1" }, signal: AbortSignal.timeout(TIMEOUT_MS) });
       if (answer.status === 401) return location.reload();
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = page.getElementById("live");

@@ -1,4 +1,4 @@
-"""The log: one line an event on stdout, JSON for machines, readable on a terminal."""
+"""The log of the daemon and the dashboard: one line an event on stdout, JSON for machines, readable on a terminal."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from worker.core.errors import printable, redact_text
 
 
 def configure(form: Literal["auto", "json", "console"], level: str) -> None:
-    """Set up the daemon's log. `auto` is `console` on a terminal and `json` elsewhere."""
+    """Set up the log of this process. `auto` is `console` on a terminal and `json` elsewhere."""
     terminal = sys.stdout.isatty()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a locale may lack the letters of a shop's name

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import structlog
-from worker.daemon import logs
+from worker.core import logs
 logs.configure("json", "info")
 structlog.get_logger().info("job_claimed", shop="商店\\udcff\\x1b[31m")
 """
