@@ -161,6 +161,9 @@ def seed(sql: psycopg.Connection, url: Callable[[str], str]) -> dict[str, str]:
             "CASE WHEN %s THEN now() END)",
             [name, seen, paused],
         )
+    sql.execute(
+        "INSERT INTO worker.shop_limits VALUES ('nordic-teas.myshopify.com', 100, 2, '{fast,balanced}')"
+    )
     return jobs
 
 

@@ -198,7 +198,7 @@ function camera({ turn, lift, near }, { centre, half, wide, radius }, aspect) {
 class Pose {
   constructor(pair) {
     this.viewers = new Set();
-    this.home = Number(pair.querySelector("[data-turn]:checked")?.dataset.turn ?? 0) * DEGREE;
+    this.home = Number(pair.querySelector("input[data-turn]:checked")?.dataset.turn ?? 0) * DEGREE;
     this.at = { turn: this.home, lift: 0, near: 1 };
     this.goal = { ...this.at };
     this.spinning = false;
