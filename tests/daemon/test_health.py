@@ -382,7 +382,7 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
         set(events())
         | BY_CODE
         | {end.event for end in ENDS.values()}
-        | {"child_died", "child_killed", "library"}
+        | {"child_died", "child_file_refused", "child_killed", "library"}
     )
     assert documented == logged
 

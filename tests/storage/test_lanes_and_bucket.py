@@ -12,6 +12,7 @@ from typing import Any
 import bucket_server
 import psycopg
 import pytest
+import tiny
 from bucket_server import BUCKET, FAULTS, KEY, BucketServer, Fault
 from conftest import StartDaemon, until
 from sqlalchemy.engine import Engine
@@ -59,9 +60,7 @@ class QuickChild(Child):
     def work(self, work: Work) -> None:
         product = work.image_urls[0].rpartition("/")[2]
         for name in ("cutout.png", "poster.png", "model.glb"):
-            (work.folder / name).write_bytes(content(product, name))
-        with (work.folder / "model.glb").open("ab") as model:
-            model.write(self.padding)
+            (work.folder / name).write_bytes(content(product, name, self.padding))
         self.results.put(Done(job_id=work.job_id, report={"seconds": {}, "preset_reason": product}))
 
     def receive(self, timeout: float) -> Progress | Result | None:
@@ -80,8 +79,9 @@ class QuickChild(Child):
 FILES = {".glb": "model.glb", ".png": "poster.png", ".cutout.png": "cutout.png"}
 
 
-def content(product: str, name: str) -> bytes:
-    return f"{name} of {product} ".encode() * 5000
+def content(product: str, name: str, padding: bytes = b"") -> bytes:
+    payload = f"{name} of {product} ".encode() * 5000 + padding
+    return tiny.glb(payload) if name.endswith(".glb") else tiny.png(payload)
 
 
 def digest_of(product: str) -> str:
@@ -217,6 +217,39 @@ def test_what_a_child_says_of_a_job_that_was_given_up_is_not_taken_for_the_next_
         "SELECT product_id, metadata #>> '{worker,preset_reason}', attempts FROM jobs ORDER BY 1"
     ).fetchall()
     assert said == [("0", "0", 2), ("1", "1", 1)]
+
+
+class HijackedChild(QuickChild):
+    """Leaves a link to a file of the daemon's user in place of its first model."""
+
+    kills = 0
+
+    def work(self, work: Work) -> None:
+        super().work(work)
+        if not HijackedChild.kills:
+            (work.folder / "model.glb").rename(work.folder / "other.glb")
+            (work.folder / "model.glb").symlink_to(work.folder / "other.glb")
+
+    def kill(self) -> None:
+        HijackedChild.kills += 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_child_that_leaves_a_link_is_ended_and_the_lane_goes_on(
+    bucket: BucketServer, engine: Engine, sql: psycopg.Connection, tmp_path: Path
+) -> None:
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
+    job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
+    with lanes(1, store, engine, tmp_path / "tmp", HijackedChild), capture_logs() as lines:
+        until(lambda: rows(sql)[0][3] == "internal_error")
+        assert (HijackedChild.kills, bucket.bucket.objects) == (1, {})
+        sql.execute("UPDATE jobs SET run_after = now()")
+        until(lambda: rows(sql)[0][1] == "completed")
+    store.storage.session.close()
+    assert queue.get_jobs(engine, [job])[0]["attempts"] == 2
+    said = [line["reason"] for line in lines if line["event"] == "child_file_refused"]
+    assert len(said) == 1
+    assert said[0].startswith("model.glb: ")
 
 
 @pytest.mark.usefixtures("quick")

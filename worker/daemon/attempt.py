@@ -18,11 +18,12 @@ from worker.daemon import reuse, settlement, storing
 from worker.daemon.context import LaneContext
 from worker.daemon.job_hold import TICK_S, Interrupted, JobHold
 from worker.daemon.settlement import Ending, Outcome
-from worker.daemon.storing import Version
+from worker.daemon.storing import FileRefused, Version
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_transient
 from worker.jobs.lease import Lease
 from worker.jobs.queue import Job, LeaseLost
+from worker.storage import beneath
 from worker.versions import files
 from worker.versions import queue as versions
 
@@ -74,14 +75,18 @@ class Attempt:
         log.info("job_claimed", quality=self.job.quality, photos=len(self.job.image_urls))
         with ExitStack() as held:
             try:
-                folder = held.enter_context(self.context.scratch.job(str(self.job.id)))
+                job = str(self.job.id)
+                folder = held.enter_context(self.context.scratch.job(job))
+                given = held.enter_context(self.context.scratch.job(job, self.lane))
+                # Opened before the child knows of it, so this is the folder whatever the child does to its path.
+                made = held.enter_context(beneath.opened(given))
                 held.enter_context(self.lease)
             except Exception as error:  # noqa: BLE001 - whatever it is, the job is not to blame and loses no attempt
                 log.error("job_not_begun", reason=one_line(error))  # noqa: TRY400 - it names itself
                 ending = Ending(outcome=Outcome.RELEASED, report=self.report)
             else:
                 self.begun = True
-                ending = self._work(folder)
+                ending = self._work(folder, given, made)
             if ending.error and ending.error.code in {"storage_unavailable", "storage_denied"}:
                 self.context.admission.close()
             self.heartbeat.beat()
@@ -96,10 +101,11 @@ class Attempt:
             if ended.version and ended.to_publish:
                 self._publish(ended.version, ended.to_publish)
 
-    def _work(self, folder: Path) -> Ending:
+    def _work(self, folder: Path, given: Path, made: int) -> Ending:
+        """Make and store the files. `given` is the child's folder, open as `made`, and `folder` ours."""
         try:
-            self._compute(folder)
-            return self._store(folder)
+            self._compute(folder, given)
+            return self._store(folder, made)
         except Interrupted as interrupted:
             return Ending(outcome=interrupted.outcome, report=self.report)
         except JobError as error:
@@ -109,7 +115,7 @@ class Attempt:
             log.exception("lane_error")
             return Ending(outcome=Outcome.FAILED, report=self.report, error=JobError("internal_error"))
 
-    def _compute(self, folder: Path) -> None:
+    def _compute(self, folder: Path, given: Path) -> None:
         """Have the child make the files. Raises: JobError, Interrupted. The child is idle then, or ended."""
         try:
             self.child.work(
@@ -118,7 +124,7 @@ class Attempt:
                     image_urls=list(self.job.image_urls),
                     quality=self.job.quality,
                     excluded=list(self.job.excluded_photos),
-                    folder=folder,
+                    folder=given,
                     dimensions=self.job.dimensions,
                     views=self.job.views,
                     subject=self.job.subject,
@@ -208,7 +214,7 @@ class Attempt:
         log.info("result_known", source=str(found.job_id), same_product=found.same_product)
         return known
 
-    def _store(self, folder: Path) -> Ending:
+    def _store(self, folder: Path, made: int) -> Ending:
         """Store the job's files as a version. Returns the end of the job. Raises: JobError, Interrupted."""
         self._announce_upload()
         self.lease.report(Stage.UPLOADING)
@@ -217,7 +223,7 @@ class Attempt:
         if self._known and self._known.urls:
             version, urls = self._known.version, dict(self._known.urls)
         else:
-            store, version = self.context.store, storing.find_version(self.job, folder, self.settings)
+            store, version = self.context.store, self._collect(folder, made)
             # A file that the store refuses must not leave the others there.
             store.check_files([(file, files.content_type(ending)) for ending, file in version.files.items()])
             self._begin(version)
@@ -239,6 +245,17 @@ class Attempt:
             publishing_s=self.settings.lease_s,
             wants_review=storing.wants_review(self.report, self.settings),
         )
+
+    def _collect(self, folder: Path, made: int) -> Version:
+        """Take the files from the child, or from our own folder if they are another product's. Raises: JobError."""
+        if self._known:
+            return self._known.version
+        try:
+            return storing.collect(self.job, made, folder, self.settings)
+        except FileRefused as error:
+            # No pipeline of ours leaves that: a photo has taken the child over, or it is broken.
+            self._end_child("child_file_refused", str(error))
+            raise JobError("internal_error") from None
 
     def _begin(self, version: Version) -> None:
         """Enter the version in the database before its first file. Wait while files under its paths are removed.

@@ -48,10 +48,16 @@ class Scratch:
         while self._left:
             shutil.rmtree(self._left.pop(), ignore_errors=True)
 
+    def lane(self, name: str) -> Path:
+        """Return the folder that a lane's child may write to, and make it if it is missing. Raises: OSError."""
+        folder = self.folder / f"lane-{name.replace('/', '-')}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
     @contextmanager
-    def job(self, name: str) -> Iterator[Path]:
-        """Yield an empty folder, and delete it afterwards. Raises: OSError."""
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+    def job(self, name: str, lane: str | None = None) -> Iterator[Path]:
+        """Yield an empty folder, ours alone or in that of a lane, and delete it afterwards. Raises: OSError."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.lane(lane) if lane else self.folder))
         try:
             yield folder
         finally:

@@ -1,21 +1,25 @@
 """Stores a finished job's files as a version of its product: under paths that name their content, so they never change."""
 
+import hashlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.core.errors import JobError
+from worker.core.errors import JobError, one_line
 from worker.core.settings import Settings
+from worker.daemon import kinds
 from worker.daemon.context import LaneContext
 from worker.jobs.queue import Job
-from worker.storage import Store, paths
+from worker.storage import Store, beneath, drafts, paths
 from worker.versions import files
 from worker.versions import publish as publishing
 from worker.versions.hold import Stopped
 from worker.versions.queue import Publication
 
+CHUNK = 1 << 20  # bytes
 PUBLISH_S = 60.0  # the longest that a lane works on the publication of a job that is done
 
 
@@ -33,13 +37,56 @@ class Version:
         return paths.version_digest(self.hashes)
 
 
-def find_version(job: Job, folder: Path, settings: Settings) -> Version:
-    """Return the version that the files in a job's folder are. Raises: JobError `temp_unavailable` if one is missing."""
-    made = {".webp": settings.turntable, ".usdz": settings.usdz}
-    found = {ending: folder / name for ending, name in files.NAMES.items() if made.get(ending, True)}
+class FileRefused(Exception):
+    """The child has left something else than its files. The message says what, for the operator."""
+
+
+def collect(job: Job, made: int, folder: Path, settings: Settings) -> Version:
+    """Copy the files that the child has made into a folder of our own, where it cannot change them any more, and check them.
+
+    Args:
+        job: that they are of.
+        made: the open folder that the child has written to. Its files are read as they are found there: a link is not followed.
+        folder: ours.
+        settings: which files belong to a version.
+
+    Raises: FileRefused; JobError `temp_unavailable` if one is missing, `no_space`.
+    """
+    wanted = {".webp": settings.turntable, ".usdz": settings.usdz}
+    copies = {ending: folder / name for ending, name in files.NAMES.items() if wanted.get(ending, True)}
     return Version(
-        stem=paths.stem(job.shop, job.product_id, job.variant_id), files=found, hashes=files.hashes(found)
+        stem=paths.stem(job.shop, job.product_id, job.variant_id),
+        files=copies,
+        hashes={ending: _collect(made, copy, files.suffix(ending)) for ending, copy in copies.items()},
     )
+
+
+def _collect(made: int, copy: Path, suffix: str) -> str:
+    """Copy and check one file. Return its sha256."""
+    name, digest, size = copy.name, hashlib.sha256(), 0
+    try:
+        source = beneath.open_file(made, [name])
+    except FileNotFoundError as error:
+        raise JobError("temp_unavailable") from error  # somebody deleted it; the job is not to blame
+    except OSError as error:
+        raise FileRefused(f"{name}: {one_line(error)}") from error
+    with source, drafts.replacing(copy) as draft:
+        # A second name may be that of a file which is not the child's.
+        if os.fstat(source.fileno()).st_nlink > 1:
+            raise FileRefused(f"{name}: it has several names")
+        while chunk := source.read(CHUNK):
+            size += len(chunk)
+            if size > kinds.MOST_BYTES[suffix]:
+                raise FileRefused(f"{name}: it is too large")
+            digest.update(chunk)
+            draft.write(chunk)
+        draft.flush()
+        try:
+            with Path(draft.name).open("rb") as written:
+                kinds.check_kind(suffix, written, size)
+        except kinds.WrongKind as error:
+            raise FileRefused(f"{name}: {error}") from error
+    return digest.hexdigest()
 
 
 def upload(

@@ -151,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
             # A hidden file is the draft of another.
             if any(name.startswith(".") for name in names):
                 raise FileNotFoundError
-            file = beneath.open_file(self.server.folder, names)
+            with beneath.opened(self.server.folder) as folder:
+                file = beneath.open_file(folder, names)
         except (OSError, ValueError):
             self.send_error(HTTPStatus.NOT_FOUND)
             return

@@ -1,30 +1,57 @@
 """Files below a folder, opened without following a link on the way: whoever writes there cannot send us elsewhere."""
 
+import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO without a writer would hold us up
 
-def open_file(folder: Path, parts: Sequence[str]) -> BinaryIO:
-    """Open a regular file for reading. `parts` are the names on the way to it from the folder, which is trusted itself.
 
-    Raises: OSError, also for a link or a part that is not one plain name, and for anything that is not a regular file.
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """Open a folder; yield its file descriptor, which stays at this folder whatever becomes of its path. Raises: OSError."""
+    descriptor = os.open(folder, _FOLDER)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_file(folder: int, parts: Sequence[str]) -> BinaryIO:
+    """Open a regular file for reading. `parts` are the names on the way to it from the folder.
+
+    Raises: FileNotFoundError; another OSError for a link, and for all that is not a regular file.
     """
     if not parts or any(part in {"", ".", ".."} or "/" in part or "\0" in part for part in parts):
-        raise FileNotFoundError(f"no file name: {'/'.join(parts)!r}")
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        raise FileNotFoundError(errno.ENOENT, "no file name", "/".join(parts))
+    inner = os.dup(folder)
     try:
         for part in parts[:-1]:
-            above = opened
-            opened = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            above = inner
+            inner = os.open(part, _FOLDER, dir_fd=above)
             os.close(above)
-        # A FIFO without a writer would hold us up for ever.
-        file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=opened)
+        return _open_regular(inner, parts[-1])
     finally:
-        os.close(opened)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(inner)
+
+
+def _open_regular(folder: int, name: str) -> BinaryIO:
+    # Looked at before it is opened, since opening a device may do something, and after it, since it may have been replaced.
+    _require_regular(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+    file = os.open(name, _FILE, dir_fd=folder)
+    try:
+        _require_regular(os.fstat(file), name)
+    except OSError:
         os.close(file)
-        raise FileNotFoundError(f"{parts[-1]} is not a regular file")
+        raise
     return os.fdopen(file, "rb")
+
+
+def _require_regular(found: os.stat_result, name: str) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", name)

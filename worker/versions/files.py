@@ -28,15 +28,12 @@ URLS: Mapping[str, str] = {
 
 def content_type(ending: str) -> str:
     """Return the content type of a file with this ending."""
-    return CONTENT_TYPES[f".{ending.rpartition('.')[2]}"]
+    return CONTENT_TYPES[suffix(ending)]
 
 
-def hashes(files: Mapping[str, Path]) -> dict[str, str]:
-    """Return the sha256 of each file in hex. Raises: JobError `temp_unavailable` if one is missing."""
-    try:
-        return {ending: sha256(file) for ending, file in files.items()}
-    except OSError as error:
-        raise JobError("temp_unavailable") from error  # somebody deleted it; the job is not to blame
+def suffix(ending: str) -> str:
+    """Return the part of an ending that names the kind of the file."""
+    return f".{ending.rpartition('.')[2]}"
 
 
 def fetch(store: Store, stem: str, ending: str, digest: str, file: Path, check: Callable[[], None]) -> Path:
