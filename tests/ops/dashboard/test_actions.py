@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
 from worker.jobs import hosts, queue
+from worker.ops.dashboard import actions
 from worker.webhooks import outbox
 
 READ, ACT, OTHER = "a-token-that-only-reads", "a-token-of-anna-that-acts", "a-token-of-bert-that-acts"
@@ -119,6 +120,39 @@ def test_a_selection_is_cancelled_and_retried_as_far_as_possible(
     )
     assert [state(sql, job) for job in everything] == ["pending", "processing", "failed", "pending"]
     assert anna.act("retry") == "Nothing to retry: no such job has ended."
+
+
+def test_all_that_match_a_filter_are_cancelled_and_retried_part_by_part(
+    log_in: LogIn, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "AT_ONCE", 2)
+    ours = {
+        status: [insert(sql, shop="tea", status=status) for _ in range(5)]
+        for status in ("pending", "failed", "cancelled")
+    }
+    runs, other = insert(sql, shop="tea", status="processing"), insert(sql, shop="coffee")
+    anna = log_in(ACT)
+    fields = {"csrf": anna.csrf, "next": "/?shop=tea", "filter": "shop=tea&page=2"}
+    question = unescape(anna.http.post("/actions/cancel", data=fields).text)
+    assert "Cancel 6 running and waiting jobs that match the filter?" in question
+    assert (
+        anna.act("cancel", filter="shop=tea&status=failed") == "Nothing to cancel: no such job waits or runs."
+    )
+    assert anna.act("cancel", filter="shop=tea") == "Cancelled 5 jobs. Asked 1 job to stop."
+    assert state(sql, other) == "pending"
+    assert {state(sql, job) for job in ours["pending"]} == {"cancelled"}
+    assert state(sql, runs) == "processing"
+    assert "Retry 5 failed jobs that match" in anna.http.post("/actions/retry", data=fields).text
+    assert anna.act("retry", filter="shop=tea") == "Queued 5 jobs again."
+    assert {state(sql, job) for job in ours["cancelled"]} == {"cancelled"}
+    assert anna.act("retry", filter="shop=tea&status=cancelled") == "Queued 10 jobs again."
+    answer = anna.http.post("/actions/retry", data=fields | {"filter": "status=nonsense", "confirmed": "1"})
+    assert answer.status_code == 400
+    # After a while it asks if it shall go on.
+    monkeypatch.setattr(actions, "MOST_S", -1)
+    again = unescape(anna.http.post("/actions/cancel", data=fields | {"confirmed": "1"}).text)
+    assert "There are more. Go on?" in again
+    assert 'name="filter" value="shop=tea&page=2"' in again
 
 
 def test_only_what_cannot_be_undone_is_asked_once_more(log_in: LogIn, sql: psycopg.Connection) -> None:

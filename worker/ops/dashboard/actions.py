@@ -46,7 +46,7 @@ class Done(NamedTuple):
         """Return a notice with this text, or, if nothing was changed, with why."""
         if self.problem:
             return Notice(f"{text or 'Nothing was changed.'} {self.problem}", good=False)
-        return Notice(text or otherwise, good=bool(text), more=self.more)
+        return Notice(text or otherwise * (not self.more), good=bool(text), more=self.more)
 
 
 def run(engine: Engine, name: str, form: Form, *, who: Mapping[str, str]) -> Notice:
@@ -101,7 +101,7 @@ def _ask_cancel(engine: Engine, form: Form) -> str | None:
         return number and f"Cancel {number} that match the filter? What they have computed is lost."
     ids = form.ids()
     states = queue.count_states(engine, ids)
-    unfinished = sum(states.get(state, 0) for state in selection.TO_CANCEL)
+    unfinished = sum(states.get(state, 0) for state in selection.TO_CANCEL.all)
     lost = " What has been computed is lost." if states.get("processing") else ""
     return f"Cancel {'this job' if len(ids) == 1 else _jobs(unfinished)}?{lost}" if unfinished else None
 
@@ -269,7 +269,7 @@ def _each_part(
     end = monotonic() + MOST_S
     try:
         for ids in parts:
-            if monotonic() > end:
+            if sums and monotonic() > end:
                 return Done(sums, more=True)
             sums.update(change(ids))
     except DBAPIError as error:

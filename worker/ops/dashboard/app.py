@@ -179,7 +179,7 @@ class _Site:
             if not notice.more:
                 session.notice = notice
                 return RedirectResponse(target, 303)
-            question = f"{notice.text} There are more. Go on?"
+            question = f"{notice.text} There are more. Go on?".strip()
         return self.render(
             request,
             "confirm.html.j2",

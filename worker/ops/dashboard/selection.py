@@ -1,25 +1,57 @@
-"""The jobs that a form is for: those that it names, or all that match a filter, which is a query string of the list."""
+"""The jobs that a form is for: those that it names, or all that match a filter, which is the query string of a list."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
+from worker.jobs.search import BadFilter, Filter, Search
 from worker.ops.dashboard.forms import BadForm, Form
 
-# The states of the jobs that an action is for.
-TO_CANCEL = ("processing", "pending")
-TO_RETRY = ("failed", "cancelled", "completed")
+NAMES = {"processing": "running", "pending": "waiting"}
 
 
-def in_parts(engine: Engine, form: Form, states: Sequence[str], most: int) -> Iterator[Sequence[UUID]]:
+class States(NamedTuple):
+    """The states of jobs that an action changes, and those that it looks in if a filter asks for none of these."""
+
+    all: Sequence[str]
+    usual: Sequence[str]
+
+
+TO_CANCEL = States(("processing", "pending"), ("processing", "pending"))
+TO_RETRY = States(("failed", "cancelled", "completed"), ("failed",))
+
+
+def in_parts(engine: Engine, form: Form, states: States, most: int) -> Iterator[Sequence[UUID]]:
     """Yield the ids of the jobs, `most` at a time. Those that a form names may be in any state."""
     if "filter" in form.fields:
-        number(engine, form, states)
-    ids = form.ids()
-    yield from (ids[first : first + most] for first in range(0, len(ids), most))
+        for wanted in _filters(form, states):
+            yield from Search(engine, wanted).batches(most)
+    else:
+        ids = form.ids()
+        yield from (ids[first : first + most] for first in range(0, len(ids), most))
 
 
-def number(_engine: Engine, _form: Form, _states: Sequence[str]) -> str | None:
+def number(engine: Engine, form: Form, states: States) -> str | None:
     """Return how many jobs the filter of a form finds, and in which states: `more than 1,000 failed jobs`. None for none."""
-    raise BadForm("A filter cannot be acted on yet.")
+    filters = _filters(form, states)
+    counts = [Search(engine, wanted).count() for wanted in filters]
+    jobs, exact = sum(count.jobs for count in counts), all(count.exact for count in counts)
+    if exact and not jobs:
+        return None
+    named = " and ".join(NAMES.get(wanted.status, wanted.status) for wanted in filters)
+    return f"{'' if exact else 'more than '}{jobs:,} {named} job{'s' * (jobs != 1)}"
+
+
+def _filters(form: Form, states: States) -> list[Filter]:
+    """Return the filters that together find the jobs in these states that match the filter of a form."""
+    try:
+        wanted = Filter.parse(dict(parse_qsl(form.text("filter"))))
+    except BadFilter as error:
+        raise BadForm(str(error)) from None
+    if wanted.status in (*TO_CANCEL.all, *TO_RETRY.all):
+        return [wanted] if wanted.status in states.all else []
+    return [replace(wanted, status=status) for status in states.usual]
