@@ -48,7 +48,7 @@ def jobs(sql: psycopg.Connection, columns: str) -> list[Any]:
 
 def test_a_line_is_the_row_that_a_backend_would_insert(worker: Worker, sql: psycopg.Connection) -> None:
     write("monday.csv", HEADER, ROW.format(1, 1))
-    assert worker("batch", "add", "monday.csv").stderr == "1 jobs inserted in the batch monday.\n"
+    assert worker("batch", "add", "monday.csv").stderr == "1 job inserted in the batch monday.\n"
     sql.execute(
         "INSERT INTO jobs (shop, product_id, image_urls, batch)"
         " VALUES ('a.myshopify.com', '1', '{https://cdn.shopify.com/1.jpg}', 'monday')"
@@ -175,7 +175,7 @@ def test_a_batch_is_watched_retried_exported_and_cancelled(worker: Worker, engin
     assert "1 waiting  1 completed  1 failed" in shown
     (seen,) = json.loads(worker("batch", "status", "monday", "--json").stdout)
     assert (seen["total"], seen["percent"]) == (3, 66)
-    assert worker("batch", "retry", "monday").stderr == "1 failed jobs queued again.\n"
+    assert worker("batch", "retry", "monday").stderr == "1 failed job queued again.\n"
     assert json.loads(worker("batch", "cancel", "monday", "--json").stdout) == {"batch": "monday", "jobs": 2}
     watched = worker("batch", "watch", "monday", "--json")
     assert watched.exit_code == 1

@@ -339,7 +339,9 @@ def test_an_option_does_not_exist(call: Call, name: str) -> None:
         "weights no-such-command",
         "enqueue",
         "enqueue https://a/b.jpg --sample vase",
-        "enqueue https://a/b.jpg --priority 99999",
+        "enqueue https://a/b.jpg --priority 99999999999",
+        "enqueue https://a/b.jpg --quality ultra",
+        "enqueue https://a/b.jpg --engine unicorn",
         "enqueue https://a/b.jpg --left https://a/c.jpg",
         "enqueue --front https://a/b.jpg --sample vase",
         "watch not-an-id",
@@ -374,7 +376,7 @@ def test_a_revision_or_a_model_that_nobody_knows(place: Place, call: Call) -> No
         "weights path unicorn": "unicorn",
         "enqueue --sample unicorn": "unicorn",
         "enqueue no-such-file.jpg": "no-such-file.jpg",
-        "enqueue https://a/b.jpg --quality unicorn": "quality",
+        "enqueue https://a/b.jpg --pool a,b": "pool_is_a_name",
     }.items():
         ending = call(arguments)
         assert ending.problem(78) is None
@@ -414,9 +416,7 @@ def store_unreachable(place: Place) -> int:
 def test_the_store_is_not_as_it_should_be(place: Place, call: Call, spoil: Callable[[Place], int]) -> None:
     status = spoil(place)
     assert problems(call, where(STORE, status)) == {}
-    photo = place.tmp / "photo.jpg"
-    photo.touch()
-    assert call(f"enqueue {photo}").problem(status) is None
+    assert call("enqueue --sample vase").problem(status) is None
 
 
 def test_the_folder_of_the_models_cannot_be_written(place: Place, call: Call) -> None:

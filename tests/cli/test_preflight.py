@@ -1,7 +1,7 @@
 """Photos that `worker enqueue` uploads, against the faithful bucket."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bucket_server
@@ -12,8 +12,10 @@ from PIL import Image, ImageChops
 from typer import Exit
 
 from worker.cli import preflight
-from worker.core.settings import Settings
+from worker.core.finding import Level, ok
+from worker.core.settings import ConfigError, Settings
 from worker.local import samples
+from worker.local.server import DevServer
 from worker.storage import CONTENT_TYPES, Store, open_store
 from worker.storage.supabase import SupabaseStore
 
@@ -97,11 +99,59 @@ def test_a_photo_that_the_store_does_not_take_is_not_called_a_model(
     assert "model" not in said
 
 
-def test_a_file_that_is_no_photo_is_named_where_it_would_be_converted(
-    bucket: BucketServer, configured: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("notes.txt", b"no photo", "The file is not a photo"),
+        ("notes.jpg", b"no photo", "The file is not a photo"),
+        ("broken.jpg", DUCK.read_bytes()[:9000], "damaged or incomplete"),
+        ("empty.png", b"", "damaged or incomplete"),
+        ("huge.jpg", bytes(20_000_001), "it has more than 20.0 MB"),
+    ],
+)
+def test_a_file_is_opened_before_it_is_uploaded(
+    tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
-    bucket.bucket.allowed_mime_types = WORKERS_OWN
-    (tmp_path / "notes.txt").write_text("no photo")
-    with pytest.raises(Exit):
-        preflight.photo_url(str(tmp_path / "notes.txt"), configured)
-    assert "The file is not a photo" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        preflight.open_file(str(tmp_path / name))
+
+
+def test_a_photo_is_good_only_after_it_was_looked_at(
+    tmp_path: Path, site: DevServer, photos: Callable[[str, bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKER_PHOTO_LOOPBACK", "true")
+    configured = Settings()
+    good = photos("duck.jpg", DUCK.read_bytes())
+    found = preflight.fetch_and_open(f"{good}?token=planted", tmp_path / "photo", configured)
+    assert found == ok("photo", f"{good}: JPEG, 840 by 840 pixels, 139 kB")
+    for url, level, words in (
+        (f"{site.url}/none.jpg", Level.FAIL, "no photo at this URL"),
+        (photos("notes.jpg", b"<html>"), Level.FAIL, "not a photo"),
+        (photos("cut.jpg", DUCK.read_bytes()[:9000]), Level.FAIL, "damaged or incomplete"),
+        ("https://elsewhere.example/a.jpg?key=planted", Level.FAIL, "not allowed"),
+        ("http://cdn.shopify.com/a.jpg", Level.FAIL, "must begin with https://"),
+    ):
+        found = preflight.fetch_and_open(url, tmp_path / "photo", configured)
+        assert (found.level, words in found.text, "planted" in str(found)) == (level, True, False), found
+
+
+@pytest.mark.parametrize(
+    "host", ["10.1.2.3", "192.168.0.7:443", "[fd00::1]", "169.254.169.254", "127.0.0.1", "localhost"]
+)
+def test_a_private_address_is_called_one(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKER_PHOTO_HOSTS", "*")
+    for hosts in ("*", "cdn.shopify.com"):
+        monkeypatch.setenv("WORKER_PHOTO_HOSTS", hosts)
+        found = preflight.fetch_and_open(f"https://{host}/a.jpg", tmp_path / "photo", Settings())
+        assert found.level is Level.FAIL
+        assert "private address" in found.text
+        assert "WORKER_PHOTO_HOSTS" not in found.fix, "to allow it would not help"
+
+
+def test_each_sample_is_a_photo_that_a_worker_takes() -> None:
+    for name in samples.NAMES:
+        files, sides = preflight.sample(name)
+        assert [preflight.open_file(file).level for file in files] == [Level.OK] * len(files)
+        assert sides == (["front", "left", "back", "right"] if name == "duck-views" else [])
+    assert "PNG, 600 by 400 pixels" in preflight.open_file(preflight.sample("coffee")[0][0]).text

@@ -22,14 +22,14 @@ from sqlalchemy.engine import Engine
 from starlette.applications import Starlette
 
 from worker import database
-from worker.cli import preflight
 from worker.cli.output import print_json
 from worker.core.errors import JobError
 from worker.core.settings import Settings
 from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.ops.dashboard import app
-from worker.ops.terminal import live, tables
+from worker.ops.terminal import live
+from worker.ops.terminal.verdict import verdict
 from worker.webhooks import outbox
 
 DEEP = "[" * 3000 + "]" * 3000
@@ -258,10 +258,10 @@ def _read_everywhere(place: Place, job_id: Any) -> None:
     engine, sql, site = place
     said = io.StringIO()
     terminal = Console(file=said, force_terminal=True, color_system=None, width=200)
-    for part in live.status(engine, 10):
+    for part in live.status(engine, terminal, 10):
         terminal.print(part)
     for job in queue.get_jobs(engine, [job_id]):
-        terminal.print(tables.verdict(job, preflight.outcome(job), preflight.advice(job)))
+        terminal.print(verdict(job))
     assert not set(said.getvalue()) & set("\x1b\x07\r\x85\u202e\u2028")
     print_json([queue.recent(engine), queue.health(engine), hosts.list_hosts(engine), queue.failures(engine)])
     hosts.check_in(engine, HOST)

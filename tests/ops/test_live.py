@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import HOST
+from conftest import HOST, complete_next
 from rich.console import Console
 from sqlalchemy.engine import Engine
 from typer.testing import CliRunner, Result
@@ -24,8 +24,9 @@ from worker.core.finding import Level
 from worker.core.settings import ConfigError
 from worker.jobs import hosts, queue
 from worker.local import samples
-from worker.ops import doctor
-from worker.ops.terminal import live, tables
+from worker.ops import advice, doctor
+from worker.ops.terminal import formats, live
+from worker.ops.terminal.verdict import outcome, verdict
 
 Worker = Callable[..., Result]
 
@@ -84,7 +85,7 @@ def test_status_shows_who_works_what_waits_and_what_fails(
         "0 completed",
         "1 failed",
         "● gpu-1  1 running  relief",
-        "no_object  1",
+        "no_object 1",
         "claimed",
         "8  b.myshopify.com",
     ):
@@ -95,6 +96,62 @@ def test_status_shows_who_works_what_waits_and_what_fails(
     assert status["unserved"] == []
     assert [(f["error_code"], f["jobs"]) for f in status["failures"]] == [("no_object", 1)]
     assert len(status["jobs"]) == 3
+
+
+def fill(engine: Engine, sql: psycopg.Connection, jobs: int) -> None:
+    """Jobs in every state, with long names, on more hosts than have a line."""
+    for n in range(5):
+        hosts.check_in(engine, dataclasses.replace(HOST, name=f"gpu-{n}.a-long-name.example.com"))
+    shop = f"{'north-coast-pottery-' * 5}.myshopify.com"
+    for n in range(jobs):
+        queue.enqueue(
+            engine,
+            shop=shop,
+            product_id=f"gid://shopify/Product/8123456789{n}",
+            variant_id="gid://shopify/ProductVariant/44112233445566",
+            image_urls=["https://a/b"],
+            pool="elsewhere" if n % 6 == 5 else "default",
+        )
+    for code in ("no_object", "photo_not_found", "storage_unavailable", "photo_too_many_pixels", "timed_out"):
+        job = queue.claim(engine, worker="gpu-1", lease_s=60)
+        assert job
+        queue.fail(engine, job, errors.JobError(code), report={})
+    complete_next(engine, digest="ab" * 16, wants_review=True, report={"engine": "relief"})
+    queue.claim(engine, worker="gpu-2.a-long-name.example.com", lease_s=60)
+    sql.execute("SELECT forget_product('b.myshopify.com', '9')")
+    sql.execute(
+        "UPDATE worker.erasures SET last_error = 'the bucket answers 503 SlowDown, and that for hours'"
+    )
+
+
+@pytest.mark.parametrize("jobs", [12, 60])
+def test_status_fits_a_terminal_with_one_line_a_job(
+    engine: Engine, sql: psycopg.Connection, jobs: int
+) -> None:
+    fill(engine, sql, jobs)
+
+    def printed(width: int, height: int = 24) -> list[str]:
+        screen = io.StringIO()
+        terminal = Console(file=screen, force_terminal=True, color_system=None, width=width, height=height)
+        for part in live.status(engine, terminal, None):
+            terminal.print(part)
+        return screen.getvalue().splitlines()
+
+    for width in (40, 80, 120):
+        lines = printed(width)
+        assert max(map(len, lines)) <= width
+        listed = [line for line in lines if re.match(r"[0-9a-f]{8}  8123456789", line)]
+        if width >= 80:
+            assert len(lines) < 24, "the prompt has a line too"
+            assert len(listed) >= 12
+        assert len(listed) == len(lines) - lines.index("") - 2, "one line a job"
+    wide = "\n".join(printed(120))
+    for part in ("to review  preview abababab", "no_object: No product", "● 1 busy  ○ 4 idle"):
+        assert part in wide, part
+    if jobs == 12:
+        assert "retry at" in wide
+    else:
+        assert len([line for line in printed(80, 60) if "8123456789" in line]) > 12, "a taller one shows more"
 
 
 def test_a_job_that_waits_for_another_day_is_shown_with_the_date(
@@ -111,7 +168,7 @@ def test_status_names_the_work_on_files_that_fails(worker: Worker, sql: psycopg.
     assert "files" not in worker("status").stderr, "it has only just begun"
     sql.execute("UPDATE worker.erasures SET last_error = '503 SlowDown: \033[2Jbusy' WHERE product IS NULL")
     said = " ".join(worker("status").stderr.split())
-    assert "files 1 erasures not done, will be tried again 503 SlowDown: \ufffd[2Jbusy" in said
+    assert "files 1 erasure not done, will be tried again 503 SlowDown: \ufffd[2Jbusy" in said
     found = json.loads(worker("status", "--json").stdout)["file_failures"]
     assert [(each["kind"], each["count"]) for each in found] == [("erase", 1)]
 
@@ -122,9 +179,9 @@ def test_status_counts_the_models_to_review_and_says_what_became_of_each(
     job = run(sql, engine, until="completed")
     assert "review" not in worker("status").stderr
     for review, said in (
-        ("wanted", "to review  https"),
-        ("approved", "approved  https"),
-        ("rejected", "rejected  https"),
+        ("wanted", "to review  model"),
+        ("approved", "approved  model"),
+        ("rejected", "rejected  model"),
     ):
         sql.execute(
             "WITH key AS MATERIALIZED (SELECT set_config('worker.lease', 'queue', true)) UPDATE public.jobs"
@@ -132,10 +189,10 @@ def test_status_counts_the_models_to_review_and_says_what_became_of_each(
             [review],
         )
         (row,) = queue.get_jobs(engine, [job])
-        assert (f"worker review approve {job}" in preflight.outcome(row)[1]) is (review == "wanted")
+        assert (f"worker review approve {row['short']}" in outcome(row)[2]) is (review == "wanted")
         status = worker("status").stderr
         assert said in status
-        assert ("1  to review: worker review" in status) is (review == "wanted")
+        assert ("1 to review: worker review" in status) is (review == "wanted")
         figures = queue.health(engine), queue.gauges(engine, "c")
         assert [each["to_review"] for each in figures] == [review == "wanted"] * 2
         assert [row["id"] for row in queue.to_review(engine, 10)] == [job] * (review == "wanted")
@@ -156,9 +213,9 @@ def test_hosts_are_listed_paused_and_resumed(
     worker: Worker, engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cli_hosts, "console", Console(stderr=True, width=140, color_system=None))
-    assert worker("hosts").stderr == "No worker is running.\n"
+    assert worker("hosts").stderr == "No worker is running. Start one: worker run\n"
     hosts.check_in(engine, dataclasses.replace(HOST, name="gpu-1", pools=("default", "large"), lanes=4))
-    assert re.search(r"○ gpu-1  idle +relief +default, large +4 +cpu +4 GB +1 ", worker("hosts").stderr)
+    assert re.search(r"○ gpu-1  idle +relief +default, large +4 +cpu +4.3 GB +1 ", worker("hosts").stderr)
     assert worker("pause", "gpu-1").stderr == "gpu-1 is paused.\n"
     assert "‖ gpu-1  paused" in worker("hosts").stderr
     (listed,) = json.loads(worker("hosts", "--json").stdout)
@@ -170,7 +227,7 @@ def test_hosts_are_listed_paused_and_resumed(
     sql.execute("UPDATE worker.hosts SET stopped_at = seen_at")
     assert "‖ gpu-1  paused, stopped 3 d ago" in worker("status").stderr
     assert json.loads(worker("resume", "gpu-1", "--json").stdout) == {"gpu-1": True}
-    assert worker("hosts").stderr == "No worker is running.\n"
+    assert worker("hosts").stderr.startswith("No worker is running.")
     unknown = worker("pause", "gpu-2")
     assert (unknown.exit_code, unknown.stderr) == (1, "No host has the name gpu-2. See: worker hosts\n")
 
@@ -181,7 +238,7 @@ def test_a_job_that_no_host_can_take_is_named(worker: Worker, engine: Engine) ->
         found = live.idle_hint(engine, queue.get_jobs(engine, [job]))
         return found.plain if found else ""
 
-    assert hint() == "No worker is running. See: systemctl status worker"
+    assert hint() == "No worker is running. Start one: worker run"
     hosts.check_in(engine, HOST)
     assert hint() == "Number 2 in the queue."
     wanted = "No running worker takes jobs of the pool large and the engine triposr. See: worker hosts"
@@ -189,7 +246,7 @@ def test_a_job_that_no_host_can_take_is_named(worker: Worker, engine: Engine) ->
     assert "1  pool large, engine triposr: no running host takes them" in worker("status").stderr
     for pool in "abcdef":
         hint(pool=pool)
-    assert "and 2 more: worker status --json" in worker("status").stderr
+    assert "no running host takes them and 6 lines more" in worker("status").stderr
     hosts.pause(engine, "host")
     assert hint() == "Its workers are paused. See: worker resume host"
 
@@ -252,15 +309,10 @@ def test_before_a_test_job_every_misconfiguration_is_named(
     assert "no worker is running" in found["worker"].text
     assert found["store"].level is Level.FAIL
     assert "SUPABASE_URL" in str(found["store"])
-    refused = preflight.check_photo("https://elsewhere.example/a.jpg?key=planted", configured)
-    assert refused.level is Level.FAIL
-    assert "WORKER_PHOTO_HOSTS" in refused.fix
-    assert "planted" not in str(refused)
-    assert preflight.check_photo("https://cdn.shopify.com/a.jpg", configured).level is Level.OK
 
 
 def test_a_sample_is_named_with_or_without_its_ending() -> None:
-    assert preflight.sample("vase") == preflight.sample("vase.png") == str(samples.path("vase.png"))
+    assert preflight.sample("vase") == preflight.sample("vase.png") == ([str(samples.path("vase.png"))], [])
     with pytest.raises(ConfigError, match="unicorn"):
         preflight.sample("unicorn")
 
@@ -273,18 +325,54 @@ def test_photos_or_a_sample(worker: Worker) -> None:
 def test_every_way_to_fail_comes_with_advice_for_the_operator(
     engine: Engine, sql: psycopg.Connection
 ) -> None:
-    assert set(preflight.ADVICE) == set(errors.ERRORS)
+    assert set(errors.ERRORS) == advice.CODES
     job = run(sql, engine, until="failed")
     (row,) = queue.get_jobs(engine, [job])
-    said = tables.verdict(row, preflight.outcome(row), preflight.advice(row)).plain
+    said = verdict(row).plain
     assert errors.ERRORS["no_object"].message in said
-    assert "--sample vase.png" in said
-    assert str(job) in (preflight.advice(row | {"error_code": "internal_error"}) or "")
-    assert str(job) in (preflight.advice(row | {"error_code": "of_a_newer_worker"}) or "")
+    assert "--sample vase" in said
+    assert str(job) in (advice.on_job(row | {"error_code": "internal_error"}) or "")
+    assert str(job) in (advice.on_job(row | {"error_code": "of_a_newer_worker"}) or "")
 
 
 def test_a_completed_test_job_tells_what_it_made(engine: Engine, sql: psycopg.Connection) -> None:
     (row,) = queue.get_jobs(engine, [run(sql, engine, until="completed")])
-    said = tables.verdict(row, preflight.outcome(row), preflight.advice(row)).plain
-    for part in ("https://s/m.glb", "quality 71 of 100", "Blurred."):
+    said = verdict(row).plain
+    for part in ("https://s/m.glb", "score 71 of 100", "Blurred."):
         assert part in said
+
+
+def test_advice_names_only_what_runs_the_daemon_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    def said() -> str:
+        job = {"id": "7e57", "error_code": "internal_error"}
+        return f"{advice.start_worker()} {advice.on_job(job)}"
+
+    monkeypatch.setattr(advice, "SYSTEMD", tmp_path / "systemd")
+    monkeypatch.setattr(advice, "UNITS", (tmp_path / "worker.service",))
+    assert "systemctl" not in said()
+    assert "journalctl" not in said()
+    (tmp_path / "systemd").mkdir()
+    assert "systemctl" not in said(), "systemd does not run us"
+    (tmp_path / "worker.service").touch()
+    assert "systemctl status worker" in said()
+    assert "journalctl -u worker | grep 7e57" in said()
+    monkeypatch.setenv(advice.DEV_FOLDER, ".worker")
+    assert "systemctl" not in said()
+    assert "Start it again: worker dev" in said()
+
+
+def test_times_have_their_date_when_they_are_not_today_s() -> None:
+    now = datetime.now(UTC)
+    assert formats.moment(now) == f"{now:%H:%M:%S} UTC"
+    before = now - timedelta(days=1)
+    assert formats.moment(before) == f"{before:%Y-%m-%d %H:%M} UTC"
+    sizes = {
+        0: "0 B",
+        999: "999 B",
+        1000: "1 kB",
+        3_400_000: "3.4 MB",
+        999_949_999: "999.9 MB",
+        1.7e9: "1.7 GB",
+    }
+    assert {count: formats.file_size(count) for count in sizes} == sizes
+    assert (formats.counted(1, "job"), formats.counted(1234, "job")) == ("1 job", "1,234 jobs")

@@ -123,12 +123,16 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     made = worker("enqueue", "my mug.png", "--quality", "fast", "--watch", "--json")
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)[0]["status"] == "completed"
-    for checked in ("✓ database", "✓ store", "✓ photo", "✓ completed"):
+    for checked in ("✓ database", "✓ store", "✓ photo", "PNG, 400 by 400 pixels", "✓ completed"):
         assert checked in made.stderr
 
-    refused = worker("enqueue", "my mug.png", "--quality", "ultra")
+    stored = Path(dev["WORKER_STORAGE_DIR"]) / "uploads"
+    uploads = sorted(stored.iterdir())
+    (tmp_path / "other.png").write_bytes(mug + b"another photo")
+    refused = worker("enqueue", "other.png", "--pool", "a,b")
     assert refused.returncode == 78
-    assert "quality_is_fast_balanced_quality_or_auto" in refused.stderr
+    assert "it breaks the rule pool_is_a_name_of_1_to_100_characters" in refused.stderr
+    assert sorted(stored.iterdir()) == uploads, "nothing was uploaded"
     assert worker("enqueue", "no-such-file.png").returncode == 78
 
     failed = worker("enqueue", f"{dev['BACKEND_URL']}/none.jpg", "--watch")

@@ -10,11 +10,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 from sqlalchemy.engine import Engine
 
-from worker.cli.output import AsJson, connected, console, die, print_error, print_json
+from worker.cli.options import AsJson
+from worker.cli.output import connected, console, die, print_error, print_json
 from worker.core import settings
 from worker.database import Row
 from worker.jobs import batches, rows
 from worker.ops.terminal import live, tables
+from worker.ops.terminal.formats import counted
 from worker.ops.terminal.progress import jobs_bar
 
 app = typer.Typer(no_args_is_help=True, help="Insert, watch, cancel and retry many jobs under one name.")
@@ -22,7 +24,9 @@ app = typer.Typer(no_args_is_help=True, help="Insert, watch, cancel and retry ma
 Name = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name.")]
 Shop = Annotated[
     str | None,
-    typer.Option(help="The shop's domain; needed only if several shops have a batch of this name."),
+    typer.Option(
+        metavar="SHOP", help="The shop's domain; needed only if several shops have a batch of this name."
+    ),
 ]
 EXPORTED = (
     "id", "shop", "product_id", "variant_id", "product_handle", "status", "model_url", "review", "version", "error_code",
@@ -35,14 +39,18 @@ def add(
     file: Annotated[
         Path,
         typer.Argument(
+            metavar="FILE",
             help="CSV with a header, or .jsonl with one object a line; its columns are those of public.jobs. "
-            "Several image_urls are separated by spaces."
+            "Several image_urls are separated by spaces.",
         ),
     ],
     batch: Annotated[
-        str | None, typer.Option(help="The batch's name. Default: the file's name without its ending.")
+        str | None,
+        typer.Option(metavar="BATCH", help="The batch's name. Default: the file's name without its ending."),
     ] = None,
-    shop: Annotated[str | None, typer.Option(help="The shop of lines that name none.")] = None,
+    shop: Annotated[
+        str | None, typer.Option(metavar="SHOP", help="The shop of lines that name none.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all lines, and insert nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -73,7 +81,9 @@ def add(
         )
         return
     done = "would be inserted" if dry_run else "inserted"
-    _print(f"{len(lines) - len(refused):,} jobs {done} in {_listed(names, 'the batch', 'the batches')}.")
+    _print(
+        f"{counted(len(lines) - len(refused), 'job')} {done} in {_listed(names, 'the batch', 'the batches')}."
+    )
     if refused:
         numbers = [str(line.number) for line in refused]
         _print(
@@ -87,16 +97,16 @@ def status(
     name: Annotated[
         str | None, typer.Argument(metavar="BATCH", help="The batch's name. Default: all batches.")
     ] = None,
-    shop: Annotated[str | None, typer.Option(help="Only batches of this shop.")] = None,
+    shop: Annotated[str | None, typer.Option(metavar="SHOP", help="Only batches of this shop.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how many jobs of each batch wait, run and have ended."""
+    """Show how many jobs of each batch wait, run and ended."""
     with connected(settings.load()) as engine:
         found = batches.status(engine, batch=name, shop=shop)
     if as_json:
         print_json(found)
     elif found:
-        console.print(tables.batches_table(found))
+        console.print(tables.batches_table(found, console.width))
     else:
         console.print("There is no such batch." if name or shop else "There are no batches.")
 
@@ -116,11 +126,12 @@ def watch(name: Name, shop: Shop = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def cancel(name: Name, shop: Shop = None, as_json: AsJson = False) -> None:
-    """Cancel the waiting jobs of a batch, and ask the running ones to stop.
+    """Cancel the waiting jobs of a batch and ask running ones to stop.
 
     Exit status: 1 there is no such batch.
     """
-    _change(name, shop, batches.cancel, "jobs cancelled, or asked to stop", as_json=as_json)
+    done = "cancelled if waiting, cancel requested if running"
+    _change(name, shop, batches.cancel, "job", done, as_json=as_json)
 
 
 @app.command()
@@ -129,7 +140,7 @@ def retry(name: Name, shop: Shop = None, as_json: AsJson = False) -> None:
 
     Exit status: 1 there is no such batch.
     """
-    _change(name, shop, batches.retry, "failed jobs queued again", as_json=as_json)
+    _change(name, shop, batches.retry, "failed job", "queued again", as_json=as_json)
 
 
 @app.command()
@@ -137,7 +148,8 @@ def export(
     name: Name,
     shop: Shop = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write. Default: stdout.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The file to write. Default: stdout."),
     ] = None,
 ) -> None:
     """Write what became of each job of a batch as CSV.
@@ -163,14 +175,20 @@ def _find(engine: Engine, name: str, shop: str | None) -> Row:
 
 
 def _change(
-    name: str, shop: str | None, act: Callable[[Engine, str, str], int], what: str, *, as_json: bool
+    name: str,
+    shop: str | None,
+    act: Callable[[Engine, str, str], int],
+    noun: str,
+    done: str,
+    *,
+    as_json: bool,
 ) -> NoReturn:
     with connected(settings.load()) as engine:
         changed = act(engine, _find(engine, name, shop)["shop"], name)
     if as_json:
         print_json({"batch": name, "jobs": changed})
     else:
-        _print(f"{changed:,} {what}.")
+        _print(f"{counted(changed, noun)} {done}.")
     raise typer.Exit(0)
 
 

@@ -6,30 +6,41 @@ from typing import Annotated, Literal
 
 import typer
 
-from worker.cli.output import AsJson, console, print_json
+from worker.cli.options import AsJson
+from worker.cli.output import console, print_json
+from worker.cli.sections import HOST
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=HOST)
 def bench(
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(exists=True, dir_okay=False, readable=True, help="Photos; default: the samples."),
+        typer.Argument(
+            metavar="PHOTO", exists=True, dir_okay=False, readable=True, help="Photos. Default: the samples."
+        ),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Jobs to run; default: one a photo.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Jobs to run. Default: one a photo.")
+    ] = None,
     quality: Annotated[
-        Literal["fast", "balanced", "quality"], typer.Option(help="The jobs' preset.")
+        Literal["fast", "balanced", "quality"],
+        typer.Option(metavar="PRESET", help="fast, balanced or quality."),
     ] = "balanced",
     lanes: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Lanes of each device; again and again to compare. Default: WORKER_LANES."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Lanes of each device; again and again to compare. Default: WORKER_LANES.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run photos through this host's own lanes, engine and weights, and measure them.
+    """Run photos through this host's lanes, and measure them.
 
-    It reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It uses a queue and a store of its own,
+    It uses this host's engine and weights, and reports jobs an hour, wall-clock and CPU seconds of each step, and peak memory. It uses a queue and a store of its own,
     not the real ones. It needs the package's extra `dev`.
 
     Exit status: 0 all jobs completed, 1 some did not, 78 it cannot run here.

@@ -12,7 +12,9 @@ import typer
 from rich.prompt import Confirm
 from sqlalchemy.engine import Engine
 
-from worker.cli.output import AsJson, connected, console, die, print_json
+from worker.cli.options import AsJson
+from worker.cli.output import connected, console, die, print_json
+from worker.cli.sections import MODELS
 from worker.core import settings
 from worker.core.errors import JobError
 from worker.database import Row
@@ -27,17 +29,22 @@ PAUSE_S = 0.3
 app = typer.Typer()
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def delete(
-    shop: Annotated[str, typer.Option(help="The shop's domain.")],
+    shop: Annotated[str, typer.Option(metavar="SHOP", help="The shop's domain.")],
     product: Annotated[
-        str | None, typer.Argument(help="The product's id or gid. Default: the whole shop.")
+        str | None,
+        typer.Argument(metavar="PRODUCT", help="The product's id or gid. Default: the whole shop."),
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="The variant's id or gid, to delete only it.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(metavar="ID", help="The variant's id or gid, to delete only it.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete all files, rows and events of a product, a variant or a whole shop for good.
+    """Delete all files and rows of a product or a shop for good.
+
+    Its webhook events go too.
 
     Exit status: 75 it has begun and is not done yet.
     """

@@ -74,9 +74,13 @@ def _usage(error: TyperException) -> str:
     # What no single option is to blame for needs no "Invalid value" before it.
     alone = isinstance(error, typer.BadParameter) and error.param is None
     message = error.message if alone else error.format_message()
+    message = message.replace("Value error, ", "")  # how pydantic begins what a check of ours says
     context = getattr(error, "ctx", None)
     if not message or context is None:
         return message
+    if context.get_usage() in message:  # a group without a command: the message is its help
+        print(message)  # noqa: T201 - for people
+        return ""
     print(context.get_usage(), file=sys.stderr)  # noqa: T201 - for people
     return f"{message.rstrip('.')}. See: {context.command_path} --help"
 

@@ -6,42 +6,44 @@ from typing import Annotated
 import typer
 
 from worker import engines
+from worker.cli.options import known_engine, one_of
 from worker.cli.output import console
+from worker.cli.sections import LAPTOP
+from worker.ops.advice import DEV_FOLDER
 
 app = typer.Typer()
-
-
-def _known_engine(name: str) -> str:
-    if name not in engines.ENGINES:
-        raise typer.BadParameter(f"'{name}' is not one of {', '.join(map(repr, engines.ENGINES))}.")
-    return name
-
 
 EngineName = Annotated[
     str,
     typer.Option(
-        callback=_known_engine,
+        metavar="NAME",
+        callback=known_engine,
+        autocompletion=one_of(list(engines.ENGINES)),
         help=f"One of {', '.join(engines.ENGINES)}; {engines.WITHOUT_WEIGHTS} makes previews and needs no weights.",
     ),
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=LAPTOP)
 def dev(
-    folder: Annotated[Path, typer.Option(envvar="WORKER_DEV_DIR", help="The folder for its data.")] = Path(
-        ".worker"
-    ),
+    folder: Annotated[
+        Path, typer.Option(metavar="FOLDER", envvar=DEV_FOLDER, help="The folder for its data.")
+    ] = Path(".worker"),
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port for files and webhooks; 0 takes a free one.")
+        int,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="The port for files and webhooks; 0 takes a free one."
+        ),
     ] = 8765,
     dashboard_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port of the dashboard; 0 takes a free one.")
+        int,
+        typer.Option(metavar="PORT", min=0, max=65535, help="The port of the dashboard; 0 takes a free one."),
     ] = 0,
     engine: EngineName = engines.WITHOUT_WEIGHTS,
 ) -> None:
-    """Run everything on this machine: Postgres, a store, a receiver for webhooks, the dashboard and the daemon.
+    """Run everything on this machine, to develop a backend.
 
-    Ctrl-C lets a running job finish; a second one requeues it immediately.
+    It starts Postgres, a store, a receiver for webhooks, the dashboard and the daemon. Ctrl-C lets a running job finish; a second one requeues it immediately.
 
     Exit status: 0 stopped by a signal, 78 it cannot run here, for instance because another `worker dev` runs in the folder;
     else that of the daemon.
@@ -53,12 +55,16 @@ def dev(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=LAPTOP)
 def demo(
-    results: Annotated[Path, typer.Option(help="The folder for the models and the page.")] = Path("results"),
+    results: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The folder for the models and the page.")
+    ] = Path("results"),
     engine: EngineName = engines.WITHOUT_WEIGHTS,
 ) -> None:
-    """Make 3D models of sample photos through the real daemon, and a page to look at them.
+    """Make models of sample photos, and a page that shows them.
+
+    The real daemon makes them, in a database and a store of their own.
 
     Exit status: 0 each job ended as it should, 1 one did not, 78 it cannot run here.
     """

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 import typer
@@ -14,9 +14,9 @@ from sqlalchemy.engine import Engine
 from worker import database
 from worker.core.errors import printable
 from worker.core.settings import Settings
+from worker.jobs import queue
 
-Ids = Annotated[list[UUID], typer.Argument(help="Job ids.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+CANDIDATES = 5  # that are named where the beginning of an id is not unique
 
 
 class _Console(Console):
@@ -44,17 +44,38 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, default=str, indent=2))  # noqa: T201 - the document is the output
 
 
-def for_each(
-    ids: Sequence[UUID], act: Callable[[UUID], bool], done: str, not_done: str, *, as_json: bool
-) -> NoReturn:
-    """Act on each job, print what came of it, and exit: with 0 if `act` returned True for all, else with 1."""
-    outcome = {str(job): act(job) for job in ids}
+def find_jobs(engine: Engine, beginnings: Sequence[str]) -> list[UUID]:
+    """Return the ids of the jobs that are meant. Ends the command, before anything is done, if one is not unique."""
+    return find_unique(beginnings, lambda beginning: queue.find_ids(engine, beginning, CANDIDATES + 1), "job")
+
+
+def find_unique(beginnings: Sequence[str], find: Callable[[str], Sequence[UUID]], kind: str) -> list[UUID]:
+    """Return the one id that `find` returns for each beginning. Ends the command if it is none or several."""
+    ids = []
+    for beginning in beginnings:
+        found = find(beginning)
+        if not found:
+            die(f"No {kind} has an id that begins with {beginning}.", 1)
+        if len(found) > 1:
+            names = ", ".join(map(str, found[:CANDIDATES]))
+            more = " and more" if len(found) > CANDIDATES else ""
+            die(f"Several {kind}s have an id that begins with {beginning}: {names}{more}.", 1)
+        ids.append(found[0])
+    return ids
+
+
+def for_each(ids: Sequence[UUID], act: Callable[[UUID], tuple[bool, str]], *, as_json: bool) -> NoReturn:
+    """Act on each job, print what came of it, and exit: with 0 if all was done, else with 1.
+
+    act: returns if it was done, and what to say of the job.
+    """
+    outcomes = {str(job): act(job) for job in ids}
     if as_json:
-        print_json(outcome)
+        print_json({job: done for job, (done, _) in outcomes.items()})
     else:
-        for job, was_done in outcome.items():
-            console.print(f"{job} {done if was_done else not_done}", soft_wrap=True)
-    raise typer.Exit(0 if all(outcome.values()) else 1)
+        for job, (_, text) in outcomes.items():
+            console.print(f"{job} {text}", soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(0 if all(done for done, _ in outcomes.values()) else 1)
 
 
 def print_error(reason: str) -> None:

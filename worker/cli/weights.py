@@ -6,14 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from worker import engines
-from worker.cli.output import AsJson, console, die, print_json
+from worker.cli.options import AsJson
+from worker.cli.output import console, die, print_json
 from worker.core import settings
 from worker.core.settings import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Fetch and verify the models on this disk.")
 WeightNames = Annotated[
     list[str] | None,
-    typer.Argument(help="triposr, or the name of a background model. Default: the configured models."),
+    typer.Argument(
+        metavar="NAME", help="triposr, or the name of a background model. Default: the configured models."
+    ),
 ]
 
 
@@ -36,7 +39,9 @@ def fetch_weights(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch models that are missing, and resume where a fetch was interrupted.
+    """Fetch models that are missing.
+
+    A fetch that was interrupted is resumed.
 
     Exit status: 75 try again later, 78 a setting, the disk or the source prevents it.
     """

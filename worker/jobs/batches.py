@@ -10,7 +10,7 @@ import psycopg
 from sqlalchemy.engine import Engine
 
 from worker.database import Row, fetch_all, fetch_one, queries, transaction
-from worker.jobs.rows import MOST_PROBLEMS, BadFile, Line
+from worker.jobs.rows import MOST_PROBLEMS, BadFile, Line, refusal
 
 QUERIES = queries("worker.jobs")
 
@@ -74,18 +74,12 @@ def _insert(connection: psycopg.Connection[Any], lines: Sequence[Line], problems
         if (error.sqlstate or "")[:2] not in REFUSALS:
             raise
         if len(lines) == 1:
-            problems.append(f"line {lines[0].number}: {_reason(error)}")
+            problems.append(f"line {lines[0].number}: {refusal(error)}")
             return []
         half = len(lines) // 2
         return _insert(connection, lines[:half], problems) + _insert(connection, lines[half:], problems)
     inserted = {job for (job,) in found}
     return [line for job, line in made.items() if job not in inserted]
-
-
-def _reason(error: psycopg.Error) -> str:
-    if isinstance(error, psycopg.errors.CheckViolation):
-        return f"it breaks the rule {error.diag.constraint_name}"
-    return error.diag.message_primary or str(error)
 
 
 def results(engine: Engine, shop: str, batch: str) -> list[Row]:

@@ -268,11 +268,17 @@ SELECT id FROM public.jobs WHERE review = 'wanted' ORDER BY completed_at LIMIT :
 SELECT id, shop, product_id, variant_id, quality, pool, engine, status::text AS status, progress, left(stage, 200) AS stage, attempts,
     max_attempts, left(model_url, 8000) AS model_url, left(error_code, 200) AS error_code,
     left(error_message, 2000) AS error_message, left(claimed_by, 200) AS claimed_by, created_at, started_at, completed_at,
-    run_after, image_urls, review, left(version, 200) AS version,
+    run_after, cancel_requested_at, image_urls, review, left(version, 200) AS version,
     worker.is_published(worker.storage_path(shop, product_id, variant_id), version) AS published,
+    (SELECT other.id FROM public.jobs AS other WHERE other.id < jobs.id ORDER BY other.id DESC LIMIT 1) AS id_before,
+    (SELECT other.id FROM public.jobs AS other WHERE other.id > jobs.id ORDER BY other.id LIMIT 1) AS id_after,
     CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY named.place;
+
+-- name: find_ids
+-- List up to :most jobs whose ids begin alike, given as the first and the last id that do.
+SELECT id FROM public.jobs WHERE id BETWEEN :first AND :last ORDER BY id LIMIT :most;
 
 -- name: request_cancel
 -- Cancel a waiting job, or ask a running one to stop.

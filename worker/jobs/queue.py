@@ -12,7 +12,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
 from worker.core.errors import ERRORS, JobError
-from worker.database import Row, fetch_all, fetch_one, fetch_value, parse_json, queries
+from worker.database import Row, fetch_all, fetch_one, fetch_value, parse_json, queries, transaction
+from worker.database.ids import bounds, shorten
 
 QUERIES = queries("worker.jobs")
 
@@ -196,30 +197,31 @@ def enqueue(
     metadata: Mapping[str, Any] | None = None,
     dedupe_key: str | None = None,
     batch: str | None = None,
+    keep: bool = True,
 ) -> UUID:
-    """Insert a row as a backend does; `job_engine` is the column `engine`. Returns the row's id.
+    """Insert a row as a backend does; `job_engine` is the column `engine`. Unless `keep`, only try it. Returns the row's id.
 
-    Raises: sqlalchemy's IntegrityError if a rule of the table is broken.
+    Raises: sqlalchemy's IntegrityError if a rule of the table is broken, its DataError for what no column can hold.
     """
-    row = _one(
-        engine,
-        "enqueue",
-        shop=shop,
-        product_id=product_id,
-        image_urls=list(image_urls),
-        variant_id=variant_id,
-        product_handle=product_handle,
-        quality=quality,
-        pool=pool,
-        runs=job_engine,
-        priority=priority,
-        refresh=refresh,
-        metadata=json.dumps(metadata or {}),
-        dedupe_key=dedupe_key,
-        batch=batch,
-    )
+    columns = {
+        "shop": shop,
+        "product_id": product_id,
+        "image_urls": list(image_urls),
+        "variant_id": variant_id,
+        "product_handle": product_handle,
+        "quality": quality,
+        "pool": pool,
+        "runs": job_engine,
+        "priority": priority,
+        "refresh": refresh,
+        "metadata": json.dumps(metadata or {}),
+        "dedupe_key": dedupe_key,
+        "batch": batch,
+    }
+    with transaction(engine, keep=keep) as connection:
+        row = connection.execute(QUERIES["enqueue"].encode(), columns).fetchone()
     assert row is not None  # noqa: S101 - INSERT … RETURNING gives the row
-    return UUID(str(row["id"]))
+    return UUID(str(row[0]))
 
 
 def request_cancel(engine: Engine, job_id: UUID) -> bool:
@@ -325,12 +327,27 @@ def recent(engine: Engine, limit: int = 10) -> list[Row]:
 
 
 def get_jobs(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
-    """Return these jobs as they are now, in this order. `report` is `metadata.worker`; empty if it is missing or no object."""
+    """Return these jobs as they are now, in this order.
+
+    `report` is `metadata.worker`; empty if it is missing or no object. `short` is a beginning of the id that no other job has.
+    """
     rows = _all(engine, "get_jobs", ids=list(ids))
     for row in rows:
+        row["short"] = shorten(row["id"], (row.pop("id_before"), row.pop("id_after")))
         report = parse_json(row["report"] or "")
         row["report"] = report if isinstance(report, dict) else {}
     return rows
+
+
+def find_ids(engine: Engine, beginning: str, most: int) -> list[UUID]:
+    """Return up to `most` ids of jobs with this beginning. A whole id is returned as it is, whether or not it has a job."""
+    found = bounds(beginning)
+    if found is None:
+        return []
+    first, last = found
+    if first == last:
+        return [first]
+    return [row["id"] for row in _all(engine, "find_ids", first=first, last=last, most=most)]
 
 
 def _storable(value: Any) -> Any:

@@ -9,6 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from worker.core.errors import first_line
 from worker.database import parse_json
 
 # What a backend may write at an insert, but for `id` and `cancel_requested_at`.
@@ -60,6 +63,15 @@ def read(path: Path, defaults: Mapping[str, str]) -> list[Line]:
 
 Found = Iterator[tuple[int, dict[str, Any] | str]]
 """A line's number with its columns, or with what is wrong there."""
+
+
+def refusal(error: BaseException | None) -> str:
+    """Return why the database refuses a row, without the row's values, which an error's other lines show."""
+    if not isinstance(error, psycopg.Error):
+        return first_line(error) if error else ""
+    if isinstance(error, psycopg.errors.CheckViolation | psycopg.errors.UniqueViolation):
+        return f"it breaks the rule {error.diag.constraint_name}"
+    return error.diag.message_primary or first_line(error)
 
 
 def _json_lines(text: str) -> Found:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +26,7 @@ from worker.local.stack import (
 )
 from worker.local.weights import ensure_weights
 from worker.ops import dashboard
+from worker.ops.advice import DEV_FOLDER
 
 
 def run(folder: Path, *, engine: str, port: int, dashboard_port: int, console: Console) -> int:
@@ -37,7 +39,8 @@ def run(folder: Path, *, engine: str, port: int, dashboard_port: int, console: C
     with own_folder(folder, "worker dev"):
         ensure_weights(console, engine)
         with start_stack(folder, engine=engine, port=port) as stack:
-            os.environ.update(stack.environment)  # from here on we have the settings of our daemon
+            environment = {**stack.environment, DEV_FOLDER: str(folder)}
+            os.environ.update(environment)  # from here on we have the settings of our daemon
             token = secrets.token_urlsafe(24)  # for this run: whoever has the link may act
             configured = settings.load()
             logs.configure(configured.log_format, configured.log_level)
@@ -46,8 +49,8 @@ def run(folder: Path, *, engine: str, port: int, dashboard_port: int, console: C
             )
             with dashboard.serve(configured, host="127.0.0.1", port=dashboard_port) as dashboard_url:
                 env_file = folder / "dev.env"
-                _write_environment(env_file, stack)
-                with start_daemon(stack.environment) as daemon:
+                _write_environment(env_file, environment)
+                with start_daemon(environment) as daemon:
                     stopping = _stop_on_signal(daemon)
                     _explain(console, stack, env_file, f"{dashboard_url}/?token={token}")
                     while not stopping.wait(0.5) and daemon.poll() is None:
@@ -60,12 +63,12 @@ def run(folder: Path, *, engine: str, port: int, dashboard_port: int, console: C
     return os.EX_OK
 
 
-def _write_environment(file: Path, stack: Stack) -> None:
+def _write_environment(file: Path, environment: Mapping[str, str]) -> None:
     """Write what a shell may source. Whoever waits for the file finds it whole, and only we can read its password."""
     draft = file.with_name("dev.env.new")
     draft.unlink(missing_ok=True)
     draft.touch(mode=0o600)
-    lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in stack.environment.items())
+    lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
     draft.write_bytes(os.fsencode(lines))
     draft.replace(file)
 

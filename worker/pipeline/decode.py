@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from worker.core.errors import JobError
-from worker.pipeline.decoder import claims_to_be_a_photo
+from worker.pipeline.decoder import FORMATS, claims_to_be_a_photo
 
 WORKING_SIDE = 2048
 """The longest side of a decoded photo in pixels: four times that of a view. It bounds the memory of all later steps."""
@@ -26,7 +26,8 @@ def decode_in_subprocess(
     """Decode a photo as browsers show it, in a process with limits.
 
     Returns RGB, or RGBA if the photo has transparency: upright, sRGB, at most 2048 pixels on its longer side.
-    `info["missing"]` is the share of the picture, 0 to 0.1, that a file without its end does not hold.
+    `info["missing"]` is the share of the picture, 0 to 0.1, that a file without its end does not hold; `info["original"]` the
+    width and height of the file in pixels, `info["format"]` its type: JPEG, PNG, WEBP or AVIF.
 
     Args:
         file: the downloaded photo.
@@ -81,8 +82,10 @@ def _image(answer: bytes) -> Image.Image:
             width, height = (min(int(side), WORKING_SIDE) for side in said["size"])
             image = Image.frombytes(mode, (width, height), pixels)
             image.info["missing"] = float(said["missing"])
+            image.info["original"] = (int(said["original"][0]), int(said["original"][1]))
+            image.info["format"] = said["format"] if said["format"] in FORMATS else "photo"
             return image
         refusal = JobError(said["refused"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise JobError("photo_broken") from error
     raise refusal

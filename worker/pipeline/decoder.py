@@ -76,7 +76,13 @@ def main() -> None:
         shut_in()
         image = decode_image(content)
         pixels = image.tobytes()
-        answer = {"mode": image.mode, "size": image.size, "missing": image.info.get("missing", 0.0)}
+        answer = {
+            "mode": image.mode,
+            "size": image.size,
+            "missing": image.info.get("missing", 0.0),
+            "original": image.info["original"],
+            "format": image.info["format"],
+        }
     except JobError as error:
         answer = {"refused": error.code}
     except MemoryError:
@@ -101,7 +107,7 @@ def decode_image(content: bytes) -> Image.Image:
     """Decode a photo as browsers show it: RGB, or RGBA if it has transparency; upright, sRGB, at most 2048 pixels long.
 
     Of an animation it is the first frame. If the end of the file is missing, `info["missing"]` is the share of the
-    picture that the file does not hold.
+    picture that the file does not hold. `info["original"]` is the size in pixels that the file claims, `info["format"]` its type.
 
     Raises: JobError `photo_not_an_image`, `photo_broken`, `photo_too_many_pixels`, `photo_too_small`.
     """
@@ -129,6 +135,7 @@ def _decode(content: BytesIO, fill: int | None = None) -> Image.Image:
     """Decode a file. Pixels that are missing in it get the level `fill`."""
     with Image.open(content, formats=FORMATS) as image:
         _check_size(*image.size)
+        original = image.size
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 for a fraction of the time and memory.
         image.draft(None, (WORKING_SIDE, WORKING_SIDE))
         if getattr(image, "default_image", False):
@@ -136,7 +143,9 @@ def _decode(content: BytesIO, fill: int | None = None) -> Image.Image:
         if fill is not None:
             image.im = Image.new(image.mode, image.size, (fill,) * len(image.getbands())).im
         image.load()
-        return _normal(image)
+        decoded = _normal(image)
+        decoded.info |= {"original": original, "format": image.format}
+        return decoded
 
 
 def _decode_incomplete(content: bytes) -> Image.Image:

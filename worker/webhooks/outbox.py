@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, queries
+from worker.database.ids import bounds, shorten_all
 
 QUERIES = queries("worker.webhooks")
 
@@ -63,14 +64,31 @@ def counts(engine: Engine) -> Row:
 def dead(
     engine: Engine, limit: int, *, shop: str | None = None, before: tuple[datetime, int] | None = None
 ) -> list[Row]:
-    """Return up to `limit` dead events, all or those of a shop, the latest first; those after the `dead_at` and `seq` of one."""
+    """Return up to `limit` dead events, all or those of a shop, the latest first; those after the `dead_at` and `seq` of one.
+
+    `short` is a beginning of the id that no other one of them has.
+    """
     dead_at, seq = before or (None, None)
-    return fetch_all(engine, QUERIES["dead"], limit=limit, shop=shop, before=dead_at, seq=seq)
+    rows = fetch_all(engine, QUERIES["dead"], limit=limit, shop=shop, before=dead_at, seq=seq)
+    shorten_all(rows)
+    return rows
 
 
 def dead_shops(engine: Engine) -> list[Row]:
     """Return the shops with most of the latest dead events: `shop`, how many `events`, and when the `latest` of them died."""
     return fetch_all(engine, QUERIES["dead_shops"])
+
+
+def find_dead(engine: Engine, beginning: str, most: int) -> list[UUID]:
+    """Return the ids of up to `most` dead events with this beginning. A whole id is returned as it is."""
+    found = bounds(beginning)
+    if found is None:
+        return []
+    first, last = found
+    if first == last:
+        return [first]
+    rows = fetch_all(engine, QUERIES["find_dead"], first=first, last=last, most=most)
+    return [row["id"] for row in rows]
 
 
 def replay(engine: Engine, ids: Sequence[UUID] | None) -> set[UUID]:

@@ -66,6 +66,10 @@ SELECT shop, count(*) AS events, max(dead_at) AS latest
 FROM (SELECT shop, dead_at FROM worker.outbox WHERE dead_at IS NOT NULL ORDER BY dead_at DESC LIMIT 10000) AS dead
 GROUP BY shop ORDER BY events DESC, shop LIMIT 50;
 
+-- name: find_dead
+-- List up to :most dead events whose ids begin alike, given as the first and the last id that do.
+SELECT id FROM worker.outbox WHERE dead_at IS NOT NULL AND id BETWEEN :first AND :last ORDER BY id LIMIT :most;
+
 -- name: replay
 -- Send dead events again: those with these ids, or all.
 SELECT id FROM worker.replay_events(CAST(:ids AS uuid[])) AS id;

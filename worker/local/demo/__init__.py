@@ -141,19 +141,20 @@ def _work(stack: Stack, chosen: Sequence[Sample], log: Path, console: Console) -
                     daemon,
                     log,
                     limit_s=LIMIT_S,
-                    on_rows=lambda rows: live.update(_table(chosen, rows), refresh=True),
+                    on_rows=lambda rows: live.update(_table(chosen, rows, console.width), refresh=True),
                 )
     finally:
         db.dispose()
 
 
-def _table(chosen: Sequence[Sample], rows: Sequence[Mapping[str, Any]]) -> Table:
+def _table(chosen: Sequence[Sample], rows: Sequence[Mapping[str, Any]], width: int) -> Table:
     """Return the table of the jobs, with the sides that the photos show in place of the shop, which all have in common."""
     return tables.jobs_table(
         [
             {**row, "shop": ", ".join(sample.views) or "one photo"}
             for sample, row in zip(chosen, rows, strict=True)
-        ]
+        ],
+        width,
     )
 
 

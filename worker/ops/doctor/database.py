@@ -16,6 +16,7 @@ from worker.core.finding import Finding, advice, fail, from_error, ok, unreachab
 from worker.core.settings import ConfigError, Settings
 from worker.database import session
 from worker.jobs import hosts, queue
+from worker.ops.advice import start_worker
 
 QUERIES = database.queries("worker.ops.doctor")
 
@@ -120,7 +121,7 @@ def workers(settings: Settings) -> Iterator[Finding]:
             "worker", f"{', '.join(paused[:3])}: paused{ahead}", f"Resume it: worker resume {paused[0]}"
         )
     else:
-        yield advice("worker", f"no worker is running{ahead}", "See: systemctl status worker")
+        yield advice("worker", f"no worker is running{ahead}", start_worker())
 
 
 def _doing(host: Mapping[str, Any]) -> str:

@@ -14,23 +14,31 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from worker.core.errors import one_line, printable
 from worker.database import Row
 from worker.jobs import batches, hosts, queue
+from worker.ops import advice
 from worker.ops.terminal import tables
+from worker.ops.terminal.formats import about
+from worker.ops.terminal.summary import queue_summary
 
 PAUSE_S = 0.3  # between two queries for single jobs
 QUEUE_PAUSE_S = 1.0  # between two queries for the whole queue, which cost more
 IDLE_S = 10  # how long a job waits before the hint that no worker takes it
 
 
+LIMIT = 10  # waiting jobs, and ended ones, that are listed where no terminal sets a limit
+BESIDES = 3  # lines of the screen besides the summary and the jobs: the empty one, the header, the prompt
+
+
 def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Row]:
     """Show jobs until all have ended. Return their rows as they are then."""
     rows = queue.get_jobs(engine, ids)
     if all(row["completed_at"] for row in rows):
-        console.print(tables.jobs_table(rows))
+        if rows:
+            console.print(tables.jobs_table(rows, console.width))
         return rows
     began = time.monotonic()
     with _live(console) as live:
         while True:
-            screen: list[RenderableType] = [tables.jobs_table(rows)]
+            screen: list[RenderableType] = [tables.jobs_table(rows, console.width)]
             if time.monotonic() - began > IDLE_S and (hint := idle_hint(engine, rows)):
                 screen.append(hint)
             live.update(Group(*screen), refresh=True)
@@ -46,7 +54,7 @@ def watch_batch(engine: Engine, shop: str, batch: str, console: Console) -> Row:
         found = rows = batches.status(engine, shop=shop, batch=batch)
         while rows:
             found = rows
-            screen = [tables.batches_table(rows)]
+            screen = [tables.batches_table(rows, console.width)]
             live.update(Group(*screen), refresh=True)
             if rows[0]["finished_at"] or rows[0]["waiting"] + rows[0]["running"] == 0:
                 break
@@ -55,27 +63,47 @@ def watch_batch(engine: Engine, shop: str, batch: str, console: Console) -> Row:
     return found[0] if found else {}
 
 
-def watch_queue(engine: Engine, console: Console, limit: int) -> None:
+def watch_queue(engine: Engine, console: Console, limit: int | None) -> None:
     """Show the queue until Ctrl-C."""
-    screen = status(engine, limit)
+    screen = status(engine, console, limit)
     with _live(console) as live:
         while True:
             live.update(Group(*screen), refresh=True)
             time.sleep(QUEUE_PAUSE_S)
-            screen = _until_answered(lambda: status(engine, limit), live, screen)
+            screen = _until_answered(lambda: status(engine, console, limit), live, screen)
 
 
-def status(engine: Engine, limit: int) -> list[RenderableType]:
-    """Return what `worker status` prints: the queue's figures, hosts, failures, and jobs."""
-    rows = queue.recent(engine, limit)
-    summary = tables.queue_summary(
+def status(engine: Engine, console: Console, limit: int | None) -> list[RenderableType]:
+    """Return what `worker status` prints: the queue's figures, hosts, failures, and jobs.
+
+    limit: the most waiting jobs, and the most ended ones, that are listed; None for as many as the terminal has room for.
+    """
+    summary = queue_summary(
         queue.health(engine),
         hosts.list_hosts(engine),
         queue.unserved(engine),
         queue.failures(engine),
         queue.file_failures(engine),
     )
-    return [summary, Text(""), tables.jobs_table(rows)] if rows else [summary]
+    room = None
+    if limit is None and console.is_terminal:
+        taken = len(console.render_lines(summary, pad=False))
+        limit = room = max(console.height - taken - BESIDES, 1)
+    rows = queue.recent(engine, LIMIT if limit is None else limit)
+    if not rows:
+        return [summary]
+    return [summary, Text(""), tables.jobs_table(rows if room is None else _fit(rows, room), console.width)]
+
+
+def _fit(rows: list[Row], room: int) -> list[Row]:
+    """Return at most `room` jobs: those that run first, and of those that wait or have ended as many of each as fit."""
+    running = [row for row in rows if row["status"] == "processing"][:room]
+    waiting = [row for row in rows if row["status"] == "pending"]
+    ended = [row for row in rows if row["completed_at"]]
+    left = room - len(running)
+    most = max(left // 2, left - len(ended))
+    waiting = waiting[:most]
+    return [*running, *waiting, *ended[: left - len(waiting)]]
 
 
 def _until_answered(
@@ -107,8 +135,8 @@ def idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:
         return Text(printable(problem), style="yellow")
     if not position or position["position"] is None:
         return None
-    wait = f", about {position['estimated_wait_s']:.0f} s" if position["estimated_wait_s"] else ""
-    return Text(f"Number {position['position']} in the queue{wait}.", style="dim")
+    wait = f", about {about(position['estimated_wait_s'])}" if position["estimated_wait_s"] else ""
+    return Text(f"Number {position['position']:,} in the queue{wait}.", style="dim")
 
 
 def _why_nobody_takes(job: Row, known: Sequence[Row]) -> str:
@@ -116,7 +144,7 @@ def _why_nobody_takes(job: Row, known: Sequence[Row]) -> str:
     running = [host for host in known if host["up"]]
     able = [host for host in running if hosts.can_take(host, job["pool"], job["engine"])]
     if not running:
-        return "No worker is running. See: systemctl status worker"
+        return f"No worker is running. {advice.start_worker()}"
     if not able:
         wanted = f"the pool {job['pool']}" + (f" and the engine {job['engine']}" if job["engine"] else "")
         return f"No running worker takes jobs of {wanted}. See: worker hosts"
