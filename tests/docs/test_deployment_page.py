@@ -1,6 +1,7 @@
 """docs/deployment.md: the settings in its worker.env work together; its recipe takes the jobs of an earlier backend over."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -12,12 +13,14 @@ from worker.core import settings
 from worker.core.finding import Level
 from worker.core.settings import ConfigError, Settings
 from worker.database import migrate
+from worker.local import samples
+from worker.local.server import DevServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text()
 
 
 def test_the_settings_of_the_first_host_take_the_photo_of_the_first_job(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, site: DevServer, photos: Callable[[str, bytes], str]
 ) -> None:
     def configured() -> Settings:
         for name in settings.variables():
@@ -28,10 +31,12 @@ def test_the_settings_of_the_first_host_take_the_photo_of_the_first_job(
 
     lines = PAGE.partition("worker.env <<'END'\n")[2].partition("END\n")[0].splitlines()
     written = dict(line.split("=", 1) for line in lines)
-    photo = f"{written['WORKER_STORAGE_URL']}/uploads/duck.jpg"
-    assert preflight.check_photo(photo, configured()).level is Level.OK
+    assert written["WORKER_STORAGE_URL"] == "http://127.0.0.1:8080"
+    written["WORKER_STORAGE_URL"] = site.url
+    photo = photos("duck.jpg", samples.path("duck.jpg").read_bytes())
+    assert preflight.fetch_and_open(photo, tmp_path / "photo", configured()).level is Level.OK
     del written["WORKER_PHOTO_LOOPBACK"]
-    refused = preflight.check_photo(photo, configured())
+    refused = preflight.fetch_and_open(photo, tmp_path / "photo", configured())
     assert refused.level is Level.FAIL
     assert refused.fix.endswith("WORKER_PHOTO_LOOPBACK=true")
 

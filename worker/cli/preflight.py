@@ -76,13 +76,14 @@ def fetch_and_open(url: str, target: Path, settings: Settings) -> Finding:
         download(url, target, policy)
         return ok("photo", f"{shown}: {_opened(target)}")
     except JobError as error:
-        if error.code == "photo_host_refused" and (private := _private(url)):
-            return fail("photo", f"{shown}: {private}", "Give a public URL, or the photo as a file.")
+        if error.code in {"photo_host_refused", "photo_url_refused"} and (private := _private(url)):
+            return fail("photo", f"{shown}: {private}", PRIVATE_FIX)
         text, fix = f"{shown}: {error.message.rstrip('.')}", FIXES.get(error.code, FIX)
         return unreachable("photo", text, fix) if error.retryable else fail("photo", text, fix)
 
 
 FIX = "Try another photo."
+PRIVATE_FIX = "Give a public URL, or the photo as a file. For this host's own, in development: WORKER_PHOTO_LOOPBACK=true"
 FIXES = {
     "photo_url_refused": "Give a URL that begins with https:// and holds no password.",
     "photo_host_refused": "Allow its host in WORKER_PHOTO_HOSTS.",
@@ -96,7 +97,10 @@ def _private(url: str) -> str:
     """Say of a URL whose host is no public one that it is private; nothing of others."""
     from worker.pipeline.address import is_public, resolve  # noqa: PLC0415 - see above
 
-    host = urlsplit(url).hostname or ""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
     try:
         addresses = [str(ipaddress.ip_address(host))]
     except ValueError:
@@ -107,9 +111,8 @@ def _private(url: str) -> str:
     private = [address for address in addresses if not is_public(address)]
     if not private:
         return ""
-    if host in private:
-        return f"{host} is a private address, and workers download from public ones only"
-    return f"{host} has the private address {private[0]}, and workers download from public ones only"
+    verb = "is" if host in private else f"has {private[0]},"
+    return f"{host} {verb} a private address, and workers download from public ones only"
 
 
 def _opened(file: Path) -> str:

@@ -3,10 +3,12 @@
 What helps depends on how the daemon is run here, so no text names a program that does not run it.
 """
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 DEV_FOLDER = "WORKER_DEV_DIR"
 """In the environment of `worker dev` and in its dev.env: the folder of its data."""
@@ -52,6 +54,10 @@ _BY_CODE = {
 }
 
 CODES = frozenset(_BY_CODE)
+PRIVATE = (
+    "The address is private, and workers download from public ones only: give a public URL, or the photo as a file. "
+    "For photos of this host itself, in development: WORKER_PHOTO_LOOPBACK=true"
+)
 
 
 def supervisor() -> Literal["dev", "systemd", ""]:
@@ -70,6 +76,15 @@ def start_worker() -> str:
     }[supervisor()]
 
 
+def is_private(url: str) -> bool:
+    """True if a URL names a private address or this machine. A host's name is not looked up."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
+
+
 def on_job(job: Mapping[str, Any]) -> str | None:
     """Say what to do about a job that failed or that waits after a failure. None if it has no error."""
     code = job["error_code"]
@@ -81,4 +96,8 @@ def on_job(job: Mapping[str, Any]) -> str | None:
         "": "The reason is in the daemon's log: look for {id}",
     }[supervisor()]
     text = _BY_CODE.get(code, "{log}").replace("{log}", log)
+    if code in {"photo_host_refused", "photo_url_refused"} and any(
+        map(is_private, job.get("image_urls") or ())
+    ):
+        text = PRIVATE
     return text.replace("{id}", str(job["id"]))
