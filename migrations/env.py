@@ -36,6 +36,7 @@ FILES = (
     "plans",
     "search",
     "views",
+    "history",
     "access",
 )
 

@@ -21,7 +21,7 @@ BEGIN
     GRANT USAGE ON SCHEMA worker TO worker;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts, worker.superseded,
         worker.versions, worker.published, worker.erasures, worker.batches, worker.batch_changes, worker.shop_limits,
-        worker.shop_days, worker.shop_changes, worker.search TO worker;
+        worker.shop_days, worker.shop_changes, worker.search, worker.history TO worker;
     GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health, public.batch_status, public.shop_usage TO worker;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO worker;
@@ -32,7 +32,7 @@ BEGIN
     FOR found IN
         SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts', 'worker.hosts', 'worker.superseded',
             'worker.versions', 'worker.published', 'worker.erasures', 'worker.batches', 'worker.batch_changes',
-            'worker.shop_limits', 'worker.shop_days', 'worker.shop_changes', 'worker.search']) AS wanted
+            'worker.shop_limits', 'worker.shop_days', 'worker.shop_changes', 'worker.history', 'worker.search']) AS wanted
         WHERE NOT EXISTS (
             SELECT FROM pg_policy WHERE polrelid = wanted::regclass AND polname = 'worker_sees_all')
     LOOP

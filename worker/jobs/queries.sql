@@ -359,6 +359,10 @@ SELECT public.retry_batch(:shop, :batch);
 -- Set the priority of the unfinished jobs of a batch.
 SELECT public.set_batch_priority(:shop, :batch, :priority);
 
+-- name: fold_history
+-- Sample the queue, and add what has ended to the history.
+SELECT worker.fold_history(:most, :days) AS folded;
+
 -- name: fold_usage
 -- Add what jobs have used to the days of their shops. Returns how many changes were added.
 SELECT worker.fold_usage(:most) AS folded;

@@ -163,6 +163,11 @@ def fold_usage(engine: Engine, most: int) -> int:
     return int(_all(engine, "fold_usage", most=most)[0]["folded"])
 
 
+def fold_history(engine: Engine, *, keep_days: int | None, most: int = 300) -> int:
+    """Sample the queue and add what has ended to its history. Returns how many parts of five minutes were computed."""
+    return int(_all(engine, "fold_history", most=most, days=keep_days)[0]["folded"])
+
+
 def notify(engine: Engine, channel: str) -> None:
     """Send an empty notification on a channel."""
     _all(engine, "notify", channel=channel)

@@ -1,5 +1,5 @@
 """The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, cancel jobs that have not
-begun in time, fold batches, prune old rows.
+begun in time, fold batches, write the history, prune old rows.
 
 The same statement that finds due jobs enters the daemon in the register of hosts.
 """
@@ -29,6 +29,7 @@ AFTER_OUTAGE_S = 5.0  # before a rescue: a worker that finished its job during t
 GATHER_S = 1.0  # between a wake-up and its round, so that a round folds what many jobs have changed
 STOP_S = 5.0  # the longest that a stopping daemon waits for a round to end
 PRUNE_EVERY_S = 900.0
+HISTORY_EVERY_S = 60.0
 BATCH = 200
 USAGES = 20_000  # changes of what shops have used, in one statement
 UNSENDABLE_DAYS = 2  # without a backend; a day longer than the retries of a daemon that has one
@@ -65,6 +66,7 @@ class Upkeep(threading.Thread):
         self.wake_files = wake_files
         self._poll = FIRST_POLL_S
         self._prune_at = time.monotonic() + jitter(0, PRUNE_EVERY_S)
+        self._history_at = time.monotonic() + jitter(0, HISTORY_EVERY_S)
         self._reason = ""
         self._stopped = threading.Event()
         self._woken = threading.Event()
@@ -117,6 +119,9 @@ class Upkeep(threading.Thread):
                 self.wake_files()
             if seen.batches_due and batches.fold(self.engine):
                 self.wake_sender()
+            if time.monotonic() > self._history_at:
+                queue.fold_history(self.engine, keep_days=self.settings.keep_history_days)
+                self._history_at = time.monotonic() + HISTORY_EVERY_S * jitter(0.8, 1)
             if time.monotonic() > self._prune_at:
                 self.prune()
         except SQLAlchemyError as error:
