@@ -30,7 +30,7 @@ from worker import database, engines
 from worker.core.errors import ERRORS, first_line, printable
 from worker.core.settings import ConfigError, Settings
 from worker.database import Row
-from worker.ops.dashboard import access, actions, forms, job, lists, pages, sessions
+from worker.ops.dashboard import access, actions, forms, job, lists, pages, sessions, trends
 from worker.ops.dashboard.forms import Form
 from worker.ops.terminal import formats
 from worker.storage.paths import last_part
@@ -51,6 +51,7 @@ NAVIGATION = {
     "/hosts": "Hosts",
     "/webhooks": "Webhooks",
     "/limits": "Limits",
+    "/trends": "Over time",
 }
 
 FOREIGN = (
@@ -83,6 +84,7 @@ def create(engine: Engine, settings: Settings) -> Starlette:
             Route("/batches", site.page("batches.html.j2", lists.batch_list)),
             Route("/batches/{shop}/{batch:path}", site.batch),
             Route("/webhooks", site.page("webhooks.html.j2", lists.dead_events)),
+            Route("/trends", site.page("trends.html.j2", trends.show)),
             Route("/limits", site.page("limits.html.j2", lists.limits)),
             Route("/actions/{name}", site.act, methods=["POST"]),
             Route("/login", site.ask_token),

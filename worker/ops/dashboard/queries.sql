@@ -99,3 +99,19 @@ SELECT id, shop, product_id, variant_id, product_handle, left(error_code, 200) A
     left(error_message, 500) AS error_message, completed_at, now() AS now
 FROM (SELECT * FROM public.jobs WHERE shop = :shop AND batch = :batch AND status = 'failed' LIMIT 1000) AS failed
 ORDER BY completed_at DESC LIMIT :limit;
+
+-- name: history
+-- The history in bars, for one pool or host or all. Levels are of pools alone.
+SELECT date_bin(CAST(:width AS interval), at, 'epoch') AS at, measure, key, sum(count)::bigint AS count, sum(total) AS total
+FROM worker.history
+WHERE part = CAST(:part AS interval) AND at >= :since AND measure <> 'folded'
+    AND :pool IN ('', pool) AND (:host IN ('', host) OR measure = 'level')
+GROUP BY 1, 2, 3;
+
+-- name: history_groups
+-- The same for all of the time, by pool and host.
+SELECT pool, host, measure, key, sum(count)::bigint AS count
+FROM worker.history
+WHERE part = CAST(:part AS interval) AND at >= :since AND measure IN ('ended', 'start', 'finish')
+    AND :pool IN ('', pool) AND :host IN ('', host)
+GROUP BY 1, 2, 3, 4;
