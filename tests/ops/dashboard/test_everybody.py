@@ -29,7 +29,7 @@ TOKEN = "a-token-of-anna-that-acts"
 PATHS = (
     "/", "/?status=failed", "/?status=processing", "/?q=nobody",
     "/jobs/{robot}", "/jobs/{duck}", "/jobs/{rejected}", "/jobs/{running}", "/jobs/{retried}", "/jobs/{failed}", "/jobs/{cancelled}",
-    "/hosts", "/batches", "/batches/nordic-teas.myshopify.com/autumn", "/webhooks", "/limits", "/errors", "/login", "/nowhere",
+    "/hosts", "/batches", "/batches/nordic-teas.myshopify.com/autumn", "/webhooks", "/limits", "/trends", "/errors", "/login", "/nowhere",
 )  # fmt: skip
 
 Show = Callable[[str], None]
