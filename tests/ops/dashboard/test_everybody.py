@@ -12,7 +12,7 @@ import seeded
 from browser import MISSING, Tab, chromium
 from conftest import NPM, connected, new_database
 from pydantic import SecretStr
-from rows import change, served
+from rows import change, insert, served
 
 from worker.local.postgres import Postgres
 from worker.local.server import serve_folder
@@ -62,6 +62,7 @@ class House:
         codes = {
             "Tab": 9,
             "Enter": 13,
+            "Escape": 27,
             "Space": 32,
             "ArrowLeft": 37,
             "ArrowUp": 38,
@@ -237,3 +238,49 @@ def test_ids_and_commands_are_copied(house: House) -> None:
         tab.ask(f"document.querySelector('[aria-label=\"{button}\"]').click()")
         tab.wait_for("document.getElementById('voice').textContent.includes('done')")
         assert tab.ask("navigator.clipboard.readText()") == text
+
+
+def test_an_action_is_asked_in_a_dialog_of_the_page(house: House) -> None:
+    job = insert(house.sql, product_handle="lamp")
+    tab = house.show(f"/jobs/{job}")
+    dialog, button = (
+        "document.querySelector('dialog[open]')",
+        "document.querySelector('[action=\"/actions/cancel\"] button')",
+    )
+    tab.ask(f"{button}.focus()")
+    house.press("Enter")
+    tab.wait_for(f"{dialog} !== null")
+    assert (
+        tab.ask(f"document.getElementById({dialog}.getAttribute('aria-labelledby')).textContent")
+        == "Cancel this job?"
+    )
+    assert tab.ask(FOCUSED) == "Yes"
+    if AXE.exists():
+        tab.ask(f"{AXE.read_text(encoding='utf-8')};0")
+        assert violations(tab) == []
+    house.press("Escape")
+    tab.wait_for(f"{dialog} === null && document.activeElement === {button}")
+    house.press("Enter")
+    tab.wait_for(f"{dialog} !== null")
+    house.press("Enter")
+    tab.wait_for("document.querySelector('.notice')?.textContent === 'Cancelled 1 job.'")
+    assert tab.ask("location.pathname") == f"/jobs/{job}"
+    assert "cancelled" in tab.ask("document.querySelector('main').innerText")
+    # What needs no question is done at once, and what is refused is told in the dialog.
+    tab.ask("document.querySelector('[action=\"/actions/retry\"] button').click()")
+    tab.wait_for("document.querySelector('.notice')?.textContent === 'Queued 1 job again.'")
+    tab.ask(f"{button}.form.csrf.value = 'x'; {button}.click()")
+    tab.wait_for(f"{dialog}?.textContent.includes('The page was of an earlier session')")
+
+
+def test_an_action_is_asked_on_a_page_of_its_own_without_a_script(house: House) -> None:
+    job = insert(house.sql, product_handle="lamp")
+    house.tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab = house.show(f"/jobs/{job}")
+        tab.ask("document.querySelector('[action=\"/actions/cancel\"] button').click()")
+        tab.wait_for("document.querySelector('h1')?.textContent === 'Cancel this job?'")
+        tab.ask("document.querySelector('.confirm button').click()")
+        tab.wait_for("document.querySelector('.notice')?.textContent === 'Cancelled 1 job.'")
+    finally:
+        house.tab.call("Emulation.setScriptExecutionDisabled", value=False)
