@@ -333,7 +333,8 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
     with crowded.connect() as connection:
         job = connection.scalar(sa.text("SELECT id FROM public.jobs WHERE status = 'pending' LIMIT 1"))
     some |= {"shop": "shop-7.myshopify.com", "first": UUID("abcdef" + "0" * 26), "last": UUID("abcdef" + "f" * 26),
-             "ids": [job], "id": job, "batch": "monday"}  # fmt: skip
+             "ids": [job], "id": job, "batch": "monday",
+             "part": "1 h", "width": "1 h", "since": "2026-01-01", "pool": "", "host": ""}  # fmt: skip
     figures = {
         name: queue.QUERIES[name]
         for name in ("health", "list_hosts", "unserved", "failures", "queue_position")
