@@ -331,8 +331,9 @@ def test_every_way_to_fail_comes_with_advice_for_the_operator(
     said = verdict(row).plain
     assert errors.ERRORS["no_object"].message in said
     assert "--sample vase" in said
-    assert str(job) in (advice.on_job(row | {"error_code": "internal_error"}) or "")
-    assert str(job) in (advice.on_job(row | {"error_code": "of_a_newer_worker"}) or "")
+    assert row["short"] == str(job)[:8]
+    assert row["short"] in (advice.on_job(row | {"error_code": "internal_error"}) or "")
+    assert row["short"] in (advice.on_job(row | {"error_code": "of_a_newer_worker"}) or "")
 
 
 def test_a_completed_test_job_tells_what_it_made(engine: Engine, sql: psycopg.Connection) -> None:

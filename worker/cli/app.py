@@ -98,7 +98,7 @@ def doctor(as_json: AsJson = False) -> None:
 
     Run it as the service's user: it tries the database, the store and the backend. Exit status: 78 something is wrong, 75 something does not answer, 1 a check failed itself.
     """
-    from worker.ops import doctor  # noqa: PLC0415 - its checks bring many libraries
+    from worker.ops import advice, doctor  # noqa: PLC0415 - its checks bring many libraries
     from worker.ops.terminal import findings  # noqa: PLC0415
 
     found = []
@@ -107,6 +107,8 @@ def doctor(as_json: AsJson = False) -> None:
         if not as_json:
             console.print(findings.line(finding), soft_wrap=True)
     code = doctor.exit_status(found)
+    if code and not as_json:
+        console.print(f"For what you see elsewhere: {advice.PAGE}", style="dim", highlight=False)
     if as_json:
         checks = [
             {"check": each.name, "level": each.level.name.lower(), "text": each.text, "fix": each.fix}

@@ -23,7 +23,7 @@ _PHOTO = "Open the URL in a private window of a browser: the worker gets what yo
 _OTHER_PHOTO = "Try a photo that is known to work: worker enqueue --watch --sample vase"
 _STORE = "Test the store: worker doctor"
 
-# `{id}` is the job's, `{log}` the place of the daemon's log. What a merchant may read is in core/errors.py.
+# `{id}` is the job's or its beginning, `{log}` the place of the daemon's log. What a merchant may read is in core/errors.py.
 _BY_CODE = {
     "photo_url_refused": "Give a URL that begins with https:// and holds no password.",
     "photo_host_refused": "Allow its host in the worker's WORKER_PHOTO_HOSTS, restart the worker, then: worker retry {id}",
@@ -54,6 +54,8 @@ _BY_CODE = {
 }
 
 CODES = frozenset(_BY_CODE)
+PAGE = "docs/symptoms.md"
+"""Has a section for each code, and for what people see otherwise."""
 PRIVATE = (
     "The address is private, and workers download from public ones only: give a public URL, or the photo as a file. "
     "For photos of this host itself, in development: WORKER_PHOTO_LOOPBACK=true"
@@ -100,4 +102,4 @@ def on_job(job: Mapping[str, Any]) -> str | None:
         map(is_private, job.get("image_urls") or ())
     ):
         text = PRIVATE
-    return text.replace("{id}", str(job["id"]))
+    return text.replace("{id}", str(job.get("short") or job["id"]))

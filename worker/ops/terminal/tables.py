@@ -39,10 +39,8 @@ BATCH_PARTS = (
     ("cached", "known before", "dim"),
 )
 
-NARROW, WIDE = (
-    60,
-    100,
-)  # columns of a terminal: below, a job has its product and state alone; from here on, more
+# Columns of a terminal from which on there is room for more.
+NARROW, USUAL, WIDE = 60, 80, 100
 
 
 def jobs_table(jobs: Sequence[Mapping[str, Any]], width: int) -> Table:
@@ -154,12 +152,13 @@ def hosts_table(hosts: Sequence[Mapping[str, Any]], width: int) -> Table:
     columns["engine"] = [flat(host["engine"]) for host in hosts]
     if width >= NARROW:
         columns["pools"] = [flat(", ".join(host["pools"])) for host in hosts]
+    if width >= USUAL:
         columns["lanes"] = [f"{host['lanes']:,}" for host in hosts]
         columns["devices"] = [flat(", ".join(host["devices"])) for host in hosts]
     if width >= WIDE:
         columns["memory"] = [file_size(host["memory_mb"] * 2**20) for host in hosts]
         columns["version"] = [flat(host["version"]) for host in hosts]
-    if width >= NARROW:
+    if width >= USUAL:
         columns["up"] = [
             about((now - host["started_at"]).total_seconds()) if host["up"] else "" for host in hosts
         ]
@@ -178,7 +177,7 @@ def dead_table(events: Sequence[Mapping[str, Any]], width: int) -> Table:
     table.add_column("event", no_wrap=True, min_width=8)
     table.add_column("job", no_wrap=True, min_width=8)
     table.add_column("status", no_wrap=True)
-    if width >= NARROW:
+    if width >= USUAL:
         table.add_column("tries", no_wrap=True, justify="right")
         table.add_column("given up", no_wrap=True)
     table.add_column("", overflow="ellipsis", no_wrap=True)
@@ -193,7 +192,7 @@ def dead_table(events: Sequence[Mapping[str, Any]], width: int) -> Table:
             Text(str(event["job_id"])[:8], style="dim"),
             Text(event["status"], style=COLORS[event["status"]]),
         ]
-        if width >= NARROW:
+        if width >= USUAL:
             cells += [f"{event['attempts']:,}", Text(moment(event["dead_at"]), style="dim")]
         table.add_row(*cells, reason)
     return table

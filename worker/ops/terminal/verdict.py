@@ -26,6 +26,8 @@ def verdict(job: Mapping[str, Any]) -> Text:
     )
     if hint := advice.on_job(job):
         text.append(f"\n  {job['error_code']}: ", "dim").append(hint)
+        if job["error_code"] in advice.CODES:
+            text.append(f"\n  {advice.PAGE}#{job['error_code']}", "dim")
     return text
 
 
