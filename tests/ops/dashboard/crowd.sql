@@ -20,6 +20,8 @@ FROM (SELECT n, now() - n * interval '2 min' AS t,
 
 ALTER TABLE public.jobs ENABLE TRIGGER USER;
 
+INSERT INTO worker.search (created_at, job_id, product) SELECT created_at, id, product_id FROM public.jobs;
+
 INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome)
 SELECT gen_random_uuid(), id, 1, 'gpu-1:7', 'gpu-1', started_at, completed_at, 'completed'
 FROM public.jobs WHERE completed_at IS NOT NULL;

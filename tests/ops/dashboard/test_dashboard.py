@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -68,7 +68,9 @@ def test_the_overview_shows_the_queue_s_figures(
     assert "1 waiting job of the pool large: no running host takes them." in page
     assert ids(site.get("/?status=failed").text) == [failed]
     assert ids(site.get("/?status=pending").text) == [waiting]
-    assert ids(site.get("/?status=nonsense&page=x").text)
+    answer = site.get("/?status=nonsense")
+    assert (answer.status_code, ids(answer.text)) == (400, [])
+    assert "status is one of processing, pending" in answer.text
 
 
 def test_models_to_review_are_listed_and_what_became_of_them_is_said(
@@ -78,11 +80,11 @@ def test_models_to_review_are_listed_and_what_became_of_them_is_said(
     for review, job in jobs.items():
         change(sql, job, f"review = '{review}', version = 'abcdef0123456789'")
     page = site.get("/").text
-    assert '<a href="/?status=review">1 model to review</a>' in page
+    assert '<a href="/?review=wanted">1 model to review</a>' in page
     assert '<span class="pill again">to review</span>' in page
     assert '<span class="pill failed">rejected</span>' in page
-    for url in ("/?status=review", "/?status=review&q=a", f"/?status=review&q={jobs['wanted'][:8]}"):
-        assert ids(site.get(url).text) == [jobs["wanted"]], url
+    for url in ("/?review=wanted", "/?review=wanted&q=a", f"/?review=wanted&q={jobs['wanted'][:8]}"):
+        assert ids(site.get(url, follow_redirects=True).text) == [jobs["wanted"]], url
     texts = {
         "none": "",
         "wanted": "not published yet",
@@ -95,29 +97,6 @@ def test_models_to_review_are_listed_and_what_became_of_them_is_said(
         assert [name for name, text in texts.items() if text and text in told] == [review] * bool(
             texts[review]
         )
-
-
-def test_jobs_are_found_by_shop_and_by_the_beginning_of_an_id(
-    site: httpx.Client, sql: psycopg.Connection
-) -> None:
-    ours = insert(sql, shop="tea.myshopify.com", status="failed")
-    insert(sql, shop="other.myshopify.com")
-    for search in ("tea.myshopify.com", "tea", ours, ours[:8], ours.upper()):
-        assert ids(site.get("/", params={"q": search}).text) == [ours], search
-    assert ids(site.get("/", params={"q": "tea", "status": "completed"}).text) == []
-    for nothing in ("nobody", "%", "'; DROP TABLE jobs", "a\0b", "0" * 32):
-        answer = site.get("/", params={"q": nothing})
-        assert answer.status_code == 200
-        assert ids(answer.text) == []
-
-
-def test_long_lists_have_pages(site: httpx.Client, sql: psycopg.Connection) -> None:
-    everything = {insert(sql, status="cancelled", product_id=str(n)) for n in range(pages.PAGE + 3)}
-    first, second = site.get("/?status=cancelled").text, site.get("/?status=cancelled&page=2").text
-    assert len(ids(first)) == pages.PAGE
-    assert {*ids(first), *ids(second)} == everything
-    assert '<a href="/?status=cancelled&amp;page=2" rel="next">' in first
-    assert 'rel="next"' not in second
 
 
 def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection) -> None:
@@ -275,8 +254,16 @@ def test_the_pages_need_no_more_than_to_read_as_the_daemon_s_role(
     target = database.parse(database_url, "DATABASE_URL").update_query_dict({"options": options})
     engine = database.connect(target)
     with served(engine) as address:
-        for path in ("/", f"/jobs/{job}", "/?status=failed", "/?status=pending", "/?q=a", f"/?q={job}"):
-            answer = httpx.get(address + path)
+        for path in (
+            "/",
+            f"/jobs/{job}",
+            "/?status=failed",
+            "/?status=pending",
+            "/?shop=a",
+            "/?q=a",
+            f"/?job={job}",
+        ):
+            answer = httpx.get(address + path, follow_redirects=True)
             assert (answer.status_code, job in answer.text) == (200, "failed" not in path)
     engine.dispose()
 
@@ -329,12 +316,10 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
-    some = {"limit": pages.PAGE + 1, "offset": 2 * pages.PAGE, "status": "failed", "within": pages.WITHIN}
     with crowded.connect() as connection:
         job = connection.scalar(sa.text("SELECT id FROM public.jobs WHERE status = 'pending' LIMIT 1"))
-    some |= {"shop": "shop-7.myshopify.com", "first": UUID("abcdef" + "0" * 26), "last": UUID("abcdef" + "f" * 26),
-             "ids": [job], "id": job, "batch": "monday",
-             "part": "1 h", "width": "1 h", "since": "2026-01-01", "pool": "", "host": ""}  # fmt: skip
+    some = {"limit": pages.PAGE, "ids": [job], "id": job, "shop": "shop-7.myshopify.com", "batch": "monday",
+            "part": "1 h", "width": "1 h", "since": "2026-01-01", "pool": "", "host": ""}  # fmt: skip
     figures = {
         name: queue.QUERIES[name]
         for name in ("health", "list_hosts", "unserved", "failures", "queue_position")
@@ -348,7 +333,7 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
             read = node["Actual Rows"] * node["Actual Loops"]
             assert node["Node Type"] != "Seq Scan" or node["Relation Name"] not in {"jobs", "attempts"}, name
             assert "Sort" not in node["Node Type"] or read < 500, (name, node)
-            assert read <= pages.WITHIN, (name, node)
+            assert read <= 1_000, (name, node)
 
 
 def test_with_10000_jobs_the_pages_show_what_is_asked_for(crowded: Engine) -> None:
@@ -356,8 +341,7 @@ def test_with_10000_jobs_the_pages_show_what_is_asked_for(crowded: Engine) -> No
         page = site.get("/").text
         assert "<dt>waiting</dt><dd>200</dd>" in page
         assert len(ids(page)) == 10 + pages.AHEAD + pages.PAGE
-        assert len(ids(site.get("/?status=failed&page=3").text)) == pages.PAGE
-        assert len(ids(site.get("/?q=shop-7&status=completed").text)) == pages.PAGE
+        assert len(ids(site.get("/?shop=shop-7&status=completed").text)) == pages.PAGE
 
 
 def test_no_packet_of_an_answer_waits_for_an_acknowledgement(

@@ -27,7 +27,7 @@ TOKEN = "a-token-of-anna-that-acts"
 
 # {name}: the id of a job of seeded.py.
 PATHS = (
-    "/", "/?status=failed", "/?status=processing", "/?q=nobody",
+    "/", "/?status=failed", "/?status=processing", "/?q=nobody", "/?status=ended", "/?shop=a&since=7d", "/?status=nonsense",
     "/jobs/{robot}", "/jobs/{duck}", "/jobs/{rejected}", "/jobs/{running}", "/jobs/{retried}", "/jobs/{failed}", "/jobs/{cancelled}",
     "/hosts", "/batches", "/batches/nordic-teas.myshopify.com/autumn", "/webhooks", "/limits", "/trends", "/errors", "/login", "/nowhere",
 )  # fmt: skip

@@ -30,7 +30,8 @@ from worker import database, engines
 from worker.core.errors import ERRORS, first_line, printable
 from worker.core.settings import ConfigError, Settings
 from worker.database import Row
-from worker.ops.dashboard import access, actions, forms, job, lists, pages, sessions, trends
+from worker.jobs.search import Filter
+from worker.ops.dashboard import access, actions, forms, job, lists, pages, search, sessions, trends
 from worker.ops.dashboard.forms import Form
 from worker.ops.terminal import formats
 from worker.storage.paths import last_part
@@ -111,24 +112,15 @@ class _Site:
     render: Callable[..., Response]
 
     def overview(self, request: Request) -> Response:
-        query = request.query_params
-        status = query.get("status", "") if query.get("status") in pages.STATES else ""
-        search = query.get("q", "").strip()[:255].replace("\0", "")
-        page = int(text) if (text := query.get("page", "")).isdecimal() and len(text) < 6 else 1
-        page = min(max(page, 1), pages.LAST_PAGE)
-        found = pages.listing(self.engine, status=status, search=search, page=page)
+        found = pages.overview(self.engine, request.query_params)
+        if len(found["readings"]) == 1 or "" in request.query_params.values():  # said by name from here on
+            return RedirectResponse(_link(found["wanted"]), 303)
+        running = any(job["status"] == "processing" for _, _, jobs in found["parts"] for job in jobs)
+        template = "queue.html.j2" if "health" in found else "found.html.j2"
         return self.render(
-            request,
-            "queue.html.j2",
-            **pages.summary(self.engine),
-            listing=found,
-            status=status,
-            search=search,
-            page=page,
-            states=pages.STATES,
-            within=pages.WITHIN,
-            every=LIVE_S if any(job["status"] == "processing" for job in found.jobs) else IDLE_S,
-        )
+            request, template, 400 if found["problem"] and not found["typed"] else 200, **found,
+            every=LIVE_S if running else IDLE_S,
+        )  # fmt: skip
 
     def job(self, request: Request) -> Response:
         try:
@@ -351,6 +343,7 @@ def _renderer() -> Callable[..., Response]:
     environment.globals |= {
         "asset": lambda name: f"/static/{name}?v={versions[name]}",
         "link": _link,
+        "fields": search.FIELDS,
         "previews": engines.PREVIEWS,
         "navigation": NAVIGATION,
         "batch_path": lists.batch_path,
@@ -362,6 +355,8 @@ def _renderer() -> Callable[..., Response]:
         "file_size": formats.file_size,
         "last_part": last_part,
         "web_url": access.web_url,
+        "small_photo": access.small_photo,
+        "number": pages.number,
         "since": lambda then, now: max(0.0, (now - then).total_seconds()),
         "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
     }
@@ -383,7 +378,7 @@ def _code_spans(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
-def _link(**query: Any) -> str:
-    """Return the overview's URL with these parameters, except empty ones and the first page."""
-    set_ones = {k: v for k, v in query.items() if v and (k, v) != ("page", 1)}
-    return f"/?{urlencode(set_ones)}" if set_ones else "/"
+def _link(wanted: Filter = Filter(), /, **changes: Any) -> str:  # noqa: B008 - it does not change
+    """Return the list's address with this filter, some values changed and others added, without the empty ones."""
+    query = {name: str(value) for name, value in (wanted.values | changes).items() if value}
+    return f"/?{urlencode(query)}" if query else "/"

@@ -1,86 +1,115 @@
-"""Read what the overview shows. Nothing here writes."""
+"""Read what the overview and the list show. Nothing here writes."""
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
 from worker.database import Row, fetch_all, queries
 from worker.jobs import hosts, queue
+from worker.jobs.search import ENDED, VISITS, BadFilter, Count, Filter, Place, Search
+from worker.ops.dashboard import search
 
 QUERIES = queries("worker.ops.dashboard")
 
 PAGE = 25  # jobs
-LAST_PAGE = 400  # a search finds older jobs
-AHEAD = 5  # waiting jobs that the first page shows beside the others
-WITHIN = 5000  # how many of the jobs that ended last are filtered by status
+RUNNING = 50  # jobs that the overview shows at the most
+AHEAD = 5  # waiting jobs that it shows
 
-STATES = {
-    "": "All",
-    "processing": "Running",
-    "pending": "Waiting",
-    "completed": "Completed",
-    "review": "To review",
-    "failed": "Failed",
-    "cancelled": "Cancelled",
+# The choices above the list, each with what it asks for.
+CHIPS: Mapping[str, Mapping[str, str]] = {
+    "All": {},
+    "Running": {"status": "processing"},
+    "Waiting": {"status": "pending"},
+    "Completed": {"status": "completed"},
+    "To review": {"review": "wanted"},
+    "Failed": {"status": "failed"},
+    "Cancelled": {"status": "cancelled"},
 }
 
 
-class Listing(NamedTuple):
-    """A page of jobs."""
-
-    jobs: list[Row]
-    more: bool
-
-
-def listing(engine: Engine, *, status: str, search: str, page: int) -> Listing:
-    """Return a page of jobs. `search` is a shop, or at least six digits of the beginning of a job's id."""
-    window = {"limit": PAGE + 1, "offset": (page - 1) * PAGE}
-    digits = search.replace("-", "").lower()
-    if re.fullmatch("[0-9a-f]{6,32}", digits):
-        first, last = (UUID(digits.ljust(32, digit)) for digit in "0f")
-        ids = _ids(engine, "of_id", first=first, last=last, status=status, **window)
-    elif search:
-        shop = search if "." in search else f"{search}.myshopify.com"
-        ids = _ids(engine, "of_shop", shop=shop, status=status, within=WITHIN, **window)
-    elif status == "processing":
-        ids = _ids(engine, "running", **window)
-    elif status == "pending":
-        ids = _ids(engine, "waiting", **window)
-    elif status == "review":
-        ids = _ids(engine, "to_review", **window)
-    elif status:
-        ids = _ids(engine, "ended_as", status=status, within=WITHIN, **window)
-    else:
-        return _all_states(engine, window, page)
-    return Listing(cards(engine, ids[:PAGE]), len(ids) > PAGE and page < LAST_PAGE)
+def overview(engine: Engine, query: Mapping[str, str]) -> Row:
+    """Return what `/` shows: the list of the filter in a query string, or the whole queue if it asks for nothing."""
+    typed = query.get("q", "").strip().replace("\0", "")
+    found: Row = {
+        "typed": typed,
+        "readings": [],
+        "problem": "",
+        "chips": CHIPS,
+        "parts": [],
+        "wanted": Filter(),
+        "choices": {},
+    }
+    try:
+        readings = search.read(engine, typed) if typed else []
+        wanted = replace(readings[0] if readings else Filter(), **Filter.parse(query).values)
+        older, newer = (
+            Place.parse(text) if (text := query.get(name)) else None for name in ("older", "newer")
+        )
+    except BadFilter as error:
+        return found | {"problem": str(error)}
+    if typed and not readings:
+        return found | {"problem": f"Nothing is called “{typed}”."}
+    found |= {"readings": readings, "wanted": wanted}
+    if wanted == Filter() and not older and not newer:
+        return found | _queue(engine)
+    return found | _listing(engine, wanted, older, newer)
 
 
-def _all_states(engine: Engine, window: Mapping[str, int], page: int) -> Listing:
-    """Return running and next jobs on the first page, and jobs that ended on all pages."""
-    ended = _ids(engine, "ended", **window)
-    now = []
-    if page == 1:
-        now = _ids(engine, "running", limit=2 * PAGE, offset=0)
-        now += _ids(engine, "waiting", limit=AHEAD, offset=0)
-    return Listing(cards(engine, now + ended[:PAGE]), len(ended) > PAGE and page < LAST_PAGE)
+def _queue(engine: Engine) -> Row:
+    """Return the queue's figures, the hosts, the last day's failures by code, what runs, what waits next and what ended last."""
+    ended = Search(engine, Filter(status=ENDED)).find(most=PAGE)
+    parts = [
+        ("Running", "processing", _ids(engine, "running", limit=RUNNING)),
+        ("Next", "pending", _ids(engine, "waiting", limit=AHEAD)),
+        ("Ended", ENDED, ended.ids),
+    ]
+    return {
+        "parts": [(title, status, cards(engine, ids)) for title, status, ids in parts if ids],
+        "older": ended.places[-1] if ended.more else None,
+        "health": queue.health(engine),
+        "hosts": hosts.list_hosts(engine),
+        "unserved": queue.unserved(engine),
+        "failures": queue.failures(engine),
+        "choices": Search(engine, Filter()).choices(),
+    }
+
+
+def _listing(engine: Engine, wanted: Filter, older: Place | None, newer: Place | None) -> Row:
+    """Return a part of the list of a filter, and how many jobs match it."""
+    asked = Search(engine, wanted)
+    found = asked.find(most=PAGE, older=older, newer=newer, visits=VISITS)
+    if newer and not found.more and not found.stopped:  # the beginning, in full
+        older = newer = None
+        found = asked.find(most=PAGE, visits=VISITS)
+    first = found.places[0] if found.places else older
+    last = found.places[-1] if found.places else newer
+    return {
+        "parts": [("", "", cards(engine, found.ids))],
+        "is_first": not older and not newer,
+        "newer": first if older or (found.more and newer) else None,
+        "older": last if newer or found.more else None,
+        "stopped": found.stopped,
+        "further": "newer" if newer else "older",
+        "visits": VISITS,
+        "by_end": asked.by_end,
+        "count": asked.count(),
+        "choices": asked.choices(),
+    }
+
+
+def number(count: Count | None) -> str:
+    """Format a number of jobs: `12`, `1,000+`; nothing if it is not known."""
+    if count is None or not (count.jobs or count.exact):
+        return ""
+    return f"{count.jobs:,}{'' if count.exact else '+'}"
 
 
 def cards(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
     """Return what a line of a list shows of each job, in this order."""
     return fetch_all(engine, QUERIES["cards"], ids=list(ids)) if ids else []
-
-
-def summary(engine: Engine) -> Row:
-    """Return the queue's figures, the hosts, the due jobs that none of them can take, and the last day's failures by code."""
-    return {
-        "health": queue.health(engine),
-        "hosts": hosts.list_hosts(engine),
-        "unserved": queue.unserved(engine),
-        "failures": queue.failures(engine),
-    }
 
 
 def _ids(engine: Engine, query: str, **parameters: Any) -> list[UUID]:

@@ -1,50 +1,20 @@
 -- What the dashboard's pages show. Some statements select ids, and walk an index no further than the page needs; `cards` and
--- `job` read the jobs of these ids. None of them writes.
+-- `job` read the jobs of these ids. None of them writes. What a filter finds: worker/jobs/search.py.
 
 -- name: running
-SELECT id FROM public.jobs WHERE status = 'processing' ORDER BY started_at LIMIT :limit OFFSET :offset;
+SELECT id FROM public.jobs WHERE status = 'processing' ORDER BY started_at DESC LIMIT :limit;
 
 -- name: waiting
 -- In the order of the index: that of the claims, except that shops take turns there.
 SELECT id FROM public.jobs WHERE status = 'pending'
-ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT :limit OFFSET :offset;
-
--- name: ended
-SELECT id FROM public.jobs WHERE completed_at IS NOT NULL
-ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
-
--- name: to_review
-SELECT id FROM public.jobs WHERE review = 'wanted' ORDER BY completed_at LIMIT :limit OFFSET :offset;
-
--- name: ended_as
--- Only of the jobs that ended last: no index holds how a job ended.
-SELECT id FROM (
-    SELECT id, status::text AS status, completed_at FROM public.jobs WHERE completed_at IS NOT NULL
-    ORDER BY completed_at DESC LIMIT :within
-) AS latest
-WHERE status = :status ORDER BY completed_at DESC LIMIT :limit OFFSET :offset;
-
--- name: of_shop
--- With a status, only of the shop's latest jobs.
-SELECT id FROM (
-    SELECT id, status::text AS status, review, created_at FROM public.jobs WHERE shop = :shop
-    ORDER BY created_at DESC LIMIT CASE WHEN :status = '' THEN CAST(:limit AS int) + CAST(:offset AS int) ELSE CAST(:within AS int) END
-) AS latest
-WHERE :status IN ('', status) OR (:status, review) = ('review', 'wanted')
-ORDER BY created_at DESC LIMIT :limit OFFSET :offset;
-
--- name: of_id
--- The beginning of an id is a range of ids.
-SELECT id FROM public.jobs
-WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid) 
-    AND (:status IN ('', status::text) OR (:status, review) = ('review', 'wanted'))
-ORDER BY id LIMIT :limit OFFSET :offset;
+ORDER BY pool, coalesce(engine, ''), priority DESC, shop, run_after, created_at LIMIT :limit;
 
 -- name: cards
 -- What a line of a list shows, in the order of the ids.
 SELECT id, shop, product_id, variant_id, product_handle, quality, status::text AS status, progress, left(stage, 200) AS stage, attempts,
     max_attempts, left(error_code, 200) AS error_code, left(error_message, 500) AS error_message, left(claimed_by, 200) AS claimed_by,
     CASE WHEN status = 'completed' THEN left(metadata #>> '{worker,poster_url}', 4000) END AS poster_url,
+    (SELECT left(url, 4000) FROM unnest(image_urls) AS url LIMIT 1) AS photo_url, cardinality(image_urls) AS photos, batch,
     review, lease_expires_at < now() AS overdue, cancel_requested_at, created_at, run_after, started_at, completed_at, now() AS now
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY named.place;

@@ -32,6 +32,7 @@
       const away = answer.status >= 500 && !live.querySelector(".message");
       if (!away && fresh) {
         morph(live, fresh);
+        countSelected();
         document.title = page.title;
         // Only what somebody waits for is read out: a page that changes each second would never be silent.
         if (live.dataset.say !== said) announce((said = live.dataset.say));
@@ -113,6 +114,32 @@
     announce(`${button.textContent.trim()}: done`);
     button.classList.add("done");
     setTimeout(() => button.classList.remove("done"), 1500);
+  });
+
+  // The boxes of a list.
+  const boxes = () => [...document.querySelectorAll(".pick input")];
+  function countSelected() {
+    const label = document.querySelector("[data-selected]");
+    const count = boxes().filter((box) => box.checked).length;
+    if (label) label.textContent = `${count} selected`;
+  }
+  document.addEventListener("change", ({ target }) => target.matches(".pick input") && countSelected());
+  document.addEventListener("click", ({ target }) => {
+    if (!target.matches?.("[data-select]")) return;
+    const all = boxes();
+    const wanted = !all.every((box) => box.checked);
+    for (const box of all) box.checked = wanted;
+    countSelected();
+  });
+
+  // A slash goes to the field that finds jobs.
+  document.addEventListener("keydown", (event) => {
+    const field = document.querySelector("[aria-keyshortcuts='/']");
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || !field) return;
+    if (event.target.closest("input, select, textarea, [contenteditable], dialog, .model")) return;
+    event.preventDefault();
+    field.select();
+    field.focus();
   });
 
   // A picture that is missing in its store, or that the policy blocks, reveals the placeholder behind it.
