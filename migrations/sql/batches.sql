@@ -6,26 +6,26 @@
 -- has finished when a fold finds none of its jobs unfinished: it sees what is committed, in whatever order jobs ended, were
 -- retried or deleted. One daemon folds at a time.
 
--- Write down what a job's insert or update changes in the sums of its batch. Jobs without a batch never come here: see the
--- triggers. Deleted jobs: worker.forget_jobs(). SECURITY DEFINER: who may change a job needs no right on the table.
-CREATE OR REPLACE FUNCTION worker.count_in_batch() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+-- Write down what a job's insert or update changes in the sums of its batch: at an insert, `before` is null. Deleted jobs:
+-- worker.forget_jobs(). Its callers run with the owner's rights: who may change a job needs no right on the table. True, so that
+-- the call is an expression, which costs less than a query.
+CREATE OR REPLACE FUNCTION worker.count_in_batch(before public.jobs, after public.jobs) RETURNS boolean
+LANGUAGE plpgsql AS $$
 BEGIN
-    -- OLD is null at an insert.
     INSERT INTO worker.batch_changes (shop, batch, waiting, running, completed, failed, cancelled, for_review, cached)
-    VALUES (NEW.shop, NEW.batch,
-        (NEW.status = 'pending')::int - (OLD.status IS NOT DISTINCT FROM 'pending')::int,
-        (NEW.status = 'processing')::int - (OLD.status IS NOT DISTINCT FROM 'processing')::int,
-        (NEW.status = 'completed')::int - (OLD.status IS NOT DISTINCT FROM 'completed')::int,
-        (NEW.status = 'failed')::int - (OLD.status IS NOT DISTINCT FROM 'failed')::int,
-        (NEW.status = 'cancelled')::int - (OLD.status IS NOT DISTINCT FROM 'cancelled')::int,
-        (NEW.review = 'wanted')::int - (OLD.review IS NOT DISTINCT FROM 'wanted')::int,
-        worker.is_cached(NEW.status, NEW.metadata)::int - worker.is_cached(OLD.status, OLD.metadata)::int);
+    VALUES (after.shop, after.batch,
+        (after.status = 'pending')::int - (before.status IS NOT DISTINCT FROM 'pending')::int,
+        (after.status = 'processing')::int - (before.status IS NOT DISTINCT FROM 'processing')::int,
+        (after.status = 'completed')::int - (before.status IS NOT DISTINCT FROM 'completed')::int,
+        (after.status = 'failed')::int - (before.status IS NOT DISTINCT FROM 'failed')::int,
+        (after.status = 'cancelled')::int - (before.status IS NOT DISTINCT FROM 'cancelled')::int,
+        (after.review = 'wanted')::int - (before.review IS NOT DISTINCT FROM 'wanted')::int,
+        worker.is_cached(after.status, after.metadata)::int - worker.is_cached(before.status, before.metadata)::int);
     -- A daemon that ends a job folds soon by itself: worker/jobs/upkeep.py.
-    IF NEW.completed_at IS NOT NULL AND coalesce(current_setting('worker.lease', true), '') = '' THEN
+    IF after.completed_at IS NOT NULL AND coalesce(current_setting('worker.lease', true), '') = '' THEN
         PERFORM pg_notify('worker_batches', '') WHERE pg_notification_queue_usage() < 0.9;
     END IF;
-    RETURN NULL;
+    RETURN true;
 END $$;
 
 -- True if a job was completed with a result that was known before.
@@ -34,13 +34,18 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(is_cached.status = 'completed' AND is_cached.metadata -> 'worker' ? 'cached', false)
 $$;
 
-CREATE OR REPLACE TRIGGER count_in_batch AFTER INSERT ON public.jobs
-FOR EACH ROW WHEN (NEW.batch IS NOT NULL)
-EXECUTE FUNCTION worker.count_in_batch();
+-- SECURITY DEFINER: who may insert a job needs no right on the table. An update: worker.write_event().
+CREATE OR REPLACE FUNCTION worker.add_to_batch() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+DECLARE
+    counted CONSTANT boolean := worker.count_in_batch(NULL, NEW);
+BEGIN
+    RETURN NULL;
+END $$;
 
-CREATE OR REPLACE TRIGGER count_changes_in_batch AFTER UPDATE ON public.jobs
-FOR EACH ROW WHEN (NEW.batch IS NOT NULL AND (OLD.status <> NEW.status OR OLD.review <> NEW.review))
-EXECUTE FUNCTION worker.count_in_batch();
+CREATE OR REPLACE TRIGGER add_to_batch AFTER INSERT ON public.jobs
+FOR EACH ROW WHEN (NEW.batch IS NOT NULL)
+EXECUTE FUNCTION worker.add_to_batch();
 
 -- Fold up to `most` batches, in the order of their names after the given one. A batch with no unfinished job, of which one was
 -- unfinished since its last finish, has finished: its event is written in the same transaction, after those of its jobs. That

@@ -32,19 +32,15 @@ BEGIN
         AND NOT EXISTS (SELECT FROM worker.superseded AS rest WHERE rest.path = path AND rest.before > requested_at);
 END $$;
 
--- Lock a shop for this claim. True if fewer of its jobs run than `most` and its plan allow; null: no limit. Claims of one shop wait for each other here until one
+-- Lock a shop for this claim. True if fewer than `most` of its jobs run. Claims of one shop wait for each other here until one
 -- commits. A claim that has locked one shop, and found it full, does not wait for the lock of another: no deadlock.
 CREATE OR REPLACE FUNCTION worker.shop_has_room(name text, most int) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
 #variable_conflict use_variable
 DECLARE
     key CONSTANT bigint := hashtextextended('worker shop ' || name, 0);
-    limited CONSTANT int := least(most, (SELECT jobs_at_once FROM worker.shop_limits WHERE shop = name));
 BEGIN
-    IF limited IS NULL THEN
-        RETURN true;
-    END IF;
-    IF (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) >= limited THEN
+    IF (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) >= most THEN
         RETURN false;
     END IF;
     IF coalesce(current_setting('worker.locked_shop', true), '') = '' THEN
@@ -52,7 +48,7 @@ BEGIN
     ELSIF NOT pg_try_advisory_xact_lock(key) THEN
         RETURN false;
     END IF;
-    RETURN (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) < limited;
+    RETURN (SELECT count(*) FROM public.jobs WHERE status = 'processing' AND shop = name) < most;
 END $$;
 
 -- Choose the next job and lock its row. `pools` and `engines` name the lines that the host can take: a line holds the jobs of
@@ -82,6 +78,7 @@ DECLARE
     turn text;
     wrapped boolean;
     is_free boolean;
+    most int;
     chosen uuid;
 BEGIN
     LOOP
@@ -108,8 +105,9 @@ BEGIN
         turn := line.served;
         wrapped := false;
         LOOP
-            SELECT id, shop, worker.path_is_free(worker.storage_path(shop, product_id, variant_id), queued_at)
-            INTO chosen, turn, is_free FROM (
+            SELECT id, shop, worker.path_is_free(worker.storage_path(shop, product_id, variant_id), queued_at),
+                least(shop_limit, (SELECT plan.jobs_at_once FROM worker.shop_limits AS plan WHERE plan.shop = waiting.shop))
+            INTO chosen, turn, is_free, most FROM (
                 SELECT id, shop, product_id, variant_id, queued_at FROM public.jobs
                 WHERE status = 'pending' AND pool = line.pool AND coalesce(engine, '') = line.engine
                   AND priority = line.priority AND shop > turn AND (NOT wrapped OR shop <= line.served)
@@ -126,7 +124,7 @@ BEGIN
                 IF chosen IS NOT NULL THEN
                     RETURN chosen;
                 END IF;
-            ELSIF worker.shop_has_room(turn, shop_limit) THEN
+            ELSIF most IS NULL OR worker.shop_has_room(turn, most) THEN
                 RETURN chosen;
             END IF;
         END LOOP;
@@ -193,9 +191,10 @@ DECLARE
     candidate uuid;
     chosen uuid;
     turn text;
+    most int;
     full_shop text;
 BEGIN
-    FOR candidate, turn IN
+    FOR candidate, turn, most IN
         WITH due AS MATERIALIZED (
             SELECT id, pool, coalesce(engine, '') AS engine, priority, shop, run_after, created_at FROM public.jobs
             WHERE id = ANY (few) AND id <> ALL (refused)
@@ -208,7 +207,8 @@ BEGIN
                 ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
             ) AS served ON true
         )
-        SELECT due.id, due.shop FROM due JOIN line USING (pool, engine, priority)
+        SELECT due.id, due.shop, least(shop_limit, plan.jobs_at_once)
+        FROM due JOIN line USING (pool, engine, priority) LEFT JOIN worker.shop_limits AS plan ON plan.shop = due.shop
         ORDER BY due.priority DESC, line.started_at NULLS FIRST, due.pool, due.engine,
             coalesce(due.shop <= line.shop, false), due.shop, due.run_after, due.created_at
     LOOP
@@ -224,7 +224,7 @@ BEGIN
               SELECT worker.storage_path(shop, product_id, variant_id) FROM public.jobs WHERE status = 'processing'))
           AND worker.path_is_free(path, queued_at);
         CONTINUE WHEN chosen IS NULL;
-        IF worker.shop_has_room(turn, shop_limit) THEN
+        IF most IS NULL OR worker.shop_has_room(turn, most) THEN
             RETURN chosen;
         END IF;
         full_shop := turn;
@@ -266,10 +266,10 @@ BEGIN
     END IF;
     SELECT EXISTS (SELECT FROM worker.hosts WHERE name = claimer AND paused_at IS NOT NULL) AS paused,
         EXISTS (SELECT FROM worker.superseded) AS superseded,
-        (SELECT max(last.run_after) FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
-            SELECT job.run_after FROM public.jobs AS job
-            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = by.engine
-            ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.run_after DESC LIMIT 1) AS last) AS last_due
+        EXISTS (SELECT FROM public.jobs AS job
+            WHERE job.status = 'pending' AND job.pool = ANY (pools) AND coalesce(job.engine, '') = ANY (engines)
+              AND job.run_after > now()
+            ORDER BY job.pool, coalesce(job.engine, ''), job.run_after OFFSET 0) AS scheduled
     INTO queue;
     IF queue.paused THEN
         RETURN NULL;
@@ -282,7 +282,7 @@ BEGIN
             RAISE WARNING 'Older jobs for the files of a completed job cannot be cancelled: %', SQLERRM;
         END;
     END IF;
-    IF queue.last_due > now() THEN
+    IF queue.scheduled THEN
         few := ARRAY(
             SELECT one.id FROM unnest(pools) AS of (pool) CROSS JOIN unnest(engines) AS by (engine) CROSS JOIN LATERAL (
                 SELECT job.id FROM public.jobs AS job
@@ -307,7 +307,7 @@ BEGIN
                 attempts = least(jobs.attempts + 1, jobs.max_attempts),
                 -- not before queued_at: see expire_jobs(). The job may have been queued since this transaction began.
                 started_at = greatest(now(), jobs.queued_at), error_code = NULL, error_message = NULL,
-                lease_token = gen_random_uuid(),
+                lease_token = md5(concat(chosen, clock_timestamp()))::uuid,  -- unique, not secret: worker.add_event()
                 lease_expires_at = now() + make_interval(secs => lease_s), claimed_by = claimer
             WHERE id = chosen
             RETURNING id, lease_token, shop, product_id, variant_id, image_urls, quality, attempts, max_attempts,
@@ -399,34 +399,36 @@ END $$;
 CREATE OR REPLACE FUNCTION worker.complete_job(
     job_id uuid, token uuid, url text, report jsonb, digest text, wants_review boolean, hold_s double precision,
     OUT completed boolean, OUT to_publish text)
-LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE
+SET lock_timeout = '4s' SET enable_seqscan = off SET enable_sort = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
     key CONSTANT text := set_config('worker.lease', token::text, true);
     path text;
     requested_at timestamptz;
-    superseded int;
+    is_newer boolean;
 BEGIN
-    completed := false;
-    SELECT worker.storage_path(shop, product_id, variant_id), queued_at INTO path, requested_at
-        FROM public.jobs WHERE id = job_id AND lease_token = token;
-    IF digest IS NOT NULL AND NOT EXISTS (
-        SELECT FROM worker.versions AS version
-        WHERE version.path = path AND version.digest = digest AND version.doomed_at IS NULL)
-    THEN
-        RETURN;
-    END IF;
-    UPDATE public.jobs
+    UPDATE public.jobs AS job
     SET status = 'completed', progress = 100, stage = 'completed', model_url = url, version = digest,
         review = CASE WHEN wants_review THEN 'wanted' ELSE 'none' END,
         metadata = metadata || jsonb_build_object('worker',
             CASE WHEN wants_review THEN report || '{"review": "wanted"}' ELSE report END),
         completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-    WHERE id = job_id AND lease_token = token;
-    IF NOT FOUND THEN
+    WHERE id = job_id AND lease_token = token AND (digest IS NULL OR EXISTS (
+        SELECT FROM worker.versions AS version
+        WHERE version.path = worker.storage_path(job.shop, job.product_id, job.variant_id) AND version.digest = digest
+          AND version.doomed_at IS NULL))
+    RETURNING worker.storage_path(shop, product_id, variant_id), queued_at, EXISTS (
+        SELECT FROM public.jobs AS older
+        WHERE older.status = 'pending' AND older.queued_at < job.queued_at
+          AND worker.storage_path(older.shop, older.product_id, older.variant_id)
+            = worker.storage_path(job.shop, job.product_id, job.variant_id)
+        ORDER BY older.queued_at OFFSET 0)
+    INTO path, requested_at, is_newer;
+    completed := FOUND;
+    IF NOT completed THEN
         RETURN;
     END IF;
-    completed := true;
     IF wants_review THEN
         UPDATE worker.versions AS version SET job_id = complete_job.job_id, used_at = now()
         WHERE version.path = path AND version.digest = digest AND version.job_id <> complete_job.job_id;
@@ -435,7 +437,9 @@ BEGIN
     IF digest IS NOT NULL AND worker.publish(job_id, path, digest, requested_at, false, token, hold_s) THEN
         to_publish := path;
     END IF;
-    superseded := worker.supersede_older(path, requested_at);
+    IF is_newer THEN
+        PERFORM worker.supersede_older(path, requested_at);
+    END IF;
 END $$;
 
 -- Cancel the jobs that still wait for the files of one that is published, and were queued before it.

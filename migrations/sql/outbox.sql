@@ -48,14 +48,16 @@ BEGIN
     RETURN next_seq;
 END $$;
 
--- Write an event for each change of a job, and end its attempt, in the transaction that makes the change. The claim has
--- inserted the attempt. SECURITY DEFINER: who may change a job needs no right on these tables.
+-- Write an event for each change of a job, end its attempt, and count it in the usage of its shop and in its batch, in the
+-- transaction that makes the change. The claim has inserted the attempt. SECURITY DEFINER: who may change a job needs no right
+-- on these tables.
 --
--- One trigger for both, because each trigger costs a claim and a settlement some 20 µs.
+-- One trigger for all, because each trigger costs a claim and a settlement some 20 µs.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET enable_sort = off AS $$
 DECLARE
     seq bigint;
+    counted boolean;
 BEGIN
     IF OLD.status = 'processing' AND NEW.status <> 'processing' THEN
         UPDATE worker.attempts
@@ -71,6 +73,12 @@ BEGIN
             seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
                 THEN NEW.metadata #> '{worker,seconds}' END
         WHERE job_id = OLD.id AND lease_token = OLD.lease_token;
+        counted := worker.count_usage(OLD, NEW);
+    ELSIF OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL THEN
+        counted := worker.count_usage(OLD, NEW);
+    END IF;
+    IF NEW.batch IS NOT NULL AND (OLD.status <> NEW.status OR OLD.review <> NEW.review) THEN
+        counted := worker.count_in_batch(OLD, NEW);
     END IF;
     -- A job that was never claimed nor queued again has no event yet.
     seq := worker.add_event(NEW, OLD.started_at IS NULL AND OLD.queued_at IS NOT DISTINCT FROM OLD.created_at);
@@ -92,9 +100,6 @@ EXECUTE FUNCTION worker.write_event();
 CREATE OR REPLACE FUNCTION worker.drop_echo() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
-    IF coalesce(current_setting('worker.lease', true), '') <> '' OR jsonb_typeof(NEW.metadata) <> 'object' THEN
-        RETURN NEW;
-    END IF;
     NEW.metadata := (
         SELECT coalesce(jsonb_object_agg(written.key, written.value), '{}')
         FROM jsonb_each(NEW.metadata) AS written
@@ -106,7 +111,9 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE TRIGGER drop_echo BEFORE UPDATE OF status ON public.jobs
-FOR EACH ROW WHEN (NEW.metadata <> OLD.metadata)
+FOR EACH ROW WHEN (
+    coalesce(current_setting('worker.lease', true), '') = '' AND NEW.metadata <> OLD.metadata
+    AND jsonb_typeof(NEW.metadata) = 'object')
 EXECUTE FUNCTION worker.drop_echo();
 
 -- Write an event of a shop as a whole. It is sent after all events of the shop that were written before it, and only to a

@@ -72,28 +72,27 @@ BEGIN
 END $$;
 
 -- Write down what the end of an attempt or of a job adds to the usage of its shop. It locks nothing that another job's end
--- needs: worker.fold_usage() adds these rows to the days. SECURITY DEFINER: who may cancel a job needs no right on the table.
-CREATE OR REPLACE FUNCTION worker.count_usage() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
+-- needs: worker.fold_usage() adds these rows to the days. worker.write_event() calls it, with the owner's rights: who may cancel
+-- a job needs no right on the table. True: see worker.count_in_batch().
+CREATE OR REPLACE FUNCTION worker.count_usage(before public.jobs, after public.jobs) RETURNS boolean
+LANGUAGE plpgsql AS $$
 DECLARE
     report jsonb;
 BEGIN
     -- An attempt that was released or lost leaves the report of the one before.
-    IF OLD.status = 'processing' AND NEW.metadata -> 'worker' IS DISTINCT FROM OLD.metadata -> 'worker' THEN
-        report := NEW.metadata -> 'worker';
+    IF before.status = 'processing' AND after.metadata -> 'worker' IS DISTINCT FROM before.metadata -> 'worker' THEN
+        report := after.metadata -> 'worker';
     END IF;
     INSERT INTO worker.shop_changes (shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes)
-    VALUES (NEW.shop, now() AT TIME ZONE 'UTC', NEW.quality, (NEW.status = 'completed')::int, (NEW.status = 'failed')::int,
-        (NEW.status = 'cancelled')::int, worker.is_cached(NEW.status, NEW.metadata)::int,
-        worker.sum_numbers(jsonb_build_object('generate', report #> '{seconds,generate}')),
-        worker.sum_numbers(report -> 'cpu_seconds'),
-        CASE WHEN NEW.status = 'completed' THEN worker.sum_numbers(report -> 'bytes') ELSE 0 END);
-    RETURN NULL;
+    VALUES (after.shop, now() AT TIME ZONE 'UTC', after.quality, (after.status = 'completed')::int,
+        (after.status = 'failed')::int, (after.status = 'cancelled')::int,
+        worker.is_cached(after.status, after.metadata)::int,
+        CASE WHEN report IS NULL THEN 0
+            ELSE worker.sum_numbers(jsonb_build_object('generate', report #> '{seconds,generate}')) END,
+        CASE WHEN report ? 'cpu_seconds' THEN worker.sum_numbers(report -> 'cpu_seconds') ELSE 0 END,
+        CASE WHEN after.status = 'completed' AND report ? 'bytes' THEN worker.sum_numbers(report -> 'bytes') ELSE 0 END);
+    RETURN true;
 END $$;
-
-CREATE OR REPLACE TRIGGER count_usage AFTER UPDATE ON public.jobs
-FOR EACH ROW WHEN (OLD.status = 'processing' AND NEW.status <> 'processing' OR OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL)
-EXECUTE FUNCTION worker.count_usage();
 
 -- Sum the numbers among an object's values; 0 if there are none. No report may keep a job from its end.
 CREATE OR REPLACE FUNCTION worker.sum_numbers(of_object jsonb) RETURNS double precision

@@ -15,28 +15,27 @@ CREATE OR REPLACE FUNCTION worker.begin_version(
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
 #variable_conflict use_variable
 DECLARE
+    key CONSTANT text := set_config('synchronous_commit', 'off', true);
     job record;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
-    SELECT shop, worker.last_part(product_id) AS product, worker.storage_path(shop, product_id, variant_id) AS path
-        INTO job FROM public.jobs WHERE id = its_job AND lease_token = its_token;
+    -- An erasure waits for the transactions that have not seen it.
+    SELECT of.shop, of.product, of.path, pg_advisory_xact_lock_shared(hashtextextended('worker erasure ' || of.shop, 0)),
+            EXISTS (SELECT FROM worker.versions AS known WHERE known.path = of.path AND known.digest = its_digest) AS is_known
+        INTO job FROM (
+            SELECT shop, worker.last_part(product_id) AS product, worker.storage_path(shop, product_id, variant_id) AS path
+            FROM public.jobs WHERE id = its_job AND lease_token = its_token OFFSET 0) AS of;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    -- An erasure waits for the transactions that have not seen it.
-    PERFORM pg_advisory_xact_lock_shared(hashtextextended('worker erasure ' || job.shop, 0));
-    IF worker.is_being_erased(job.shop, job.product, job.path) THEN
-        RETURN NEXT false;
-        RETURN;
-    END IF;
     -- One job of a path runs at a time, so nobody else enters the version meanwhile. ON CONFLICT would write more WAL.
-    UPDATE worker.versions AS known SET used_at = now(), job_id = its_job, result_key = coalesce(its_key, known.result_key)
-    WHERE known.path = job.path AND known.digest = its_digest AND known.doomed_at IS NULL;
-    IF NOT FOUND AND NOT EXISTS (
-        SELECT FROM worker.versions AS known WHERE known.path = job.path AND known.digest = its_digest)
-    THEN
+    IF job.is_known THEN
+        UPDATE worker.versions AS known SET used_at = now(), job_id = its_job, result_key = coalesce(its_key, known.result_key)
+        WHERE known.path = job.path AND known.digest = its_digest AND known.doomed_at IS NULL
+          AND NOT worker.is_being_erased(job.shop, job.product, job.path);
+    ELSE
         INSERT INTO worker.versions (path, digest, stem, shop, product, job_id, result_key, files)
-        VALUES (job.path, its_digest, its_stem, job.shop, job.product, its_job, its_key, its_files);
+        SELECT job.path, its_digest, its_stem, job.shop, job.product, its_job, its_key, its_files
+        WHERE NOT worker.is_being_erased(job.shop, job.product, job.path);
     END IF;
     RETURN NEXT FOUND;
 END $$;
@@ -100,12 +99,12 @@ LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 DECLARE
     version worker.versions;
     before worker.published;
+    -- Two that publish at the same path come one after the other, even if nothing is published there yet.
+    turn CONSTANT text := pg_advisory_xact_lock(hashtextextended('worker publish ' || its_path, 0))::text;
     anew boolean;
     now_holder uuid;
     now_due timestamptz;
 BEGIN
-    -- Two that publish at the same path come one after the other, even if nothing is published there yet.
-    PERFORM pg_advisory_xact_lock(hashtextextended('worker publish ' || its_path, 0));
     SELECT * INTO version FROM worker.versions AS one WHERE one.path = its_path AND one.digest = its_digest;
     -- One that was just begun is not written again: nobody dooms it today.
     IF version.job_id IS DISTINCT FROM its_job OR version.doomed_at IS NOT NULL OR version.used_at < now() - interval '1 h' THEN
@@ -192,8 +191,9 @@ END $$;
 -- It does not wait until the disk has it: if the server dies before, the files are written once more, too.
 CREATE OR REPLACE FUNCTION worker.end_publication(its_path text, its_token uuid, its_digest text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET lock_timeout = '4s' SET enable_seqscan = off AS $$
+DECLARE
+    key CONSTANT text := set_config('synchronous_commit', 'off', true);
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
     UPDATE worker.published AS one
     SET written = digest, token = NULL, tries = 0, last_error = NULL,
         next_try_at = CASE WHEN tries > 1 THEN now() + interval '30 s' END

@@ -185,11 +185,11 @@ def sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def until(condition: Callable[[], T], timeout: float, what: str) -> T:
-    """Return what `condition` gives as soon as it is true. Raises: TimeoutError."""
+def until(condition: Callable[[], T], timeout: float, what: str, every_s: float = 0.02) -> T:
+    """Return what `condition` gives as soon as it is true; it is called every so often. Raises: TimeoutError."""
     end = time.monotonic() + timeout
     while not (found := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"waited {timeout:g} s for {what}")
-        time.sleep(0.02)
+        time.sleep(every_s)
     return found
