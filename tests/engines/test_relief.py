@@ -359,6 +359,25 @@ def test_the_side_that_no_photo_shows_looks_like_the_other_one_without_its_print
         off = np.abs(colors - wanted).max(axis=1)
         assert np.quantile(off[middle & rows & (x < -0.3)], 0.9) < 0.1
     assert off[middle & rows & (x > 0.3)].max() > 0.3, "the print"
+    (inferred,) = surface.inferred_views
+    assert inferred.role == "right"
+    dark, was_dark = ((view[..., 1] < 100) & (view[..., 3] > 0) for view in (inferred.view, view_of(side)))
+    assert dark.sum() < was_dark.sum() / 10, "no print"
+
+
+def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:
+    def hat(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((156, 100, 356, 420), "navy")
+        draw.rectangle((156, 100, 356, 200), "gold")
+
+    surface = Relief().reconstruct([PosedView(role, view_of(hat)) for role in ("front", "left")], FAST)
+    colors = surface.color(surface.vertices)
+    x, y, z = surface.vertices.T
+    behind = (z < -0.35) & (np.abs(x) < 0.1)
+    for rows, name in (((y > 0.28) & (y < 0.5), "gold"), ((y < 0.16) & (y > -0.5), "navy")):
+        wanted = np.array(ImageColor.getrgb(name)) / 255
+        assert (behind & rows).any()
+        assert np.abs(colors - wanted)[behind & rows].max() < 0.15
 
 
 def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box() -> None:

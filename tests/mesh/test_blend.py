@@ -166,6 +166,23 @@ def test_what_no_photo_saw_is_harmonized_with_what_they_saw_beside_it() -> None:
     np.testing.assert_allclose(np.median(blended.colors[pole], axis=0), (0.78, 0.7, 0.64), atol=0.02)
 
 
+def test_an_inferred_picture_is_taken_where_photos_saw_worse_and_changes_none_of_them() -> None:
+    def darker(points: Floats) -> Floats:
+        return np.asarray(checked(points) - 0.1, np.float32)
+
+    photos = [shot(angle, checked).project(POINTS, POINTS, FACING_OF_SEVERAL[0]) for angle in (0, 180)]
+    inferred = shot(270, darker).project(POINTS, POINTS, FACING_OF_SEVERAL[0])
+    without, blended = blend(POINTS, GREY, photos), blend(POINTS, GREY, photos, [inferred])
+    assert np.array_equal(blended.seen, without.seen)
+    assert len(blended.shares) == len(photos)
+    middle = UPRIGHT & (np.abs(AROUND - 270) < 10)
+    off = [np.abs(of.colors - checked(POINTS))[middle].max(axis=1) for of in (without, blended)]
+    assert (off[0] < 0.12).mean() < 0.1, "grey"
+    assert (off[1] < 0.12).mean() > 0.8
+    ahead = UPRIGHT & (np.abs(AROUND - 320) < 5)
+    np.testing.assert_allclose(blended.colors[ahead], without.colors[ahead], atol=0.01)
+
+
 def test_one_photo_fades_into_the_engine_s_colours_and_moves_none_of_them() -> None:
     blended = laid([shot(0, flat(0.8, 0.2, 0.2))], GREY)
     behind = POINTS[:, 2] < 0

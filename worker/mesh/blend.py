@@ -17,6 +17,7 @@ FACING_OF_SEVERAL = (
 )  # of the best of several photos, whose neighbours continue where its angle is too low
 CELLS = 80  # of the grid in which seams are placed and softened, along the longest side of the mesh
 AGREE = 2.0  # cells: within about this distance, points take the same photo
+INFERRED = 0.5  # how good an inferred picture is, as part of a photo that saw the same as well
 SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (
     0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
@@ -36,7 +37,9 @@ class Blend(NamedTuple):
     seen: NDArray[np.bool_]  # (P,) a photo saw the point clearly and at a fair angle
 
 
-def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend:
+def blend(
+    points: Floats, colors: Floats, photos: Sequence[Projection], inferred: Sequence[Projection] = ()
+) -> Blend:
     """Lay photos over the engine's colours.
 
     One photo alone fades into the engine's colours. Of several, each point takes the one that saw it best: straight on,
@@ -47,17 +50,19 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
         points: (P, 3) on the mesh.
         colors: (P, 3) the engine's, sRGB in 0..1; NaN where unknown.
         photos: with matching exposures.
+        inferred: likely pictures of sides that no photo shows. They take part where photos saw worse, and are not counted.
     """
+    count = len(photos)
+    photos = [*photos, *inferred]
     shares = np.zeros((len(photos), len(points)), np.float32)
-    seen = np.zeros(len(points), bool)
     for share, photo in zip(shares, photos, strict=True):
         share[photo.at] = photo.clear * rise(photo.cosine, *FACING)
-        seen |= share > 0.5
+    seen = np.asarray((shares[:count] > 0.5).any(axis=0))
     if len(photos) > 1:
         cells = _Cells(points, CELLS)
         usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
-        shares = _choose(cells, photos, usable, len(points))
-        photos = _levelled(_Cells(points, LIGHT_CELLS), photos, usable, shares)
+        shares = _choose(cells, photos, usable, count, len(points))
+        photos = _levelled(_Cells(points, LIGHT_CELLS), photos, usable, count, shares)
         colors = _harmonized(_Cells(points, CELLS // 2), colors, photos, shares)
     total = np.asarray(shares.sum(axis=0), np.float32)
     # Where the engine knows no colour, a little of a photo is better than none.
@@ -69,7 +74,7 @@ def blend(points: Floats, colors: Floats, photos: Sequence[Projection]) -> Blend
     for share, photo in zip(shares, photos, strict=True):
         mixed[photo.at] += share[photo.at, None] * (photo.color - base[photo.at])
     mixed[unknown & ~alone] = np.nan
-    return Blend(mixed, shares, seen)
+    return Blend(mixed, shares[:count], seen)
 
 
 class _Cells:
@@ -97,13 +102,19 @@ class _Cells:
         return np.asarray(found, np.float32)
 
 
-def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], count: int) -> Floats:
-    """(n, P) the share of each photo: the best one around each point, mixed with the next one at the seams."""
+def _choose(
+    cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], real: int, count: int
+) -> Floats:
+    """(n, P) the share of each photo: the best one around each point, mixed with the next one at the seams.
+
+    All but the first `real` photos are inferred.
+    """
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
-    plain = _without_highlights(photos, usable, count)
+    plain = _without_highlights(photos, usable, real, count)
     best, best_score = np.full(count, -1), np.zeros(count, np.float32)
     for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
-        quality = plain[n] * photo.clear * photo.cosine**2 * (photo.resolution / np.float32(finest))
+        trust = np.float32((1.0 if n < real else INFERRED) / finest)
+        quality = plain[n] * photo.clear * photo.cosine**2 * photo.resolution * trust
         around = ndimage.gaussian_filter(cells.sums(photo.at, quality), AGREE, truncate=2.0)
         score = cells.lookup(around, photo.at) * use
         better = score > best_score[photo.at]
@@ -125,11 +136,13 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     return shares
 
 
-def _without_highlights(photos: Sequence[Projection], usable: Sequence[Floats], count: int) -> list[Floats]:
-    """(N,) for each photo: less than 1 where it is white and another one that saw the same is not."""
+def _without_highlights(
+    photos: Sequence[Projection], usable: Sequence[Floats], real: int, count: int
+) -> list[Floats]:
+    """(N,) for each photo: less than 1 where it is white and another one of the real ones that saw the same is not."""
     dullest = np.ones(count, np.float32)
     bright = [photo.color.min(axis=1) for photo in photos]
-    for photo, use, light in zip(photos, usable, bright, strict=True):
+    for photo, use, light in list(zip(photos, usable, bright, strict=True))[:real]:
         at = photo.at[use > 0.5]
         dullest[at] = np.minimum(dullest[at], light[use > 0.5])
     return [
@@ -139,11 +152,12 @@ def _without_highlights(photos: Sequence[Projection], usable: Sequence[Floats], 
 
 
 def _levelled(
-    cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], shares: Floats
+    cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], real: int, shares: Floats
 ) -> list[Projection]:
     """Even out the light of photos towards their seams, where one may be in the shade of what the other shows lit.
 
     Only what is broad is moved, print is not: each photo goes half the way at the seam, and less the farther from it.
+    An inferred one goes all the way to a real one.
     """
     count = shares.shape[1]
     every = np.arange(count)
@@ -163,11 +177,14 @@ def _levelled(
             off = (second.color[there] - first.color[here]) * weight[:, None]
             at = second.at[there]
             both = _broad(cells.sums(at, weight)) + least
+            way, back = shown[j] / total, shown[i] / total
+            if i < real <= j:
+                way, back = np.zeros_like(way), np.minimum(2 * back, 1)
             for channel in range(3):
                 apart = _broad(cells.sums(at, off[:, channel])) / both
                 np.clip(apart, -MOST_LIGHT, MOST_LIGHT, out=apart)
-                offsets[i, channel] += shown[j] / total * apart
-                offsets[j, channel] -= shown[i] / total * apart
+                offsets[i, channel] += way * apart
+                offsets[j, channel] -= back * apart
     return [
         photo._replace(
             color=photo.color + np.stack([cells.lookup(grid, photo.at) for grid in offset], axis=1)

@@ -213,17 +213,15 @@ def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]
     if not surface.source_views:
         return paint
     with timed(seconds, "project"):
-        return _lay_photos(surface.source_views, shape, paint)
+        return _lay_photos(surface, shape, paint)
 
 
-def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> _Paint:
+def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
     """Lay the photos whose outlines are the mesh's over the texels that their cameras saw."""
+    sources = surface.source_views
     photos, warnings = [], list(paint.warnings)
     for source in sources:
-        found = fit(shape.vertices, shape.faces, source.view, source.camera)
-        if len(sources) > 1:
-            found = refine(shape.vertices, shape.faces, source.view, found)
-        photos.append(_Laid(replace(source, camera=found.camera), found.overlap, 0.0))
+        photos.append(_placed(source, shape, alone=len(sources) == 1))
         if not photos[-1].laid:
             whose = (
                 "The model's outline is not the photo's"
@@ -244,7 +242,17 @@ def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> 
     if len(shots) > 1:
         some = slice(None, None, max(len(points) // COMPARED, 1))
         shots = agree(shots, shape.vertices, shape.faces, points[some], directions[some])
-    blended = blend(points, paint.colors, [shot.project(points, directions, least) for shot in shots])
+    inferred = [_placed(source, shape) for source in surface.inferred_views]
+    likely = [
+        shoot(Photo(one.source.view), one.source.camera, shape.vertices, shape.faces)
+        for one in inferred
+        if one.laid
+    ]
+    blended = blend(
+        points,
+        paint.colors,
+        *([shot.project(points, directions, least) for shot in group] for group in (shots, likely)),
+    )
     shown = blended.shares > 0.5
     for n, shot, part in zip(fitting, shots, shown, strict=True):
         source = replace(photos[n].source, camera=shot.camera)
@@ -256,6 +264,14 @@ def _lay_photos(sources: Sequence[SourceView], shape: _Shape, paint: _Paint) -> 
         coverage=_part_of_surface(blended.seen, shape, paint.on),
         warnings=warnings,
     )
+
+
+def _placed(source: SourceView, shape: _Shape, *, alone: bool = False) -> _Laid:
+    """Fit the camera of a photo to the mesh. The one photo that is alone is not turned, since the depth is made up."""
+    found = fit(shape.vertices, shape.faces, source.view, source.camera)
+    if not alone:
+        found = refine(shape.vertices, shape.faces, source.view, found)
+    return _Laid(replace(source, camera=found.camera), found.overlap, 0.0)
 
 
 def _part_of_surface(seen: NDArray[np.bool_], shape: _Shape, on: Texels) -> float:

@@ -15,6 +15,7 @@ from worker.core.errors import JobError
 from worker.core.settings import Device, Precision, TripoSRViews
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
+from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.paint import paint, paint_front
 from worker.engines.relief.solid import pillow, section_of, sided
 from worker.engines.surface import PosedView, SourceView, Surface
@@ -67,13 +68,17 @@ class Relief:
             raise JobError("no_surface")
         points = (vertices * np.float32(solid.cell) + solid.origin).astype(np.float32)
         alone = height if len(outlines) == 1 else None
+        inferred = [] if alone else mirrored(outlines)
         return Surface(
             vertices=points,
             faces=faces,
-            color=paint_front(alone) if alone else paint(outlines, solid, points),
+            color=paint_front(alone) if alone else paint(outlines, inferred, solid, points),
             source_views=[
                 SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
                 for o in outlines
+            ],
+            inferred_views=[
+                SourceView(role=o.role, view=o.view, camera=_in_perspective(o.camera)) for o in inferred
             ],
             depth_factors=(0.01, 100.0) if alone else Surface.depth_factors,  # one photo's depth is made up
             report=report,

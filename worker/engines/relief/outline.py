@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from worker.engines.surface import View
 from worker.engines.views import Mask
 from worker.mesh.project import box_of
 
@@ -60,6 +61,14 @@ def longer_side(mask: Mask) -> int:
     """Return the longer side of the mask's box in pixels, limited so that the grid is not finer than the photo."""
     rows, columns = np.nonzero(mask)
     return max(int(np.ptp(rows)), int(np.ptp(columns)), len(mask) // 8) + 1
+
+
+def grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
+    """Return the photo's colours, (S, S, 3), with the product's colours continued past its rim, over the background."""
+    # A part that is too thin to have an inside keeps the colours of its spine.
+    sure = mask & (view[..., 3] > 127) & ((inner > 2.5) | (inner >= ndimage.maximum_filter(inner, 5)))
+    nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
+    return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
 
 
 def lookup(image: FloatMap, row: FloatMap, column: FloatMap) -> FloatMap:

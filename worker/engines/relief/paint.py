@@ -1,19 +1,18 @@
 """Colour a surface from the photos: where a photo saw it, and where none did."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.relief.inflate import relax
-from worker.engines.relief.outline import FloatMap, inner_distance, lookup
+from worker.engines.relief.outline import FloatMap, grow, inner_distance, lookup
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.share import Height
 from worker.engines.relief.solid import Solid
-from worker.engines.surface import Colors, Points, View
-from worker.engines.views import OPPOSITE, Mask, Outline
+from worker.engines.surface import Colors, Points
+from worker.engines.views import Mask, Outline
 
 # Cosines to the camera: below the first, colours come from the rim; above the second, from the photo.
 TURN = (0.1, 0.5)
@@ -24,12 +23,7 @@ SHARP = (
     4  # exponent of how well a photo saw a point: the higher, the narrower the band in which two photos blend
 )
 SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
-SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
-THIN = 5.0  # pixels; parts about as thin need no like on the other side
-FINE = 5  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
-SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
-LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
 FILL_GRID = 64  # cells along the longest axis, in which the colours of unseen parts are found
 EVERY = 4  # of the surface's points, those from which the colours of unseen parts are found
 BAND = 16  # width in pixels of the rim that colours sides and back
@@ -39,7 +33,7 @@ def paint_front(front: Height) -> Callable[[Points], Colors]:
     """Return the colour function: the photo where the surface faces the camera, blended colours of the rim elsewhere."""
     view, mask = front.outline.view, front.mask
     size, inner = view.shape[1], inner_distance(mask)
-    photo = _grow(view, mask, inner)
+    photo = grow(view, mask, inner)
     slope = np.hypot(*np.gradient(front.squared / np.float32(front.outline.unit**2)))[:, :, None]
     maps = np.concatenate([photo, _rim(photo, mask, inner), slope], axis=2).astype(np.float32)
 
@@ -54,14 +48,6 @@ def paint_front(front: Height) -> Callable[[Points], Colors]:
         return np.asarray(share * here[:, :3] + (1 - share) * here[:, 3:6], np.float32)
 
     return color
-
-
-def _grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
-    """Return the photo's colours, (S, S, 3), with the product's colours continued past its rim, over the background."""
-    # A part that is too thin to have an inside keeps the colours of its spine.
-    sure = mask & (view[..., 3] > 127) & ((inner > 2.5) | (inner >= ndimage.maximum_filter(inner, 5)))
-    nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
-    return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
 
 
 def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
@@ -95,8 +81,10 @@ class _Sight:
     """A photo's colours on the surface, and how well the photo saw it there."""
 
     def __init__(self, outline: Outline, solid: Solid) -> None:
-        inner = inner_distance(outline.mask)
-        photo = _grow(outline.view, outline.mask, inner)
+        # Half of the resolution will do: the photos themselves are laid over these colours.
+        view, mask = outline.view[::2, ::2], outline.mask[::2, ::2]
+        inner = inner_distance(mask)
+        photo = grow(view, mask, inner)
         self.camera, self.solid = outline.camera, solid
         self.maps = np.concatenate([photo, np.minimum(inner, INSIDE[1])[:, :, None]], axis=2)
         # The camera looks along an axis of the grid: what is nearest to it can be read off the samples.
@@ -125,21 +113,22 @@ class _Sight:
         return here[:, :3], facing * shown * _rise(here[:, 3], *INSIDE)
 
 
-def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable[[Points], Colors]:
+def paint(
+    outlines: Sequence[Outline], inferred: Sequence[Outline], solid: Solid, points: Points
+) -> Callable[[Points], Colors]:
     """Return the colour function of a surface that several photos show.
 
     A point has the colour of the photo that saw it best. What no photo saw has the colours around it.
 
     Args:
         outlines: of the photos.
+        inferred: likely pictures of sides that no photo shows.
         solid: its surface is painted.
         points: (V, 3) on the surface, close to each other.
     """
     slopes = np.gradient(_halved(solid.volume))
-    # Half of the resolution will do: the photos themselves are laid over these colours.
-    outlines = [o._replace(view=o.view[::2, ::2], mask=o.mask[::2, ::2]) for o in outlines]
     sights = [(_Sight(outline, solid), 1.0) for outline in outlines]
-    sights += [(_Sight(outline, solid), INVENTED) for outline in _mirrored(outlines)]
+    sights += [(_Sight(outline, solid), INVENTED) for outline in inferred]
 
     def seen(points: Points) -> tuple[Colors, NDArray[np.float32]]:
         at = ((points - solid.origin) / np.float32(2 * solid.cell) - np.float32(0.25)).T
@@ -166,45 +155,6 @@ def paint(outlines: Sequence[Outline], solid: Solid, points: Points) -> Callable
     return color
 
 
-def _mirrored(outlines: Sequence[Outline]) -> list[Outline]:
-    """Return the mirror image of the one side that is shown, for the other side of a product that has two like sides.
-
-    What is fine is left out, so that print does not come out mirrored.
-    """
-    sides = [outline for outline in outlines if outline.role in ("left", "right")]
-    if len(sides) != 1 or not _is_symmetric(outlines[0]):
-        return []
-    (side,) = sides
-    camera = replace(side.camera, azimuth=(side.camera.azimuth + 180) % 360)
-    mask = np.ascontiguousarray(side.mask[:, ::-1])
-    color = _grow(side.view, side.mask, inner_distance(side.mask))[:, ::-1]
-    plain = np.stack([ndimage.median_filter(color[..., i], FINE) for i in range(3)], axis=2)
-    alpha = np.full((*mask.shape, 1), 255)
-    view = np.concatenate([plain * 255, alpha], axis=2).astype(np.uint8)
-    return [Outline(OPPOSITE[side.role], view, mask, camera)]
-
-
-def _is_symmetric(front: Outline) -> bool:
-    """Return true if the front looks about the same in a mirror. Thin parts do not count, and the photo may be tilted."""
-    mask = ndimage.gaussian_filter(front.mask.astype(np.float32), THIN) > 0.5
-    width = mask.sum(axis=1)
-    rows, columns = np.flatnonzero(width), np.arange(mask.shape[1])
-    if len(rows) < 2:
-        return False
-    middle = (mask[rows] * columns).sum(axis=1) / width[rows]
-    tilt, start = np.polyfit(rows, middle, 1, w=width[rows])
-    axis = start + tilt * np.arange(len(mask))
-    source = np.rint(2 * axis[:, None] - columns).astype(np.intp)
-    there = (source >= 0) & (source < mask.shape[1])
-    source = np.where(there, source, 0)
-    other = np.take_along_axis(mask, source, axis=1) & there
-    both = mask & other
-    if both.sum() < SYMMETRIC * (mask | other).sum():
-        return False
-    soft = ndimage.gaussian_filter(front.view[..., :3].astype(np.float32), (SOFT, SOFT, 0))
-    return bool(np.abs(soft - np.take_along_axis(soft, source[:, :, None], axis=1))[both].mean() < LIKE * 255)
-
-
 class _Surroundings:
     """The colours that photos saw, continued over all that they did not see."""
 
@@ -224,24 +174,26 @@ class _Surroundings:
         return np.stack(layers, axis=1)
 
 
-def _pull_push(sums: NDArray[np.float32]) -> NDArray[np.float32]:
+def _pull_push(sums: NDArray[np.float32], rows: int = 1) -> NDArray[np.float32]:
     """Fill the gaps of (X, Y, Z, 4) colours times weight, and weight, from what is known around them: (X, Y, Z, 3).
 
     After Gortler, Grzeszczuk, Szeliski and Cohen, "The lumigraph" (1996): average into coarser and coarser grids until there
-    are no gaps, then fill each finer grid's gaps from the coarser one.
+    are no gaps, then fill each finer grid's gaps from the coarser one. Products vary less along a row than along a column, so
+    that only every other time `rows` of cells are averaged upwards too.
     """
     shape = sums.shape[:3]
     known = sums[..., 3:]
     if max(shape) <= 2:
         mean = sums[..., :3].sum(axis=(0, 1, 2)) / max(float(known.sum()), 1e-9)
         return np.broadcast_to(np.asarray(mean, np.float32), (*shape, 3))
-    padded = np.pad(sums, [(0, n % 2) for n in shape] + [(0, 0)])
-    x, y, z = (n // 2 for n in padded.shape[:3])
-    coarse = padded.reshape(x, 2, y, 2, z, 2, 4).sum(axis=(1, 3, 5))
-    coarse /= np.maximum(
-        coarse[..., 3:], 1
-    )  # a weight is at most 1, or the many far ones would drown the few near ones
-    filled = ndimage.zoom(_pull_push(coarse), (2, 2, 2, 1), order=1, grid_mode=True, mode="nearest")
+    padded = np.pad(sums, [(0, shape[0] % 2), (0, shape[1] % rows), (0, shape[2] % 2), (0, 0)])
+    x, y, z = (n // of for n, of in zip(padded.shape, (2, rows, 2), strict=False))
+    coarse = padded.reshape(x, 2, y, rows, z, 2, 4).sum(axis=(1, 3, 5))
+    # A weight is at most 1, or the many far ones would drown the few near ones.
+    coarse /= np.maximum(coarse[..., 3:], 1)
+    filled = ndimage.zoom(
+        _pull_push(coarse, 3 - rows), (2, rows, 2, 1), order=1, grid_mode=True, mode="nearest"
+    )
     filled = filled[: shape[0], : shape[1], : shape[2]]
     share = np.minimum(known, 1)
     return np.asarray(share * sums[..., :3] / np.maximum(known, 1e-9) + (1 - share) * filled, np.float32)

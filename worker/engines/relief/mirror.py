@@ -1,0 +1,61 @@
+"""Infer the side that no photo shows of a product with two like sides: it looks like the other one in a mirror."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+from skimage.filters import rank
+
+from worker.engines.relief.outline import grow, inner_distance
+from worker.engines.views import OPPOSITE, Outline
+
+SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
+THIN = 5.0  # pixels; parts about as thin need no like on the other side
+FINE = 9  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
+SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
+LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
+
+
+def mirrored(outlines: Sequence[Outline]) -> list[Outline]:
+    """Return the mirror image of the one side that is shown, for the other side of a product that has two like sides.
+
+    What is fine is left out, so that print does not come out mirrored.
+    """
+    sides = [outline for outline in outlines if outline.role in ("left", "right")]
+    if len(sides) != 1 or not _is_symmetric(outlines[0]):
+        return []
+    (side,) = sides
+    color = grow(side.view, side.mask, inner_distance(side.mask)) * 255
+    square = np.ones((FINE, FINE), np.uint8)
+    plain = [
+        rank.median(color[..., i].astype(np.uint8), square)  # type: ignore[no-untyped-call]  # has no types
+        for i in range(3)
+    ]
+    alpha = np.where(side.mask, np.uint8(255), np.uint8(0))
+    view = np.ascontiguousarray(np.stack([*plain, alpha], axis=2)[:, ::-1])
+    camera = replace(side.camera, azimuth=(side.camera.azimuth + 180) % 360)
+    return [Outline(OPPOSITE[side.role], view, view[..., 3] > 0, camera)]
+
+
+def _is_symmetric(front: Outline) -> bool:
+    """Return true if the front looks about the same in a mirror. Thin parts do not count, and the photo may be tilted."""
+    # Half of the resolution will do.
+    view, mask = front.view[::2, ::2, :3], front.mask[::2, ::2]
+    mask = ndimage.gaussian_filter(mask.astype(np.float32), THIN) > 0.5
+    width = mask.sum(axis=1)
+    rows, columns = np.flatnonzero(width), np.arange(mask.shape[1])
+    if len(rows) < 2:
+        return False
+    middle = (mask[rows] * columns).sum(axis=1) / width[rows]
+    tilt, start = np.polyfit(rows, middle, 1, w=width[rows])
+    axis = start + tilt * np.arange(len(mask))
+    source = np.rint(2 * axis[:, None] - columns).astype(np.intp)
+    there = (source >= 0) & (source < mask.shape[1])
+    source = np.where(there, source, 0)
+    other = np.take_along_axis(mask, source, axis=1) & there
+    both = mask & other
+    if both.sum() < SYMMETRIC * (mask | other).sum():
+        return False
+    soft = ndimage.gaussian_filter(view.astype(np.float32), (SOFT, SOFT, 0))
+    return bool(np.abs(soft - np.take_along_axis(soft, source[:, :, None], axis=1))[both].mean() < LIKE * 255)
