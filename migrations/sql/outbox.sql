@@ -183,7 +183,7 @@ END $$;
 -- was delivered or is being sent: it would set the backend back. Attempts begin at 1 and not at 0, so that later progress
 -- does not replace the body.
 CREATE OR REPLACE FUNCTION worker.replay_events(wanted uuid[]) RETURNS SETOF uuid
-LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = '' SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     affected CONSTANT uuid[] := ARRAY(
         SELECT DISTINCT job_id FROM worker.outbox
