@@ -288,6 +288,38 @@ def test_the_queue_is_watched_through_an_outage(
     assert shown.rindex("gpu-1") > shown.index("The database cannot be reached")
 
 
+def test_without_a_terminal_each_change_of_a_job_is_a_line(
+    worker: Worker, engine: Engine, sql: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = run(sql, engine)
+    steps = iter(
+        (
+            "progress = 50, stage = 'generating'",
+            "progress = 50",
+            "status = 'pending', progress = 0, stage = NULL, lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL",
+            "status = 'cancelled', completed_at = now(), error_code = 'superseded', error_message = 'A newer one.'",
+        )
+    )
+
+    def pause(_seconds: float) -> None:
+        sql.execute(
+            "WITH key AS MATERIALIZED (SELECT set_config('worker.lease', 'queue', true)) UPDATE public.jobs"
+            f" SET {next(steps)} FROM key".encode()
+        )
+
+    monkeypatch.setattr(time, "sleep", pause)
+    found = worker("watch", str(job))
+    assert found.exit_code == 1
+    lines = [line.partition(" UTC  ")[2].split(None, 2) for line in found.stderr.splitlines()[:4]]
+    short = str(job)[:8]
+    assert [(line[0], line[2]) for line in lines] == [
+        (short, "5 %  claimed"),
+        (short, "50 %  generating"),
+        (short, "pending"),
+        (short, "cancelled  superseded"),
+    ]
+
+
 def test_a_test_job_is_not_queued_where_the_database_does_not_fit(
     worker: Worker, empty_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,10 @@
 
 import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.engine import Engine
@@ -130,8 +130,16 @@ def cancel(name: Name, shop: Shop = None, as_json: AsJson = False) -> None:
 
     Exit status: 1 there is no such batch.
     """
-    done = "cancelled if waiting, cancel requested if running"
-    _change(name, shop, batches.cancel, "job", done, as_json=as_json)
+    with connected(settings.load()) as engine:
+        found = _find(engine, name, shop)
+        changed = batches.cancel(engine, found["shop"], name)
+        running = sum(row["running"] for row in batches.status(engine, shop=found["shop"], batch=name))
+    if as_json:
+        print_json({"batch": name, "jobs": changed})
+        return
+    asked = min(running, changed)
+    text = f"{counted(changed - asked, 'job')} cancelled"
+    _print(f"{text}, cancel requested for {asked:,} that run." if asked else f"{text}.")
 
 
 @app.command()
@@ -140,7 +148,12 @@ def retry(name: Name, shop: Shop = None, as_json: AsJson = False) -> None:
 
     Exit status: 1 there is no such batch.
     """
-    _change(name, shop, batches.retry, "failed job", "queued again", as_json=as_json)
+    with connected(settings.load()) as engine:
+        changed = batches.retry(engine, _find(engine, name, shop)["shop"], name)
+    if as_json:
+        print_json({"batch": name, "jobs": changed})
+    else:
+        _print(f"{counted(changed, 'failed job')} queued again.")
 
 
 @app.command()
@@ -172,24 +185,6 @@ def _find(engine: Engine, name: str, shop: str | None) -> Row:
     if len(found) > 1:
         die(f"Several shops have a batch {name}. Name one with --shop. See: worker batch status {name}", 1)
     return found[0]
-
-
-def _change(
-    name: str,
-    shop: str | None,
-    act: Callable[[Engine, str, str], int],
-    noun: str,
-    done: str,
-    *,
-    as_json: bool,
-) -> NoReturn:
-    with connected(settings.load()) as engine:
-        changed = act(engine, _find(engine, name, shop)["shop"], name)
-    if as_json:
-        print_json({"batch": name, "jobs": changed})
-    else:
-        _print(f"{counted(changed, noun)} {done}.")
-    raise typer.Exit(0)
 
 
 def _listed(names: Sequence[Any], one: str, many: str) -> str:

@@ -82,7 +82,8 @@ def _usage(error: TyperException) -> str:
         print(message)  # noqa: T201 - for people
         return ""
     print(context.get_usage(), file=sys.stderr)  # noqa: T201 - for people
-    return f"{message.rstrip('.')}. See: {context.command_path} --help"
+    end = "" if message.endswith("?") else "."
+    return f"{message.rstrip('.')}{end} See: {context.command_path} --help"
 
 
 def _database(error: DBAPIError) -> tuple[str, int]:

@@ -129,12 +129,12 @@ def enqueue(
         ]
         _insert(database, keep=False, image_urls=urls, **columns)
         job = _insert(database, image_urls=_prepare_photos(photos, configured, verbose=watch), **columns)
+        if watch or not as_json:
+            console.print(f"Job {job} is queued.", soft_wrap=True, highlight=False)
         if watch:
             _watch(database, [job], as_json=as_json)
     if as_json:
         print_json({"id": job})
-    else:
-        console.print(f"Job {job} is queued.", soft_wrap=True, highlight=False)
 
 
 @app.command(rich_help_panel=JOBS)

@@ -129,18 +129,17 @@ def photo_url(photo: str, settings: Settings) -> str:
     if is_url(photo):
         return photo
     file = Path(photo)
+    if settings.storage_dir and not settings.storage_url:
+        raise ConfigError(
+            f"{file.name} is a file, and nothing serves the store. Run `worker dev`, or set WORKER_STORAGE_URL."
+        )
     try:
-        url = _upload(file, open_store(settings))
+        return _upload(file, open_store(settings))
     except JobError as error:
         status = os.EX_TEMPFAIL if error.retryable else os.EX_CONFIG
         said = STORE_ERRORS.get(error.code)
         what = f"The store does not take {file.name}: {said} See: worker doctor" if said else error.message
         die(what, status)
-    if not url.startswith("http"):
-        raise ConfigError(
-            f"{photo} is a file, and nothing serves the store. Run `worker dev`, or set WORKER_STORAGE_URL."
-        )
-    return url
 
 
 def _upload(file: Path, store: Store) -> str:

@@ -22,9 +22,11 @@ from worker.jobs import queue
 from worker.local import samples
 from worker.local.postgres import remove_server
 from worker.local.stack import Stack, await_jobs, interrupt_on_signals, start_daemon, start_stack
+from worker.ops.terminal.formats import file_size
 
 SHOP = "bench.myshopify.com"
 LIMIT_S = 1800  # for one job after another's end
+MB = 2**20  # of the report's figures
 READY_S = 0.2  # between two looks at the daemon's log
 
 Rows = Sequence[Mapping[str, Any]]
@@ -175,9 +177,9 @@ def _table(found: Mapping[str, Any]) -> Table:
     for code, count in found["errors"].items():
         table.add_row(f"  {code}", f"{count}", style="red")
     if found["peak_memory_mb"]:
-        table.add_row("peak memory of a lane", f"{found['peak_memory_mb']:,} MB")
+        table.add_row("peak memory of a lane", file_size(found["peak_memory_mb"] * MB))
     if found["peak_gpu_memory_mb"]:
-        table.add_row("peak GPU memory of a lane", f"{found['peak_gpu_memory_mb']:,} MB")
+        table.add_row("peak GPU memory of a lane", file_size(found["peak_gpu_memory_mb"] * MB))
     table.add_row("lanes", ", ".join(found["lanes"]))
     return table
 

@@ -19,6 +19,7 @@ from worker.compute import linux
 from worker.compute.lanes import Host, plan
 from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
+from worker.ops.terminal.formats import file_size
 
 PACKAGE = "shop-model-worker"
 ROOMY_MB = 5000  # free on a disk: for weights, the files of a few jobs, and a core dump
@@ -65,7 +66,7 @@ def memory(settings: Settings) -> Iterator[Finding]:
     """Check the memory of the host or of its container."""
     total = linux.memory_bytes()
     needed = engines.find(settings.engine).ram_gb
-    text = f"{total / 1e9:.1f} GB"
+    text = file_size(total)
     if total / 1e9 < needed:
         yield advice(
             "memory",
@@ -86,12 +87,13 @@ def disk(settings: Settings) -> Iterator[Finding]:
     for variable, place in places.items():
         if place is None:
             continue
-        free_mb = shutil.disk_usage(_standing(place)).free // 1_000_000
-        text = f"{variable} ({place}) has {free_mb:,} MB free"
+        free = shutil.disk_usage(_standing(place)).free
+        free_mb = free // 1_000_000
+        text = f"{variable} ({place}) has {file_size(free)} free"
         if free_mb < settings.min_free_mb and variable != "WORKER_WEIGHTS_DIR":
             yield fail(
                 "disk",
-                f"{text}; no job is claimed below {settings.min_free_mb:,} MB",
+                f"{text}; no job is claimed below {file_size(settings.min_free_mb * 1e6)}",
                 f"Free some space, point {variable} to a larger disk, or lower WORKER_MIN_FREE_MB.",
             )
         elif free_mb < ROOMY_MB:

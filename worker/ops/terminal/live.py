@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from worker.database import Row
 from worker.jobs import batches, hosts, queue
 from worker.ops import advice
 from worker.ops.terminal import tables
-from worker.ops.terminal.formats import about
+from worker.ops.terminal.formats import about, moment
 from worker.ops.terminal.summary import queue_summary
 
 PAUSE_S = 0.3  # between two queries for single jobs
@@ -35,6 +36,14 @@ def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Ro
         if rows:
             console.print(tables.jobs_table(rows, console.width))
         return rows
+    return (
+        _draw_jobs(engine, ids, rows, console)
+        if console.is_terminal
+        else _print_jobs(engine, ids, rows, console)
+    )
+
+
+def _draw_jobs(engine: Engine, ids: Sequence[UUID], rows: list[Row], console: Console) -> list[Row]:
     began = time.monotonic()
     with _live(console) as live:
         while True:
@@ -46,6 +55,30 @@ def watch_jobs(engine: Engine, ids: Sequence[UUID], console: Console) -> list[Ro
                 return rows
             time.sleep(PAUSE_S)
             rows = _until_answered(lambda: queue.get_jobs(engine, ids), live, screen)
+
+
+def _print_jobs(engine: Engine, ids: Sequence[UUID], rows: list[Row], console: Console) -> list[Row]:
+    """Print a line for each change of a job, for a pipe or a log, where no line can be drawn again."""
+    printed: dict[Any, str] = {}
+    began = time.monotonic()
+
+    def tell(key: Any, line: Text | None) -> None:
+        if line and printed.get(key) != line.plain:
+            printed[key] = line.plain
+            console.print(Text(f"{moment(datetime.now(UTC))}  ").append(line), soft_wrap=True)
+
+    while True:
+        for row in rows:
+            tell(row["id"], tables.job_line(row))
+        if all(row["completed_at"] for row in rows):
+            return rows
+        if time.monotonic() - began > IDLE_S:
+            tell("hint", idle_hint(engine, rows))
+        time.sleep(PAUSE_S)
+        try:
+            rows = queue.get_jobs(engine, ids)
+        except (OperationalError, InterfaceError) as error:
+            tell("outage", _outage(error))
 
 
 def watch_batch(engine: Engine, shop: str, batch: str, console: Console) -> Row:
@@ -114,10 +147,12 @@ def _until_answered(
         try:
             return query()
         except (OperationalError, InterfaceError) as error:
-            reason = one_line(error)[:120]
-            line = Text(f"The database cannot be reached; trying again. {reason}", style="yellow")
-            live.update(Group(*screen, line), refresh=True)
+            live.update(Group(*screen, _outage(error)), refresh=True)
             time.sleep(QUEUE_PAUSE_S)
+
+
+def _outage(error: DBAPIError) -> Text:
+    return Text(f"The database cannot be reached; trying again. {one_line(error)[:120]}", style="yellow")
 
 
 def idle_hint(engine: Engine, rows: Sequence[Row]) -> Text | None:

@@ -71,6 +71,14 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]], width: int) -> Table:
     return table
 
 
+def job_line(job: Mapping[str, Any]) -> Text:
+    """Return a job on one line that changes only as its state does: id, product, state, remark."""
+    job = clean(job)
+    state = f"{job['progress']} %" if job["status"] == "processing" else job["status"]
+    parts = [Text(job["short"]), Text(product(job)), Text(state), _remark(job)]
+    return Text("  ").join(part for part in parts if part)
+
+
 def batches_table(batches: Sequence[Mapping[str, Any]], width: int) -> Table:
     """Return a table with one line a batch, for a terminal of `width` columns: name, progress, and its jobs by state."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
@@ -162,7 +170,8 @@ def hosts_table(hosts: Sequence[Mapping[str, Any]], width: int) -> Table:
         columns["up"] = [
             about((now - host["started_at"]).total_seconds()) if host["up"] else "" for host in hosts
         ]
-    columns["last hour"] = [counted(host["ended"], "job") for host in hosts]
+    if width >= NARROW:
+        columns["last hour"] = [counted(host["ended"], "job") for host in hosts]
     table = Table(*columns, box=None, pad_edge=False, header_style="dim")
     for column in table.columns:
         column.no_wrap, column.overflow = True, "ellipsis"
@@ -240,7 +249,8 @@ def _remark(job: Mapping[str, Any]) -> Text:
             again = f", attempt {job['attempts']:,}" if job["attempts"] > 1 else ""
             text, color = f"{job['stage']}{again}", ""
         case "pending" if job["error_code"]:
-            text, color = f"retry at {moment(job['run_after'])} after {job['error_code']}", "yellow"
+            due = "retry" if job["run_after"] <= datetime.now(UTC) else f"retry at {moment(job['run_after'])}"
+            text, color = f"{due} after {job['error_code']}", "yellow"
         case "pending" if job["run_after"] > datetime.now(UTC):
             text, color = f"not before {moment(job['run_after'])}", "dim"
         case _:
