@@ -103,6 +103,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if path == "/webhooks":
             self._send_webhooks()
+        elif path == PATH:  # the doctor asks if it is there
+            self.send_response(HTTPStatus.METHOD_NOT_ALLOWED)
+            self.send_header("allow", "POST")
+            self.send_header("content-length", "0")
+            self.end_headers()
         elif not _is_here(self.headers.get("origin", self.server.url)):
             self.send_error(HTTPStatus.FORBIDDEN, "Only pages of this machine may read the files.")
         else:
