@@ -20,7 +20,8 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -30,6 +31,7 @@ import psycopg
 from benchmarks.rig import Daemon, Json, Rig, rig, sql, until
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.engine import Engine
 
 from worker import database
 from worker.core.settings import ConfigError
@@ -135,9 +137,10 @@ def run(size: Size, on_step: Callable[[str], None], pgqueuer: str | None, *, rat
 
 
 def settled_per_s(bench: Rig, size: Size, pgqueuer: str | None) -> Json:
-    """Measure claims and settlements over a deep history, with one claimer and with four: ours, as the daemon does them, and a
-    bare loop of two UPDATEs with psycopg, in turns. Also the kB of WAL that a job costs, from a checkpoint on. pgqueuer, run by
-    that Python, has a database without history: it keeps none in its queue.
+    """Measure claims and settlements over a deep history, with one claimer and with four, in turns: ours as the daemon does them,
+    alone and with the version and the publication of a whole job, and a bare loop of two UPDATEs with psycopg. Also the kB of
+    WAL that a job costs, from a checkpoint on. pgqueuer, run by that Python, has a database without history: it keeps none in
+    its queue.
     """
     url = bench.database("rate")
     # The history as it would be, without the time that triggers would take to write it.
@@ -156,7 +159,8 @@ def settled_per_s(bench: Rig, size: Size, pgqueuer: str | None) -> Json:
     _insert_bare(url, size, "done", size.history)
     contestants: dict[str, Callable[[int, int], float]] = {
         "bare": lambda each, claimers: _together(url, _bare, each, claimers),
-        "ours": lambda each, claimers: _together(url, _ours, each, claimers),
+        "claim_and_end": lambda each, claimers: _together(url, _claim_and_end, each, claimers),
+        "whole_job": lambda each, claimers: _together(url, _whole_job, each, claimers),
     }
     if pgqueuer:
         other = bench.postgres.create_database("pgqueuer")
@@ -186,7 +190,7 @@ def _settle_in_turns(
         "INSERT INTO jobs (shop, product_id, image_urls)"
         " SELECT 'shop-' || n %% %s, 'p' || n, '{http://a/b}' FROM generate_series(1, %s) AS n",
         size.shops,
-        size.settled,
+        2 * size.settled,
     )
     _insert_bare(url, size, "pending", size.settled)
     sql(url, "VACUUM ANALYZE")
@@ -202,7 +206,7 @@ def _settle_in_turns(
             wal[name] += written
     jobs = rounds * each * claimers
     return {name: round(jobs / seconds, 1) for name, seconds in spent.items()} | {
-        "ratio": round(spent["bare"] / spent["ours"], 2),
+        "ratio": {name: round(spent["bare"] / seconds, 2) for name, seconds in spent.items()},
         "wal_kb": {name: round(written / jobs / 1000, 1) for name, written in wal.items()},
     }
 
@@ -242,22 +246,37 @@ def _bare(url: str, jobs: int, ready: threading.Barrier) -> None:
             connection.execute(BARE_FINISH, ["http://a/b.glb", row[0]])
 
 
-def _ours(url: str, jobs: int, ready: threading.Barrier) -> None:
+def _claim_and_end(url: str, jobs: int, ready: threading.Barrier) -> None:
+    with _engine(url) as engine:
+        ready.wait()
+        for _ in range(jobs):
+            job = queue.claim(engine, worker="bench", lease_s=30)
+            assert job
+            queue.complete(engine, job, model_url="http://a/b.glb", report={})
+
+
+def _whole_job(url: str, jobs: int, ready: threading.Barrier) -> None:
+    with _engine(url) as engine:
+        ready.wait()
+        for _ in range(jobs):
+            job = queue.claim(engine, worker="bench", lease_s=30)
+            assert job
+            digest, key = uuid4().hex, sha256(job.id.bytes).hexdigest()
+            files = dict.fromkeys((".cutout.png", ".png", ".webp", ".glb"), key)
+            stem = f"{job.shop}/{job.product_id}"
+            versions.begin(engine, job, digest=digest, stem=stem, files=files, result_key=key)
+            path = queue.complete(engine, job, model_url="http://a/b.glb", report={}, digest=digest)
+            assert path
+            versions.finish_publication(
+                engine, Publication.of(job, path=path, stem=stem, digest=digest, files=files)
+            )
+
+
+@contextmanager
+def _engine(url: str) -> Iterator[Engine]:
     engine = database.connect(database.parse(url, "DATABASE_URL"), pool_size=1)
     engine.connect().close()
-    ready.wait()
-    for _ in range(jobs):
-        job = queue.claim(engine, worker="bench", lease_s=30)
-        assert job
-        digest, key = uuid4().hex, sha256(job.id.bytes).hexdigest()
-        files = dict.fromkeys((".cutout.png", ".png", ".webp", ".glb"), key)
-        stem = f"{job.shop}/{job.product_id}"
-        versions.begin(engine, job, digest=digest, stem=stem, files=files, result_key=key)
-        path = queue.complete(engine, job, model_url="http://a/b.glb", report={}, digest=digest)
-        assert path
-        versions.finish_publication(
-            engine, Publication.of(job, path=path, stem=stem, digest=digest, files=files)
-        )
+    yield engine
     engine.dispose()
 
 
@@ -464,12 +483,16 @@ def as_table(found: Mapping[str, Any]) -> Table:
     """Return what a person reads."""
     table = Table("", "", "beside it", box=None, header_style="dim")
     for claimers, rate in found["settled_per_s"].items():
-        table.add_row(
-            f"claimed and settled, claimers: {claimers}",
-            f"{rate['ours']:.0f} a second, {rate['wal_kb']['ours']:.1f} kB of WAL a job",
-            f"a bare loop {rate['bare']:.0f}, {rate['wal_kb']['bare']:.1f} kB; {rate['ratio']:.2f} of it"
-            + (f"; pgqueuer {rate['pgqueuer']:.0f}" if "pgqueuer" in rate else ""),
-        )
+        for name, what in (
+            ("claim_and_end", "claimed and ended"),
+            ("whole_job", "with version and publication"),
+        ):
+            table.add_row(
+                f"{what}, claimers: {claimers}",
+                f"{rate[name]:.0f} a second, {rate['wal_kb'][name]:.1f} kB of WAL a job",
+                f"a bare loop {rate['bare']:.0f}, {rate['wal_kb']['bare']:.1f} kB; {rate['ratio'][name]:.2f} of it"
+                + (f"; pgqueuer {rate['pgqueuer']:.0f}" if "pgqueuer" in rate else ""),
+            )
     if "fair_after_claims" not in found:
         return table
     listen, poll = found["pickup_ms"]["listen"], found["pickup_ms"]["poll"]

@@ -29,7 +29,13 @@ def test_the_bench_prints_what_the_queue_promises_as_one_document(u2netp: Path) 
     assert set(found["pickup_ms"]["poll"]) == {"interval", "p95"}
     assert set(found["statements_per_s"]) == {"idle", "busy"}
     assert set(found["settled_per_s"]) == {"1", "4"}
-    assert set(found["settled_per_s"]["1"]) == {"bare", "ours", "ratio", "wal_kb"}
+    assert set(found["settled_per_s"]["1"]) == {
+        "bare",
+        "claim_and_end",
+        "whole_job",
+        "ratio",
+        "wal_kb",
+    }
     assert len(found["retaken_s"]) == 1
     assert found["lease_s"] == 3
     assert found["frozen_writes"] == 0
