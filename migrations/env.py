@@ -32,6 +32,7 @@ FILES = (
     "erasure",
     "versions",
     "review",
+    "estimates",
     "batches",
     "plans",
     "search",

@@ -9,7 +9,8 @@ REVOKE ALL ON FUNCTION public.cancel_batch, public.retry_batch, public.set_batch
 
 -- Every role may call only what runs with the rights of whoever writes a row or reads job_status.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA worker FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION worker.check_job_rules, worker.storage_path, worker.first_in_line, worker.is_published TO PUBLIC;
+GRANT EXECUTE ON FUNCTION worker.check_job_rules, worker.storage_path, worker.first_in_line, worker.is_published,
+    worker.estimated_start, worker.estimated_seconds, worker.estimated_batch_end TO PUBLIC;
 
 DO $$
 DECLARE
@@ -21,7 +22,8 @@ BEGIN
     GRANT USAGE ON SCHEMA worker TO worker;
     GRANT SELECT, INSERT, UPDATE, DELETE ON public.jobs, worker.outbox, worker.attempts, worker.hosts, worker.superseded,
         worker.versions, worker.published, worker.erasures, worker.batches, worker.batch_changes, worker.shop_limits,
-        worker.shop_days, worker.shop_changes, worker.search, worker.history TO worker;
+        worker.shop_days, worker.shop_changes, worker.search, worker.history, worker.measured_seconds, worker.forecasts,
+        worker.batch_forecasts TO worker;
     GRANT SELECT ON worker.alembic_version, public.job_status, public.queue_health, public.batch_status, public.shop_usage TO worker;
     GRANT EXECUTE ON FUNCTION public.cancel_job, public.retry_job, public.approve_job, public.reject_job, public.publish_version,
         public.pause_host, public.resume_host TO worker;
@@ -32,7 +34,8 @@ BEGIN
     FOR found IN
         SELECT wanted FROM unnest(ARRAY['public.jobs', 'worker.outbox', 'worker.attempts', 'worker.hosts', 'worker.superseded',
             'worker.versions', 'worker.published', 'worker.erasures', 'worker.batches', 'worker.batch_changes',
-            'worker.shop_limits', 'worker.shop_days', 'worker.shop_changes', 'worker.history', 'worker.search']) AS wanted
+            'worker.shop_limits', 'worker.shop_days', 'worker.shop_changes', 'worker.measured_seconds', 'worker.forecasts',
+            'worker.batch_forecasts', 'worker.search', 'worker.history']) AS wanted
         WHERE NOT EXISTS (
             SELECT FROM pg_policy WHERE polrelid = wanted::regclass AND polname = 'worker_sees_all')
     LOOP

@@ -247,7 +247,8 @@ SELECT shop, batch, waiting + running + completed + failed + cancelled + gone AS
     waiting, running, completed, failed, cancelled, gone, for_review, cached,
     100 * (completed + failed + cancelled + gone) / greatest(1, waiting + running + completed + failed + cancelled + gone)
         AS percent,
-    created_at, started_at, CASE WHEN waiting + running = 0 THEN ended_at END AS finished_at
+    created_at, started_at, CASE WHEN waiting + running = 0 THEN ended_at END AS finished_at,
+    CASE WHEN waiting + running > 0 THEN worker.estimated_batch_end(shop, batch) END AS estimated_end
 FROM (
     SELECT shop, batch, sum(waiting)::int AS waiting, sum(running)::int AS running, sum(completed)::int AS completed,
         sum(failed)::int AS failed, sum(cancelled)::int AS cancelled, sum(gone)::int AS gone,
@@ -266,4 +267,4 @@ FROM (
 ) AS sums;
 
 COMMENT ON VIEW public.batch_status IS
-'Each batch: how many of its jobs wait, run and have ended. `gone` were deleted before they ended, `for_review` wait for a person, `cached` were known before.';
+'Each batch: how many of its jobs wait, run and have ended. `gone` were deleted before they ended, `for_review` wait for a person, `cached` were known before. `estimated_end` is null where too little is known.';

@@ -61,6 +61,9 @@ BEGIN
         DELETE FROM worker.shop_limits WHERE shop = its_shop;
         DELETE FROM worker.shop_changes WHERE shop = its_shop;
         DELETE FROM worker.shop_days WHERE shop = its_shop;
+        -- The next forecast knows what is left of the shop.
+        DELETE FROM worker.forecasts WHERE shop = its_shop;
+        DELETE FROM worker.batch_forecasts WHERE shop = its_shop;
     END IF;
     PERFORM pg_notify('worker_files', '') WHERE pg_notification_queue_usage() < 0.9;
     RETURN erasure;

@@ -146,27 +146,30 @@ $$;
 CREATE OR REPLACE VIEW public.job_status WITH (security_invoker = true) AS
 WITH line AS (
     SELECT job_id AS id, place AS position FROM worker.first_in_line(500)
-), pace AS (
-    -- A row that was inserted as completed may say anything; thousands of years times a position is no interval any more.
-    SELECT avg(least(greatest(took, '0'), '1 h')) AS a_job FROM (
-        SELECT completed_at - started_at AS took FROM public.jobs
-        WHERE status = 'completed' AND completed_at IS NOT NULL ORDER BY completed_at DESC LIMIT 50) AS latest
-), running AS (
-    SELECT count(*) AS jobs FROM public.jobs WHERE status = 'processing'
 )
 SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS status, job.progress, job.stage,
     line.position,
-    CASE WHEN job.status = 'pending' THEN greatest(
-        line.position * pace.a_job / greatest(1, running.jobs), job.run_after - now(), interval '0')
+    CASE WHEN job.status = 'pending' THEN worker.estimated_start(
+        job.pool, job.engine, job.priority, job.shop, job.run_after, job.created_at) - now()
     END AS estimated_wait,
     job.priority, job.attempts, job.max_attempts, job.run_after, job.queued_at, job.started_at, job.completed_at,
     job.claimed_by, job.cancel_requested_at, job.model_url, job.error_code, job.error_message, job.pool, job.engine,
     job.review, job.version,
-    worker.is_published(worker.storage_path(job.shop, job.product_id, job.variant_id), job.version) AS published
-FROM public.jobs AS job LEFT JOIN line USING (id) CROSS JOIN pace CROSS JOIN running;
+    worker.is_published(worker.storage_path(job.shop, job.product_id, job.variant_id), job.version) AS published,
+    CASE WHEN job.status = 'pending' THEN worker.estimated_start(
+        job.pool, job.engine, job.priority, job.shop, job.run_after, job.created_at)
+    END AS estimated_start,
+    CASE job.status
+        WHEN 'pending' THEN worker.estimated_start(
+            job.pool, job.engine, job.priority, job.shop, job.run_after, job.created_at)
+            + make_interval(secs => worker.estimated_seconds(job.pool, job.engine, job.quality, 0))
+        WHEN 'processing' THEN now() + make_interval(secs => worker.estimated_seconds(
+            job.pool, job.engine, job.quality, extract(epoch FROM now() - job.started_at)::float8))
+    END AS estimated_end
+FROM public.jobs AS job LEFT JOIN line USING (id);
 
 COMMENT ON VIEW public.job_status IS
-'Jobs for people: how far, and for those that wait their position among the first 500 of their pool and about how long it will take.';
+'Jobs for people: how far, when the unfinished ones will start and end as far as that is known, and for those that wait their position among the first 500 of their pool.';
 
 CREATE OR REPLACE VIEW public.queue_health WITH (security_invoker = true) AS
 WITH taken AS MATERIALIZED (

@@ -430,3 +430,46 @@ WITH RECURSIVE each AS (
 SELECT shop, n = :read AS all_read FROM each
 WHERE position(lower(:part) IN lower(shop)) > 0 OR n = :read
 ORDER BY n LIMIT :most;
+
+-- name: begin_forecast
+-- True if a forecast is to be made now, by this daemon.
+SELECT worker.begin_forecast() AS begun;
+
+-- name: fold_seconds
+-- Add the jobs that have ended to the measured seconds.
+SELECT worker.fold_seconds(:most);
+
+-- name: known_seconds
+-- Read how long jobs take, from the claim to the end, and how long they keep a lane busy.
+SELECT pool, engine, quality, worker.seconds_left(seconds, 0) AS seconds, busy_seconds FROM worker.known_seconds();
+
+-- name: waiting_parts
+-- Read the waiting jobs in parts, in their order.
+SELECT pool, engine, priority, shop, part, quality, batch, jobs, last[1] AS run_after, last[2] AS created_at
+FROM worker.waiting_parts();
+
+-- name: running_jobs
+-- Read who runs what, and for how many seconds more.
+SELECT claimed_by, shop, batch, worker.estimated_seconds(
+    pool, engine, quality, CAST(extract(epoch FROM now() - started_at) AS double precision)) AS left_s
+FROM public.jobs WHERE status = 'processing' ORDER BY started_at;
+
+-- name: claiming_hosts
+-- List the hosts that claim.
+SELECT name, pools, engine, lanes FROM worker.hosts WHERE worker.is_live(seen_at) AND paused_at IS NULL ORDER BY name;
+
+-- name: served_last
+-- Read whose turn it was last.
+SELECT pool, engine, priority, shop, ago_s FROM worker.served_last(CAST(:lines AS jsonb));
+
+-- name: recent_starts
+-- Count what started lately, soon after it came.
+SELECT pool, engine, priority, shop, quality, prompt, within FROM worker.recent_starts() WHERE prompt > 0;
+
+-- name: jobs_at_once
+-- List the shops whose plans limit how many of their jobs run at once.
+SELECT shop, jobs_at_once FROM worker.shop_limits WHERE jobs_at_once IS NOT NULL;
+
+-- name: write_forecast
+-- Write a forecast in place of the last one.
+SELECT worker.write_forecast(CAST(:lines AS jsonb), CAST(:batches AS jsonb), :next_s, :valid_s);

@@ -1,5 +1,5 @@
 """The work of every daemon for the whole queue: wake lanes for due jobs, rescue jobs of lost workers, cancel jobs that have not
-begun in time, fold batches, write the history, prune old rows.
+begun in time, fold batches, write the history, estimate when jobs end, prune old rows.
 
 The same statement that finds due jobs enters the daemon in the register of hosts.
 """
@@ -18,7 +18,7 @@ from worker.core.errors import one_line
 from worker.core.settings import Settings
 from worker.core.threads import jitter
 from worker.database.monitor import DatabaseMonitor
-from worker.jobs import batches, hosts, queue
+from worker.jobs import batches, estimates, hosts, queue
 from worker.jobs.hosts import CheckIn, Host
 from worker.jobs.queue import Prunable
 from worker.jobs.wakeup import Listener, Wakeup
@@ -122,6 +122,7 @@ class Upkeep(threading.Thread):
             if time.monotonic() > self._history_at:
                 queue.fold_history(self.engine, keep_days=self.settings.keep_history_days)
                 self._history_at = time.monotonic() + HISTORY_EVERY_S * jitter(0.8, 1)
+            estimates.update(self.engine, shop_limit=self.settings.shop_concurrency)
             if time.monotonic() > self._prune_at:
                 self.prune()
         except SQLAlchemyError as error:
