@@ -10,7 +10,7 @@ REVOKE ALL ON FUNCTION public.cancel_batch, public.retry_batch, public.set_batch
 -- Every role may call only what runs with the rights of whoever writes a row or reads job_status.
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA worker FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION worker.check_job_rules, worker.storage_path, worker.first_in_line, worker.is_published,
-    worker.estimated_start, worker.estimated_seconds, worker.estimated_batch_end TO PUBLIC;
+    worker.estimated_start, worker.estimated_seconds, worker.estimated_end, worker.estimated_batch_end TO PUBLIC;
 
 DO $$
 DECLARE

@@ -121,6 +121,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     WHERE known.pool = its_pool AND known.engine = coalesce(its_engine, '') AND known.quality = its_quality
 $$;
 
+-- Return when a job will end that has started at `its_start`, or waits if that is null; null if it is not known.
+CREATE OR REPLACE FUNCTION worker.estimated_end(
+    its_pool text, its_engine text, its_priority smallint, its_shop text, its_quality text, its_run_after timestamptz,
+    its_created_at timestamptz, its_start timestamptz)
+RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
+    SELECT CASE WHEN its_start IS NULL
+        THEN worker.estimated_start(its_pool, its_engine, its_priority, its_shop, its_run_after, its_created_at)
+            + make_interval(secs => worker.estimated_seconds(its_pool, its_engine, its_quality, 0))
+        ELSE now() + make_interval(secs => worker.estimated_seconds(
+            its_pool, its_engine, its_quality, extract(epoch FROM now() - its_start)::float8)) END
+$$;
+
 -- Return when the last job of a batch will end; null if that is not known of each of its jobs.
 CREATE OR REPLACE FUNCTION worker.estimated_batch_end(its_shop text, its_batch text) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$

@@ -159,12 +159,9 @@ SELECT job.id, job.shop, job.product_id, job.variant_id, job.status::text AS sta
     CASE WHEN job.status = 'pending' THEN worker.estimated_start(
         job.pool, job.engine, job.priority, job.shop, job.run_after, job.created_at)
     END AS estimated_start,
-    CASE job.status
-        WHEN 'pending' THEN worker.estimated_start(
-            job.pool, job.engine, job.priority, job.shop, job.run_after, job.created_at)
-            + make_interval(secs => worker.estimated_seconds(job.pool, job.engine, job.quality, 0))
-        WHEN 'processing' THEN now() + make_interval(secs => worker.estimated_seconds(
-            job.pool, job.engine, job.quality, extract(epoch FROM now() - job.started_at)::float8))
+    CASE WHEN job.completed_at IS NULL THEN worker.estimated_end(
+        job.pool, job.engine, job.priority, job.shop, job.quality, job.run_after, job.created_at,
+        CASE WHEN job.status = 'processing' THEN job.started_at END)
     END AS estimated_end
 FROM public.jobs AS job LEFT JOIN line USING (id);
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import NPM, until
+from conftest import HOST, NPM, until
 from examples import PAIR, printed, said
 from sqlalchemy.engine import Engine
 
-from worker.jobs import queue
+from worker.database import transaction
+from worker.jobs import estimates, hosts, queue
 from worker.jobs.queue import Job
 from worker.local.postgres import Postgres
 
@@ -81,6 +82,14 @@ def one_runs_and_one_was_completed(engine: Engine) -> None:
         engine, shop="other.myshopify.com", product_id="9", image_urls=["https://a/b"], priority=100
     )
     queue.complete(engine, taken(engine, "9"), model_url="https://m/9.glb", report={})
+    with transaction(engine) as connection:
+        connection.execute(
+            "INSERT INTO worker.measured_seconds SELECT 'default', '', quality, '{42, 42, 42}', 3, 42, now()"
+            " FROM unnest('{balanced, quality}'::text[]) AS quality"
+        )
+    hosts.check_in(engine, HOST)
+    assert estimates.update(engine)
+    hosts.check_out(engine, HOST)  # the page goes on with jobs that no host takes
 
 
 BEFORE: dict[str, Callable[[Engine], None]] = {"The queue for people": one_runs_and_one_was_completed}

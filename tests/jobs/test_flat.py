@@ -4,14 +4,16 @@ million that ended.
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
+from conftest import HOST
 from sqlalchemy.engine import Engine
 
 from worker.database import fetch_all
-from worker.jobs import queue, search
+from worker.jobs import estimates, hosts, queue, search
 from worker.jobs.search import Filter, Search
 
 SHOPS = 200
@@ -51,6 +53,23 @@ def fill(sql: psycopg.Connection, history: int, waiting: int) -> None:
     sql.execute("VACUUM ANALYZE jobs, worker.search, worker.attempts, worker.batches, worker.batch_changes")
 
 
+def foresee(engine: Engine, sql: psycopg.Connection) -> None:
+    """Make a forecast that knows when each job ends."""
+    sql.execute(
+        "INSERT INTO worker.measured_seconds SELECT pool, engine, 'balanced', '{60, 60, 60}', 3, 60, now()"
+        " FROM unnest('{default, x}'::text[]) AS pool, unnest(ARRAY['', 'triposr']) AS engine ON CONFLICT DO NOTHING"
+    )
+    hosts.check_in(engine, replace(HOST, engine="triposr", pools=("default", "x"), lanes=64))
+    sql.execute("UPDATE worker.forecasts SET next_at = now()")
+    assert estimates.update(engine)
+    assert sql.execute(
+        "SELECT count(*) FROM job_status WHERE status = 'pending' AND estimated_end IS NULL"
+    ).fetchone() == (0,)
+    assert sql.execute(
+        "SELECT count(*) FROM batch_status WHERE waiting > 0 AND estimated_end IS NULL"
+    ).fetchone() == (0,)
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -59,18 +78,21 @@ def fill(sql: psycopg.Connection, history: int, waiting: int) -> None:
     ],
 )
 def test_pages_of_the_database_that_a_question_reads(
-    sql: psycopg.Connection, sizes: list[tuple[int, int]]
+    engine: Engine, sql: psycopg.Connection, sizes: list[tuple[int, int]]
 ) -> None:
     """Counted by EXPLAIN, with what the functions read."""
     costs: list[dict[str, int]] = []
     for history, waiting in sizes:
         fill(sql, history, waiting)
+        foresee(engine, sql)
         found = sql.execute("SELECT id FROM jobs WHERE status = 'pending' LIMIT 1 OFFSET 700").fetchone()
         assert found
         some = {"id": found[0], "limit": 26}
         statements = {
             "claim": "SELECT * FROM worker.claim_job('w', 'h', '{default}', 'triposr', 30, NULL)",
             "position": queue.QUERIES["queue_position"],
+            "estimate": "SELECT estimated_start, estimated_end FROM job_status WHERE id = %(id)s",
+            "measured": "SELECT worker.fold_seconds(500)",
             "recent": queue.QUERIES["recent"],
             "all batches": "SELECT * FROM batch_status",
             "a batch": "SELECT * FROM batch_status WHERE shop = 'shop-7' AND batch = 'new-7'",

@@ -272,6 +272,11 @@ SELECT id, shop, product_id, variant_id, quality, pool, engine, status::text AS 
     worker.is_published(worker.storage_path(shop, product_id, variant_id), version) AS published,
     (SELECT other.id FROM public.jobs AS other WHERE other.id < jobs.id ORDER BY other.id DESC LIMIT 1) AS id_before,
     (SELECT other.id FROM public.jobs AS other WHERE other.id > jobs.id ORDER BY other.id LIMIT 1) AS id_after,
+    CASE WHEN status = 'pending' THEN worker.estimated_start(pool, engine, priority, shop, run_after, created_at)
+        END AS estimated_start,
+    CASE WHEN completed_at IS NULL THEN worker.estimated_end(
+        pool, engine, priority, shop, quality, run_after, created_at, CASE WHEN status = 'processing' THEN started_at END)
+        END AS estimated_end,
     CASE WHEN octet_length((metadata -> 'worker')::text) <= 200000 THEN (metadata -> 'worker')::text END AS report
 FROM public.jobs JOIN unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS named (id, place) USING (id)
 ORDER BY named.place;

@@ -95,6 +95,8 @@ def batches_table(batches: Sequence[Mapping[str, Any]], width: int) -> Table:
             for name, label, color_of_part in BATCH_PARTS
             if batch[name]
         ]
+        if batch["estimated_end"]:
+            parts.append((f"{until(batch['estimated_end'])} left", "dim"))
         cells: list[Any] = [
             Text.assemble(batch["batch"], (f"  {batch['shop']}", "dim")),
             Text(f"{batch['total'] - unfinished:,}/{batch['total']:,}", style="dim"),
@@ -225,6 +227,11 @@ def seconds(job: Mapping[str, Any]) -> str:
     return duration((end - job["started_at"]).total_seconds())
 
 
+def until(estimate: datetime) -> str:
+    """Return how long it is until an estimated moment: `about 5 min`."""
+    return f"about {about((estimate - datetime.now(UTC)).total_seconds())}"
+
+
 def model_kind(job: Mapping[str, Any]) -> str:
     """Return what a completed job's model is: `preview` or `model`, its version, and if that is the published one."""
     report = job["report"]
@@ -247,12 +254,15 @@ def _remark(job: Mapping[str, Any]) -> Text:
             text, color = "cancel requested", "yellow"
         case "processing":
             again = f", attempt {job['attempts']:,}" if job["attempts"] > 1 else ""
-            text, color = f"{job['stage']}{again}", ""
+            left = f", {until(job['estimated_end'])} left" if job["estimated_end"] else ""
+            text, color = f"{job['stage']}{again}{left}", ""
         case "pending" if job["error_code"]:
             due = "retry" if job["run_after"] <= datetime.now(UTC) else f"retry at {moment(job['run_after'])}"
             text, color = f"{due} after {job['error_code']}", "yellow"
         case "pending" if job["run_after"] > datetime.now(UTC):
             text, color = f"not before {moment(job['run_after'])}", "dim"
+        case "pending" if job["estimated_start"]:
+            text, color = f"starts in {until(job['estimated_start'])}", "dim"
         case _:
             text, color = job["error_code"] or "", "yellow"
     return Text(text, style=color)
