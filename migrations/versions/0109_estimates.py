@@ -5,8 +5,8 @@ Functions, triggers, views and grants are not here: migrations/sql has them, and
 
 from alembic import op
 
-revision = "0108"
-down_revision = "0107"
+revision = "0109"
+down_revision = "0108"
 branch_labels = None
 depends_on = None
 
