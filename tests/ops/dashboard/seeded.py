@@ -38,15 +38,36 @@ def picture(color: tuple[int, int, int] = (190, 70, 50), size: int = 96) -> byte
 
 
 def glb() -> bytes:
-    """A ball with a texture of one colour."""
+    """A ball of 30 cm with bands of colours, from black to white, standing on the floor."""
     visuals: Any = trimesh.visual  # trimesh has types in part
     gltf: Any = trimesh.exchange.gltf
-    ball: Any = trimesh.creation.icosphere(subdivisions=2, radius=0.15)
-    material = visuals.material.PBRMaterial(
-        baseColorTexture=Image.new("RGB", (8, 8), (190, 70, 50)), metallicFactor=0.0, roughnessFactor=0.85
+    grid = np.stack(np.meshgrid(np.linspace(0, 1, 49), np.linspace(0, 1, 25)), axis=-1).reshape(-1, 2)
+    turn, lift = grid[:, 0] * 2 * np.pi, (grid[:, 1] - 0.5) * np.pi
+    points = np.stack([np.cos(lift) * np.sin(turn), np.sin(lift) + 1, np.cos(lift) * np.cos(turn)], axis=1)
+    corner = (np.arange(24)[:, None] * 49 + np.arange(48)).ravel()
+    faces = np.concatenate(
+        [np.stack([corner, corner + 1, corner + 49], 1), np.stack([corner + 1, corner + 50, corner + 49], 1)]
     )
-    visual = visuals.TextureVisuals(uv=np.abs(ball.vertices[:, :2]), material=material)
-    mesh = trimesh.Trimesh(ball.vertices, ball.faces, visual=visual, process=False)
+    bands = [
+        (20, 20, 22),
+        (200, 40, 30),
+        (230, 180, 60),
+        (60, 140, 70),
+        (40, 90, 170),
+        (128, 128, 128),
+        (240, 240, 238),
+    ]
+    texture = Image.new("RGB", (1, len(bands)))
+    texture.putdata(bands)
+    material = visuals.material.PBRMaterial(
+        baseColorTexture=texture.resize((64, 448), Image.Resampling.NEAREST),
+        metallicFactor=0.0,
+        roughnessFactor=0.85,
+    )
+    mesh = trimesh.Trimesh(
+        points * 0.15, faces, vertex_normals=points - (0, 1, 0), process=False,
+        visual=visuals.TextureVisuals(uv=grid, material=material),
+    )  # fmt: skip
     return bytes(gltf.export_glb(trimesh.Scene(mesh), include_normals=True))
 
 

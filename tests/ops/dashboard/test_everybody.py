@@ -3,9 +3,11 @@
 One Chromium and one database for the whole file; a new page adds its path to PATHS, and what it shows to seeded.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import model_viewer
 import psycopg
 import pytest
 import seeded
@@ -31,8 +33,6 @@ PATHS = (
     "/jobs/{robot}", "/jobs/{duck}", "/jobs/{rejected}", "/jobs/{running}", "/jobs/{retried}", "/jobs/{failed}", "/jobs/{cancelled}",
     "/hosts", "/batches", "/batches/nordic-teas.myshopify.com/autumn", "/webhooks", "/limits", "/trends", "/errors", "/login", "/nowhere",
 )  # fmt: skip
-
-Show = Callable[[str], None]
 
 
 class House:
@@ -284,3 +284,27 @@ def test_an_action_is_asked_on_a_page_of_its_own_without_a_script(house: House) 
         tab.wait_for("document.querySelector('.notice')?.textContent === 'Cancelled 1 job.'")
     finally:
         house.tab.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+def test_a_model_looks_as_in_model_viewer(house: House) -> None:
+    """As it was drawn by the version of model-viewer that .ci/run pins: the next test draws it there anew."""
+    tab = house.show("/jobs/{robot}")
+    tab.wait_for("document.querySelector('.model [data-state=live] canvas') !== null", 60)
+    for place in model_viewer.PLACES:
+        apart = model_viewer.difference(model_viewer.ours(tab, place), model_viewer.reference(place))
+        assert apart.mean() < 1, place  # ΔE 1 is just visible
+        assert (apart > 4).mean() < 0.01, place
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not model_viewer.SCRIPT.exists(), reason=f"needs: npm install --prefix {NPM} @google/model-viewer"
+)
+def test_model_viewer_still_draws_it_so(house: House, tmp_path: Path) -> None:
+    with model_viewer.page(tmp_path) as url:
+        model_viewer.open_page(house.tab, url)
+        for place in model_viewer.PLACES:
+            apart = model_viewer.difference(
+                model_viewer.theirs(house.tab, place), model_viewer.reference(place)
+            )
+            assert apart.mean() < 0.5, place

@@ -16,29 +16,34 @@ uniform mat4 project; uniform vec3 eye;
 out vec3 n; out vec3 v; out vec2 t;
 void main() { n = normal; v = eye - position; t = uv; gl_Position = project * vec4(position, 1.0); }`;
 
-// The texture is a photo and already contains light, so a surface that faces the eye is drawn at about its own brightness.
-// The lamps move with the eye: the product turns, the lighting does not.
+// Shops show the model in Google's <model-viewer>, so this is drawn like there: in the light of its "neutral" room, which is fixed
+// to the product, with Khronos' tone mapping "PBR Neutral". `light` is that room's light on a matt surface that looks in a
+// direction, as a polynomial, and `gloss` the sheen of the roughness 0.85, which all our models have; both are fitted to balls
+// of one colour that model-viewer drew. tests/ops/dashboard/model_viewer.py compares the two.
 const MODEL_FRAGMENT = `#version 300 es
 precision highp float;
 in vec3 n; in vec3 v; in vec2 t;
-uniform sampler2D colour; uniform mat3 eyeAxes; uniform float rough;
+uniform sampler2D colour;
 out vec4 pixel;
-float shine(vec3 N, vec3 V, vec3 L) {
-  vec3 H = normalize(V + L);
-  float a = rough * rough, nh = max(dot(N, H), 0.0), d = nh * nh * (a * a - 1.0) + 1.0;
-  float f = 0.04 + 0.96 * pow(1.0 - max(dot(V, H), 0.0), 5.0);
-  return f * a * a / (4.0 * d * d) * max(dot(N, L), 0.0);
+float light(vec3 d) {
+  float x = d.x, y = d.y, z = d.z;
+  return 1.273 + y * (0.839 - y * (0.249 + 0.393 * y)) + x * (0.023 - y * (0.095 + 0.111 * y))
+    + x * x * (0.004 + 0.186 * y - 0.058 * x) - z * (0.020 + y * (0.093 + 0.079 * y) + x * (0.255 + 0.048 * y + 0.032 * x));
+}
+float gloss(float facing) { return 0.0816 - facing * (0.1773 - facing * (0.185 - 0.0685 * facing)); }
+vec3 neutral(vec3 c) {
+  float low = min(c.r, min(c.g, c.b));
+  c -= low < 0.08 ? low - 6.25 * low * low : 0.04;
+  float peak = max(c.r, max(c.g, c.b));
+  if (peak < 0.76) return c;
+  float pressed = 1.0 - 0.0576 / (peak - 0.52);
+  return mix(vec3(pressed), c * pressed / peak, 1.0 / (0.15 * (peak - pressed) + 1.0));
 }
 void main() {
   vec3 V = normalize(v), N = normalize(n);
   if (dot(N, V) < 0.0) N = -N;
-  vec3 base = texture(colour, t).rgb;
-  vec3 key = normalize(eyeAxes * vec3(-0.55, 0.75, 0.85)), rim = normalize(eyeAxes * vec3(0.9, 0.35, -0.45));
-  vec3 light = mix(vec3(0.34, 0.33, 0.32), vec3(0.62, 0.63, 0.66), N.y * 0.5 + 0.5);
-  light += vec3(0.62, 0.60, 0.57) * max(dot(N, key) * 0.8 + 0.2, 0.0);
-  light += vec3(0.30, 0.32, 0.36) * max(dot(N, rim), 0.0);
-  vec3 c = base * light + shine(N, V, key) * 0.9 + shine(N, V, rim) * 0.7;
-  c = mix(c, 1.0 - (1.0 - 0.8) * exp(-(c - 0.8) / (1.0 - 0.8)), step(0.8, c));
+  vec3 c = texture(colour, t).rgb * light(N) + gloss(dot(N, V)) * light(normalize(mix(reflect(-V, N), N, 0.55)));
+  c = neutral(c);
   c = mix(12.92 * c, 1.055 * pow(c, vec3(1.0 / 2.4)) - 0.055, step(0.0031308, c));
   pixel = vec4(c, 1.0);
 }`;
@@ -93,7 +98,6 @@ function readGlb(buffer) {
     normal: array(part.attributes.NORMAL),
     uv: array(part.attributes.TEXCOORD_0),
     index: array(part.indices),
-    rough: surface.roughnessFactor ?? 1,
     image: new Blob([slice(image.bufferView)], { type: image.mimeType }),
   };
 }
@@ -190,7 +194,7 @@ function camera({ turn, lift, near }, { centre, half, wide, radius }, aspect) {
   const column = (r, u, b) => [x * r, y * u, p * b, -b];
   const project = [0, 1, 2].flatMap((i) => column(right[i], up[i], back[i]));
   project.push(x * against(right), y * against(up), p * against(back) + q, -against(back));
-  return { eye, project, axes: [...right, ...up, ...back] };
+  return { eye, project };
 }
 
 // Where the camera stands: on a circle around the product, from its front towards its left. The viewers of a pair share one, so
@@ -395,7 +399,7 @@ class Viewer {
     const sharp = Math.min(devicePixelRatio, 2);
     const [width, height] = [this.view.clientWidth * sharp, this.view.clientHeight * sharp].map(Math.round);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const { eye, project, axes } = camera(this.pose.at, box, width / height);
+    const { eye, project } = camera(this.pose.at, box, width / height);
     gl.viewport(0, 0, width, height);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
 
@@ -404,8 +408,6 @@ class Viewer {
     gl.bindTexture(gl.TEXTURE_2D, this.colour);
     gl.uniformMatrix4fv(shape.at("project"), false, project);
     gl.uniform3fv(shape.at("eye"), eye);
-    gl.uniformMatrix3fv(shape.at("eyeAxes"), false, axes);
-    gl.uniform1f(shape.at("rough"), this.model.rough);
     gl.drawElements(gl.TRIANGLES, this.model.index.length, this.kind, 0);
 
     if (this.pose.at.lift > -0.02) {
