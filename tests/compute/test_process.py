@@ -45,10 +45,10 @@ def work(folder: Path, job_id: UUID = JOB, **changes: Any) -> Work:
 
 
 @pytest.fixture
-def child(u2netp: Path) -> Iterator[Child]:
+def child(u2netp: Path, tmp_path: Path) -> Iterator[Child]:
     settings = {"engine": "relief", "background_model": "u2netp", "weights_dir": u2netp, "device": "cpu"}
     child = Child(Settings().model_copy(update=settings), "cpu")
-    ready = child.start()
+    ready = child.start(tmp_path)
     assert ready.engine == "relief"
     assert child.weights == ready.weights
     assert [path.exists() for path in child.weights] == [True]
@@ -92,7 +92,7 @@ def test_a_child_makes_nothing_of_a_known_result_and_reads_no_answer_to_another_
         "photo_loopback": True,
     }
     child = Child(Settings().model_copy(update=settings), "cpu")
-    child.start()
+    child.start(tmp_path)
     url = photos("mug.png", mug)
     keys = set()
     folder = tmp_path / "job"
@@ -147,7 +147,7 @@ def test_a_child_that_was_told_nothing_does_not_count_as_one_that_runs(
     monkeypatch.setattr(Child, "_send", fail)
     started = Child(Settings(), "cpu")
     with pytest.raises(MemoryError):
-        started.start()
+        started.start(Path("/nonexistent"))
     assert not started.running
     assert not Path(f"/proc/{begun[0]}").exists()
 
@@ -203,7 +203,7 @@ def test_a_hijacked_child_is_one_that_died(
 ) -> None:
     child = hijacked(monkeypatch, tmp_path, READY, FRAMED, line)
     try:
-        child.start()
+        child.start(tmp_path)
         child.work(work(tmp_path))
         assert isinstance(child.receive(60), Progress)
         for _ in line.split("\n")[1:]:
@@ -219,7 +219,7 @@ def test_a_line_that_does_not_end_fills_no_memory(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(protocol, "MAX_LINE", 1 << 20)
     child = hijacked(monkeypatch, tmp_path, READY, "x" * (2 << 20))
     try:
-        child.start()
+        child.start(tmp_path)
         child.work(work(tmp_path))
         with pytest.raises(ChildDied, match="too long"):
             child.receive(60)
@@ -232,7 +232,7 @@ def test_what_is_left_of_a_job_is_not_taken_for_the_next_one_s(
 ) -> None:
     child = hijacked(monkeypatch, tmp_path, READY, DONE, DONE)
     try:
-        child.start()
+        child.start(tmp_path)
         child.work(work(tmp_path))
         assert isinstance(child.receive(60), Result)
         child.work(work(tmp_path, OTHER))
@@ -250,7 +250,7 @@ def test_the_end_of_a_child_is_told_after_all_that_it_said(
     )  # so long may a busy machine take to end a process
     child = hijacked(monkeypatch, tmp_path, READY, FRAMED, DONE, ends=True)
     try:
-        child.start()
+        child.start(tmp_path)
         child.work(work(tmp_path))
         assert isinstance(child.receive(60), Progress)
         assert isinstance(child.receive(60), Result)
@@ -263,7 +263,7 @@ def test_the_end_of_a_child_is_told_after_all_that_it_said(
 def test_a_child_without_its_models_ends_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     child = hijacked(monkeypatch, tmp_path, '{"kind":"unavailable","message":"Fetch them."}')
     with pytest.raises(ConfigError, match=r"^Fetch them\.$"):
-        child.start()
+        child.start(tmp_path)
     assert not child.running
 
 
@@ -285,7 +285,7 @@ def test_a_lane_on_a_gpu_asks_for_it_and_one_whose_gpu_is_full_may_try_again(
         hijacked(monkeypatch, tmp_path, line)
         child = Child(Settings(), "GPU-a", 3, gate)
         with pytest.raises(error, match="the GPU is full"):
-            child.start()
+            child.start(tmp_path)
         assert not child.running
         monkeypatch.undo()
         monkeypatch.setattr(Child, "_send", note)

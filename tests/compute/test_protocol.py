@@ -87,6 +87,7 @@ TO_CHILD: st.SearchStrategy[ToChild] = (
         kind=st.just("start"),
         background_model=TEXT,
         weights_dir=PATHS,
+        folder=PATHS,
         photo_hosts=st.lists(TEXT, max_size=3),
     )
     | st.builds(

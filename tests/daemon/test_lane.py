@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,12 +25,13 @@ class PretendChild:
     """A child whose start calls a function."""
 
     pid = 1
+    outdated = False
 
     def __init__(self, start: Callable[[], None]) -> None:
         self._start = start
         self.running = False
 
-    def start(self, _give_up: Callable[[], bool]) -> SimpleNamespace:
+    def start(self, _folder: Path, _give_up: Callable[[], bool]) -> SimpleNamespace:
         self._start()
         self.running = True
         return READY
@@ -46,6 +48,7 @@ def started(*children: PretendChild) -> Iterator[list[Lane]]:
         stop=Stop(),
         loading=threading.Lock(),
         admission=SimpleNamespace(check=lambda: False),
+        scratch=SimpleNamespace(lane=lambda label: Path("/nonexistent", label)),
     )
     lanes = [
         Lane(f"cpu.{n}", cast("Child", child), Wakeup(), cast("LaneContext", context))

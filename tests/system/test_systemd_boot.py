@@ -18,6 +18,7 @@ import pytest
 from conftest import until
 from sqlalchemy.engine import Engine
 
+from worker.core import landlock
 from worker.jobs import queue
 
 SYSTEMD = Path("/lib/systemd/systemd")
@@ -159,6 +160,7 @@ def test_start_waits_for_ready_and_stop_drains_a_job(
     started = machine.run("start", "worker")
     assert started.returncode == 0, machine.log()
     assert '"event": "ready"' in machine.log()
+    assert f'"sandbox": {landlock.abi()},' in machine.log(), "the unit allows the kernel's Landlock"
     assert (machine.show("ActiveState"), machine.show("SubState")) == ("active", "running")
     until(lambda: machine.show("StatusText") == "cpu.0: idle")
 

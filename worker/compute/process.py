@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from worker.compute import protocol
+from worker.compute import protocol, sandbox
 from worker.compute.environment import child_environment
 from worker.compute.lanes import CPU
 from worker.compute.protocol import (
@@ -62,6 +62,7 @@ class Child:
         self.gate = gate
         self.weights: list[Path] = []  # files or folders that its models came from
         self._process: subprocess.Popen[bytes] | None = None
+        self._kept: tuple[Path, sandbox.Identities] | None = None  # what it may open, if it is shut in
         self._unread = bytearray()
         self._work: Work | None = None
         self._stage = 0
@@ -77,14 +78,20 @@ class Child:
         """The process id, which is also its process group's; None if there is no child."""
         return self._process.pid if self._process else None
 
-    def start(self, give_up: Callable[[], bool] = lambda: False) -> Ready:
-        """Start the process and wait until its models are loaded.
+    @property
+    def outdated(self) -> bool:
+        """True if something that the child may open was replaced, and it cannot open the new one: start another child."""
+        return self._kept is not None and self._kept[1] != sandbox.identities(self._kept[0])
+
+    def start(self, folder: Path, give_up: Callable[[], bool] = lambda: False) -> Ready:
+        """Start the process and wait until its models are loaded. The folders of its jobs will be in `folder`.
 
         Call it from a thread that lives as long as the child may: Linux ends the child with that thread.
 
         Raises: ConfigError if the models cannot be loaded; ChildDied, also once `give_up()` is true. There is no child
         after any exception.
         """
+        self._kept = (folder, sandbox.identities(folder)) if self.settings.sandbox else None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worker.compute.main", str(os.getpid())],
             stdin=subprocess.PIPE,
@@ -97,19 +104,21 @@ class Child:
         self._unread.clear()
         try:
             os.set_blocking(_fd(self._process.stdin), False)
-            return self._load(give_up)
+            return self._load(folder, give_up)
         except BaseException:
             # A child without its first message, or that nobody reads, must not count as one that runs.
             self.kill()
             raise
 
-    def _load(self, give_up: Callable[[], bool]) -> Ready:
+    def _load(self, folder: Path, give_up: Callable[[], bool]) -> Ready:
         settings = self.settings
         self._send(
             Start(
                 engine=settings.engine,
                 background_model=settings.background_model,
-                weights_dir=settings.weights_dir,
+                weights_dir=settings.weights_dir.absolute(),
+                folder=folder.absolute(),
+                sandbox=settings.sandbox,
                 # A GPU that torch cannot use must not become a CPU.
                 device=settings.device if self.device == CPU else "cuda",
                 gate=(self.gate.fd, self.gate.lanes) if self.gate else None,

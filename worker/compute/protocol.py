@@ -67,6 +67,8 @@ class Start:
     engine: str
     background_model: str
     weights_dir: Path
+    folder: Path  # holds the folders of the lane's jobs
+    sandbox: bool  # the child gives up what it does not need
     device: Device
     precision: Precision
     triposr_views: TripoSRViews

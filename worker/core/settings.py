@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "shop-model-worker",
         description="The folder for the files of running jobs. It is cleaned at the start and is empty between jobs.",
     )
+    sandbox: bool = Field(
+        default=True,
+        description="Takes from the children the files and ports that they do not need, where the kernel has Landlock: `worker doctor` says "
+        "what this host can. `false` is for a GPU's driver that needs more.",
+    )
     min_free_mb: int = Field(
         1000,
         ge=0,

@@ -65,6 +65,8 @@ class Lane(threading.Thread):
                         self._start_child()
                     elif not self.context.admission.check():
                         self.draining.wait(CLOSED_S)
+                    elif self.child.outdated:
+                        self.child.kill()
                     elif not self._claim_and_work():
                         self._wait()
                 except Exception as error:
@@ -100,7 +102,8 @@ class Lane(threading.Thread):
             try:
                 with self._turn_to_load():
                     self.heartbeat.beat(f"loading {self.context.settings.engine}", silent_s=START_S)
-                    loaded = self.child.start(self.draining.is_set)
+                    folder = self.context.scratch.lane(self.label)
+                    loaded = self.child.start(folder, self.draining.is_set)
             except (ChildDied, ConfigError) as error:
                 if self.draining.is_set():
                     return

@@ -17,7 +17,7 @@ from worker import __version__, database, engines
 from worker.compute import lanes, linux
 from worker.compute.lanes import Plan
 from worker.compute.process import Child
-from worker.core import metrics
+from worker.core import landlock, metrics
 from worker.core.errors import is_wrong_path, one_line
 from worker.core.finding import Level
 from worker.core.settings import ConfigError, Settings
@@ -163,6 +163,7 @@ class Daemon:
             devices=[device.id for device in self.plan.devices],
             pools=list(self.settings.pools),
             worker=self.settings.name,
+            sandbox=landlock.abi() if self.settings.sandbox else 0,
             webhooks=self.settings.backend_url or "none: BACKEND_URL is not set",
         )
         context = LaneContext(

@@ -69,6 +69,7 @@ def _rembg_environment(folder: Path) -> Iterator[None]:
     rembg imports pymatting, which compiles itself with numba at its first import: 90 s, in each process if the cache
     cannot be written. We do not use it, so the compiler is turned off.
     """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # for good: onnxruntime would send what it does to its maker
     ours = {"REMBG_HOME": str(folder), "NUMBA_DISABLE_JIT": "1"}
     before = {name: os.environ.pop(name, None) for name in (*ours, "U2NET_HOME")}  # U2NET_HOME would win
     os.environ.update(ours)

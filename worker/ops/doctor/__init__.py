@@ -33,6 +33,7 @@ CHECKS = (
     Check("memory", host.memory),
     Check("disk", host.disk),
     Check("temp folder", host.temp_folder),
+    Check("sandbox", host.sandbox),
     Check("gpu", host.gpu),
     Check("lanes", host.lanes, 90),
     Check("torch", models.torch, 180),

@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 from worker import engines
 from worker.compute import linux
 from worker.compute.lanes import Host, plan
+from worker.core import landlock
 from worker.core.finding import Finding, advice, fail, ok
 from worker.core.settings import Settings
 from worker.ops.terminal.formats import file_size
@@ -117,6 +118,34 @@ def temp_folder(settings: Settings) -> Iterator[Finding]:
             yield fail("temp folder", f"{user} cannot create {folder} in {parent}", fix)
     except OSError as error:
         yield fail("temp folder", f"{user} cannot write to {folder}: {error.strerror}", fix)
+
+
+def sandbox(settings: Settings) -> Iterator[Finding]:
+    """Say what the kernel takes from the processes that meet photos."""
+    version = landlock.abi()
+    if not settings.sandbox:
+        yield advice(
+            "sandbox",
+            f"off: a photo that takes a child over can open all that {_user()} can",
+            "Unset WORKER_SANDBOX.",
+        )
+    elif not version:
+        yield advice(
+            "sandbox",
+            f"no Landlock here: a photo that takes a child over can open all that {_user()} can",
+            "Linux has it from 5.13 on if /sys/kernel/security/lsm lists landlock, and Docker lets it through from 23 on.",
+        )
+    elif version < landlock.NETWORK:
+        yield advice(
+            "sandbox",
+            f"Landlock's ABI {version}: children keep their own files, and all ports",
+            "Linux 6.7 or later takes the ports too.",
+        )
+    else:
+        yield ok(
+            "sandbox",
+            f"Landlock's ABI {version}: children keep their own files and the ports of photos, decoders nothing",
+        )
 
 
 def gpu(settings: Settings) -> Iterator[Finding]:
