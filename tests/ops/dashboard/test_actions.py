@@ -209,14 +209,15 @@ def test_hosts_are_paused_and_resumed(log_in: LogIn, engine: Engine) -> None:
 
 
 def test_a_batch_is_looked_at_and_changed(log_in: LogIn, sql: psycopg.Connection) -> None:
-    name = HOSTILE + "/.. %2F#?&é"
+    name = HOSTILE + "/.. %2F#?&é\u202e\x07"
     waits, failed = insert(sql, batch=name), insert(sql, batch=name, status="failed", error_message=HOSTILE)
     sql.execute("SELECT worker.recount_batches('a.myshopify.com')")
     anna = log_in(ACT)
     (link,) = [link for link in Tags(anna.http.get("/batches").text).links if link.startswith("/batches/")]
     page = anna.http.get(link)
     assert page.status_code == 200
-    assert HOSTILE in unescape(page.text)
+    assert f"<h1>{HOSTILE}/.. %2F#?&é\ufffd\ufffd</h1>" in unescape(page.text)
+    assert f'name="batch" value="{name}"' in unescape(page.text).replace("\r", "")
     assert f"/jobs/{failed}" in Tags(page.text).links
     of = {"shop": "a.myshopify.com", "batch": name}
     assert anna.act("set-priority", **of, priority="-7") == "1 job now have the priority -7."

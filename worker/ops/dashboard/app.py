@@ -1,19 +1,12 @@
 """The routes: pages, which read, and actions, which change. dashboard.js fetches the pages again to keep them up to date."""
 
 import asyncio
-import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
 import structlog
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,37 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from worker import database, engines
-from worker.core.errors import ERRORS, first_line, printable
+from worker import database
+from worker.core.errors import ERRORS, first_line
 from worker.core.settings import ConfigError, Settings
 from worker.database import Row
-from worker.jobs.search import Filter
-from worker.ops.dashboard import access, actions, forms, job, lists, pages, search, sessions, trends
+from worker.ops.dashboard import access, actions, forms, job, lists, pages, rendering, sessions, trends
 from worker.ops.dashboard.forms import Form
-from worker.ops.terminal import formats
-from worker.storage.paths import last_part
 
-FOLDER = Path(__file__).parent
-STATIC = {
-    "style.css": (FOLDER / "static" / "style.css", "text/css"),
-    "dashboard.js": (FOLDER / "static" / "dashboard.js", "text/javascript"),
-    "actions.js": (FOLDER / "static" / "actions.js", "text/javascript"),
-    "icon.svg": (FOLDER / "static" / "icon.svg", "image/svg+xml"),
-    "viewer.js": (FOLDER / "static" / "viewer.js", "text/javascript"),
-}
 FORM_S = 10  # for all of a form to arrive
-
-NAVIGATION = {
-    "/": "Jobs",
-    "/batches": "Batches",
-    "/hosts": "Hosts",
-    "/webhooks": "Webhooks",
-    "/limits": "Limits",
-    "/trends": "Over time",
-}
 
 FOREIGN = (
     "Not from this page",
@@ -75,7 +48,7 @@ CallNext = Callable[[Request], Awaitable[Response]]
 
 def create(engine: Engine, settings: Settings) -> Starlette:
     """Build the ASGI application. It needs no database to start."""
-    site = _Site(engine, sessions.Access(settings), access.headers(settings), _renderer())
+    site = _Site(engine, sessions.Access(settings), access.headers(settings), rendering.renderer())
     return Starlette(
         routes=[
             Route("/", site.overview),
@@ -114,7 +87,7 @@ class _Site:
     def overview(self, request: Request) -> Response:
         found = pages.overview(self.engine, request.query_params)
         if len(found["readings"]) == 1 or "" in request.query_params.values():  # said by name from here on
-            return RedirectResponse(_link(found["wanted"]), 303)
+            return RedirectResponse(rendering.link(found["wanted"]), 303)
         running = any(job["status"] == "processing" for _, _, jobs in found["parts"] for job in jobs)
         template = "queue.html.j2" if "health" in found else "found.html.j2"
         return self.render(
@@ -218,7 +191,7 @@ class _Site:
             given = request.query_params["token"]
             answer = self._begin(request, given, _without_token(request))
         elif session is None:
-            answer = self.render(request, "login.html.j2", 401, wrong=False, target=_here(request))
+            answer = self.render(request, "login.html.j2", 401, wrong=False, target=rendering.here(request))
         else:
             answer = await proceed(request)
         answer.headers.update(self.headers)
@@ -264,7 +237,9 @@ class _Site:
         return self._message(request, 403, *(OUTDATED if session.acts else READS_ONLY))
 
     def _message(self, request: Request, code: int, title: str, text: str) -> Response:
-        return self.render(request, "message.html.j2", code, title=title, text=text, every=IDLE_S)
+        # What is wrong with the database passes. A form is not sent again.
+        every = IDLE_S if code >= 500 and request.method == "GET" else 0
+        return self.render(request, "message.html.j2", code, title=title, text=text, every=every)
 
 
 async def _read_form(request: Request) -> Form:
@@ -284,13 +259,6 @@ async def _read_form(request: Request) -> Form:
     return Form.parse(bytes(body))
 
 
-def _here(request: Request) -> str:
-    """Return the path and the query of a request, for the form that leads back to it."""
-    path = request.scope["raw_path"].decode("ascii", errors="replace")
-    query = request.url.query
-    return access.own_path(f"{path}?{query}" if query else path)
-
-
 def _without_token(request: Request) -> str:
     query = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
     path = "/" + request.scope["raw_path"].decode("ascii", errors="replace").lstrip(
@@ -300,7 +268,7 @@ def _without_token(request: Request) -> str:
 
 
 def _static(request: Request) -> Response:
-    path, kind = STATIC.get(request.path_params["name"], (None, None))
+    path, kind = rendering.STATIC.get(request.path_params["name"], (None, None))
     if path is None:
         raise HTTPException(404)
     # The URL changes with the content.
@@ -326,59 +294,3 @@ def _explain(engine: Engine, error: Exception) -> tuple[str, str]:
             f"The role in DATABASE_URL may not read the queue: {first_line(error)}.",
         )
     return "The database query failed", first_line(error)
-
-
-def _renderer() -> Callable[..., Response]:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"),
-        autoescape=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    versions = {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, (path, _) in STATIC.items()
-    }
-    environment.globals |= {
-        "asset": lambda name: f"/static/{name}?v={versions[name]}",
-        "link": _link,
-        "fields": search.FIELDS,
-        "previews": engines.PREVIEWS,
-        "navigation": NAVIGATION,
-        "batch_path": lists.batch_path,
-    }
-    environment.filters |= {
-        "about": formats.about,
-        "code_spans": _code_spans,
-        "duration": formats.duration,
-        "file_size": formats.file_size,
-        "last_part": last_part,
-        "web_url": access.web_url,
-        "small_photo": access.small_photo,
-        "number": pages.number,
-        "since": lambda then, now: max(0.0, (now - then).total_seconds()),
-        "clock": lambda then: f"{then:%d %b %H:%M:%S}" if isinstance(then, datetime) else "",
-    }
-
-    def render(request: Request, template: str, code: int = 200, /, **context: Any) -> Response:
-        session = getattr(request.state, "session", None) or sessions.Session(name="")
-        common = {
-            "session": session,
-            "here": _here(request),
-            "notice": None if sessions.is_refresh(request) else session.take_notice(),
-        }
-        return HTMLResponse(environment.get_template(template).render(common | context), code)
-
-    return render
-
-
-def _code_spans(text: str) -> Markup:
-    """Return a text of ours with what stands in backticks as code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
-
-
-def _link(wanted: Filter = Filter(), /, **changes: Any) -> str:  # noqa: B008 - it does not change
-    """Return the list's address with this filter, some values changed and others added, without the empty ones."""
-    query = {name: str(value) for name, value in (wanted.values | changes).items() if value}
-    return f"/?{urlencode(query)}" if query else "/"
