@@ -159,6 +159,55 @@ def test_words_from_outside_stay_words(site: httpx.Client, sql: psycopg.Connecti
         assert HOSTILE in unescape(page)
 
 
+def test_whatever_a_job_s_page_shows_stays_words_and_is_bounded(
+    site: httpx.Client, sql: psycopg.Connection
+) -> None:
+    texts = dict.fromkeys(
+        ("engine", "lane", "cached", "preset_reason", "review_reason", "cutout_url", "poster_url"), HOSTILE
+    )
+    photo = dict.fromkeys(("status", "view", "reason", "warning", "error_code", "error_message"), HOSTILE)
+    numbers = dict.fromkeys(("score", "silhouette_iou", "delta_e", "detail", "photo_px", "watertight"), 1e300)
+    report = texts | {"photos": [photo, photo | {"status": "refused"}], "model": {"triangles": HOSTILE}}
+    report["quality"] = numbers | {
+        "parts": {"outline": HOSTILE, "colours": 7, HOSTILE: 1},
+        "warnings": [HOSTILE],
+    }
+    job = insert(
+        sql, status="completed", product_id=HOSTILE, image_urls=["https://a.example/1.jpg", "https://a.example/2.jpg"],
+        metadata={"worker": report, "views": {"front": 10**400, "left": 1, "back": [HOSTILE]}},
+    )  # fmt: skip
+    change(sql, job, "version = 'abcdef0123456789'")
+    for digest in ("abcdef0123456789", HOSTILE):
+        sql.execute(
+            "INSERT INTO worker.versions (path, digest, stem, shop, product, job_id, files)"
+            " SELECT worker.storage_path(shop, product_id, variant_id), %s, 'x', shop, 'x', id, '{\".png\": \"\"}' FROM jobs",
+            [digest],
+        )
+    sql.execute(
+        "INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome, error_code,"
+        " error_message, seconds) SELECT gen_random_uuid(), id, 1, %s, %s, now(), now(), 'failed', %s, %s, '{\"a\": 1e300}' FROM jobs",
+        [HOSTILE] * 4,
+    )
+    sql.execute(
+        "INSERT INTO worker.outbox (type, shop, job_id, terminal, body, dead_at, last_error)"
+        " SELECT %s, shop, id, true, repeat(%s, 20000), now(), repeat(%s, 20000) FROM jobs",
+        [HOSTILE] * 3,
+    )
+    page = site.get(f"/jobs/{job}").text
+    tags = Tags(page)
+    assert tags.names.count("script") == 2
+    assert "x" not in tags.links
+    assert unescape(page).count(HOSTILE) > 15
+    # The backend's part of a megabyte, and of thousands of levels.
+    sql.execute("UPDATE jobs SET metadata = metadata || jsonb_build_object('large', repeat('<b>', 300000))")
+    assert len(site.get(f"/jobs/{job}").text) < 200_000
+    sql.execute("UPDATE jobs SET metadata = metadata || jsonb_build_object('large', '')")
+    sql.execute(
+        "UPDATE jobs SET metadata = metadata || jsonb_build_object('deep', (repeat('[', 4000) || repeat(']', 4000))::jsonb)"
+    )
+    assert site.get(f"/jobs/{job}").status_code == 200
+
+
 def test_a_hostile_address_never_becomes_a_link(site: httpx.Client, sql: psycopg.Connection) -> None:
     for bad in ("javascript:alert(1)", "data:text/html,x", "file:///etc/passwd", " javascript:alert(1)",
                 "https:javascript:alert(1)", "https://u:p@h/x", 'https://h/"onload=x'):  # fmt: skip

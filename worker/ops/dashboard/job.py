@@ -102,7 +102,9 @@ def _timeline(row: Row, attempts: Sequence[Row], report: Row) -> list[Row]:
 def _versions(rows: Sequence[Row]) -> list[Row]:
     """Return the versions of the product's model, the newest first, each with the URLs of its files where they are known."""
     known = next((row for row in rows if row["is_jobs"] and row["model_url"]), None)
-    return [row | _files(row, known) for row in rows]
+    return [
+        row | _files(row, known) | {"score": score.number(parse_json(row["score"] or ""))} for row in rows
+    ]
 
 
 def _files(version: Row, known: Row | None) -> Row:

@@ -46,8 +46,7 @@ SELECT version.digest, version.job_id, version.begun_at, version.rejected_at, ve
     maker.version = version.digest AS is_jobs, left(maker.model_url, 8000) AS model_url,
     left(maker.metadata #>> '{worker,poster_url}', 4000) AS poster_url, maker.review,
     left(maker.metadata #>> '{worker,engine}', 100) AS engine, maker.quality,
-    CASE WHEN jsonb_typeof(maker.metadata #> '{worker,quality,score}') = 'number'
-        THEN CAST(maker.metadata #>> '{worker,quality,score}' AS double precision) END AS score,
+    left(maker.metadata #>> '{worker,quality,score}', 40) AS score,
     now() AS now
 FROM public.jobs AS job
 JOIN worker.versions AS version ON version.path = worker.storage_path(job.shop, job.product_id, job.variant_id)
