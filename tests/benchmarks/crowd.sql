@@ -1,6 +1,6 @@
--- A large queue, written past the row's guard and triggers: :history jobs of :shops shops that have ended, :waiting that wait in
--- :batches batches, and 20 that run on 8 hosts. One in 20 has failed, one in 40 was cancelled, one in 50 waits for a review.
--- tests/benchmarks/dashboard.py writes the numbers into it.
+-- A large queue, written past the row's guard and triggers: jobs that have ended, of many shops; jobs that wait, in many batches;
+-- 20 that run on 8 hosts. One in 20 has failed, one in 40 was cancelled, one in 50 waits for a review. dashboard.py writes the
+-- numbers into it.
 SET session_replication_role = replica;
 
 INSERT INTO public.jobs (shop, product_id, variant_id, product_handle, image_urls, quality, status, progress, stage, attempts,
@@ -44,8 +44,38 @@ INSERT INTO worker.hosts (name, instance, version, engine, pools, lanes, devices
 SELECT 'gpu-' || n, gen_random_uuid(), '0.1.0', 'triposr', '{default}', 3, '{cuda:0}', 40960, now() + interval '1 day'
 FROM generate_series(0, 7) AS n;
 
+INSERT INTO worker.outbox (type, shop, job_id, terminal, body, created_at, delivered_at, attempts)
+SELECT 'job.completed', shop, id, true, '{}', completed_at, completed_at, 1 FROM public.jobs
+WHERE completed_at IS NOT NULL AND product_id LIKE '%0';
+INSERT INTO worker.outbox (type, shop, job_id, terminal, body, created_at, dead_at, attempts, last_error)
+SELECT 'job.failed', shop, id, true, '{}', completed_at, completed_at + interval '1 h', 10, '503 Service Unavailable' FROM public.jobs
+WHERE status = 'failed' ORDER BY completed_at DESC LIMIT 2000;
+
+INSERT INTO worker.shop_limits (shop, jobs_a_day, jobs_at_once)
+SELECT 'shop-' || n || '.myshopify.com', 1000, 5 FROM generate_series(0, :shops - 1, 2) AS n;
+INSERT INTO worker.shop_days (shop, day, quality, inserted, completed, failed, device_seconds)
+SELECT 'shop-' || n || '.myshopify.com', current_date - day, quality, 10, 9, 1, 100
+FROM generate_series(0, :shops - 1) AS n, generate_series(0, 29) AS day, unnest(ARRAY['', 'balanced', 'quality']) AS quality;
+
+-- Two days in parts of five minutes, and a month by hours.
+INSERT INTO worker.history (part, at, measure, pool, host, key, count, total)
+SELECT part, at, measure, 'default', CASE measure WHEN 'level' THEN '' ELSE 'gpu-' || host END, key, 10, 300
+FROM (
+    SELECT interval '5 min' AS part, generate_series(date_bin('1 h', now(), 'epoch') - interval '2 days', now(), interval '5 min') AS at
+    UNION ALL
+    SELECT interval '1 h', generate_series(date_bin('1 h', now(), 'epoch') - interval '30 days', now(), interval '1 h')
+) AS parts CROSS JOIN (
+    SELECT 'ended' AS measure, unnest(ARRAY['completed', 'cached', 'failed', 'cancelled']) AS key
+    UNION ALL SELECT 'failed', unnest(ARRAY['no_object', 'storage_refused', 'photo_not_found'])
+    UNION ALL SELECT one, generate_series(4, 24)::text FROM unnest(ARRAY['start', 'finish']) AS one
+    UNION ALL SELECT 'step', unnest(ARRAY['download', 'cutout', 'generate', 'finish', 'poster', 'quality', 'upload'])
+    UNION ALL SELECT 'level', unnest(ARRAY['waiting', 'running'])
+) AS keys CROSS JOIN generate_series(0, 7) AS host
+ON CONFLICT DO NOTHING;
+
 RESET session_replication_role;
 
 SELECT worker.recount_batches('shop-' || n || '.myshopify.com') FROM generate_series(0, :shops - 1) AS n;
 
-VACUUM (ANALYZE) public.jobs, worker.attempts, worker.search, worker.batches, worker.batch_changes, worker.hosts;
+VACUUM (ANALYZE) public.jobs, worker.attempts, worker.search, worker.batches, worker.batch_changes, worker.hosts, worker.outbox,
+    worker.shop_limits, worker.shop_days, worker.history;

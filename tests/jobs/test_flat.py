@@ -248,7 +248,8 @@ def test_pages_of_the_database_that_a_search_reads(
             wanted.find(most=5, visits=8)
             with monkeypatch.context() as patch:
                 patch.setattr(search, "COUNTED", 5)
-                patch.setattr(search, "COUNT_VISITS", 8)
+                for bound in ("COUNT_VISITS", "CHOICE_VISITS", "STATE_VISITS"):
+                    patch.setattr(search, bound, 8)
                 wanted.count()
                 wanted.choices()
             for n, (statement, parameters) in enumerate(asked):

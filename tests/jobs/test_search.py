@@ -137,9 +137,11 @@ def test_choices_are_counted_as_if_their_field_asked_for_nothing(
         assert found["engine"] == {"relief": found["status"]["completed"]}
     monkeypatch.setattr(search, "COUNT_VISITS", 20)
     monkeypatch.setattr(search, "COUNTED", 10)
+    monkeypatch.setattr(search, "CHOICE_VISITS", 12)
     asked = Search(engine, Filter(status="failed"))
     assert asked.count() == (10, False)
     assert asked.choices()["status"]["failed"] == (10, False)
+    assert asked.choices()["code"] == {"no_object": (10, False)}
     assert Search(engine, Filter(handle="tea-pot", preset="fast")).count() == (5, False)
 
 

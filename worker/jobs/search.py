@@ -20,7 +20,10 @@ from worker.database import Row, fetch_all, fetch_value, queries
 QUERIES = queries("worker.jobs")
 
 VISITS = 5_000  # jobs that a search looks at
-COUNT_VISITS = 2_000  # and a count
+HOST_VISITS = 1_000  # and one by a host, each of them with its attempts
+COUNT_VISITS = 2_000  # and a count of those that match
+CHOICE_VISITS = 1_000  # and one by choices
+STATE_VISITS = 300  # and one by states, each of them
 COUNTED = 1_000  # more are not counted
 MOST_SHOPS = 40  # whose jobs are walked side by side
 SHOPS_READ = 5_000  # to find those whose name has a part
@@ -152,10 +155,16 @@ class Search:
         """True if the list's time is that of the end of a job, and not of its insert."""
         return self._walk(self.wanted).by_end
 
+    @property
+    def visits(self) -> int:
+        """Return how many jobs find() looks at, at the most."""
+        return HOST_VISITS if self.wanted.host else VISITS
+
     def find(
-        self, *, most: int, older: Place | None = None, newer: Place | None = None, visits: int = VISITS
+        self, *, most: int, older: Place | None = None, newer: Place | None = None, visits: int | None = None
     ) -> Found:
-        """Return the first `most` jobs that match, or those next to a place. It looks at `visits` jobs at most."""
+        """Return the first `most` jobs that match, or those next to a place."""
+        visits = visits or self.visits
         rows = self._ask(_MATCHES, self.wanted, older=older, newer=newer, visits=visits, most=most + 1)
         places = [Place(row["time"], row["id"]) for row in rows if row["matches"]]
         more = len(places) > most
@@ -191,7 +200,7 @@ class Search:
         found = self._kinds(
             replace(self.wanted, **_NO_CHOICE | {"status": self.wanted.status or ENDED}), CHOICES[1:]
         )
-        visits = COUNTED + 1 if replace(self.wanted, status="", review="").values else COUNT_VISITS
+        visits = STATE_VISITS if replace(self.wanted, status="", review="").values else COUNT_VISITS
         states = {
             status: self._count(replace(self.wanted, status=status, review=""), visits) for status in STATUSES
         }
@@ -199,11 +208,12 @@ class Search:
         return found | {"status": states, "review": found["review"] | {REVIEWS[0]: wanted}}
 
     def _count(self, wanted: Filter, visits: int) -> Count:
+        visits = min(visits, self.visits)
         found = self._ask(_NUMBER, wanted, visits=visits, most=COUNTED + 1)[0]
         return _count(found["jobs"], exact=not found["stopped"])
 
     def _kinds(self, others: Filter, names: Sequence[str]) -> dict[str, dict[str, Count]]:
-        rows = self._ask(_KINDS, others, visits=COUNT_VISITS)
+        rows = self._ask(_KINDS, others, visits=CHOICE_VISITS)
         exact = not any(row["stopped"] for row in rows)
         asked = {name: value for name, value in self.wanted.values.items() if name in names}
         sums: dict[str, dict[str, int]] = {name: {} for name in names}
@@ -253,8 +263,9 @@ class Search:
             values |= {"place_time": place.time, "place_id": place.id}
         direction = "ASC" if newer else "DESC"
         steps = _STEPS.format(
-            matches=" AND ".join(conditions) or "job.id IS NOT NULL",
+            matches=" AND ".join(conditions) or "true",
             columns=_KIND_COLUMNS if question is _KINDS else "",
+            lookup=_LOOKUP if conditions or question is _KINDS else "",
             walk=" UNION ALL ".join(
                 _PART.format(where=" AND ".join([part.where, *window]), direction=direction).format(
                     id=part.id, time=part.time
@@ -323,8 +334,9 @@ _STEPS = """
             ORDER BY time {direction}, id {direction} LIMIT %(visits)s
         ) AS walked
     ) AS step
-    LEFT JOIN LATERAL (SELECT * FROM public.jobs WHERE jobs.id = step.id OFFSET 0) AS job ON true
+    {lookup}
 """
+_LOOKUP = "LEFT JOIN LATERAL (SELECT * FROM public.jobs WHERE jobs.id = step.id OFFSET 0) AS job ON true"
 _PART = """
     (SELECT {{id}} AS id, {{time}} AS time FROM {where} ORDER BY {{time}} {direction}, {{id}} {direction} LIMIT %(visits)s)
 """

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from rows import change, insert, served
 from sqlalchemy.engine import Engine
 
+from worker.jobs import search as jobs_search
 from worker.ops.dashboard import access, pages, search
 
 HOSTILE = '"><script>alert(1)</script>'
@@ -44,6 +45,10 @@ VARIANT = "gid://shopify/ProductVariant/4567890123456"
         (f"  the product {PRODUCT}, please", "product=8123456789012"),
         (VARIANT, "variant=4567890123456"),
         ("8123456789012", "product=8123456789012"),
+        ("What is wrong with 8123456789012?", "product=8123456789012"),
+        ("See <https://tea.myshopify.com/admin/products/8123456789012>, it looks odd",
+         "shop=tea.myshopify.com&product=8123456789012"),
+        ("job 0f3cf1f2-8b1c-4a77-9a9e-0123456789ab failed", "job=0f3cf1f2-8b1c-4a77-9a9e-0123456789ab"),
         ("4567890123456", "variant=4567890123456"),
         ("https://admin.shopify.com/store/tea/products/8123456789012", "shop=tea.myshopify.com&product=8123456789012"),
         ("https://admin.shopify.com/store/tea/products/8123456789012/variants/4567890123456?x=1",
@@ -150,7 +155,7 @@ def test_a_search_that_gives_up_says_where_and_goes_on(
     old = insert(sql, quality="fast")
     for _ in range(8):
         insert(sql)
-    monkeypatch.setattr(pages, "VISITS", 5)
+    monkeypatch.setattr(jobs_search, "VISITS", 5)
     page = site.get("/?preset=fast").text
     assert "Looked at 5 jobs, back to" in page
     assert ids(page) == []
@@ -162,7 +167,7 @@ def test_choices_and_counts_are_shown(site: httpx.Client, sql: psycopg.Connectio
         insert(sql, shop="tea.myshopify.com", status="failed", quality=("fast", "balanced")[n % 2])
     insert(sql, shop="tea.myshopify.com")
     page = re.sub(r"<span class=\"num\">(.*?)</span>", r"\1", site.get("/?shop=tea.myshopify.com").text)
-    assert ">4 jobs, the newest first<" in page
+    assert ">4 jobs, newest first<" in page
     assert ">Failed 3</a>" in page
     assert ">Waiting 1</a>" in page
     assert '<option value="balanced">balanced (2)</option>' in page

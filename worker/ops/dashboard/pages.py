@@ -9,12 +9,13 @@ from sqlalchemy.engine import Engine
 
 from worker.database import Row, fetch_all, queries
 from worker.jobs import hosts, queue
-from worker.jobs.search import ENDED, VISITS, BadFilter, Count, Filter, Place, Search
+from worker.jobs.search import ENDED, BadFilter, Count, Filter, Place, Search
 from worker.ops.dashboard import search
 
 QUERIES = queries("worker.ops.dashboard")
 
-PAGE = 25  # jobs
+LONGEST = 2000  # letters that are searched for
+PAGE = 24  # jobs, in one column or two
 RUNNING = 50  # jobs that the overview shows at the most
 AHEAD = 5  # waiting jobs that it shows
 
@@ -32,7 +33,7 @@ CHIPS: Mapping[str, Mapping[str, str]] = {
 
 def overview(engine: Engine, query: Mapping[str, str]) -> Row:
     """Return what `/` shows: the list of the filter in a query string, or the whole queue if it asks for nothing."""
-    typed = query.get("q", "").strip().replace("\0", "")
+    typed = query.get("q", "").replace("\0", "").strip()[:LONGEST]
     found: Row = {
         "typed": typed,
         "readings": [],
@@ -80,10 +81,10 @@ def _queue(engine: Engine) -> Row:
 def _listing(engine: Engine, wanted: Filter, older: Place | None, newer: Place | None) -> Row:
     """Return a part of the list of a filter, and how many jobs match it."""
     asked = Search(engine, wanted)
-    found = asked.find(most=PAGE, older=older, newer=newer, visits=VISITS)
+    found = asked.find(most=PAGE, older=older, newer=newer)
     if newer and not found.more and not found.stopped:  # the beginning, in full
         older = newer = None
-        found = asked.find(most=PAGE, visits=VISITS)
+        found = asked.find(most=PAGE)
     first = found.places[0] if found.places else older
     last = found.places[-1] if found.places else newer
     return {
@@ -93,7 +94,7 @@ def _listing(engine: Engine, wanted: Filter, older: Place | None, newer: Place |
         "older": last if newer or found.more else None,
         "stopped": found.stopped,
         "further": "newer" if newer else "older",
-        "visits": VISITS,
+        "visits": asked.visits,
         "by_end": asked.by_end,
         "count": asked.count(),
         "choices": asked.choices(),

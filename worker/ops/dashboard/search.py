@@ -55,8 +55,10 @@ PROBED = 200  # jobs that are looked at, to see if a name is known
 # A word is anything without a space, or in quotes.
 _NAMED = re.compile(r"(?<!\S)([a-z]+):(?!/)(?:\"([^\"]*)\"|(\S+))")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_URL = re.compile(r"https?://[^\s<>\"]+")
 _GID = re.compile(r"gid://shopify/(Product|ProductVariant)/(\w+)")
 _SHOP = r"[a-z0-9][a-z0-9-]*\.myshopify\.com"
+_NUMBER = re.compile(r"\b\d{9,20}\b")  # a product or a variant of Shopify, within a sentence
 # `/store/tea/products/8123/variants/4567` of admin.shopify.com, and the older `/admin/products/8123` of the shop itself.
 _ADMIN = re.compile(r"(?:/store/([a-z0-9-]+)|/admin)/products/(\d+)(?:/variants/(\d+))?")
 _PAGE = re.compile(r"/products/([^/]+)")
@@ -88,12 +90,12 @@ def read(engine: Engine, text: str) -> list[Filter]:
 
 
 def _certain(text: str) -> Fields | None:
-    """Return what a text means that has the form of one thing alone. None for others."""
+    """Return what a text means that has something in it of an unmistakable form. None for others."""
     if gid := _GID.search(text):
         return {"product" if gid[1] == "Product" else "variant": gid[2]}
-    if text.startswith(("http://", "https://")):
-        return _address(text)
-    if job := _UUID.fullmatch(text):
+    if url := _URL.search(text):
+        return _address(url[0])
+    if job := _UUID.search(text):
         return {"job": job[0]}
     return None
 
@@ -127,8 +129,9 @@ def _guesses(engine: Engine, text: str) -> Iterator[Fields]:
     word = text.lower()
     if re.fullmatch("[0-9a-f-]{6,36}", word):
         yield {"job": word}
-    yield {"product": text}
-    yield {"variant": text}
+    for name in (text, *_NUMBER.findall(text)):
+        yield {"product": name}
+        yield {"variant": name}
     yield {"handle": text}
     handle = re.sub(r"\W+", "-", word).strip("-")  # as Shopify makes it of a title
     if handle not in ("", word):
