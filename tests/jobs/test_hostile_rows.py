@@ -277,7 +277,9 @@ def _read_everywhere(place: Place, job_id: Any) -> None:
 async def _pages(site: Starlette, *paths: str) -> list[str]:
     """What these pages say. An error in the application is raised here."""
     transport = httpx.ASGITransport(site)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as browser:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://localhost", follow_redirects=True
+    ) as browser:
         answers = [await browser.get(path) for path in paths]
     assert [answer.status_code for answer in answers] == [200] * len(paths)
     return [answer.text for answer in answers]
