@@ -350,6 +350,8 @@ def test_an_option_does_not_exist(call: Call, name: str) -> None:
         "retry",
         f"retry {JOB} --failed",
         "retry --failed --since tomorrow",
+        f"retry {JOB} --since 2h",
+        f"watch {JOB} --limit 3",
         f"retry --failed --since {'9' * 20}d",
         "delete",
         "delete --shop a --json",

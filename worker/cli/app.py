@@ -38,7 +38,9 @@ def _invoke(arguments: Sequence[str]) -> None:
     sections.simplify(command)
     if COMPLETE in os.environ:
         command.main(prog_name="worker")
-    with command.make_context("worker", list(arguments), terminal_width=sections.width()) as context:
+    with command.make_context(
+        "worker", list(arguments), terminal_width=sections.width(), help_option_names=["-h", "--help"]
+    ) as context:
         command.invoke(context)
 
 

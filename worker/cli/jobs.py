@@ -165,6 +165,8 @@ def watch(ids: OptionalIds = None, as_json: AsJson = False, limit: Limit = None)
     """
     if as_json and not ids:
         raise typer.BadParameter("--json needs job ids.")
+    if ids and limit is not None:
+        raise typer.BadParameter("--limit is for the queue, and not for job ids.")
     with connected(settings.load()) as engine:
         if ids:
             _watch(engine, find_jobs(engine, ids), as_json=as_json)
@@ -188,9 +190,11 @@ def retry(
         bool, typer.Option("--failed", help="Retry all jobs that failed recently, instead of ids.")
     ] = False,
     since: Annotated[
-        str,
-        typer.Option(metavar="DURATION", help="How far back --failed goes, such as 90s, 30m, 2h or 7d."),
-    ] = "1h",
+        str | None,
+        typer.Option(
+            metavar="DURATION", help="How far back --failed goes, such as 90s, 30m, 2h or 7d. Default: 1h."
+        ),
+    ] = None,
     without_photo: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Leave this photo out, counted from 0.")
     ] = None,
@@ -204,11 +208,13 @@ def retry(
         raise typer.BadParameter("Give job ids or --failed, not both.")
     if without_photo is not None and len(ids or ()) != 1:
         raise typer.BadParameter("--without-photo needs one job id.")
-    seconds = _seconds(since)
+    if since and not failed:
+        raise typer.BadParameter("--since needs --failed.")
+    seconds = _seconds(since or "1h")
     with connected(settings.load()) as engine:
         jobs = find_jobs(engine, ids) if ids else queue.failed_since(engine, seconds)
         if not jobs and not as_json:
-            console.print(f"No job failed in the last {since}.", highlight=False)
+            console.print(f"No job failed in the last {since or '1h'}.", highlight=False)
         for_each(jobs, lambda job: _retry(engine, job, without_photo), as_json=as_json)
 
 

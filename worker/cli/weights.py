@@ -118,6 +118,6 @@ def path_of_weights(names: WeightNames = None, as_json: AsJson = False) -> None:
     except weights.WeightsMissing as error:
         raise ConfigError(str(error)) from None
     if as_json:
-        print_json(paths)
+        print_json({name: {"path": path} for name, path in paths.items()})
     else:
         typer.echo("\n".join(map(str, paths.values())))

@@ -12,6 +12,7 @@ from worker.core.errors import redact_url
 from worker.core.finding import Finding, Level, advice, fail, ok, unreachable
 from worker.core.settings import ConfigError, Settings
 from worker.http import clients
+from worker.ops.advice import supervisor
 from worker.storage import StoreUnreachable, open_store
 from worker.webhooks import sender, signature
 
@@ -42,6 +43,9 @@ def store(settings: Settings) -> Iterator[Finding]:
 def photos(settings: Settings) -> Iterator[Finding]:
     """Name the hosts from which photos are accepted, and check that certificates can be checked."""
     clients.authorities()
+    if supervisor() == "dev":  # it allows what a developer may try
+        yield ok("photos", "from anywhere, as worker dev has it")
+        return
     if settings.photo_loopback:
         yield advice(
             "photos",

@@ -1,4 +1,4 @@
-"""docs/symptoms.md: its commands, run in the state that each comment names, print what stands below them.
+"""docs/symptoms.md and docs/commands.md: the commands, run in the state that each comment names, print what stands below them.
 
 A comment `<!-- state -->` in the page names a function of STATES; the job is 7e57ed00. `<!-- failed CODE -->` is a job that failed so.
 """
@@ -23,8 +23,10 @@ from worker.jobs import queue
 from worker.ops import advice
 from worker.webhooks import outbox
 
-PAGE = (Path(__file__).parents[2] / "docs" / "symptoms.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = {name: (DOCS / name).read_text() for name in ("commands.md", "symptoms.md")}
 JOB = "7e57ed00-52a1-4c7e-9d5e-0c6b1e6a2f10"
+OTHERS = ("0a81c3f6-5b0d-4c8e-8a38-2f6d0b8c0a11", "c4d2e9b7-93a1-4f53-b0a4-7d1c5e3f9a22")
 SHOP = "shop.myshopify.com"
 BLOCK = re.compile(r"<!-- ([\w ]+) -->\n\n```sh\n(.*?)```\n\n```text\n(.*?)```", re.DOTALL)
 WIDTH = 60  # columns: what a phone shows of a block without scrolling far
@@ -118,6 +120,21 @@ def dead(place: Place) -> None:
     place.sql.execute("UPDATE worker.outbox SET id = %s", [JOB.replace("7e57ed00", "e7e17000")])
 
 
+def busy(place: Place) -> None:
+    to_review(place)
+    place.host()
+    for id_ in OTHERS:
+        place.insert(id=id_, product_id=f"45{id_[7]}")
+    job = queue.claim(place.engine, worker="gpu-1", lease_s=600)
+    assert job
+    queue.report(place.engine, job, progress=50, stage="generating", lease_s=600)
+
+
+def alike(place: Place) -> None:
+    place.insert()
+    place.insert(id=JOB.replace("7e57ed00", "7e57abcd"))
+
+
 def no_database(place: Place) -> None:
     place.set("DATABASE_URL", "postgresql://worker:secret@127.0.0.1:9/postgres")
 
@@ -142,7 +159,7 @@ def failed(place: Place, code: str) -> None:
 STATES = {
     state.__name__: state
     for state in (
-        no_worker, other_pool, paused, later, retries, running, lost, to_review, dead, no_database, no_setting,
+        busy, alike, no_worker, other_pool, paused, later, retries, running, lost, to_review, dead, no_database, no_setting,
     )
 }  # fmt: skip
 
@@ -186,11 +203,12 @@ def said(command: str, capfd: pytest.CaptureFixture[str]) -> str:
     return found.out + found.err
 
 
+@pytest.mark.parametrize("page", PAGES)
 def test_every_command_prints_what_the_page_shows(
-    place: Place, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    place: Place, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
-    blocks = BLOCK.findall(PAGE)
-    assert len(blocks) == PAGE.count("```text") > 30
+    blocks = BLOCK.findall(PAGES[page])
+    assert len(blocks) == PAGES[page].count("```text") > 6
     for state, command, shown in blocks:
         with monkeypatch.context() as patch:
             prepare(dataclasses.replace(place, set=patch.setenv), state)
@@ -199,10 +217,12 @@ def test_every_command_prints_what_the_page_shows(
 
 @pytest.mark.parametrize("code", ERRORS)
 def test_every_code_has_its_section(code: str) -> None:
-    assert f"### {code}\n" in PAGE
-    assert f"<!-- failed {code} -->" in PAGE
+    assert f"### {code}\n" in PAGES["symptoms.md"]
+    assert f"<!-- failed {code} -->" in PAGES["symptoms.md"]
 
 
-def test_the_page_fits_a_phone() -> None:
-    assert not re.search(r"^\|", PAGE, re.MULTILINE), "a table"
-    assert max(len(line) for block in BLOCK.findall(PAGE) for line in block[1].splitlines()) <= WIDTH
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_the_page_fits_a_phone(page: str) -> None:
+    assert not re.search(r"^\|", page, re.MULTILINE), "a table"
+    code = "\n".join(re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    assert max(map(len, code.splitlines())) <= WIDTH
