@@ -37,8 +37,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT coalesce(nullif(regexp_replace(last_part.gid, '^gid:/(/.*)?/', ''), ''), last_part.gid)
 $$;
 
--- Begin an erasure and wake the daemons. The shop's limits and its counts by day go at once, because nobody could tell later
--- if they were there before. It touches no job, so that the call is quick however many there are, and so that none of the app's
+-- Begin an erasure and wake the daemons. The shop's limits and its name in the counts by day go at once, because nobody
+-- could tell later if they were there before. It touches no job, so that the call is quick however many there are, and so that none of the app's
 -- triggers runs with this function's rights.
 CREATE OR REPLACE FUNCTION worker.begin_erasure(its_shop text, its_product text, its_variant text) RETURNS uuid
 LANGUAGE plpgsql VOLATILE SET search_path = '' AS $$
@@ -59,8 +59,7 @@ BEGIN
     RETURNING id INTO erasure;
     IF its_product IS NULL THEN
         DELETE FROM worker.shop_limits WHERE shop = its_shop;
-        DELETE FROM worker.shop_changes WHERE shop = its_shop;
-        DELETE FROM worker.shop_days WHERE shop = its_shop;
+        PERFORM worker.forget_usage(its_shop);
         -- The next forecast knows what is left of the shop.
         DELETE FROM worker.forecasts WHERE shop = its_shop;
         DELETE FROM worker.batch_forecasts WHERE shop = its_shop;
@@ -317,11 +316,8 @@ BEGIN
         DELETE FROM worker.outbox AS event
         WHERE event.shop = mine.shop AND event.job_id IS NULL AND event.delivered_at IS NULL AND event.dead_at IS NULL
           AND worker.is_erased_event(mine, event);
-        -- What the last of its jobs have added after the call.
-        DELETE FROM worker.shop_changes AS one
-        WHERE one.shop = mine.shop AND NOT EXISTS (SELECT FROM public.jobs AS job WHERE job.shop = mine.shop);
-        DELETE FROM worker.shop_days AS one
-        WHERE one.shop = mine.shop AND NOT EXISTS (SELECT FROM public.jobs AS job WHERE job.shop = mine.shop);
+        -- What the last of its jobs have added after the call, unless the shop has come back.
+        PERFORM worker.forget_usage(mine.shop) WHERE NOT EXISTS (SELECT FROM public.jobs AS job WHERE job.shop = mine.shop);
     END IF;
     FOR done IN
         UPDATE worker.erasures AS one

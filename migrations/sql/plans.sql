@@ -129,6 +129,22 @@ BEGIN
     RETURN folded;
 END $$;
 
+-- Forget what a shop has used, but for the sums: they are added to rows that name no shop, so that the sums of a day over all
+-- shops stay what they were. No row that another erasure or a fold needs is locked: what is added goes to the changes. In the
+-- order of worker.fold_usage(), so that neither waits for the other in a circle.
+CREATE OR REPLACE FUNCTION worker.forget_usage(its_shop text) RETURNS void
+LANGUAGE sql VOLATILE SET search_path = '' AS $$
+    WITH gone AS (DELETE FROM worker.shop_changes WHERE shop = its_shop RETURNING *)
+    INSERT INTO worker.shop_changes (shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes)
+    SELECT '', day, quality, sum(completed), sum(failed), sum(cancelled), sum(cached), sum(device_seconds), sum(cpu_seconds),
+        sum(bytes)
+    FROM gone GROUP BY day, quality;
+    WITH gone AS (DELETE FROM worker.shop_days WHERE shop = its_shop RETURNING *)
+    INSERT INTO worker.shop_changes (shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes)
+    SELECT '', day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes
+    FROM gone WHERE quality <> ''
+$$;
+
 -- What each shop has used on each day: the sums, and the changes that are not in them yet.
 CREATE OR REPLACE VIEW public.shop_usage WITH (security_invoker = true) AS
 SELECT shop, day, quality, sum(completed)::int AS completed, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled,
@@ -144,4 +160,4 @@ FROM (
 GROUP BY shop, day, quality;
 
 COMMENT ON VIEW public.shop_usage IS
-'What each shop has used on each day in UTC, by the quality that its jobs asked for. `cached` are those completed jobs whose result was known before.';
+'What each shop has used on each day in UTC, by the quality that its jobs asked for. `cached` are those completed jobs whose result was known before. The shop is empty in the sums of shops that were forgotten.';

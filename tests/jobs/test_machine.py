@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -18,10 +19,10 @@ from hypothesis.stateful import (
 )
 from machine import explore, in_database
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from worker.core.errors import JobError
-from worker.jobs import batches, queue
+from worker.jobs import batches, plans, queue
 from worker.jobs.queue import Job, LeaseLost
 from worker.local.postgres import Postgres
 from worker.storage import paths
@@ -38,6 +39,21 @@ MOST_JOBS = 6
 Row = dict[str, Any]
 Batch = tuple[str, str]  # shop and name
 Write = Callable[[Engine, Job], object]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a shop, and what it refuses."""
+
+    jobs_a_day: int
+    jobs_at_once: int | None
+    presets: list[str] | None
+
+    def refuses(self, quality: str, of_today: int) -> str | None:
+        """Return the rule that one more job breaks."""
+        if self.presets is not None and quality not in self.presets:
+            return "quality_is_in_the_plan_of_the_shop"
+        return "jobs_of_the_day_are_in_the_plan_of_the_shop" if of_today >= self.jobs_a_day else None
 
 
 def complete(engine: Engine, job: Job, *, wants_review: bool = False) -> None:
@@ -76,10 +92,14 @@ class Life(RuleBasedStateMachine):
         self.retried: set[UUID] = set()
         self.opened: set[Batch] = set()  # had an unfinished job since they finished last
         self.published: dict[str, tuple[str, datetime]] = {}  # by stem: the digest, and when it was asked for
+        self.plans: dict[str, Plan] = {}
+        self.used: Counter[tuple[str, str]] = Counter()  # by shop and end
 
     @initialize()
     def begin(self) -> None:
-        self.sql.execute("TRUNCATE jobs, worker.versions, worker.published")
+        self.sql.execute(
+            "TRUNCATE jobs, worker.versions, worker.published, worker.shop_limits, worker.shop_days, worker.shop_changes"
+        )
         for product in ("1", "gid://shopify/Product/1", "2"):
             self.enqueue("a", product, None, 0, 3, "x")
         self.before = self._rows()
@@ -92,6 +112,8 @@ class Life(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         max_attempts=st.integers(1, 3),
         batch=st.sampled_from([None, "x", "y"]),
+        quality=st.sampled_from(["fast", "balanced"]),
+        start_in_s=st.sampled_from([None, None, 0, 20, 600]),
     )
     def a_backend_inserts(
         self,
@@ -101,8 +123,29 @@ class Life(RuleBasedStateMachine):
         priority: int,
         max_attempts: int,
         batch: str | None,
+        quality: str,
+        start_in_s: int | None,
     ) -> None:
-        self.enqueue(shop, product, variant, priority, max_attempts, batch)
+        today = datetime.now(UTC).date()
+        count = sum(row["shop"] == shop and row["created_at"].date() == today for row in self.before.values())
+        plan = self.plans.get(shop)
+        if plan and (rule := plan.refuses(quality, count)):
+            with pytest.raises(IntegrityError, match=rule):
+                self.enqueue(shop, product, variant, priority, max_attempts, batch, quality, start_in_s)
+            return
+        self.enqueue(shop, product, variant, priority, max_attempts, batch, quality, start_in_s)
+
+    @rule(
+        shop=st.sampled_from("ab"),
+        jobs_a_day=st.integers(0, MOST_JOBS),
+        jobs_at_once=st.sampled_from([None, 0, 1, 2]),
+        presets=st.sampled_from([None, ["fast"], ["fast", "balanced"]]),
+    )
+    def a_shop_gets_a_plan(
+        self, shop: str, jobs_a_day: int, jobs_at_once: int | None, presets: list[str] | None
+    ) -> None:
+        plans.set_plan(self.engine, shop, jobs_a_day=jobs_a_day, jobs_at_once=jobs_at_once, presets=presets)
+        self.plans[shop] = Plan(jobs_a_day, jobs_at_once, presets)
 
     def enqueue(
         self,
@@ -112,6 +155,8 @@ class Life(RuleBasedStateMachine):
         priority: int,
         max_attempts: int,
         batch: str | None,
+        quality: str = "balanced",
+        start_in_s: int | None = None,
     ) -> None:
         job = queue.enqueue(
             self.engine,
@@ -121,8 +166,12 @@ class Life(RuleBasedStateMachine):
             image_urls=["http://a/b", "http://a/c"],
             priority=priority,
             batch=batch,
+            quality=quality,
         )
-        self.sql.execute("UPDATE jobs SET max_attempts = %s WHERE id = %s", [max_attempts, job])
+        self.sql.execute(
+            "UPDATE jobs SET max_attempts = %s, start_by = now() + make_interval(secs => %s) WHERE id = %s",
+            [max_attempts, start_in_s, job],
+        )
         self.jobs.append(job)
 
     @precondition(lambda self: self._due())
@@ -184,7 +233,8 @@ class Life(RuleBasedStateMachine):
             self.sql.execute("SELECT set_config('worker.lease', 'queue', true)")
             self.sql.execute(
                 "UPDATE jobs SET run_after = run_after - make_interval(secs => %(s)s),"
-                " lease_expires_at = lease_expires_at - make_interval(secs => %(s)s)",
+                " lease_expires_at = lease_expires_at - make_interval(secs => %(s)s),"
+                " start_by = start_by - make_interval(secs => %(s)s)",
                 {"s": seconds},
             )
         self.before = self._rows()
@@ -202,6 +252,18 @@ class Life(RuleBasedStateMachine):
             if row["status"] == "processing" and row["lease_expires_at"] < now
         }
         assert {row["id"] for row in queue.rescue(self.engine)} == lost
+
+    @precondition(lambda self: any(_is_late(row) for row in self.before.values()))
+    @rule()
+    def somebody_looks_for_jobs_that_have_not_begun_in_time(self) -> None:
+        late = {job for job, row in self.before.items() if _is_late(row)}
+        assert {row["id"] for row in queue.expire(self.engine, 200)} == late
+        rows = self._rows()
+        assert all((rows[job]["status"], rows[job]["error_code"]) == ("cancelled", "expired") for job in late)
+
+    @rule()
+    def a_daemon_folds_what_was_used(self) -> None:
+        queue.fold_usage(self.engine, 5)
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
@@ -224,6 +286,7 @@ class Life(RuleBasedStateMachine):
             self.retried.add(job)
             row = self._rows()[job]
             assert (row["refresh"], row["review"], row["version"]) == (True, "none", None)
+            assert row["start_by"] is None or row["start_by"] > datetime.now(UTC)
             assert set(row["excluded_photos"]) == excluded
 
     @precondition(lambda self: self._any("completed"))
@@ -319,6 +382,7 @@ class Life(RuleBasedStateMachine):
             elif row["status"] != was:
                 assert (was, row["status"]) in FORWARD, "states only move forward"
                 self.endings[job] += row["status"] in ENDED
+                self.used[row["shop"], row["status"]] += row["status"] in ENDED
             elif job in self.before and row["review"] != self.before[job]["review"]:
                 self.endings[job] += 1
         self._check_versions(rows)
@@ -326,6 +390,15 @@ class Life(RuleBasedStateMachine):
         self._check_history(rows)
         self.before, self.retried = rows, set()
         self._check_batches()
+        self._check_usage()
+
+    def _check_usage(self) -> None:
+        sums = self.sql.execute(
+            "SELECT shop, sum(completed)::int AS completed, sum(failed)::int AS failed, sum(cancelled)::int AS cancelled"
+            " FROM shop_usage GROUP BY shop"
+        ).fetchall()
+        found = Counter({(row["shop"], end): row[end] for row in sums for end in ENDED})
+        assert +found == +self.used, "each end counts once, folded or not"
 
     def _check_batches(self) -> None:
         sums = {
@@ -397,8 +470,19 @@ class Life(RuleBasedStateMachine):
         return [r for r in self.before.values() if r["status"] == "pending" and r["run_after"] <= now]
 
     def _due_and_free(self) -> list[Row]:
-        busy = {_path(row) for row in self.before.values() if row["status"] == "processing"}
-        return [row for row in self._due() if _path(row) not in busy]
+        running = [row for row in self.before.values() if row["status"] == "processing"]
+        busy = {_path(row) for row in running}
+        full = {
+            shop
+            for shop, plan in self.plans.items()
+            if plan.jobs_at_once is not None
+            and sum(row["shop"] == shop for row in running) >= plan.jobs_at_once
+        }
+        return [
+            row
+            for row in self._due()
+            if _path(row) not in busy and row["shop"] not in full and not _is_late(row)
+        ]
 
     def _any(self, status: str) -> bool:
         return any(row["status"] == status for row in self.before.values())
@@ -417,6 +501,17 @@ class Life(RuleBasedStateMachine):
             "SELECT seq, job_id, terminal, body::jsonb AS body FROM worker.outbox"
             " WHERE job_id IS NOT NULL ORDER BY seq"
         ).fetchall()
+
+
+def _is_late(row: Row) -> bool:
+    """True if a job has not begun by its start_by, since it was queued."""
+    has_begun = row["started_at"] is not None and row["started_at"] >= row["queued_at"]
+    return bool(
+        row["status"] == "pending"
+        and not has_begun
+        and row["start_by"] is not None
+        and row["start_by"] <= datetime.now(UTC)
+    )
 
 
 def _path(row: Row) -> str:

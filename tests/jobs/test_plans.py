@@ -3,14 +3,17 @@
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from shops import Shelf
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import JobError
 from worker.jobs import queue
+from worker.versions import erase
 
 Sql = psycopg.Connection[Any]
 A_DAY = "jobs_of_the_day_are_in_the_plan_of_the_shop"
@@ -233,5 +236,40 @@ def test_the_usage_of_a_shop_is_exact_folded_or_not_and_outlives_its_rows(engine
     assert queue.fold_usage(engine, 100) == 0
     sql.execute("DELETE FROM jobs")
     assert usage(sql) == expected
-    sql.execute("SELECT forget_shop('a')")
-    assert usage(sql) == []
+
+
+def test_the_sums_of_forgotten_shops_stay_without_their_names(
+    engine: Engine, sql: Sql, tmp_path: Path
+) -> None:
+    def sums() -> list[tuple[Any, ...]]:
+        return sql.execute("SELECT sum(completed), sum(cancelled), sum(bytes) FROM shop_usage").fetchall()
+
+    for shop in "abc":
+        limit(sql, shop, jobs_a_day=100)
+        insert(sql, 2, shop)
+    for n in range(6):
+        job = queue.claim(engine, worker="w", lease_s=30)
+        assert job
+        queue.complete(engine, job, model_url="x", report={"bytes": {"glb": 7}})
+        if n == 3:
+            queue.fold_usage(engine, 100)
+    insert(sql, shop="a", first=2)
+    before = sums()
+    sql.execute("SELECT forget_shop('a'), forget_shop('b')")
+    assert [row[:3] for row in usage(sql)] == [("", "fast", 4), ("c", "fast", 2)]
+    assert sums() == before
+    sql.execute("UPDATE jobs SET cancel_requested_at = now() WHERE shop = 'a'")
+    assert ("a", 1) in {(row[0], row[4]) for row in usage(sql)}, "a job of the shop has just ended"
+    store = Shelf(tmp_path / "store", None).open()
+    while work := erase.take(engine):
+        erase.carry_out(engine, store, work)
+    assert [(*row[:3], row[4], row[9]) for row in usage(sql)] == [
+        ("", "fast", 4, 1, 28),
+        ("c", "fast", 2, 0, 14),
+    ]
+    unfolded = usage(sql)
+    queue.fold_usage(engine, 100)
+    assert usage(sql) == unfolded
+    assert sql.execute(
+        "SELECT DISTINCT shop FROM worker.shop_days UNION SELECT shop FROM worker.shop_changes ORDER BY 1"
+    ).fetchall() == [("",), ("c",)]

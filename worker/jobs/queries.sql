@@ -404,7 +404,7 @@ ORDER BY plan.shop;
 SELECT shop, sum(completed) AS completed, sum(failed) AS failed, sum(cancelled) AS cancelled, sum(cached) AS cached,
     sum(device_seconds) AS device_seconds, sum(bytes) AS bytes,
     EXISTS (SELECT FROM worker.shop_limits AS plan WHERE plan.shop = used.shop) AS has_plan
-FROM public.shop_usage AS used WHERE day = CAST(now() AT TIME ZONE 'UTC' AS date)
+FROM public.shop_usage AS used WHERE day = CAST(now() AT TIME ZONE 'UTC' AS date) AND shop <> ''
 GROUP BY shop ORDER BY sum(completed) + sum(failed) + sum(cancelled) DESC, shop LIMIT :limit;
 
 -- name: set_plan
