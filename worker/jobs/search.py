@@ -350,9 +350,9 @@ SELECT status, review, preset, engine, code, pool, count(*) FILTER (WHERE matche
 FROM ({steps}) AS step GROUP BY status, review, preset, engine, code, pool
 """
 _KIND_COLUMNS = """, job.status::text AS status, nullif(job.review, 'none') AS review, job.quality AS preset,
-    left(coalesce(job.metadata #>> '{worker,engine}', job.engine), 100) AS engine, left(job.error_code, 100) AS code, job.pool"""
+    left(coalesce(CASE WHEN pg_column_size(job.metadata) < 8000 THEN job.metadata #>> '{worker,engine}' END, job.engine), 100) AS engine, left(job.error_code, 100) AS code, job.pool"""
 
-# What each field asks of a job's row.
+# What each field asks of a job's row. Metadata of a backend may have a megabyte: to read a thousand of these takes seconds.
 _CONDITIONS = {
     "product": "worker.last_part(job.product_id) = worker.last_part(%(product)s)",
     "variant": "worker.last_part(job.variant_id) = worker.last_part(%(variant)s)",
@@ -363,7 +363,8 @@ _CONDITIONS = {
     "review": "job.review = %(review)s",
     "code": "job.error_code = %(code)s",
     "preset": "job.quality = %(preset)s",
-    "engine": "(job.metadata #>> '{worker,engine}' = %(made_by)s OR job.engine = %(made_by)s)",
+    "engine": """(job.engine = %(made_by)s
+        OR CASE WHEN pg_column_size(job.metadata) < 50000 THEN job.metadata #>> '{worker,engine}' = %(made_by)s END)""",
     "pool": "job.pool = %(pool)s",
     "host": """(job.claimed_by = %(host)s OR EXISTS (
         SELECT FROM worker.attempts AS attempt WHERE attempt.job_id = job.id AND %(host)s IN (attempt.worker, attempt.host)))""",

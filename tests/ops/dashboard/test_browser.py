@@ -120,6 +120,34 @@ def test_the_model_turns_beside_its_photos_and_survives_a_refresh(
         assert not [said for said in tab.says if "Content Security Policy" in said]
 
 
+def test_jobs_are_found_selected_and_retried(tab: Tab, engine: Engine, sql: psycopg.Connection) -> None:
+    ours = [insert(sql, status="failed", product_id="gid://shopify/Product/8123456789012") for _ in range(2)]
+    insert(sql, status="failed", product_id="gid://shopify/Product/8123456789013")
+    with served(engine, dashboard_act_token=SecretStr("correct-horse-battery")) as address:
+        tab.open(f"{address}/?token=correct-horse-battery")
+        tab.wait_for("document.querySelector('.finder') !== null")
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="/", text="/" if kind == "keyDown" else "")
+        assert tab.ask("[document.activeElement.name, document.activeElement.value]") == ["q", ""]
+        tab.call("Input.insertText", text="Why has gid://shopify/Product/8123456789012 no model?")
+        tab.ask("document.activeElement.form.requestSubmit()")
+        tab.wait_for("location.search === '?product=8123456789012'")
+        tab.wait_for("document.querySelectorAll('.job').length === 2")
+        assert tab.ask("getComputedStyle(document.querySelector('.selection')).display") == "none"
+        tab.ask("document.querySelector('.pick input').click()")
+        assert tab.ask("document.querySelector('[data-selected]').textContent") == "1 selected"
+        change(sql, ours[0], "error_message = 'Another message.'")
+        tab.wait_for("document.body.innerText.includes('Another message.')")
+        assert tab.ask("document.querySelector('[data-selected]').textContent") == "1 selected"
+        tab.ask("document.querySelector('[data-select]').click()")
+        assert tab.ask("document.querySelector('[data-selected]').textContent") == "2 selected"
+        tab.ask("document.querySelector('[formaction=\"/actions/retry\"]').click()")
+        tab.wait_for("document.querySelector('.notice')?.textContent.includes('2 jobs')")
+        assert tab.ask("location.search") == "?product=8123456789012"
+    found = sql.execute("SELECT id::text FROM jobs WHERE status = 'pending'").fetchall()
+    assert {job for (job,) in found} == set(ours)
+
+
 def test_the_page_outlives_the_database(
     tab: Tab, engine: Engine, sql: psycopg.Connection, postgres: Postgres, database_url: str
 ) -> None:

@@ -8,11 +8,13 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 import psycopg
 import pytest
+from conftest import connected, new_database
 from pydantic import SecretStr
 from rows import change, insert, served
 from sqlalchemy.engine import Engine
 
 from worker.jobs import search as jobs_search
+from worker.local.postgres import Postgres
 from worker.ops.dashboard import access, pages, search
 
 HOSTILE = '"><script>alert(1)</script>'
@@ -83,19 +85,25 @@ def test_what_is_typed_is_recognized(known: Engine, typed: str, meaning: str) ->
     assert str(found[0]) == meaning, [str(each) for each in found]
 
 
-@pytest.fixture
-def known(engine: Engine, sql: psycopg.Connection) -> Engine:
-    insert(sql, shop="tea.myshopify.com", product_id=PRODUCT, variant_id=VARIANT, product_handle="blue-tea-pot",
-           batch="Spring 26", status="failed", quality="fast", engine="relief")  # fmt: skip
-    sql.execute(
-        "INSERT INTO worker.hosts (name, instance, version, engine, pools, lanes, devices, memory_mb)"
-        " VALUES ('gpu-7', gen_random_uuid(), '1', 'relief', '{default}', 1, '{cpu}', 1)"
-    )
-    sql.execute(
-        "INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at, ended_at, outcome)"
-        " SELECT id, gen_random_uuid(), 1, 'gpu-7', 'machine', started_at, completed_at, 'failed' FROM jobs"
-    )
-    return engine
+@pytest.fixture(scope="module")
+def known(postgres: Postgres) -> Iterator[Engine]:
+    """One job that has each name."""
+    with (
+        new_database(postgres) as url,
+        connected(url) as engine,
+        psycopg.connect(url, autocommit=True) as sql,
+    ):
+        insert(sql, shop="tea.myshopify.com", product_id=PRODUCT, variant_id=VARIANT, product_handle="blue-tea-pot",
+               batch="Spring 26", status="failed", quality="fast", engine="relief")  # fmt: skip
+        sql.execute(
+            "INSERT INTO worker.hosts (name, instance, version, engine, pools, lanes, devices, memory_mb)"
+            " VALUES ('gpu-7', gen_random_uuid(), '1', 'relief', '{default}', 1, '{cpu}', 1)"
+        )
+        sql.execute(
+            "INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at, ended_at, outcome)"
+            " SELECT id, gen_random_uuid(), 1, 'gpu-7', 'machine', started_at, completed_at, 'failed' FROM jobs"
+        )
+        yield engine
 
 
 @pytest.mark.parametrize(
