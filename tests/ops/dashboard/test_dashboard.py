@@ -31,6 +31,7 @@ from worker.jobs import hosts, queue
 from worker.local.postgres import Postgres
 from worker.ops import dashboard
 from worker.ops.dashboard import access, pages, sessions
+from worker.webhooks import outbox
 
 TOKEN = "correct-horse-battery"
 CROWD = Path(__file__).parent / "crowd.sql"
@@ -368,11 +369,13 @@ def test_no_page_reads_or_sorts_the_whole_table(crowded: Engine) -> None:
     with crowded.connect() as connection:
         job = connection.scalar(sa.text("SELECT id FROM public.jobs WHERE status = 'pending' LIMIT 1"))
     some = {"limit": pages.PAGE, "ids": [job], "id": job, "shop": "shop-7.myshopify.com", "batch": "monday",
-            "part": "1 h", "width": "1 h", "since": "2026-01-01", "pool": "", "host": ""}  # fmt: skip
+            "part": "1 h", "width": "1 h", "since": "2026-01-01", "pool": "", "host": "", "before": None, "after": "", "seq": None}  # fmt: skip
     figures = {
         name: queue.QUERIES[name]
-        for name in ("health", "list_hosts", "unserved", "failures", "queue_position")
-    }
+        for name in (
+            "health", "list_hosts", "unserved", "failures", "queue_position", "batch_page", "plans", "busiest_shops", "count_states"
+        )
+    } | {name: outbox.QUERIES[name] for name in ("dead", "dead_shops")}  # fmt: skip
     for name, statement in (pages.QUERIES | figures).items():
         needed = {key: some[key] for key in re.findall(r"%\((\w+)\)s", statement)}
         with crowded.connect() as connection:

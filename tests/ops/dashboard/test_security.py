@@ -241,6 +241,10 @@ def test_sessions_are_few_and_say_nothing_of_a_token(site: Site, monkeypatch: py
         "secure"
         in site.ask("GET", f"/?token={ANNA}", x_forwarded_proto="https").headers["set-cookie"][0].lower()
     )
+    with capture_logs() as logs:
+        site.ask("GET", f"/?token={ANNA}", x_forwarded_for="203.0.113.7")  # by a proxy on this host
+        site.ask("GET", "/?token=wrong", x_forwarded_for="x\x1b[31m")
+    assert [entry["client"] for entry in logs] == ["203.0.113.7", "unknown"]
     page = site.ask("GET", "/", cookie=cookie.partition(";")[0]).text
     for secret in (ANNA, BERT, READ, cookie.partition(";")[0].partition("=")[2]):
         assert secret not in page
@@ -325,6 +329,7 @@ def test_a_page_of_ours_is_where_a_form_leads() -> None:
 def test_without_tokens_nobody_acts(site: Site) -> None:
     with served(site.engine) as address:
         alone = Site(address, site.engine, site.sql, site.job)
+        assert "This dashboard only reads" in alone.ask("GET", "/login").text
         page = alone.ask("GET", f"/jobs/{site.job}").text
         assert "teapot" in page
         assert "<form" not in page.replace('<form action="/" role="search"', "")

@@ -27,7 +27,8 @@ def run(settings: Settings, *, host: str, port: int, console: Console) -> None:
         if reason := _why_unreachable(settings):
             text = f"The database cannot be reached; the page shows the queue as soon as it can. {reason}"
             console.print(text, soft_wrap=True, highlight=False, style="yellow")
-        console.print(f"The dashboard is at {url}; Ctrl-C ends it.", soft_wrap=True, highlight=False)
+        reads = "" if settings.dashboard_act_token else ", and only reads without WORKER_DASHBOARD_ACT_TOKEN"
+        console.print(f"The dashboard is at {url}{reads}; Ctrl-C ends it.", soft_wrap=True, highlight=False)
         server.run(sockets=[listener])
 
 

@@ -33,6 +33,10 @@ FOREIGN = (
     "The request did not come from a page of this dashboard, so nothing was changed. A proxy must pass on the header Host.",
 )
 OUTDATED = ("Nothing was changed", "The page was of an earlier session. Go back, reload it and try again.")
+NO_TOKENS = (
+    "This dashboard only reads",
+    "To act, start it with WORKER_DASHBOARD_ACT_TOKEN and log in with that token: docs/dashboard.md.",
+)
 READS_ONLY = (
     "Nothing was changed",
     "This session only reads. Log in with a token of WORKER_DASHBOARD_ACT_TOKEN to act.",
@@ -159,7 +163,7 @@ class _Site:
 
     def ask_token(self, request: Request) -> Response:
         if not self.access.tokens:
-            return RedirectResponse("/", 303)
+            return self._message(request, 200, *NO_TOKENS)
         target = access.own_path(request.query_params.get("next", "/"))
         return self.render(request, "login.html.j2", wrong=False, target=target)
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from secrets import token_urlsafe
 from time import monotonic
 from urllib.parse import urlsplit
@@ -42,8 +42,8 @@ class Session:
     acts: bool = False
     csrf: str = ""
     label: str = ""
-    begun: float = field(default_factory=monotonic)
-    seen: float = field(default_factory=monotonic)
+    begun: float = 0.0
+    seen: float = 0.0
     notice: Notice | None = None
 
     def allows(self, csrf: str) -> bool:
@@ -89,7 +89,10 @@ class Access:
             del self.sessions[min(self.sessions, key=lambda each: self.sessions[each].seen)]
         name, acts = known
         secret = token_urlsafe(32)
-        session = Session(name=name, acts=acts, csrf=token_urlsafe(32), label=_key(secret).hex()[:8])
+        now = monotonic()
+        session = Session(
+            name=name, acts=acts, csrf=token_urlsafe(32), label=_key(secret).hex()[:8], begun=now, seen=now
+        )
         self.sessions[_key(secret)] = session
         request.state.cookie = secret
         return session

@@ -200,8 +200,10 @@ def dead_table(events: Sequence[Mapping[str, Any]], width: int) -> Table:
         )
         cells: list[str | Text] = [
             event["short"],
-            Text(str(event["job_id"])[:8], style="dim"),
-            Text(event["status"], style=COLORS[event["status"]]),
+            Text(str(event["job_id"] or "")[:8], style="dim"),
+            Text(
+                event["status"] or event["type"], style=COLORS.get(event["status"], "")
+            ),  # a batch has no status
         ]
         if width >= USUAL:
             cells += [f"{event['attempts']:,}", Text(moment(event["dead_at"]), style="dim")]
