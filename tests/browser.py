@@ -51,6 +51,42 @@ class Tab:
     def wait_for(self, expression: str, timeout: float = 60) -> Any:
         return until(lambda: self.ask(expression), timeout, expression)
 
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key, as a person does."""
+        text = {"Enter": "\r", "Space": " "}.get(key, key if len(key) == 1 else "")
+        name = " " if key == "Space" else key
+        codes = {
+            "Tab": 9,
+            "Enter": 13,
+            "Escape": 27,
+            "Space": 32,
+            "ArrowLeft": 37,
+            "ArrowUp": 38,
+            "ArrowRight": 39,
+            "ArrowDown": 40,
+            "Home": 36,
+        }
+        common: dict[str, Any] = {
+            "key": name, "code": key, "windowsVirtualKeyCode": codes.get(key, 0), "modifiers": 8 if shift else 0
+        }  # fmt: skip
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **common)
+
+    def click(self, element: str) -> None:
+        """Click where a person sees an element, given by an expression, once it is there."""
+        at = self.wait_for(f"""(() => {{
+            const element = {element};
+            if (!element) return null;
+            element.scrollIntoView({{block: "center", behavior: "instant"}});
+            const box = element.getBoundingClientRect();
+            const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+            const top = document.elementFromPoint(x, y);
+            return top && (element.contains(top) || top.contains(element)) && [x, y];
+        }})()""")
+        for kind in ("mousePressed", "mouseReleased"):
+            x, y = at
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def shot(self, file: Path, *, width: int = 1200, dark: bool = False) -> None:
         """The whole page as a picture."""
         scheme = "dark" if dark else "light"

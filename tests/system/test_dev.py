@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -235,6 +236,72 @@ def test_a_merchant_turns_a_model_and_wants_another_photo(
         tab.wait_for("document.querySelector('model-viewer')?.loaded")
         assert psql(dev, f"SELECT review FROM jobs WHERE id = '{job}'") == "approved"
         assert [said for said in tab.says if "GL Driver" not in said and "/decide" not in said] == []
+
+
+def button(text: str) -> str:
+    """The visible button, link or label that begins with a text."""
+    seen = "each.checkVisibility() && each.textContent.trim().startsWith"
+    return f"[...document.querySelectorAll('button, a, label, summary')].find(each => {seen}({json.dumps(text)}))"
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
+def test_a_stranger_repairs_a_failed_job_in_the_dashboard(
+    running: Running, dev: dict[str, str], mug: bytes, tmp_path: Path
+) -> None:
+    """From the link that `worker dev` prints: a merchant's mail names the product, and nothing else is known."""
+    files, url = Path(dev["WORKER_STORAGE_DIR"]), dev["WORKER_STORAGE_URL"]
+    (files / "first.png").write_bytes(mug)
+    (files / "page.jpg").write_text("<html>Please log in</html>")
+    insert = "INSERT INTO jobs (shop, product_id, product_handle, quality, image_urls) VALUES ('tea.myshopify.com', '77', 'mug', 'fast'"
+    old = psql(dev, f"{insert}, ARRAY['{url}/first.png']) RETURNING id")
+    until(lambda: psql(dev, f"SELECT status FROM jobs WHERE id = '{old}'") == "completed", 120)
+    assert psql(dev, f"SELECT approve_job('{old}')") == "t"
+    job = psql(dev, f"{insert}, ARRAY['{url}/page.jpg', '{url}/mug-2.png']) RETURNING id")
+    until(lambda: psql(dev, f"SELECT status FROM jobs WHERE id = '{job}'") == "failed", 120)
+    (files / "mug-2.png").write_bytes(mug)  # the merchant has uploaded it by now
+
+    found = re.search(r"http://\S+/\?token=\S+", running.log.read_text())
+    assert found
+    with chromium(tmp_path) as tab:
+        begun = monotonic()
+        tab.open(found[0])
+        # Find it by its product.
+        tab.click("document.querySelector('input[type=search]')")
+        tab.call("Input.insertText", text="mug")
+        tab.press("Enter")
+        tab.wait_for("location.search.includes('mug')")
+        tab.click(f"document.querySelector('a[href=\"/jobs/{job}\"]')")
+        # Understand why it failed.
+        tab.wait_for(
+            "document.querySelector('.failure')?.innerText.includes('None of the 2 photos could be used.')"
+        )
+        tab.shot(tmp_path / "1-failed.png")
+        tab.click(button("Photo 1"))
+        tab.wait_for(
+            "document.querySelector('.shot:has(:checked) figcaption').innerText.includes('The file is not a photo.')"
+        )
+        # Retry it without the bad photo.
+        tab.click(button("Retry without photo 1"))
+        tab.click(button("Yes"))
+        tab.wait_for("document.querySelector('.model [data-state=live] canvas') !== null", 120)
+        tab.wait_for("document.querySelector('.decision')?.innerText.includes('waits for a person')")
+        tab.shot(tmp_path / "2-to-review.png")
+        # Approve the result.
+        tab.click(button("Approve"))
+        tab.click(button("Yes"))
+        tab.wait_for(
+            "document.querySelector('.decision')?.innerText.includes('A person has approved this model.')"
+        )
+        # See the old version beside it.
+        version = psql(dev, f"SELECT left(version, 6) FROM jobs WHERE id = '{old}'")
+        tab.click(button(f"Version {version}"))
+        tab.wait_for("document.querySelectorAll('[data-state=live] canvas').length === 2")
+        tab.shot(tmp_path / "3-versions.png", dark=True)
+        assert monotonic() - begun < 180
+        assert [said for said in tab.says if "GL Driver" not in said and "/favicon" not in said] == []
+    assert psql(dev, f"SELECT review, excluded_photos FROM jobs WHERE id = '{job}'") == "approved|{0}"
+    published = f"SELECT published FROM job_status WHERE id IN ('{job}', '{old}') ORDER BY id = '{old}'"
+    assert psql(dev, published).split() == ["t", "f"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ One Chromium and one database for the whole file; a new page adds its path to PA
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import model_viewer
 import psycopg
@@ -56,25 +55,7 @@ class House:
         return self.tab
 
     def press(self, key: str, *, shift: bool = False) -> None:
-        """Press a key, as a person does."""
-        text = {"Enter": "\r", "Space": " "}.get(key, key if len(key) == 1 else "")
-        name = " " if key == "Space" else key
-        codes = {
-            "Tab": 9,
-            "Enter": 13,
-            "Escape": 27,
-            "Space": 32,
-            "ArrowLeft": 37,
-            "ArrowUp": 38,
-            "ArrowRight": 39,
-            "ArrowDown": 40,
-            "Home": 36,
-        }
-        common: dict[str, Any] = {
-            "key": name, "code": key, "windowsVirtualKeyCode": codes.get(key, 0), "modifiers": 8 if shift else 0
-        }  # fmt: skip
-        self.tab.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **common)
-        self.tab.call("Input.dispatchKeyEvent", type="keyUp", **common)
+        self.tab.press(key, shift=shift)
 
 
 @pytest.fixture(scope="module")
