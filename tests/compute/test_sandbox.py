@@ -23,13 +23,15 @@ pytestmark = [
 
 # Runs in the place of the child's work, after its entry has shut it in. Prints what did not fail.
 TAKEN_OVER = """
-import json, os, signal, socket, subprocess, sys, threading
+import json, os, shutil, signal, socket, subprocess, sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 from worker.compute import main, sandbox
+from worker.core import landlock
 from worker.pipeline import decode
 
 given = json.loads(sys.argv[1])
+landlock.abi = lambda: given["abi"]
 sandbox.shut_in(SimpleNamespace(**given["start"] | {name: Path(given["start"][name]) for name in ("folder", "weights_dir")}))
 own, secret, port = Path(given["start"]["folder"]), Path(given["secret"]), given["port"]
 
@@ -78,7 +80,7 @@ tried = {
     "connect to a photo's server": lambda: connect(443),
     "resolve": Path("/etc/hosts").read_text,
     "write a photo": lambda: (own / "photo").write_text("photo"),
-    "move a file out of a folder": lambda: ((own / "second").mkdir(), (own / "second" / "a").write_text("a"), (own / "second" / "a").rename(own / "a")),
+    "move a file out of a folder": lambda: ((own / "second").mkdir(), (own / "second" / "a").write_text("a"), shutil.move(own / "second" / "a", own / "a")),
     "a temporary file": lambda: __import__("tempfile").NamedTemporaryFile().close(),
     "read weights": (Path(given["start"]["weights_dir"]) / "model").read_text,
     "start a decoder": lambda: decode.decode_in_subprocess(Path(given["photo"])),
@@ -98,7 +100,7 @@ STAYS = {
 }
 
 
-def attack(folder: Path, **start: Any) -> set[str]:
+def attack(folder: Path, abi: int = landlock.abi(), **start: Any) -> set[str]:
     """Return what a child could still do."""
     weights, own, other = folder / "weights", folder / "lane-0", folder / "lane-1"
     for each in (weights, own, other):
@@ -115,6 +117,7 @@ def attack(folder: Path, **start: Any) -> set[str]:
     with socket.create_server(("127.0.0.1", 0)) as database:
         given = {
             "start": known,
+            "abi": abi,
             "secret": str(other / "secret"),
             "photo": str(own / "photo.png"),
             "port": database.getsockname()[1],
@@ -123,8 +126,9 @@ def attack(folder: Path, **start: Any) -> set[str]:
             [sys.executable, "-c", TAKEN_OVER, json.dumps(given)], capture_output=True, text=True, check=False
         )
     assert done.returncode == 0, done.stderr
-    assert (other / "secret").read_text() == "secret"
-    return {name for name, worked in json.loads(done.stdout).items() if worked}
+    could = {name for name, worked in json.loads(done.stdout).items() if worked}
+    assert (other / "secret").read_text() == ("" if "truncate" in could else "secret")
+    return could
 
 
 def test_a_child_keeps_its_folder_its_weights_and_the_ports_of_photos(tmp_path: Path) -> None:
@@ -133,6 +137,18 @@ def test_a_child_keeps_its_folder_its_weights_and_the_ports_of_photos(tmp_path: 
 
 def test_on_a_developer_s_machine_photos_may_come_from_any_port(tmp_path: Path) -> None:
     assert attack(tmp_path, photo_loopback=True) == STAYS | {"connect to the database"}
+
+
+@pytest.mark.parametrize(
+    ("abi", "more"),
+    [
+        (1, {"truncate", "listen", "kill the daemon", "connect to the database"}),
+        (3, {"listen", "kill the daemon", "connect to the database"}),
+        (4, {"kill the daemon"}),
+    ],
+)
+def test_an_older_kernel_takes_less_and_breaks_nothing(tmp_path: Path, abi: int, more: set[str]) -> None:
+    assert attack(tmp_path, abi) == STAYS | more
 
 
 def test_weights_behind_a_link_are_read(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import worker
@@ -32,7 +33,7 @@ SETTINGS = tuple(
 )  # fmt: skip
 RESOLVER = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf")  # read again whenever they change
 LISTED = ("/dev",)
-DEVICES = ("null", "zero", "full", "random", "urandom", "nv*", "dxg", "dri")
+DEVICES = ("null", "zero", "full", "random", "urandom", "nvidia*", "nvhost*", "nvmap", "dxg")
 SHARED = ("/dev/shm", "/tmp/nvidia-mps")  # noqa: S108 - OpenMP's, CUDA's, and those of CUDA's multi-process service
 # What CUDA compiles for a GPU that torch has no code for takes minutes, so its cache must last.
 CUDA_CACHE = ".nv"
@@ -40,6 +41,9 @@ CUDA_CACHE = ".nv"
 
 def shut_in(start: Start) -> None:
     """Keep what `allowed` lists and give up all other files, ports, and processes for ever."""
+    if start.device == "cuda" and (home := os.environ.get("HOME")):
+        with suppress(OSError):
+            Path(home, CUDA_CACHE).mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(start.folder)
     # Everybody's own machine is the network of a developer.
     landlock.restrict(allowed(start), None if start.photo_loopback else PORTS)

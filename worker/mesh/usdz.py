@@ -1,6 +1,7 @@
 """A textured mesh → a USDZ package for AR Quick Look. Needs usd-core, the extra `usdz`."""
 
 import io
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -90,7 +91,7 @@ def write_usdz(path: Path, mesh: TexturedMesh, notes: Mapping[str, Any] | None =
 
         draft = Path(folder) / "model.usdz"
         _pack(draft, {layer.name: layer.read_bytes(), TEXTURE: picture.getvalue()})
-        draft.replace(path)
+        shutil.move(draft, path)
 
 
 def _pack(path: Path, files: Mapping[str, bytes]) -> None:

@@ -1,5 +1,6 @@
 """Turn the photos of a job into a model: generate → finish → assess. A poor one is made once more, from another front."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ def make_better(task: Task, first: Made, folder: Path, report: dict[str, Any], s
         return first
     report |= again
     for file in beside.iterdir():
-        file.replace(folder / file.name)
+        shutil.move(
+            file, folder / file.name
+        )  # copies where the first Landlock forbids to move out of a folder
     return second
 
 
