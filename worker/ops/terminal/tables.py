@@ -73,7 +73,7 @@ def jobs_table(jobs: Sequence[Mapping[str, Any]], width: int) -> Table:
 
 def job_line(job: Mapping[str, Any]) -> Text:
     """Return a job on one line that changes only as its state does: id, product, state, remark."""
-    job = clean(job)
+    job = clean(job) | {"estimated_start": None, "estimated_end": None}  # which change every second
     state = f"{job['progress']} %" if job["status"] == "processing" else job["status"]
     parts = [Text(job["short"]), Text(product(job)), Text(state), _remark(job)]
     return Text("  ").join(part for part in parts if part)
