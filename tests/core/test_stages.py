@@ -32,8 +32,8 @@ def test_the_pages_list_all_stages() -> None:
     both = " · ".join(f"{stage.value} {stage.title}" for stage in Stage)
     assert f"| `progress`, `stage` | {both} |" in (ROOT / "README.md").read_text()
     page = (ROOT / "docs" / "jobs.md").read_text()
-    assert f"| {', '.join(str(stage.value) for stage in Stage)}; never decreases" in page
-    assert f"| {', '.join(stage.title for stage in Stage)} |" in page
+    assert f": {', '.join(str(stage.value) for stage in Stage)}; never decreases" in page
+    assert f": {', '.join(stage.title for stage in Stage)}\n" in page
 
 
 def test_the_database_claims_and_completes_at_the_table_s_ends(

@@ -33,12 +33,6 @@ def section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def first_cells(text: str) -> list[list[str]]:
-    """The cells of all table rows whose first cell is code, without backticks."""
-    rows = (line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `"))
-    return [[cell.strip("` ") for cell in row] for row in rows]
-
-
 def test_the_page_has_every_column_with_its_type_and_default(sql: psycopg.Connection) -> None:
     found = sql.execute(
         "SELECT column_name, format_type(atttypid, NULL), is_nullable, column_default FROM information_schema.columns"
@@ -49,7 +43,10 @@ def test_the_page_has_every_column_with_its_type_and_default(sql: psycopg.Connec
     for name, kind, nullable, default in found:
         plain = re.sub(r"^'(.*)'::[\w.]+(?:\[\])?$", r"\1", default or "")
         real[name] = (kind, "required" if nullable == "NO" and default is None else plain)
-    stated = {name: (kind, default) for name, kind, default, _ in first_cells(section("The row"))}
+    lines = re.findall(
+        r"^- `(\w+)` \(([^,)]+)(?:, (required)|, default `([^`]*)`)?\)", section("The row"), re.MULTILINE
+    )
+    stated = {name: (kind, required or default) for name, kind, required, default in lines}
     assert stated == real
 
 

@@ -81,8 +81,20 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
 def code(page: Path) -> list[str]:
     """The commands of a page: code spans in the text, and the lines of shell blocks without their comments."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [re.split(r"(?:^|\s)# ", line)[0].strip() for block in blocks for line in block.splitlines()]
     # With docker, the name of the image or service comes first.
     lines = [re.sub(r"^docker .* worker (?=worker )", "", line) for line in lines]
     spans = re.findall(r"`(worker [^`\n]+)`", prose(page))
     return [*spans, *(line for line in lines if not line.startswith("docker"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_can_be_read_on_a_phone(page: Path) -> None:
+    """A table of many columns has short cells, and what a command does stands above it, not far to its right."""
+    for table in re.findall(r"(?:^\|.*\n)+", prose(page), re.MULTILINE):
+        rows = [line.strip().strip("|").split(" | ") for line in table.splitlines()]
+        longest = max(len(cell) for row in rows for cell in row)
+        assert len(rows[0]) <= 3 or longest <= (200 if page.name == "architecture.md" else 80), rows[0]
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert [line for line in lines if len(line) > 96 and re.search(r"\S\s+# ", line)] == []
