@@ -70,17 +70,20 @@ FROM (SELECT * FROM public.jobs WHERE shop = :shop AND batch = :batch AND status
 ORDER BY completed_at DESC LIMIT :limit;
 
 -- name: history
--- The history in bars, for one pool or host or all. Levels are of pools alone.
-SELECT date_bin(CAST(:width AS interval), at, 'epoch') AS at, measure, key, sum(count)::bigint AS count, sum(total) AS total
-FROM worker.history
-WHERE part = CAST(:part AS interval) AND at >= :since AND measure <> 'folded'
-    AND :pool IN ('', pool) AND (:host IN ('', host) OR measure = 'level')
+-- The history in bars, for one pool or host or all. Levels are of pools alone. Part by part, which is how the index is read.
+SELECT date_bin(CAST(:width AS interval), one.at, 'epoch') AS at, measure, key, sum(count)::bigint AS count, sum(total) AS total
+FROM generate_series(CAST(:since AS timestamptz), now(), CAST(:part AS interval)) AS parts (at) CROSS JOIN LATERAL (
+    SELECT * FROM worker.history WHERE history.part = CAST(:part AS interval) AND history.at = parts.at OFFSET 0
+) AS one
+WHERE measure <> 'folded' AND :pool IN ('', pool) AND (:host IN ('', host) OR measure = 'level')
 GROUP BY 1, 2, 3;
 
 -- name: history_groups
 -- The same for all of the time, by pool and host.
 SELECT pool, host, measure, key, sum(count)::bigint AS count
-FROM worker.history
-WHERE part = CAST(:part AS interval) AND at >= :since AND measure IN ('ended', 'start', 'finish')
-    AND :pool IN ('', pool) AND :host IN ('', host)
+FROM generate_series(CAST(:since AS timestamptz), now(), CAST(:part AS interval)) AS parts (at) CROSS JOIN LATERAL (
+    SELECT * FROM worker.history
+    WHERE history.part = CAST(:part AS interval) AND history.at = parts.at AND measure IN ('ended', 'start', 'finish') OFFSET 0
+) AS one
+WHERE :pool IN ('', pool) AND :host IN ('', host)
 GROUP BY 1, 2, 3, 4;
