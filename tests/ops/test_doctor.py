@@ -25,7 +25,7 @@ from worker.daemon import main as daemon
 from worker.local.postgres import Postgres
 from worker.local.server import DevServer
 from worker.ops import doctor
-from worker.ops.doctor import Check, services
+from worker.ops.doctor import Check, host, services
 from worker.storage import Store, open_store
 from worker.storage.supabase import SupabaseStore
 
@@ -93,6 +93,7 @@ def place(
     }
     for name, value in right.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("worker.core.landlock.abi", lambda: 7)  # whatever this kernel has
     return Place(monkeypatch.setenv, postgres, database_url, sql, bucket, u2netp, tmp_path)
 
 
@@ -346,6 +347,25 @@ def test_what_the_driver_says_is_held_against_the_settings(
     found = [*doctor.examine([check for check in doctor.CHECKS if check.name == "gpu"])][1:]
     assert [finding.level for finding in found] == levels
     assert says in found[0].text
+
+
+@pytest.mark.parametrize(
+    ("abi", "set_to", "level", "says"),
+    [
+        (7, True, Level.OK, "ABI 7: children keep their own files and the ports of photos, decoders nothing"),
+        (4, True, Level.OK, "ABI 4: children keep their own files and the ports of photos"),
+        (3, True, Level.ADVICE, "ABI 3: children keep their own files, and all ports"),
+        (0, True, Level.ADVICE, "no Landlock here: a photo that takes a child over can open all that"),
+        (7, False, Level.ADVICE, "off: a photo that takes a child over can open all that"),
+    ],
+)
+def test_what_the_kernel_takes_from_children_is_said(
+    monkeypatch: pytest.MonkeyPatch, abi: int, set_to: bool, level: Level, says: str
+) -> None:
+    monkeypatch.setattr("worker.core.landlock.abi", lambda: abi)
+    (found,) = host.sandbox(Settings().model_copy(update={"sandbox": set_to}))
+    assert (found.level, bool(found.fix)) == (level, level is Level.ADVICE)
+    assert says in found.text
 
 
 def test_lanes_are_shared_out_as_the_daemon_does_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

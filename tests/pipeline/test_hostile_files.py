@@ -52,6 +52,15 @@ def rotated(orientation: int, transposed: Image.Transpose) -> bytes:
     return saved(picture().transpose(transposed), "JPEG", exif=exif)
 
 
+def many_codecs() -> Image.Exif:
+    """Texts as cameras write them. No codec can be imported once the decoder is shut in."""
+    tags = Image.Exif()
+    tags[0x010E], tags[0x8298] = "ä日本", "© café"
+    tags[0x9C9B] = "tïtle".encode("utf-16le")
+    tags.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "äö".encode("utf-16be")
+    return tags
+
+
 def scans(count: int) -> bytes:
     """A progressive JPEG whose last scan comes again and again: few bytes each, a pass over all blocks each."""
     content = saved(Image.new("L", (6000, 6000), 128), "JPEG", progressive=True)
@@ -171,6 +180,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "animated-avif": (lambda: animated("AVIF"), FINE),
     "exif-rotated": (lambda: rotated(6, Image.Transpose.ROTATE_90), FINE),
     "exif-mirrored": (lambda: rotated(5, Image.Transpose.TRANSPOSE), FINE),
+    "exif-of-many-codecs": (lambda: saved(picture(), "JPEG", exif=many_codecs()), FINE),
     "exif-absurd": (lambda: saved(picture(), "JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff"), FINE),
     "with-icc": (
         lambda: saved(

@@ -18,14 +18,14 @@ from worker.core.landlock import DEVICE, LIST, READ, RUN, WRITE
 
 PORTS = (80, 443, 53)  # of photos, and of DNS for an answer that is too long for UDP
 
-PROGRAMS = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt/cuda")
-# The kernel's: processors, memory, GPUs. It hides other processes of the same user from a process that is shut in.
+PROGRAMS = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/opt/cuda", "/nix/store", "/gnu/store")
+# The kernel's: processors, memory, GPUs. Of other processes it shows neither memory nor environment to one that is shut in.
 KERNEL = ("/proc", "/sys")
 # By name: /etc may hold the worker's own settings.
 SETTINGS = tuple(
     f"/etc/{name}"
     for name in (
-        "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "passwd", "group",  # libraries
+        "ld.so.cache", "ld.so.preload", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone", "passwd", "group",  # libraries
         "ssl", "pki", "ca-certificates", "crypto-policies",  # certificate authorities
         "host.conf", "gai.conf", "services", "protocols", "networks",  # the resolver
         "nvidia", "OpenCL",
