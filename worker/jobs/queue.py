@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
+import psycopg
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -256,11 +257,13 @@ def cancel_jobs(engine: Engine, ids: Sequence[UUID]) -> Row:
 def retry_jobs(engine: Engine, ids: Sequence[UUID]) -> Row:
     """Make the models of those of some jobs anew that have ended. Returns how many are `queued`, and how many were `refused`.
 
-    A job is refused if another unfinished one has its dedupe_key.
+    A job is refused if another unfinished one has its dedupe_key. Raises: sqlalchemy's DBAPIError.
     """
     try:
         return {"queued": len(_all(engine, "retry_jobs", ids=list(ids))), "refused": 0}
-    except IntegrityError:  # one of them takes the others along
+    except IntegrityError as error:  # one of them takes the others along
+        if not isinstance(error.orig, psycopg.errors.UniqueViolation):
+            raise
         if len(ids) == 1:
             return {"queued": 0, "refused": 1}
     first = retry_jobs(engine, ids[: len(ids) // 2])

@@ -146,6 +146,10 @@ def test_all_that_match_a_filter_are_cancelled_and_retried_part_by_part(
     assert anna.act("retry", filter="shop=tea") == "Queued 5 jobs again."
     assert {state(sql, job) for job in ours["cancelled"]} == {"cancelled"}
     assert anna.act("retry", filter="shop=tea&status=cancelled") == "Queued 10 jobs again."
+    change(sql, insert(sql, shop="tea", status="completed", metadata={"worker": {}}), "review = 'rejected'")
+    rejected = {"filter": "shop=tea&review=rejected"}
+    assert "Retry 1 completed job that match" in anna.http.post("/actions/retry", data=fields | rejected).text
+    assert anna.act("retry", **rejected) == "Queued 1 job again."
     answer = anna.http.post("/actions/retry", data=fields | {"filter": "status=nonsense", "confirmed": "1"})
     assert answer.status_code == 400
     # After a while it asks if it shall go on.

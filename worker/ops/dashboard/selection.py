@@ -52,6 +52,8 @@ def _filters(form: Form, states: States) -> list[Filter]:
         wanted = Filter.parse(dict(parse_qsl(form.text("filter"))))
     except BadFilter as error:
         raise BadForm(str(error)) from None
+    if wanted.review and not wanted.status:
+        wanted = replace(wanted, status="completed")  # what is reviewed is
     if wanted.status in (*TO_CANCEL.all, *TO_RETRY.all):
         return [wanted] if wanted.status in states.all else []
     return [replace(wanted, status=status) for status in states.usual]

@@ -22,7 +22,7 @@ from worker.ops.dashboard.access import is_loopback
 COOKIE = "worker_dashboard"
 IDLE_S = 12 * 3600  # without a click, a session ends
 LONGEST_S = 30 * 86_400
-MOST = 1000  # sessions; then the one that was used least recently ends
+MOST = 1000  # sessions; then the one that was used least recently ends, and first of those that read
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Session:
     begun: float = 0.0
     seen: float = 0.0
     notice: Notice | None = None
+
+    @property
+    def worth(self) -> tuple[bool, float]:
+        """Return what orders sessions by which to keep."""
+        return self.acts, self.seen
 
     def allows(self, csrf: str) -> bool:
         """True if this session may act, and the form was made for it."""
@@ -86,7 +91,7 @@ class Access:
             return None
         self.end(request)
         while len(self.sessions) >= MOST:
-            del self.sessions[min(self.sessions, key=lambda each: self.sessions[each].seen)]
+            del self.sessions[min(self.sessions, key=lambda each: self.sessions[each].worth)]
         name, acts = known
         secret = token_urlsafe(32)
         now = monotonic()
