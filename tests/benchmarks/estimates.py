@@ -356,6 +356,7 @@ def summary(found: Sequence[Question]) -> dict[str, Any]:
     return {
         "estimates": len(errors),
         "median_error": round(statistics.median(errors), 3),
+        "median_error_s": round(statistics.median(abs(each.estimated_s - each.real_s) for each in found), 1),
         "within_20_percent": round(sum(error <= 0.2 for error in errors) / len(errors), 3),
         "within_50_percent": round(sum(error <= 0.5 for error in errors) / len(errors), 3),
         "median_of_estimate_by_truth": round(
@@ -369,6 +370,8 @@ def table(game: Replay) -> dict[str, Any]:
     for each in game.found:
         groups[each.kind].append(each)
         groups[f"{each.kind}, {each.pool}"].append(each)
+        if any(each.asked_s < moment < each.asked_s + each.real_s for moment in game.bursts_at):
+            groups[f"{each.kind}, asked before a burst that came before its end"].append(each)
     return {
         "jobs": game.jobs,
         "asked": game.answered + game.unanswered,
@@ -414,7 +417,7 @@ def _draw_ratios(pen: ImageDraw.ImageDraw, game: Replay, title: str, box: tuple[
     for share, color in ((0.5, BAND_50), (0.2, BAND_20)):
         pen.rectangle((left, y_of(1 + share), right, y_of(1 - share)), fill=color)
     found = [each for each in game.found if each.kind != "running job"]
-    good = [sum(each.error <= share for each in found) * 100 // len(found) for share in (0.2, 0.5)]
+    good = [round(100 * sum(each.error <= share for each in found) / len(found)) for share in (0.2, 0.5)]
     pen.text((left, top - 56), title, INK, font=_font(26))
     pen.text((left, top - 24), f"{len(found):,} estimates of waiting jobs and batches: {good[0]} % within 20 %, {good[1]} % within 50 %",
              INK, font=_font(18))  # fmt: skip

@@ -66,6 +66,8 @@ COMMANDS = {
     "hosts": command("hosts", DATABASE),
     "pause": command("pause nobody", DATABASE, status=1),
     "resume": command("resume nobody", DATABASE, status=1),
+    "limits": command("limits nobody.example", DATABASE, status=1),
+    "usage": command("usage", DATABASE),
     "delete": command("delete --shop nobody.example --yes", DATABASE, STORE),
     "webhooks list": command("webhooks list", DATABASE),
     "webhooks replay": command("webhooks replay --all", DATABASE),

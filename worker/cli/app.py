@@ -9,7 +9,20 @@ import typer
 from typer.main import get_command
 
 from worker import __version__, database
-from worker.cli import batch, bench, delete, errors, hosts, jobs, local, review, sections, webhooks, weights
+from worker.cli import (
+    batch,
+    bench,
+    delete,
+    errors,
+    hosts,
+    jobs,
+    local,
+    plans,
+    review,
+    sections,
+    webhooks,
+    weights,
+)
 from worker.cli.options import AsJson
 from worker.cli.output import console, print_json
 from worker.core import settings
@@ -65,6 +78,7 @@ app.add_typer(batch.app, name="batch", rich_help_panel=sections.JOBS)
 app.add_typer(review.app)
 app.add_typer(delete.app)
 app.add_typer(hosts.app)
+app.add_typer(plans.app)
 app.add_typer(webhooks.app, name="webhooks", rich_help_panel=sections.FLEET)
 
 

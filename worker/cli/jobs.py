@@ -88,6 +88,13 @@ def enqueue(
         ),
     ] = None,
     priority: Annotated[int, typer.Option(min=-32768, max=32767, metavar="N", help="Higher runs first.")] = 0,
+    start_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Cancel it if no worker has begun it by then: 90s, 30m, 2h or 7d from now.",
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Check first what the job needs, then show its progress until it ends."),
@@ -122,6 +129,7 @@ def enqueue(
             "pool": pool,
             "job_engine": engine,
             "priority": priority,
+            "start_by_s": _seconds(start_by) if start_by else None,
             "metadata": {"views": {side: n for n, side in enumerate(sides)}} if sides else {},
         }
         urls = [

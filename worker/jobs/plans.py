@@ -21,6 +21,11 @@ def busiest_shops(engine: Engine, limit: int) -> list[Row]:
     return fetch_all(engine, QUERIES["busiest_shops"], limit=limit)
 
 
+def usage(engine: Engine, *, shop: str | None, days: int) -> list[Row]:
+    """Return what a shop, or each, has used on each of the last `days`, as the view shop_usage says it, the latest first."""
+    return fetch_all(engine, QUERIES["usage"], shop=shop, days=days)
+
+
 def set_plan(
     engine: Engine,
     shop: str,

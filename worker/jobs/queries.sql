@@ -155,9 +155,9 @@ SELECT id FROM worker.prune_unsendable_events(:days, :batch) AS id;
 -- Insert a job as a backend does, for `worker enqueue` and the demo.
 INSERT INTO public.jobs (
     shop, product_id, variant_id, product_handle, image_urls, quality, pool, engine, priority, refresh, metadata,
-    dedupe_key, batch)
+    dedupe_key, batch, start_by)
 VALUES (:shop, :product_id, :variant_id, :product_handle, :image_urls, :quality, :pool, :runs, :priority, :refresh,
-    CAST(:metadata AS jsonb), :dedupe_key, :batch)
+    CAST(:metadata AS jsonb), :dedupe_key, :batch, now() + make_interval(secs => CAST(:start_by_s AS double precision)))
 RETURNING id;
 
 -- name: enqueue_all
@@ -406,6 +406,12 @@ SELECT shop, sum(completed) AS completed, sum(failed) AS failed, sum(cancelled) 
     EXISTS (SELECT FROM worker.shop_limits AS plan WHERE plan.shop = used.shop) AS has_plan
 FROM public.shop_usage AS used WHERE day = CAST(now() AT TIME ZONE 'UTC' AS date) AND shop <> ''
 GROUP BY shop ORDER BY sum(completed) + sum(failed) + sum(cancelled) DESC, shop LIMIT :limit;
+
+-- name: usage
+-- Read what shops have used on the last days.
+SELECT * FROM public.shop_usage
+WHERE day > CAST(now() AT TIME ZONE 'UTC' AS date) - CAST(:days AS int) AND (CAST(:shop AS text) IS NULL OR shop = :shop)
+ORDER BY day DESC, shop, quality;
 
 -- name: set_plan
 -- Give a shop a plan.

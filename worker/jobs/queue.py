@@ -203,9 +203,12 @@ def enqueue(
     metadata: Mapping[str, Any] | None = None,
     dedupe_key: str | None = None,
     batch: str | None = None,
+    start_by_s: float | None = None,
     keep: bool = True,
 ) -> UUID:
-    """Insert a row as a backend does; `job_engine` is the column `engine`. Unless `keep`, only try it. Returns the row's id.
+    """Insert a row as a backend does; `job_engine` is the column `engine`, `start_by_s` is in seconds from now. Unless `keep`, only try it.
+
+    Returns the row's id.
 
     Raises: sqlalchemy's IntegrityError if a rule of the table is broken, its DataError for what no column can hold.
     """
@@ -223,6 +226,7 @@ def enqueue(
         "metadata": json.dumps(metadata or {}),
         "dedupe_key": dedupe_key,
         "batch": batch,
+        "start_by_s": start_by_s,
     }
     with transaction(engine, keep=keep) as connection:
         row = connection.execute(QUERIES["enqueue"].encode(), columns).fetchone()
