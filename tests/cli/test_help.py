@@ -74,7 +74,6 @@ def test_the_version_is_an_option_too(capfd: pytest.CaptureFixture[str]) -> None
     ("typed", "completed"),
     [
         ("worker w", {"watch", "webhooks", "weights"}),
-        ("worker enqueue --quality b", {"balanced"}),
         ("worker enqueue --sample duck-v", {"duck-views"}),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -40,8 +41,12 @@ def connected(configured: Settings) -> Iterator[Engine]:
 
 
 def print_json(document: Any) -> None:
-    """Print a document on stdout; what JSON does not know, such as a UUID or a date, as a string."""
-    print(json.dumps(document, default=str, indent=2))  # noqa: T201 - the document is the output
+    """Print a document on stdout; what JSON does not know, such as a UUID, as a string, and times as ISO 8601."""
+
+    def text(value: Any) -> str:
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+
+    print(json.dumps(document, default=text, indent=2))  # noqa: T201 - the document is the output
 
 
 def find_jobs(engine: Engine, beginnings: Sequence[str]) -> list[UUID]:
