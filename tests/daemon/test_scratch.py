@@ -98,3 +98,33 @@ def test_a_folder_that_another_daemon_swept_and_locked_is_left_to_it(tmp_path: P
         scratch.ensure()
     assert scratch.folder != swept
     scratch.close()
+
+
+def bury(folder: Path, precious: Path) -> None:
+    """Make folders in folders, deeper than Python recurses, as only a child does that a photo has taken over."""
+    above = os.open(folder, os.O_RDONLY)
+    for _ in range(1050):
+        os.mkdir("a", dir_fd=above)
+        inner = os.open("a", os.O_RDONLY, dir_fd=above)
+        os.close(above)
+        above = inner
+    os.symlink(precious, "link", dir_fd=above)
+    os.mkdir("locked", 0, dir_fd=above)
+    os.close(above)
+
+
+@pytest.mark.parametrize("ends", ["the job", "the daemon"])
+def test_folders_in_folders_without_end_are_removed(memory: Path, ends: str) -> None:
+    place = memory / ends  # thousands of changes take seconds on a busy disk
+    (place / "precious").mkdir(parents=True)
+    (place / "precious" / "file").touch()
+    scratch = open_scratch(place / "root")
+    if ends == "the job":
+        with scratch.job("1", "cpu.0") as folder:
+            bury(folder, place / "precious")
+        assert list(scratch.lane("cpu.0").iterdir()) == []
+    else:
+        bury(scratch.lane("cpu.0"), place / "precious")
+    scratch.close()
+    assert list((place / "root").iterdir()) == []
+    assert (place / "precious" / "file").exists()

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from worker.daemon.removal import remove_tree
+
 TRIES = 10  # to make a folder: another daemon's sweep may delete it before it is locked
 
 
@@ -46,7 +48,8 @@ class Scratch:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         while self._left:
-            shutil.rmtree(self._left.pop(), ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(self._left.pop())
 
     def lane(self, name: str) -> Path:
         """Return the folder that a lane's child may write to, and make it if it is missing. Raises: OSError."""
@@ -62,7 +65,7 @@ class Scratch:
             yield folder
         finally:
             try:
-                shutil.rmtree(folder)
+                remove_tree(folder)
             except OSError:
                 self._left.add(folder)  # the disk is away; what is on it comes back with it
 
@@ -74,7 +77,8 @@ class Scratch:
     def close(self) -> None:
         """Delete the folder."""
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(self._folder)
         if self._lock:
             self._lock.close()
 
@@ -106,7 +110,8 @@ def _sweep(root: Path) -> None:
     """Delete the folders of ended processes. Several daemons may share a root."""
     for folder in root.iterdir():
         if folder.is_dir() and not folder.is_symlink() and (lock := _lock(folder)):
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                remove_tree(folder)
             lock.close()
 
 
