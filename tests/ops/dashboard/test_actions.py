@@ -227,7 +227,9 @@ def test_a_batch_is_looked_at_and_changed(log_in: LogIn, sql: psycopg.Connection
     assert anna.act("set-priority", **of, priority="-7") == "1 job now have the priority -7."
     assert sql.execute("SELECT priority FROM jobs WHERE id = %s", [waits]).fetchone() == (-7,)
     assert anna.act("retry-batch", **of) == "Queued 1 job again."
-    assert anna.act("cancel-batch", **of, confirmed="") is None
+    question = anna.http.post("/actions/cancel-batch", data={"csrf": anna.csrf, **of}).text
+    assert f"of the batch {HOSTILE}/.." in unescape(question)
+    assert Tags(question).names.count("script") == 2
     assert anna.act("cancel-batch", **of) == "Cancelled 2 jobs, or asked them to stop."
     assert anna.http.get("/batches/a.myshopify.com/other").status_code == 404
     assert "No shop and no batch" in anna.http.get("/batches?q=other").text

@@ -28,11 +28,22 @@ MOST_S = 20  # of work for one request; then the page asks if it shall go on
 LOGGED = 100  # values of a field in the log
 
 
+LOST = "What has been computed is lost."
+FORGOTTEN = "A completed job forgets the model that it has made. What is published stays."
+
+
+class Question(NamedTuple):
+    """What is asked before an action, and what it cannot undo."""
+
+    text: str
+    warning: str = ""
+
+
 class Action(NamedTuple):
     """`run` changes something and says what; `ask` returns the question before it, None if there is none."""
 
     run: Callable[[Engine, Form], Notice]
-    ask: Callable[[Engine, Form], str | None] = lambda _engine, _form: None
+    ask: Callable[[Engine, Form], Question | None] = lambda _engine, _form: None
 
 
 class Done(NamedTuple):
@@ -95,15 +106,15 @@ def _cancel(engine: Engine, form: Form) -> Notice:
     return done.notice(text, "Nothing to cancel: no such job waits or runs.")
 
 
-def _ask_cancel(engine: Engine, form: Form) -> str | None:
+def _ask_cancel(engine: Engine, form: Form) -> Question | None:
     if "filter" in form.fields:
         number = selection.number(engine, form, selection.TO_CANCEL)
-        return number and f"Cancel {number} that match the filter? What they have computed is lost."
+        return Question(f"Cancel {number} that match the filter?", LOST) if number else None
     ids = form.ids()
     states = queue.count_states(engine, ids)
     unfinished = sum(states.get(state, 0) for state in selection.TO_CANCEL.all)
-    lost = " What has been computed is lost." if states.get("processing") else ""
-    return f"Cancel {'this job' if len(ids) == 1 else _jobs(unfinished)}?{lost}" if unfinished else None
+    text = f"Cancel {'this job' if len(ids) == 1 else _jobs(unfinished)}?"
+    return Question(text, LOST if states.get("processing") else "") if unfinished else None
 
 
 def _retry(engine: Engine, form: Form) -> Notice:
@@ -123,23 +134,22 @@ def _retry(engine: Engine, form: Form) -> Notice:
     return done.notice(text, "Nothing to retry: no such job has ended.")
 
 
-def _ask_retry(engine: Engine, form: Form) -> str | None:
+def _ask_retry(engine: Engine, form: Form) -> Question | None:
     photo = form.number("without_photo", least=0, most=15)
     if photo is not None:
-        return f"Make this model again without photo {photo + 1}? It is left out until the row gets other photos."
+        text = f"Make this model again without photo {photo + 1}?"
+        return Question(text, "It is left out until the row gets other photos.")
     if "filter" in form.fields:
         number = selection.number(engine, form, selection.TO_RETRY)
-        forgotten = " They forget the models that they have made." * (
-            number is not None and "completed" in number
-        )
-        return number and f"Retry {number} that match the filter?{forgotten}"
+        forgets = number is not None and "completed" in number
+        return Question(f"Retry {number} that match the filter?", FORGOTTEN * forgets) if number else None
     ids = form.ids()
     completed = queue.count_states(engine, ids).get("completed", 0)
     if not completed:
         return None
     if len(ids) == 1:
-        return "Make this model again? The job forgets the one that it has made; what is published stays."
-    return f"Retry {_jobs(len(ids))}? Of these, {completed:,} forget the models that they have made; what is published stays."
+        return Question("Make this model again?", FORGOTTEN)
+    return Question(f"Retry {_jobs(len(ids))}, {completed:,} of them completed?", FORGOTTEN)
 
 
 def _approve(engine: Engine, form: Form) -> Notice:
@@ -182,12 +192,12 @@ def _cancel_batch(engine: Engine, form: Form) -> Notice:
     return _outcome(bool(number), f"Cancelled {_jobs(number)}, or asked them to stop.", "No job of the batch waits or runs.")  # fmt: skip
 
 
-def _ask_cancel_batch(engine: Engine, form: Form) -> str | None:
+def _ask_cancel_batch(engine: Engine, form: Form) -> Question | None:
     found = batches.status(engine, shop=form.text("shop"), batch=form.text("batch"))
     unfinished = sum(batch["waiting"] + batch["running"] for batch in found)
     if not unfinished:
         return None
-    return f"Cancel {_jobs(unfinished)} of the batch {form.text('batch')}? What they have computed is lost."
+    return Question(f"Cancel {_jobs(unfinished)} of the batch {form.text('batch')}?", LOST)
 
 
 def _retry_batch(engine: Engine, form: Form) -> Notice:
@@ -210,10 +220,10 @@ def _replay(engine: Engine, form: Form) -> Notice:
     return done.notice(text, "Nothing to send: no such event is dead, or later ones have replaced them.")
 
 
-def _ask_replay(_engine: Engine, form: Form) -> str | None:
+def _ask_replay(_engine: Engine, form: Form) -> Question | None:
     if "id" in form.fields:
         return None
-    return f"Send all dead events of {form.text('shop')} again?"
+    return Question(f"Send all dead events of {form.text('shop')} again?")
 
 
 def _set_plan(engine: Engine, form: Form) -> Notice:
@@ -239,7 +249,7 @@ def _remove_plan(engine: Engine, form: Form) -> Notice:
 ACTIONS = {
     "cancel": Action(_cancel, _ask_cancel),
     "retry": Action(_retry, _ask_retry),
-    "approve": Action(_approve, lambda _engine, _form: "Approve this model? It is published, and cannot be rejected after that."),
+    "approve": Action(_approve, lambda _engine, _form: Question("Approve this model?", "It is published, and cannot be rejected after that.")),
     "reject": Action(_reject),
     "publish": Action(_publish),
     "pause": Action(_pause),
@@ -249,7 +259,7 @@ ACTIONS = {
     "set-priority": Action(_set_priority),
     "replay": Action(_replay, _ask_replay),
     "set-plan": Action(_set_plan),
-    "remove-plan": Action(_remove_plan, lambda _engine, form: f"Remove the plan of {form.text('shop')}? The shop has no limits then."),
+    "remove-plan": Action(_remove_plan, lambda _engine, form: Question(f"Remove the plan of {form.text('shop')}?", "The shop has no limits then.")),
 }  # fmt: skip
 
 

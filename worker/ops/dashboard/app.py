@@ -150,7 +150,7 @@ class _Site:
             if not notice.more:
                 session.notice = notice
                 return RedirectResponse(target, 303)
-            question = f"{notice.text} There are more. Go on?".strip()
+            question = actions.Question("There are more. Go on?", notice.text)
         return self.render(
             request,
             "confirm.html.j2",
@@ -195,7 +195,8 @@ class _Site:
             given = request.query_params["token"]
             answer = self._begin(request, given, _without_token(request))
         elif session is None:
-            answer = self.render(request, "login.html.j2", 401, wrong=False, target=rendering.here(request))
+            target = rendering.here(request) if request.method == "GET" else "/"
+            answer = self.render(request, "login.html.j2", 401, wrong=False, target=target)
         else:
             answer = await proceed(request)
         answer.headers.update(self.headers)

@@ -12,6 +12,7 @@ document.addEventListener("submit", async (event) => {
   try {
     const answer = await fetch(address, { method: "POST", body: fields, redirect: "manual" });
     if (answer.type === "opaqueredirect") return location.assign(fields.get("next"));
+    if (answer.status === 401) return location.reload(); // the session has ended
     ask(new DOMParser().parseFromString(await answer.text(), "text/html").querySelector(".message"));
   } catch {
     location.reload(); // what became of it, the page shows
