@@ -71,7 +71,9 @@ BEGIN
             error_code = NEW.error_code,
             error_message = NEW.error_message,
             seconds = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
-                THEN NEW.metadata #> '{worker,seconds}' END
+                THEN NEW.metadata #> '{worker,seconds}' END,
+            lane = CASE WHEN NEW.metadata IS DISTINCT FROM OLD.metadata
+                THEN left(NEW.metadata #>> '{worker,lane}', 200) END
         WHERE job_id = OLD.id AND lease_token = OLD.lease_token;
         counted := worker.count_usage(OLD, NEW);
     ELSIF OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL THEN

@@ -470,17 +470,23 @@ def test_every_attempt_leaves_a_line(engine: Engine, sql: psycopg.Connection) ->
     claim(engine, "two")
     shift(sql, "lease_expires_at", "-31 s")
     queue.rescue(engine)
-    queue.fail(engine, claim(engine), JobError("photo_unreachable"), report={"seconds": {"download": 2.5}})
+    queue.fail(
+        engine,
+        claim(engine),
+        JobError("photo_unreachable"),
+        report={"seconds": {"download": 2.5}, "lane": "cuda:0"},
+    )
     shift(sql, "run_after", "-1 h")
-    queue.complete(engine, claim(engine), model_url="x", report={"seconds": {"download": 1}})
+    report = {"seconds": {"download": 1}, "lane": "cuda:1"}
+    queue.complete(engine, claim(engine), model_url="x", report=report)
     assert sql.execute(
-        "SELECT attempt, worker, outcome, error_code, seconds, ended_at >= started_at, host <> ''"
+        "SELECT attempt, worker, outcome, error_code, seconds, lane, ended_at >= started_at, host <> ''"
         " FROM worker.attempts ORDER BY started_at"
     ).fetchall() == [
-        (1, "one", "released", None, None, True, True),
-        (1, "two", "lost", "worker_lost", None, True, True),
-        (2, "w", "failed", "photo_unreachable", {"download": 2.5}, True, True),
-        (3, "w", "completed", None, {"download": 1}, True, True),
+        (1, "one", "released", None, None, None, True, True),
+        (1, "two", "lost", "worker_lost", None, None, True, True),
+        (2, "w", "failed", "photo_unreachable", {"download": 2.5}, "cuda:0", True, True),
+        (3, "w", "completed", None, {"download": 1}, "cuda:1", True, True),
     ]
 
 

@@ -195,9 +195,19 @@ def attempt(
     """An attempt that began `ago_s` seconds ago."""
     sql.execute(
         "INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome, error_code,"
-        " error_message, seconds) VALUES (gen_random_uuid(), %s, 1, 'gpu-1', 'rack-4', now() - make_interval(secs => %s),"
-        " CASE WHEN %s::text IS NOT NULL THEN now() - make_interval(secs => %s) END, %s, %s, %s, %s)",
-        [job, ago_s, outcome, ago_s - took_s, outcome, code, message, seconds and Jsonb(seconds)],
+        " error_message, seconds, lane) VALUES (gen_random_uuid(), %s, 1, 'gpu-1', 'rack-4', now() - make_interval(secs => %s),"
+        " CASE WHEN %s::text IS NOT NULL THEN now() - make_interval(secs => %s) END, %s, %s, %s, %s, %s)",
+        [
+            job,
+            ago_s,
+            outcome,
+            ago_s - took_s,
+            outcome,
+            code,
+            message,
+            seconds and Jsonb(seconds),
+            seconds and "cuda:0",
+        ],
     )
 
 

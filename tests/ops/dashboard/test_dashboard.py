@@ -187,8 +187,8 @@ def test_whatever_a_job_s_page_shows_stays_words_and_is_bounded(
         )
     sql.execute(
         "INSERT INTO worker.attempts (lease_token, job_id, attempt, worker, host, started_at, ended_at, outcome, error_code,"
-        " error_message, seconds) SELECT gen_random_uuid(), id, 1, %s, %s, now(), now(), 'failed', %s, %s, '{\"a\": 1e300}' FROM jobs",
-        [HOSTILE] * 4,
+        " error_message, lane, seconds) SELECT gen_random_uuid(), id, 1, %s, %s, now(), now(), 'failed', %s, %s, %s, '{\"a\": 1e300}' FROM jobs",
+        [HOSTILE] * 5,
     )
     sql.execute(
         "INSERT INTO worker.outbox (type, shop, job_id, terminal, body, dead_at, last_error)"

@@ -52,7 +52,7 @@ def story(engine: Engine, job_id: UUID) -> Row | None:
         "model": model,
         "quality": score.explain(_object(report, "quality"), preview=texts["engine"] in engines.PREVIEWS),
         "seconds": _seconds(report.get("seconds")),
-        "timeline": _timeline(found, attempts, texts),
+        "timeline": _timeline(found, attempts),
         "versions": _versions(fetch_all(engine, QUERIES["versions"], id=job_id)),
         "events": fetch_all(engine, QUERIES["events"], id=job_id),
     }
@@ -68,7 +68,7 @@ def _source(row: Row, metadata: str | None) -> str:
         return json.dumps(row | {"metadata": metadata}, indent=2, ensure_ascii=False, default=str)
 
 
-def _timeline(row: Row, attempts: Sequence[Row], report: Row) -> list[Row]:
+def _timeline(row: Row, attempts: Sequence[Row]) -> list[Row]:
     """Return what has happened to the job, the oldest first. Of the retries by people only the last has a time."""
     found: list[Row] = [{"what": "created", "at": row["created_at"]}]
     last = None
@@ -77,15 +77,10 @@ def _timeline(row: Row, attempts: Sequence[Row], report: Row) -> list[Row]:
         wait_s = (
             (attempt["started_at"] - last["ended_at"]).total_seconds() if last and last["ended_at"] else None
         )
-        lane = (
-            report["lane"]
-            if attempt is attempts[0] and attempt["outcome"] in {"completed", "failed"}
-            else None
-        )
         found.append(
             {"what": "attempt", "at": attempt["started_at"]}
             | attempt
-            | {"again": again, "wait_s": wait_s, "lane": lane, "seconds": _seconds(attempt["seconds"])}
+            | {"again": again, "wait_s": wait_s, "seconds": _seconds(attempt["seconds"])}
         )  # fmt: skip
         last = attempt
     if row["queued_at"] > row["created_at"]:

@@ -32,7 +32,7 @@ FROM public.jobs WHERE id = :id;
 
 -- name: attempts
 -- List the latest attempts at a job.
-SELECT attempt, left(worker, 200) AS worker, left(host, 200) AS host, started_at, ended_at, outcome::text AS outcome,
+SELECT attempt, left(worker, 200) AS worker, left(host, 200) AS host, lane, started_at, ended_at, outcome::text AS outcome,
     left(error_code, 200) AS error_code, left(error_message, 2000) AS error_message,
     CASE WHEN octet_length(seconds::text) <= 20000 THEN seconds END AS seconds, now() AS now
 FROM worker.attempts WHERE job_id = :id ORDER BY started_at DESC LIMIT 50;
