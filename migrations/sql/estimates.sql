@@ -141,13 +141,15 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     WHERE one.shop = its_shop AND one.batch = its_batch AND one.valid_until > now()
 $$;
 
--- True if it is time for a forecast, and no other daemon makes one. With nothing left of the last one it is always time: nothing
--- waited then, so it costs nothing.
+-- True if it is time for a forecast, there is something to say or to take back, and no other daemon makes one.
 CREATE OR REPLACE FUNCTION worker.begin_forecast() RETURNS boolean
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 BEGIN
     RETURN pg_try_advisory_xact_lock(hashtext('worker forecast'))
-        AND NOT EXISTS (SELECT FROM worker.forecasts WHERE next_at > now());
+        AND NOT EXISTS (SELECT FROM worker.forecasts WHERE next_at > now())
+        AND (EXISTS (SELECT FROM public.jobs WHERE status = 'pending')
+            OR EXISTS (SELECT FROM public.jobs WHERE status = 'processing')
+            OR EXISTS (SELECT FROM worker.forecasts) OR EXISTS (SELECT FROM worker.batch_forecasts));
 END $$;
 
 -- Write a forecast in place of the last one. The times are those of the parts, in seconds from now.

@@ -240,6 +240,7 @@ def test_one_daemon_at_a_time_makes_a_forecast_and_only_when_it_is_due(
     sql.execute("DELETE FROM jobs")
     update(engine, sql)
     assert sql.execute("SELECT count(*) FROM worker.forecasts").fetchone() == (0,)
+    assert not estimates.update(engine), "nothing is left to say"
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -131,6 +132,25 @@ def test_jobs_that_have_not_begun_in_time_are_cancelled_and_a_round_is_planned_f
     ).fetchall() == [("cancelled", "expired", BATCH + 2)]
     keeper.run_once()
     assert sql.execute("SELECT count(*) FROM worker.outbox WHERE type = 'batch.finished'").fetchone() == (1,)
+
+
+def test_a_round_says_when_the_waiting_jobs_will_start(
+    keeper: Upkeep, engine: Engine, sql: psycopg.Connection
+) -> None:
+    for n in range(3):
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=["http://a/b"])
+    sql.execute(
+        "INSERT INTO worker.measured_seconds VALUES ('default', '', 'balanced', '{60, 60, 60}', 3, 60, now())"
+    )
+    keeper.settings = Settings(shop_concurrency=1)
+    keeper.host = replace(HOST, lanes=3)
+    keeper.run_once()
+    waits = "SELECT round(extract(epoch FROM estimated_wait))::int FROM job_status ORDER BY 1"
+    assert sql.execute(waits).fetchall() == [(0,), (60,), (120,)]
+    sql.execute("DELETE FROM jobs")
+    sql.execute("UPDATE worker.forecasts SET next_at = now()")
+    keeper.run_once()
+    assert sql.execute("SELECT count(*) FROM worker.forecasts").fetchone() == (0,)
 
 
 def test_a_late_job_that_somebody_s_transaction_holds_is_looked_for_soon(

@@ -19,6 +19,7 @@ from worker.jobs.forecast import Arrivals, Host, Line, Part, Queue, Served, play
 QUERIES = queries("worker.jobs")
 
 MOST_MEASURED = 500  # jobs in one call
+ANSWER_S = 60.0  # for a million waiting jobs
 EVERY_S = 5.0  # between two forecasts
 SHARE = 50  # a forecast takes one second of so many
 VALID_S = 60.0  # after the next one is due
@@ -28,12 +29,12 @@ Known = Mapping[tuple[str, str, str], Row]  # by pool, engine and quality
 
 
 def update(engine: Engine, *, shop_limit: int | None = None) -> bool:
-    """Measure the jobs that have ended, and make the next forecast. False if it is not due, or another daemon makes it.
+    """Measure the jobs that have ended, and make the next forecast. False if it is not due, there is nothing to foresee, or another daemon makes it.
 
     shop_limit: the most jobs of one shop that run at once. Raises: sqlalchemy's DBAPIError.
     """
     began = time.monotonic()
-    with transaction(engine) as connection:
+    with transaction(engine, answer_s=ANSWER_S) as connection:
         if not _all(connection, "begin_forecast")[0]["begun"]:
             return False
         _all(connection, "fold_seconds", most=MOST_MEASURED)

@@ -122,9 +122,9 @@ class Upkeep(threading.Thread):
             if time.monotonic() > self._history_at:
                 queue.fold_history(self.engine, keep_days=self.settings.keep_history_days)
                 self._history_at = time.monotonic() + HISTORY_EVERY_S * jitter(0.8, 1)
-            estimates.update(self.engine, shop_limit=self.settings.shop_concurrency)
             if time.monotonic() > self._prune_at:
                 self.prune()
+            estimates.update(self.engine, shop_limit=self.settings.shop_concurrency)
         except SQLAlchemyError as error:
             # The monitor logs outages. Any other error, say a missing right, is logged once.
             if self.monitor.available and self._reason != (reason := one_line(error)):
