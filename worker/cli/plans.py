@@ -92,7 +92,7 @@ def usage(
     if as_json:
         print_json(found)
     elif found:
-        console.print(tables.usage_table(found))
+        console.print(tables.usage_table(found, console.width))
     else:
         console.print("No job has ended.")
 
