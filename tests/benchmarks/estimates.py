@@ -325,7 +325,7 @@ def simulate_the_clock(url: str) -> None:
 
 
 def replay(days: float, *, bursts: bool) -> Replay:
-    with tempfile.TemporaryDirectory(prefix="worker-bench-", dir="/dev/shm") as folder:
+    with tempfile.TemporaryDirectory(prefix="worker-bench-") as folder:
         Path(folder).chmod(0o711)
         server = start_server(Path(folder) / "postgres")
         try:

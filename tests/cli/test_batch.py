@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import complete_next
+from conftest import HOST, complete_next
 from rich.console import Console
 from sqlalchemy.engine import Engine
 from typer.testing import CliRunner, Result
@@ -18,7 +18,7 @@ from worker.cli import batch, output
 from worker.cli.app import app
 from worker.core import settings
 from worker.core.errors import JobError
-from worker.jobs import queue
+from worker.jobs import estimates, hosts, queue
 
 Worker = Callable[..., Result]
 HEADER = "shop,product_id,image_urls"
@@ -196,3 +196,21 @@ def test_a_name_that_two_shops_use_needs_the_shop(worker: Worker) -> None:
     assert "Name one with --shop" in worker("batch", "cancel", "a").stderr
     assert worker("batch", "cancel", "a", "--shop", "b.myshopify.com").exit_code == 0
     assert "There is no batch b." in worker("batch", "watch", "b").stderr
+
+
+def test_status_says_how_long_a_batch_and_its_jobs_still_take(
+    worker: Worker, engine: Engine, sql: psycopg.Connection
+) -> None:
+    write("monday.csv", HEADER, *(ROW.format(n, n) for n in range(4)))
+    worker("batch", "add", "monday.csv")
+    assert " left" not in worker("batch", "status").stderr
+    hosts.check_in(engine, HOST)
+    sql.execute(
+        "INSERT INTO worker.measured_seconds VALUES ('default', '', 'balanced', '{150, 150, 150}', 3, 150, now())"
+    )
+    assert queue.claim(engine, worker=HOST.name, lease_s=300)
+    assert estimates.update(engine)
+    assert "about 9 min left" in worker("batch", "status", "monday").stderr
+    shown = worker("status").stderr
+    assert "claimed, about 2 min left" in shown
+    assert [f"starts in about {minutes} min" in shown for minutes in (2, 4, 7)] == [True] * 3
