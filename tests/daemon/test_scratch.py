@@ -100,6 +100,19 @@ def test_a_folder_that_another_daemon_swept_and_locked_is_left_to_it(tmp_path: P
     scratch.close()
 
 
+def test_a_lane_s_folder_is_made_anew_with_all_above_it(tmp_path: Path) -> None:
+    scratch = open_scratch(tmp_path / "root")
+    before = scratch.lane("MIG-1/0")
+    assert scratch.lane("MIG-1/0") == before
+    shutil.rmtree(tmp_path / "root")
+    assert scratch.lane("MIG-1/0").is_dir()
+    shutil.rmtree(tmp_path / "root")
+    (tmp_path / "root").touch()
+    with pytest.raises(NotADirectoryError):
+        scratch.lane("MIG-1/0")
+    scratch.close()
+
+
 def bury(folder: Path, precious: Path) -> None:
     """Make folders in folders, deeper than Python recurses, as only a child does that a photo has taken over."""
     above = os.open(folder, os.O_RDONLY)

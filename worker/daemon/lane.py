@@ -104,7 +104,7 @@ class Lane(threading.Thread):
                     self.heartbeat.beat(f"loading {self.context.settings.engine}", silent_s=START_S)
                     folder = self.context.scratch.lane(self.label)
                     loaded = self.child.start(folder, self.draining.is_set)
-            except (ChildDied, ConfigError) as error:
+            except (ChildDied, ConfigError, OSError) as error:  # the last: WORKER_TEMP_DIR is away
                 if self.draining.is_set():
                     return
                 # What worked before is no mistake in the settings: a GPU that broke, say, of which the other lanes need none.

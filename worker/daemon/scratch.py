@@ -53,9 +53,11 @@ class Scratch:
 
     def lane(self, name: str) -> Path:
         """Return the folder that a lane's child may write to, and make it if it is missing. Raises: OSError."""
-        folder = self.folder / f"lane-{name.replace('/', '-')}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
+        below = f"lane-{name.replace('/', '-')}"
+        if not (self.folder / below).is_dir():
+            self.ensure()  # our own folder may be gone, too
+            (self.folder / below).mkdir(mode=0o700, exist_ok=True)
+        return self.folder / below
 
     @contextmanager
     def job(self, name: str, lane: str | None = None) -> Iterator[Path]:
