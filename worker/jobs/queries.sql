@@ -402,7 +402,7 @@ ORDER BY plan.shop;
 -- name: busiest_shops
 -- List the shops in which most jobs ended today.
 SELECT shop, sum(completed) AS completed, sum(failed) AS failed, sum(cancelled) AS cancelled, sum(cached) AS cached,
-    sum(device_seconds) AS device_seconds, sum(bytes) AS bytes
+    sum(device_seconds) AS device_seconds, CAST(sum(bytes) AS bigint) AS bytes
 FROM public.shop_usage WHERE day = CAST(now() AT TIME ZONE 'UTC' AS date) AND shop <> ''
 GROUP BY shop ORDER BY sum(completed) + sum(failed) + sum(cancelled) DESC, shop LIMIT :limit;
 

@@ -273,5 +273,13 @@ def test_a_shop_s_plan_is_set_and_removed(log_in: LogIn, sql: psycopg.Connection
     assert "7 jobs a day" in page
     assert "Today: 2 inserted · 0 completed · 0 failed · 1 running" in page
     assert Tags(anna.http.get("/limits").text).names.count("script") == 2
+    sql.execute(
+        "INSERT INTO worker.shop_changes (shop, day, quality, completed, failed, cancelled, cached, device_seconds, cpu_seconds, bytes)"
+        " VALUES (%s, CAST(now() AT TIME ZONE 'UTC' AS date), 'fast', 3, 0, 0, 0, 80, 0, 2794608)",
+        (HOSTILE,),
+    )
+    assert "3 completed, 0 of them known before · 0 failed · 1 min 20 s in the engine · 2.8 MB" in unescape(
+        anna.http.get("/limits").text
+    )
     assert anna.act("remove-plan", shop=HOSTILE) == f"{HOSTILE} has no limits any more."
     assert anna.act("remove-plan", shop=HOSTILE) == f"{HOSTILE} has no plan."
