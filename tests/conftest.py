@@ -306,7 +306,8 @@ class Daemon:
     temp: Path
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        whole = self.log.read_text().rpartition("\n")[0]  # the last line may be half written
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
         return [line for line in lines if name in {None, line["event"]}]
 
     def wait_for(self, event: str, timeout: float = 60) -> dict[str, Any]:
