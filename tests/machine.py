@@ -26,7 +26,7 @@ def in_database(machine: type[M], postgres: Postgres) -> Iterator[type[M]]:
         # hypothesis repeats what it has done and expects the same: no wait may be random.
         connection.execute(
             "CREATE OR REPLACE FUNCTION worker.retry_wait(attempts int) RETURNS interval LANGUAGE sql"
-            " RETURN make_interval(secs => 15 * 2.0 ^ (attempts - 1))"
+            " RETURN make_interval(secs => least(600, 15 * 2.0 ^ (attempts - 1)))"
         )
         yield type(machine.__name__, (machine,), {"engine": engine, "sql": connection})
 
