@@ -58,6 +58,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _URL = re.compile(r"https?://[^\s<>\"]+")
 _GID = re.compile(r"gid://shopify/(Product|ProductVariant)/(\w+)")
 _SHOP = r"[a-z0-9][a-z0-9-]*\.myshopify\.com"
+_POINTS = ".,;:!?*'()[]"  # what a sentence puts around a name
 _NUMBER = re.compile(r"\b\d{9,20}\b")  # a product or a variant of Shopify, within a sentence
 # `/store/tea/products/8123/variants/4567` of admin.shopify.com, and the older `/admin/products/8123` of the shop itself.
 _ADMIN = re.compile(r"(?:/store/([a-z0-9-]+)|/admin)/products/(\d+)(?:/variants/(\d+))?")
@@ -79,7 +80,7 @@ def read(engine: Engine, text: str) -> list[Filter]:
     if certain is not None:
         return [Filter.parse({**certain, **named})]
     found: dict[Filter, None] = {}
-    for guess in _guesses(engine, " ".join(rest.split())[:LONGEST]):
+    for guess in _guesses(engine, " ".join(rest.split())):
         try:
             wanted = Filter.parse(guess)
         except BadFilter:
@@ -93,8 +94,9 @@ def _certain(text: str) -> Fields | None:
     """Return what a text means that has something in it of an unmistakable form. None for others."""
     if gid := _GID.search(text):
         return {"product" if gid[1] == "Product" else "variant": gid[2]}
-    if url := _URL.search(text):
-        return _address(url[0])
+    addresses = [found for url in _URL.findall(text) if (found := _address(url.rstrip(_POINTS)))]
+    if addresses:  # an e-mail has others than the product's, too
+        return max(addresses, key=lambda found: found.keys() != {"shop"})
     if job := _UUID.search(text):
         return {"job": job[0]}
     return None
@@ -124,12 +126,14 @@ def _address(url: str) -> Fields | None:
     return {name: value for name, value in found.items() if value} or None
 
 
-def _guesses(engine: Engine, text: str) -> Iterator[Fields]:
+def _guesses(engine: Engine, everything: str) -> Iterator[Fields]:
     """Yield what a text may mean: first what names one thing, last what is a part of a name."""
+    text = everything[:LONGEST]
     word = text.lower()
-    if re.fullmatch("[0-9a-f-]{6,36}", word):
-        yield {"job": word}
-    for name in (text, *_NUMBER.findall(text)):
+    bare = text.strip(f"#{_POINTS}")
+    if re.fullmatch("[0-9a-f-]{6,36}", bare.lower()):
+        yield {"job": bare}
+    for name in dict.fromkeys((text, bare or text, *_NUMBER.findall(everything))):
         yield {"product": name}
         yield {"variant": name}
     yield {"handle": text}
@@ -137,6 +141,7 @@ def _guesses(engine: Engine, text: str) -> Iterator[Fields]:
     if handle not in ("", word):
         yield {"handle": handle}
     yield {"shop": f"{word}.myshopify.com"}
+    yield from ({"shop": shop} for shop in re.findall(_SHOP, everything.lower()) if shop != word)
     yield {"batch": text}
     if word in ERRORS:
         yield {"code": word}
