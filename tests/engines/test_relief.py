@@ -359,9 +359,9 @@ def test_the_side_that_no_photo_shows_looks_like_the_other_one_without_its_print
         off = np.abs(colors - wanted).max(axis=1)
         assert np.quantile(off[middle & rows & (x < -0.3)], 0.9) < 0.1
     assert off[middle & rows & (x > 0.3)].max() > 0.3, "the print"
-    (inferred,) = surface.inferred_views
-    assert inferred.role == "right"
-    dark, was_dark = ((view[..., 1] < 100) & (view[..., 3] > 0) for view in (inferred.view, view_of(side)))
+    assert list(surface.mirrored_views) == ["right"]
+    views = surface.mirrored_views["right"], view_of(side)
+    dark, was_dark = ((view[..., 1] < 100) & (view[..., 3] > 0) for view in views)
     assert dark.sum() < was_dark.sum() / 10, "no print"
 
 

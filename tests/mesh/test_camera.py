@@ -58,3 +58,12 @@ def test_a_moved_camera_keeps_its_direction() -> None:
     moved = camera.moved(base, scale)
     before, after = camera.project(POINTS), moved.project(((POINTS - base) * scale).astype(np.float32))
     np.testing.assert_allclose(after[0], before[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("distance", [math.inf, 3.0])
+def test_a_mirrored_camera_sees_the_mirror_image(distance: float) -> None:
+    camera = Camera(center=(0.1, -0.2, 0.3), side=2, distance=distance, azimuth=80, elevation=5)
+    flat, near = camera.project(POINTS)
+    mirrored, as_near = camera.mirrored().project(POINTS * np.array([-1, 1, 1], np.float32))
+    np.testing.assert_allclose(mirrored, [1, 0] + flat * [-1, 1], atol=1e-6)
+    np.testing.assert_allclose(as_near, near, atol=1e-6)

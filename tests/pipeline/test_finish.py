@@ -380,9 +380,7 @@ def test_each_side_shows_its_own_photo_and_in_place_of_one_that_does_not_fit_wha
             SourceView(role=role, view=view, camera=Camera(side=4.7, azimuth=AZIMUTHS[role]))
             for role, view in views.items()
         ],
-        inferred_views=[
-            SourceView(role="right", view=disc((40, 40, 200)), camera=Camera(side=4.7, azimuth=270))
-        ],
+        mirrored_views={"right": disc((40, 40, 200))},
     )
     model = finish(surface, SMALL, tmp_path, extras={})
     report = model.report

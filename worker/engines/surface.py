@@ -53,8 +53,9 @@ class Surface:
     """Points on or near the surface → their colours."""
     source_views: Sequence[SourceView] = ()
     """The front first. Empty if no photo is to be laid over the surface."""
-    inferred_views: Sequence[SourceView] = ()
-    """Likely pictures of sides that no photo shows: laid where no photo saw the surface better, and counted nowhere."""
+    mirrored_views: Mapping[Role, View] = field(default_factory=dict)
+    """Likely pictures of sides that no photo shows: what the photo of the opposite side shows, in a mirror at x = 0. They are laid where no
+    photo saw the surface better, and counted nowhere."""
     depth_factors: tuple[float, float] = (2 / 3, 3 / 2)
     """The least and the most by which the depth may be stretched to the product's own, if that is known."""
     report: Mapping[str, Any] = field(default_factory=dict)

@@ -22,6 +22,7 @@ SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (
     0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
 )
+FEW = 150_000  # points, from which the surroundings of all are found
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
@@ -66,13 +67,15 @@ def blend(
         colors = _harmonized(_Cells(points, CELLS // 2), colors, photos, shares)
     total = np.asarray(shares.sum(axis=0), np.float32)
     # Where the engine knows no colour, a little of a photo is better than none.
-    unknown = np.asarray(~np.isfinite(colors).all(axis=1))
+    unknown = ~_known(colors)
     alone = unknown & (total > 0)
     shares[:, alone] /= total[alone]
     base = np.where(unknown[:, None], np.float32(0), colors)
     mixed = base.copy()
     for share, photo in zip(shares, photos, strict=True):
-        mixed[photo.at] += share[photo.at, None] * (photo.color - base[photo.at])
+        laid = np.flatnonzero(share[photo.at] > 0)
+        at = photo.at[laid]
+        mixed[at] += share[at, None] * (photo.color[laid] - base[at])
     mixed[unknown & ~alone] = np.nan
     return Blend(mixed, shares[:count], seen)
 
@@ -82,24 +85,30 @@ class _Cells:
 
     def __init__(self, points: Floats, count: int) -> None:
         """Take (P, 3) points, and the number of cells along the longest side."""
-        low, high = points.min(axis=0), points.max(axis=0)
-        cell = max(float((high - low).max()) / count, 1e-9)
-        self.place = np.ascontiguousarray(
-            ((points - low) / np.float32(cell)).T + np.float32(1)
-        )  # (3, P), in cells
+        self.every = max(len(points) // FEW, 1)
+        few = points[:: self.every]
+        self.points, self.low = points, few.min(axis=0)
+        side = few.max(axis=0) - self.low
+        self.cell = np.float32(max(float(side.max()) / count, 1e-9))
         # Even on every level of `_spread`.
-        self.shape = tuple(int(np.ceil((side + 3) / 16)) * 16 for side in self.place.max(axis=1))
-        self.index = np.ravel_multi_index(tuple(np.rint(self.place).astype(np.intp)), self.shape)
+        self.shape = tuple(int(np.ceil((n + 3) / 16)) * 16 for n in side / self.cell)
+        index = np.rint(self._place(few)).astype(np.intp)
+        self.index = (index[0] * self.shape[1] + index[1]) * self.shape[2] + index[2]
+
+    def _place(self, points: Floats) -> Floats:
+        """(3, N) where points lie, in cells."""
+        return np.ascontiguousarray(((points - self.low) / self.cell + np.float32(1)).T)
 
     def sums(self, at: NDArray[np.intp], values: Floats) -> Floats:
-        """Add up (N,) values of points in each cell."""
-        total = np.bincount(self.index[at], weights=values, minlength=int(np.prod(self.shape)))
+        """Add up (N,) values in each cell, of points that are multiples of `every`."""
+        total = np.bincount(self.index[at // self.every], weights=values, minlength=int(np.prod(self.shape)))
         return total.astype(np.float32).reshape(self.shape)
 
-    def lookup(self, grid: Floats, at: NDArray[np.intp]) -> Floats:
-        """(N,) values of a grid at points, between the cells' middles."""
-        found = ndimage.map_coordinates(grid, self.place[:, at], order=1, mode="nearest")
-        return np.asarray(found, np.float32)
+    def lookup(self, grids: Sequence[Floats], at: NDArray[np.intp]) -> Floats:
+        """(N, C) values of C grids at points, between the cells' middles."""
+        place = self._place(self.points[at])
+        found = [ndimage.map_coordinates(grid, place, order=1, mode="nearest") for grid in grids]
+        return np.stack(found, axis=1).astype(np.float32)
 
 
 def _choose(
@@ -110,44 +119,55 @@ def _choose(
     All but the first `real` photos are inferred.
     """
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
-    plain = _without_highlights(photos, usable, real, count)
+    few = [_some(photo.at, cells.every) for photo in photos]
+    plain = _without_highlights(photos, usable, few, real, count)
     best, best_score = np.full(count, -1), np.zeros(count, np.float32)
-    for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
-        trust = np.float32((1.0 if n < real else INFERRED) / finest)
-        quality = plain[n] * photo.clear * photo.cosine**2 * photo.resolution * trust
-        around = ndimage.gaussian_filter(cells.sums(photo.at, quality), AGREE, truncate=2.0)
-        score = cells.lookup(around, photo.at) * use
-        better = score > best_score[photo.at]
-        best[photo.at[better]] = n
-        best_score[photo.at[better]] = score[better]
+    for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
+        at, trust = photo.at[some], np.float32((1.0 if n < real else INFERRED) / finest)
+        quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] * trust
+        around = ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0)
+        score = cells.lookup([around], at)[:, 0] * usable[n][some]
+        better = score > best_score[at]
+        best[at[better]] = n
+        best_score[at[better]] = score[better]
 
     shares = np.zeros((len(photos), count), np.float32)
     reliable = np.zeros(count, np.float32)
     for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
-        chosen = np.flatnonzero(best == n)
+        chosen = cells.every * np.flatnonzero(best[:: cells.every] == n)
         near = ndimage.gaussian_filter(
             cells.sums(chosen, np.ones(len(chosen), np.float32)), SEAM, truncate=3.0
         )
-        shares[n, photo.at] = cells.lookup(near, photo.at) * use
+        shares[n, photo.at] = cells.lookup([near], photo.at)[:, 0] * use
         reliable[photo.at] += shares[n, photo.at] * use
     total = np.asarray(shares.sum(axis=0), np.float32)
-    some = total > 0
-    shares[:, some] *= reliable[some] / total[some] ** 2
+    taken = total > 0
+    shares[:, taken] *= reliable[taken] / total[taken] ** 2
     return shares
 
 
+def _some(at: NDArray[np.intp], every: int) -> NDArray[np.intp]:
+    """Return the places in (N,) points of those from which surroundings are found."""
+    return np.flatnonzero(at % every == 0)
+
+
 def _without_highlights(
-    photos: Sequence[Projection], usable: Sequence[Floats], real: int, count: int
+    photos: Sequence[Projection],
+    usable: Sequence[Floats],
+    few: Sequence[NDArray[np.intp]],
+    real: int,
+    count: int,
 ) -> list[Floats]:
-    """(N,) for each photo: less than 1 where it is white and another one of the real ones that saw the same is not."""
+    """(M,) for the few points of each photo: less than 1 where it is white and a real one that saw the same is not."""
     dullest = np.ones(count, np.float32)
-    bright = [photo.color.min(axis=1) for photo in photos]
-    for photo, use, light in list(zip(photos, usable, bright, strict=True))[:real]:
-        at = photo.at[use > 0.5]
-        dullest[at] = np.minimum(dullest[at], light[use > 0.5])
+    bright = [photo.color[some].min(axis=1) for photo, some in zip(photos, few, strict=True)]
+    for n in range(real):
+        sure = usable[n][few[n]] > 0.5
+        at = photos[n].at[few[n][sure]]
+        dullest[at] = np.minimum(dullest[at], bright[n][sure])
     return [
-        1 - HIGHLIGHT * rise(light - dullest[photo.at], 0.1, 0.3) * rise(light, 0.6, 0.8)
-        for photo, light in zip(photos, bright, strict=True)
+        1 - HIGHLIGHT * rise(light - dullest[photo.at[some]], 0.1, 0.3) * rise(light, 0.6, 0.8)
+        for photo, some, light in zip(photos, few, bright, strict=True)
     ]
 
 
@@ -160,22 +180,23 @@ def _levelled(
     An inferred one goes all the way to a real one.
     """
     count = shares.shape[1]
-    every = np.arange(count)
-    shown = [_broad(cells.sums(every, share)) for share in shares]
+    every = np.arange(0, count, cells.every)
+    shown = [_broad(cells.sums(every, share[every])) for share in shares]
     total = np.maximum(np.sum(shown, axis=0), 1e-6)
-    least = BARELY * _broad(cells.sums(every, np.ones(count, np.float32))) + 1e-6
+    least = BARELY * _broad(cells.sums(every, np.ones(len(every), np.float32))) + 1e-6
     offsets = np.zeros((len(photos), 3, *cells.shape), np.float32)
     place = np.full(count, -1)
+    few = [_some(photo.at, cells.every) for photo in photos]
     for i, first in enumerate(photos):
-        place[:] = -1
-        place[first.at] = np.arange(len(first.at))
+        place[every] = -1
+        place[first.at[few[i]]] = few[i]
         for j in range(i + 1, len(photos)):
             second = photos[j]
-            there = np.flatnonzero(place[second.at] >= 0)
-            here = place[second.at[there]]
+            there = few[j][place[second.at[few[j]]] >= 0]
+            at = second.at[there]
+            here = place[at]
             weight = usable[i][here] * usable[j][there]
             off = (second.color[there] - first.color[here]) * weight[:, None]
-            at = second.at[there]
             both = _broad(cells.sums(at, weight)) + least
             way, back = shown[j] / total, shown[i] / total
             if i < real <= j:
@@ -185,12 +206,13 @@ def _levelled(
                 np.clip(apart, -MOST_LIGHT, MOST_LIGHT, out=apart)
                 offsets[i, channel] += way * apart
                 offsets[j, channel] -= back * apart
-    return [
-        photo._replace(
-            color=photo.color + np.stack([cells.lookup(grid, photo.at) for grid in offset], axis=1)
-        )
-        for photo, offset in zip(photos, offsets, strict=True)
-    ]
+    levelled = []
+    for photo, share, offset in zip(photos, shares, offsets, strict=True):
+        laid = np.flatnonzero(share[photo.at] > 0)
+        color = photo.color.copy()
+        color[laid] += cells.lookup([*offset], photo.at[laid])
+        levelled.append(photo._replace(color=color))
+    return levelled
 
 
 def _broad(grid: Floats) -> Floats:
@@ -199,24 +221,31 @@ def _broad(grid: Floats) -> Floats:
 
 def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], shares: Floats) -> Floats:
     """(P, 3) the engine's colours, moved by what the photos around each point differ from them."""
-    known = np.asarray(np.isfinite(colors).all(axis=1))
+    known = _known(colors)
     total = shares.sum(axis=0) * known
-    shown = np.flatnonzero(total > 0)
+    every = cells.every
+    shown = every * np.flatnonzero(total[::every] > 0)
     off = np.zeros_like(colors)
     for share, photo in zip(shares, photos, strict=True):
-        use = known[photo.at]
-        off[photo.at[use]] += share[photo.at[use], None] * (photo.color[use] - colors[photo.at[use]])
-    like = total[shown] / (1 + (off[shown] ** 2).sum(axis=1) / np.float32(APART**2))
-    weight = cells.sums(shown, like)
-    off = off[shown] * (like / total[shown])[:, None]
+        some = _some(photo.at, every)
+        some = some[known[photo.at[some]]]
+        at = photo.at[some]
+        off[at] += share[at, None] * (photo.color[some] - colors[at])
+    off = off[shown]
+    like = total[shown] / (1 + (off**2).sum(axis=1) / np.float32(APART**2))
+    weight = cells.sums(shown, every * like)
+    off *= (every * like / total[shown])[:, None]
     sums = np.stack([cells.sums(shown, off[:, i]) for i in range(3)], axis=-1)
     # A cell's own difference counts fully from a few points on.
     offset = _spread(sums, weight)
     hidden = np.flatnonzero(known & (total < 1))
     moved = colors.copy()
-    for i in range(3):
-        moved[hidden, i] += cells.lookup(offset[..., i], hidden)
+    moved[hidden] += cells.lookup([*np.moveaxis(offset, -1, 0)], hidden)
     return np.clip(moved, 0, 1, out=moved)
+
+
+def _known(colors: Floats) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(colors[:, 0] + colors[:, 1] + colors[:, 2]))
 
 
 def _spread(sums: Floats, weight: Floats, most: float = 1.0) -> Floats:

@@ -63,3 +63,8 @@ class Camera:
         """Return the camera that sees the same after every point p of the mesh moves to (p - base) * scale; base is (3,)."""
         x, y, z = ((np.asarray(self.center) - base) * scale).tolist()
         return replace(self, center=(x, y, z), side=self.side * scale, distance=self.distance * scale)
+
+    def mirrored(self) -> "Camera":
+        """Return the camera that sees, in a mirror at x = 0, what this one sees: its picture is turned left to right."""
+        x, y, z = self.center
+        return replace(self, center=(-x, y, z), azimuth=-self.azimuth % 360)

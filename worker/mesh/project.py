@@ -153,8 +153,17 @@ def rise(value: Floats, low: float, high: float) -> Floats:
 def _cosine(points: Floats, normals: Floats, camera: Camera) -> NDArray[np.float64]:
     """(P,) between the normals and the directions to the camera."""
     away = camera.distance if np.isfinite(camera.distance) else 1e6 * camera.side
-    to_camera = (camera.center - points.astype(np.float64)) + away * camera.rotation[2]
-    return np.asarray(np.einsum("ij,ij->i", _unit(to_camera), _unit(normals.astype(np.float64))))
+    eye = camera.center + away * camera.rotation[2]
+    along, toward, length = np.zeros((3, len(points)))
+    for axis in range(3):
+        to_camera, normal = (
+            eye[axis] - points[:, axis].astype(np.float64),
+            normals[:, axis].astype(np.float64),
+        )
+        along += to_camera * normal
+        toward += to_camera * to_camera
+        length += normal * normal
+    return np.asarray(along / np.sqrt(np.maximum(toward * length, 1e-60)))
 
 
 def _grow(view: View, solid: NDArray[np.bool_], depth: Floats, deep: float) -> Floats:
@@ -166,7 +175,3 @@ def _grow(view: View, solid: NDArray[np.bool_], depth: Floats, deep: float) -> F
         return np.asarray(view[..., :3] / np.float32(255), np.float32)
     nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
     return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
-
-
-def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-30))

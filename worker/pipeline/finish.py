@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worker.core.errors import JobError
 from worker.engines.presets import Preset
 from worker.engines.surface import SourceView, Surface
+from worker.engines.views import OPPOSITE
 from worker.mesh.agree import agree
 from worker.mesh.align import LEAST_OVERLAP, fit, refine
 from worker.mesh.blend import FACING, FACING_OF_SEVERAL, blend
@@ -221,7 +222,10 @@ def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
     sources = surface.source_views
     photos, warnings = [], list(paint.warnings)
     for source in sources:
-        photos.append(_placed(source, shape, alone=len(sources) == 1))
+        found = fit(shape.vertices, shape.faces, source.view, source.camera)
+        if len(sources) > 1:
+            found = refine(shape.vertices, shape.faces, source.view, found)
+        photos.append(_Laid(replace(source, camera=found.camera), found.overlap, 0.0))
         if not photos[-1].laid:
             whose = (
                 "The model's outline is not the photo's"
@@ -242,11 +246,11 @@ def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
     if len(shots) > 1:
         some = slice(None, None, max(len(points) // COMPARED, 1))
         shots = agree(shots, shape.vertices, shape.faces, points[some], directions[some])
-    inferred = [_placed(source, shape) for source in surface.inferred_views]
+    cameras = {photos[n].source.role: shot.camera for n, shot in zip(fitting, shots, strict=True)}
     likely = [
-        shoot(Photo(one.source.view), one.source.camera, shape.vertices, shape.faces)
-        for one in inferred
-        if one.laid
+        shoot(Photo(view), cameras[OPPOSITE[role]].mirrored(), shape.vertices, shape.faces)
+        for role, view in surface.mirrored_views.items()
+        if OPPOSITE[role] in cameras
     ]
     blended = blend(
         points,
@@ -264,14 +268,6 @@ def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
         coverage=_part_of_surface(blended.seen, shape, paint.on),
         warnings=warnings,
     )
-
-
-def _placed(source: SourceView, shape: _Shape, *, alone: bool = False) -> _Laid:
-    """Fit the camera of a photo to the mesh. The one photo that is alone is not turned, since the depth is made up."""
-    found = fit(shape.vertices, shape.faces, source.view, source.camera)
-    if not alone:
-        found = refine(shape.vertices, shape.faces, source.view, found)
-    return _Laid(replace(source, camera=found.camera), found.overlap, 0.0)
 
 
 def _part_of_surface(seen: NDArray[np.bool_], shape: _Shape, on: Texels) -> float:

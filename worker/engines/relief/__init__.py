@@ -77,9 +77,7 @@ class Relief:
                 SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
                 for o in outlines
             ],
-            inferred_views=[
-                SourceView(role=o.role, view=o.view, camera=_in_perspective(o.camera)) for o in inferred
-            ],
+            mirrored_views={o.role: o.view for o in inferred},
             depth_factors=(0.01, 100.0) if alone else Surface.depth_factors,  # one photo's depth is made up
             report=report,
         )

@@ -9,6 +9,7 @@ from skimage.filters import rank
 
 from worker.engines.relief.outline import grow, inner_distance
 from worker.engines.views import OPPOSITE, Outline
+from worker.mesh.project import box_of
 
 SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
 THIN = 5.0  # pixels; parts about as thin need no like on the other side
@@ -26,14 +27,17 @@ def mirrored(outlines: Sequence[Outline]) -> list[Outline]:
     if len(sides) != 1 or not _is_symmetric(outlines[0]):
         return []
     (side,) = sides
-    color = grow(side.view, side.mask, inner_distance(side.mask)) * 255
+    box = box_of(side.mask, 2 * FINE)
+    color = grow(side.view[box], side.mask[box], inner_distance(side.mask)[box]) * 255
     square = np.ones((FINE, FINE), np.uint8)
     plain = [
         rank.median(color[..., i].astype(np.uint8), square)  # type: ignore[no-untyped-call]  # has no types
         for i in range(3)
     ]
-    alpha = np.where(side.mask, np.uint8(255), np.uint8(0))
-    view = np.ascontiguousarray(np.stack([*plain, alpha], axis=2)[:, ::-1])
+    view = np.zeros_like(side.view)
+    view[box][..., :3] = np.stack(plain, axis=2)
+    view[..., 3][side.mask] = 255
+    view = np.ascontiguousarray(view[:, ::-1])
     camera = replace(side.camera, azimuth=(side.camera.azimuth + 180) % 360)
     return [Outline(OPPOSITE[side.role], view, view[..., 3] > 0, camera)]
 

@@ -19,9 +19,6 @@ TURN = (0.1, 0.5)
 FACING = 0.03  # cosine to the camera below which a photo saw nothing
 HIDDEN = (2.0, 4.0)  # samples behind the nearest surface: seen below the first, hidden above the second
 INSIDE = (0.5, 2.5)  # pixels from the outline, where the background shows through
-SHARP = (
-    4  # exponent of how well a photo saw a point: the higher, the narrower the band in which two photos blend
-)
 SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
 FILL_GRID = 64  # cells along the longest axis, in which the colours of unseen parts are found
@@ -96,8 +93,14 @@ class _Sight:
         depth = np.where(inside.any(axis=self.axis), first, inside.shape[self.axis]).astype(np.float32)
         self.depth = ndimage.minimum_filter(depth, 3)  # samples from the grid's near end
 
-    def look(self, points: Points, normals: Points) -> tuple[Colors, NDArray[np.float32]]:
-        """Return the photo's colours at (N, 3) points, and (N,) how well it saw them: 0 not at all, 1 straight on."""
+    def look(self, points: Points, normals: Points) -> tuple[NDArray[np.intp], Colors, NDArray[np.float32]]:
+        """Return which of (N, 3) points the photo may have seen, its colours there, and how well it saw them.
+
+        That is 0 for not at all, and 1 for straight on.
+        """
+        facing = _rise(normals[:, self.axis] * np.float32(self.sign), FACING, 1)
+        ahead = np.flatnonzero(facing)
+        points = points[ahead]
         flat, _ = self.camera.project(points)
         place = flat.T * np.float32(len(self.maps)) - np.float32(0.5)
         here = lookup(self.maps, place[1], place[0])
@@ -109,8 +112,7 @@ class _Sight:
         ]
         del column[self.axis]
         shown = 1 - _rise(depth - self.depth[column[0], column[1]], *HIDDEN)
-        facing = _rise(normals[:, self.axis] * np.float32(self.sign), FACING, 1)
-        return here[:, :3], facing * shown * _rise(here[:, 3], *INSIDE)
+        return ahead, here[:, :3], facing[ahead] * shown * _rise(here[:, 3], *INSIDE)
 
 
 def paint(
@@ -137,11 +139,14 @@ def paint(
         total, weight = np.zeros((len(points), 3), np.float32), np.full(len(points), 1e-9, np.float32)
         best = np.zeros(len(points), np.float32)
         for sight, trust in sights:
-            color, share = sight.look(points, normals)
+            ahead, color, share = sight.look(points, normals)
             share *= np.float32(trust)
-            total += (share**SHARP)[:, None] * color
-            weight += share**SHARP
-            best = np.maximum(best, share)
+            # The higher the exponent, the narrower the band in which two photos blend.
+            sharp = share * share
+            sharp *= sharp
+            total[ahead] += sharp[:, None] * color
+            weight[ahead] += sharp
+            best[ahead] = np.maximum(best[ahead], share)
         return total / weight[:, None], best
 
     some = points[::EVERY]
@@ -201,9 +206,11 @@ def _pull_push(sums: NDArray[np.float32], rows: int = 1) -> NDArray[np.float32]:
 
 def _halved(volume: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the means of every two samples along each axis."""
-    even = np.pad(volume, [(0, n % 2) for n in volume.shape], mode="edge")
-    x, y, z = (n // 2 for n in even.shape)
-    return np.asarray(even.reshape(x, 2, y, 2, z, 2).mean(axis=(1, 3, 5)), np.float32)
+    for axis in range(3):
+        first = np.moveaxis(volume, axis, 0)
+        second = first[1::2] if len(first) % 2 == 0 else np.concatenate([first[1::2], first[-1:]])
+        volume = np.moveaxis((first[::2] + second) * np.float32(0.5), 0, axis)
+    return volume
 
 
 def _rise(value: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
