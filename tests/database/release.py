@@ -13,7 +13,7 @@ from test_migrations import PROGRAMS
 
 from worker import __version__, database
 from worker.database import migrate
-from worker.jobs import hosts, queue
+from worker.jobs import estimates, hosts, queue
 from worker.local.postgres import start_server
 
 HOST = hosts.Host(
@@ -44,6 +44,7 @@ def main() -> None:
                 engine = database.connect(url)
                 hosts.check_in(engine, HOST)
                 queue.fold_history(engine, keep_days=90)
+                estimates.update(engine)
                 engine.dispose()
             file = DATA / f"release-{__version__}.dump"
             command = [PROGRAMS / "pg_dump", "--format=custom", "--no-owner", "--file", file, server.url()]

@@ -30,7 +30,11 @@ def test_a_release_is_upgraded(release: Path, empty_database: str, database_url:
     subprocess.run([str(part) for part in restore], check=True)
     with psycopg.connect(empty_database, autocommit=True) as sql, connected(empty_database) as engine:
         rows = texts(sql)
-        assert [table for table, found in rows.items() if not found] == []
+        # What a daemon measures and foresees, it finds again.
+        assert {table for table, found in rows.items() if not found} <= {
+            "worker.forecasts",
+            "worker.batch_forecasts",
+        }
         migrate.upgrade(database.parse(empty_database, ""))
         assert catalogue(empty_database) == catalogue(database_url)
         # A revision that changes a table says here what becomes of its rows.
