@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from worker.compute import sandbox
 from worker.compute.process import Child
 from worker.core import landlock
 from worker.core.settings import Settings
@@ -82,7 +84,7 @@ tried = {
     "write a photo": lambda: (own / "photo").write_text("photo"),
     "move a file out of a folder": lambda: ((own / "second").mkdir(), (own / "second" / "a").write_text("a"), shutil.move(own / "second" / "a", own / "a")),
     "a temporary file": lambda: __import__("tempfile").NamedTemporaryFile().close(),
-    "read weights": (Path(given["start"]["weights_dir"]) / "model").read_text,
+    "read weights": (Path(given["start"]["weights_dir"]) / "triposr" / "model").read_text,
     "start a decoder": lambda: decode.decode_in_subprocess(Path(given["photo"])),
 }
 print(json.dumps({name: worked(act) for name, act in tried.items()}))
@@ -103,9 +105,9 @@ STAYS = {
 def attack(folder: Path, abi: int = landlock.abi(), **start: Any) -> set[str]:
     """Return what a child could still do."""
     weights, own, other = folder / "weights", folder / "lane-0", folder / "lane-1"
-    for each in (weights, own, other):
-        each.mkdir()
-    (weights / "model").write_text("weights")
+    for each in (weights / "triposr", own, other):
+        each.mkdir(parents=True)
+    (weights / "triposr" / "model").write_text("weights")
     (other / "secret").write_text("secret")
     (own / "photo.png").write_bytes(Path("worker/local/samples/vase.png").read_bytes())
     known = {
@@ -151,13 +153,34 @@ def test_an_older_kernel_takes_less_and_breaks_nothing(tmp_path: Path, abi: int,
     assert attack(tmp_path, abi) == STAYS | more
 
 
-def test_weights_behind_a_link_are_read(tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (elsewhere / "model").write_text("weights")
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "model").symlink_to(elsewhere / "model")
-    assert "read weights" in attack(tmp_path, weights_dir=str(tmp_path / "linked"))
+def test_weights_behind_links_are_read(tmp_path: Path) -> None:
+    # As in a hub's cache, where the folder of a revision holds links to files beside it.
+    hub, linked = tmp_path / "hub", tmp_path / "linked"
+    for folder in (hub / "blobs", hub / "revision", linked):
+        folder.mkdir(parents=True)
+    (hub / "blobs" / "1").write_text("weights")
+    (hub / "revision" / "model").symlink_to("../blobs/1")
+    (linked / "triposr").symlink_to(hub / "revision")
+    (linked / "itself").symlink_to("itself")
+    (linked / "again").symlink_to(linked)
+    assert "read weights" in attack(tmp_path, weights_dir=str(linked))
+
+
+def test_cuda_keeps_the_caches_that_it_would_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_CACHE_PATH", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    kept: dict[Path, int] = {}
+    monkeypatch.setattr(landlock, "restrict", lambda paths, _ports: kept.update(paths))
+    start: Any = SimpleNamespace(folder=tmp_path, weights_dir=tmp_path, device="cpu", photo_loopback=False)
+    sandbox.shut_in(start)
+    assert list(tmp_path.iterdir()) == []
+    start.device = "cuda"
+    sandbox.shut_in(start)
+    for cache in (tmp_path / ".nv", tmp_path / "cache"):
+        assert cache.is_dir()
+        assert kept[cache] == landlock.WRITE
 
 
 def no_new_privileges(pid: int) -> set[str]:
@@ -178,17 +201,17 @@ def test_all_threads_of_a_real_child_are_shut_in_and_one_whose_folder_was_replac
     )
     folder = tmp_path / "lane"
     folder.mkdir()
-    for sandbox in (True, False):
-        child = Child(settings.model_copy(update={"sandbox": sandbox}), "cpu")
+    for shut_in in (True, False):
+        child = Child(settings.model_copy(update={"sandbox": shut_in}), "cpu")
         try:
             child.start(folder)
             assert child.pid
-            assert no_new_privileges(child.pid) == ({"1"} if sandbox else {"0"})
+            assert no_new_privileges(child.pid) == ({"1"} if shut_in else {"0"})
             assert not child.outdated
             shutil.rmtree(folder)
-            assert child.outdated == sandbox
+            assert child.outdated == shut_in
             folder.mkdir()
-            (tmp_path / str(sandbox)).mkdir()  # so that the new folder cannot have the number of the old one
+            (tmp_path / str(shut_in)).mkdir()  # so that the new folder cannot have the number of the old one
             os.kill(child.pid, signal.SIGKILL)
         finally:
             child.kill()

@@ -41,9 +41,9 @@ CUDA_CACHE = ".nv"
 
 def shut_in(start: Start) -> None:
     """Keep what `allowed` lists and give up all other files, ports, and processes for ever."""
-    if start.device == "cuda" and (home := os.environ.get("HOME")):
+    for cache in _cuda_caches(start):
         with suppress(OSError):
-            Path(home, CUDA_CACHE).mkdir(exist_ok=True)
+            cache.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(start.folder)
     # Everybody's own machine is the network of a developer.
     landlock.restrict(allowed(start), None if start.photo_loopback else PORTS)
@@ -68,11 +68,8 @@ def allowed(start: Start) -> dict[Path, int]:
             paths.setdefault(entry, READ)
     paths |= dict.fromkeys((package, *_weights(start.weights_dir)), READ)
     paths |= {node: DEVICE for name in DEVICES for node in Path("/dev").glob(name)}
-    paths |= dict.fromkeys(
-        map(Path, (*SHARED, *_variables("CUDA_CACHE_PATH", "CUDA_MPS_PIPE_DIRECTORY"))), WRITE
-    )
-    if start.device == "cuda" and (home := os.environ.get("HOME")):
-        paths[Path(home, CUDA_CACHE)] = WRITE
+    shared = map(Path, (*SHARED, *_variables("CUDA_MPS_PIPE_DIRECTORY")))
+    paths |= dict.fromkeys((*shared, *_cuda_caches(start)), WRITE)
     return paths | {start.folder: WRITE}
 
 
@@ -101,8 +98,21 @@ def _at_rest(path: str) -> Path:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Return the folder of the weights, and what its links lead to."""
-    return [folder, *(path.resolve() for path in folder.rglob("*") if path.is_symlink())]
+    """Return the folder of the weights, and all that links lead to from there, such as the files of a hub's cache."""
+    found = [folder]
+    for known in found:  # it grows
+        for path, folders, files in os.walk(known):
+            links = (Path(path, name) for name in (*folders, *files))
+            # Not Path.resolve(), which takes links in a circle for an error.
+            found += {Path(os.path.realpath(link)) for link in links if link.is_symlink()}.difference(found)
+    return found
+
+
+def _cuda_caches(start: Start) -> list[Path]:
+    if start.device != "cuda":
+        return []
+    homes = [Path(home, CUDA_CACHE) for home in _variables("HOME")]
+    return [*homes, *map(Path, _variables("CUDA_CACHE_PATH"))]
 
 
 def _variables(*names: str) -> list[str]:

@@ -101,9 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        if path == PATH:
-            self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
-        elif path == "/webhooks":
+        if path == "/webhooks":
             self._send_webhooks()
         elif path == PATH:  # the doctor asks if it is there
             self.send_response(HTTPStatus.METHOD_NOT_ALLOWED)
