@@ -99,6 +99,14 @@ def test_models_to_review_are_listed_and_what_became_of_them_is_said(
         assert [name for name, text in texts.items() if text and text in told] == [review] * bool(
             texts[review]
         )
+    sql.execute(
+        "INSERT INTO worker.published (path, stem, shop, product, digest, job_id, requested_at)"
+        " SELECT worker.storage_path(shop, product_id, variant_id), 'x', shop, 'x', version, id, now() FROM jobs LIMIT 1"
+    )
+    pages = {review: site.get(f"/jobs/{job}").text for review, job in jobs.items()}
+    assert "an equal one was published before." in pages["wanted"]
+    assert "an equal one was published before and still is." in pages["rejected"]
+    assert not any("not published" in page for page in pages.values())
 
 
 def test_a_job_tells_its_whole_story(site: httpx.Client, sql: psycopg.Connection) -> None:

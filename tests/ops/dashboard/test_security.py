@@ -130,6 +130,13 @@ def site(running: Site) -> Iterator[Site]:
 
 def test_no_other_page_can_act(site: Site) -> None:
     ours = site.address
+    with capture_logs() as logs:
+        assert site.cancel(origin="http://evil.example").code == 403
+    assert [
+        (entry["event"], entry["actor"], entry["action"])
+        for entry in logs
+        if entry["event"] != "dashboard_login"
+    ] == [("dashboard_action_refused", "anna", "cancel")]
     for origin in (None, "null", "", "http://evil.example", f"{ours}.evil.example", f"http://evil@{site.host}",
                    "http://127.0.0.1:1", "http://127.0.0.1", f"{ours}/path", f"file://{site.host}", site.host, "http://["):  # fmt: skip
         answer = site.cancel(origin=origin)

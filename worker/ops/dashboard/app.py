@@ -184,6 +184,8 @@ class _Site:
         path = request.url.path
         request.state.session = session = self.access.find(request)
         if request.method not in {"GET", "HEAD"} and not sessions.is_same_origin(request):
+            if session and path.startswith("/actions/"):
+                self._log_refusal(request, session, path.removeprefix("/actions/"))
             answer = self._message(request, 403, *FOREIGN)
         elif session is None and not self.access.tokens:
             text = "Without a token this page can be opened at localhost only."
@@ -234,11 +236,18 @@ class _Site:
         self.access.set_cookie(request, answer)
         return answer
 
-    def _refuse(self, request: Request, session: sessions.Session) -> Response:
+    def _log_refusal(self, request: Request, session: sessions.Session, action: str) -> None:
+        client = sessions.client_address(request)
         log.warning(
-            "dashboard_action_refused", actor=session.name, session=session.label,
-            client=sessions.client_address(request), action=request.path_params["name"][:100],
-        )  # fmt: skip
+            "dashboard_action_refused",
+            actor=session.name,
+            session=session.label,
+            client=client,
+            action=action[:100],
+        )
+
+    def _refuse(self, request: Request, session: sessions.Session) -> Response:
+        self._log_refusal(request, session, request.path_params["name"])
         return self._message(request, 403, *(OUTDATED if session.acts else READS_ONLY))
 
     def _message(self, request: Request, code: int, title: str, text: str) -> Response:
