@@ -7,6 +7,7 @@ a restart, which a new token needs, ends it.
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import token_urlsafe
@@ -19,7 +20,7 @@ from starlette.responses import Response
 from worker.core.settings import Settings
 from worker.ops.dashboard.access import is_loopback
 
-COOKIE = "worker_dashboard"
+COOKIE = "worker_dashboard"  # and the port that the browser names
 IDLE_S = 12 * 3600  # without a click, a session ends
 LONGEST_S = 30 * 86_400
 MOST = 1000  # sessions; then the one that was used least recently ends, and first of those that read
@@ -104,13 +105,13 @@ class Access:
 
     def end(self, request: Request) -> None:
         """End the session of a browser, if it has one."""
-        self.sessions.pop(_key(request.cookies.get(COOKIE, "")), None)
+        self.sessions.pop(_key(request.cookies.get(cookie_name(request), "")), None)
 
     def set_cookie(self, request: Request, response: Response) -> None:
         """Give the browser the session that `begin` began for this request; without one, take the cookie back."""
         secret = getattr(request.state, "cookie", "")
         response.set_cookie(
-            COOKIE,
+            cookie_name(request),
             secret,
             max_age=LONGEST_S if secret else 0,
             httponly=True,
@@ -126,7 +127,7 @@ class Access:
         return matches[0] if matches else None
 
     def _of_cookie(self, request: Request) -> Session | None:
-        session = self.sessions.get(_key(request.cookies.get(COOKIE, "")))
+        session = self.sessions.get(_key(request.cookies.get(cookie_name(request), "")))
         if session is None:
             return None
         now = monotonic()
@@ -137,6 +138,12 @@ class Access:
         if not (session.acts and is_refresh(request)):
             session.seen = now
         return session
+
+
+def cookie_name(request: Request) -> str:
+    """Return the name of our cookie. A browser sends it to all ports of a host, where other dashboards may be."""
+    port = re.search(r":(\d{1,5})$", request.headers.get("host", ""))
+    return f"{COOKIE}_{port[1]}" if port else COOKIE
 
 
 def is_refresh(request: Request) -> bool:
