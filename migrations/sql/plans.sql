@@ -63,6 +63,31 @@ CREATE OR REPLACE TRIGGER keep_preset AFTER UPDATE OF quality, shop ON public.jo
 FOR EACH ROW WHEN ((OLD.quality, OLD.shop) IS DISTINCT FROM (NEW.quality, NEW.shop))
 EXECUTE FUNCTION worker.keep_preset();
 
+-- Refuse a plan with presets that there are not, and count what a shop inserted today while it had no limit: keep_plans() counts
+-- the table only at the day's first insert with a limit. SECURITY DEFINER: who may write a plan needs no right on the days.
+CREATE OR REPLACE FUNCTION worker.keep_limits() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off AS $$
+DECLARE
+    today CONSTANT date := clock_timestamp() AT TIME ZONE 'UTC';
+BEGIN
+    -- A null among them is no preset either.
+    IF NOT NEW.presets <@ ARRAY['fast', 'balanced', 'quality', 'auto'] THEN
+        RAISE check_violation USING SCHEMA = 'worker', TABLE = 'shop_limits',
+            CONSTRAINT = 'presets_are_fast_balanced_quality_or_auto',
+            MESSAGE = 'new row for relation "shop_limits" violates check constraint "presets_are_fast_balanced_quality_or_auto"';
+    END IF;
+    IF NEW.jobs_a_day IS NOT NULL THEN
+        UPDATE worker.shop_days AS one SET inserted = greatest(one.inserted, (
+            SELECT count(*) FROM public.jobs AS job
+            WHERE job.shop = NEW.shop AND job.created_at >= today::timestamp AT TIME ZONE 'UTC'))
+        WHERE one.shop = NEW.shop AND one.day = today AND one.quality = '';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER keep_limits AFTER INSERT OR UPDATE ON worker.shop_limits
+FOR EACH ROW EXECUTE FUNCTION worker.keep_limits();
+
 -- Raise the error of a CHECK of this name.
 CREATE OR REPLACE FUNCTION worker.refuse_job(broken text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = '' AS $$

@@ -106,7 +106,7 @@ def test_json_lines(worker: Worker, sql: psycopg.Connection) -> None:
 @pytest.mark.parametrize(
     ("name", "lines", "says"),
     [
-        ("a.csv", ["shop,produkt_id,image_urls"], 'line 1: there is no column "produkt_id"; did you mean product_id?'),
+        ("a.csv", ["shop,produkt_id,image_urls"], 'line 1: there is no column "produkt_id"; the nearest is product_id'),
         ("a.csv", ["shop,status", "a,b"], 'line 1: there is no column "status"; the columns are shop'),
         ("a.csv", ["shop,shop"], "line 1: the column shop is there twice"),
         ("a.csv", [HEADER, ROW.format(1, 1), "a,b"], "line 3: it has 2 fields, and the header 3"),
@@ -118,6 +118,8 @@ def test_json_lines(worker: Worker, sql: psycopg.Connection) -> None:
         ("a.csv", ["shop,product_id,image_urls,metadata", "a,b,http://a/b,[1]"], "line 2: metadata is no JSON object"),
         ("a.csv", [HEADER], "the file has no jobs"),
         ("a.jsonl", ["[]"], "line 1: this is no JSON object"),
+        ("a.jsonl", ['{"image_urls": "http://a/b"}'], "line 1: image_urls is no JSON array"),
+        ("a.jsonl", ['{"metadata": "x"}'], "line 1: metadata is no JSON object"),
         ("a.jsonl", ['{"a": 1}'], 'line 1: there is no column "a"'),
         ("a.jsonl", ['{"shop": "a", "product_id": "b\\u0000", "image_urls": ["http://a/b"]}'], "line 1: "),
     ],

@@ -12,7 +12,7 @@ from shops import Shelf
 from sqlalchemy.engine import Engine
 
 from worker.core.errors import JobError
-from worker.jobs import queue
+from worker.jobs import plans, queue
 from worker.versions import erase
 
 Sql = psycopg.Connection[Any]
@@ -73,6 +73,32 @@ def test_jobs_from_before_the_shop_had_a_limit_count_on_their_day(sql: Sql) -> N
     refused(sql, A_DAY, jobs=2)
     insert(sql)
     refused(sql, A_DAY)
+
+
+def test_jobs_from_between_two_limits_count(engine: Engine, sql: Sql) -> None:
+    def shown() -> Any:
+        (plan,) = plans.list_plans(engine, part="", after="", limit=10)
+        return plan["inserted"]
+
+    insert(sql)
+    limit(sql, jobs_a_day=2)
+    assert shown() == 1, "before the first insert with a limit"
+    insert(sql)
+    sql.execute("UPDATE worker.shop_limits SET jobs_a_day = NULL")
+    insert(sql, 2)
+    sql.execute("UPDATE worker.shop_limits SET jobs_a_day = 5")
+    assert shown() == 4
+    refused(sql, A_DAY, jobs=2)
+    sql.execute("DELETE FROM worker.shop_limits")
+    insert(sql)
+    limit(sql, jobs_a_day=5)
+    refused(sql, A_DAY)
+
+
+def test_a_plan_has_presets_that_there_are(sql: Sql) -> None:
+    for wrong in (["fast", "ultra"], ["fast", None]):
+        with pytest.raises(psycopg.errors.CheckViolation, match="presets_are_fast_balanced_quality_or_auto"):
+            limit(sql, presets=wrong)
 
 
 def test_a_row_that_is_not_inserted_does_not_count(sql: Sql) -> None:

@@ -52,7 +52,7 @@ def limits(
         "presets": _parse(presets, _presets),
     }
     changes = {name: value[0] for name, value in named.items() if value}
-    if (changes or remove) and not shop:
+    if (changes or remove) and not (shop and shop.strip()):
         raise typer.BadParameter("Name the shop whose limits are to change.")
     if changes and remove:
         raise typer.BadParameter("Give limits or --remove, not both.")

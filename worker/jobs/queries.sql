@@ -386,8 +386,13 @@ ORDER BY created_at DESC, shop DESC, batch DESC LIMIT :limit;
 -- name: plans
 -- List plans with what their shops have used today.
 SELECT plan.*, used.completed, used.failed, used.cancelled, used.device_seconds,
-    (SELECT inserted FROM worker.shop_days AS one
-     WHERE one.shop = plan.shop AND one.day = CAST(now() AT TIME ZONE 'UTC' AS date) AND one.quality = '') AS inserted,
+    coalesce(
+        (SELECT inserted FROM worker.shop_days AS one
+         WHERE one.shop = plan.shop AND one.day = CAST(now() AT TIME ZONE 'UTC' AS date) AND one.quality = ''),
+        -- The next insert begins to count, with what is there already.
+        CASE WHEN plan.jobs_a_day IS NOT NULL THEN
+            (SELECT count(*) FROM public.jobs AS job
+             WHERE job.shop = plan.shop AND job.created_at >= date_trunc('day', now(), 'UTC')) END) AS inserted,
     (SELECT count(*) FROM public.jobs AS job WHERE job.status = 'processing' AND job.shop = plan.shop) AS running
 FROM (
     SELECT shop, jobs_a_day, jobs_at_once, presets FROM worker.shop_limits

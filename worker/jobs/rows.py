@@ -83,6 +83,10 @@ def _json_lines(text: str) -> Found:
             yield number, "this is no JSON object"
         elif problem := _unknown(list(columns)):
             yield number, problem
+        elif not isinstance(columns.get("metadata"), dict | None):
+            yield number, "metadata is no JSON object"
+        elif not isinstance(columns.get("image_urls"), list | None):
+            yield number, "image_urls is no JSON array"
         else:
             yield number, {name: value for name, value in columns.items() if value is not None}
 
@@ -131,7 +135,7 @@ def _unknown(names: Sequence[str]) -> str:
     for name in names:
         if name not in COLUMNS:
             close = get_close_matches(name, COLUMNS, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the columns are {', '.join(COLUMNS)}"
+            hint = f"the nearest is {close[0]}" if close else f"the columns are {', '.join(COLUMNS)}"
             return f"there is no column {json.dumps(name)}; {hint}"
         if names.count(name) > 1:
             return f"the column {name} is there twice"
