@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import typer
 from conftest import HOST, complete_next
 from rich.console import Console
 from sqlalchemy.engine import Engine
@@ -345,12 +346,13 @@ def test_before_a_test_job_every_misconfiguration_is_named(
 
 def test_a_sample_is_named_with_or_without_its_ending() -> None:
     assert preflight.sample("vase") == preflight.sample("vase.png") == ([str(samples.path("vase.png"))], [])
-    with pytest.raises(ConfigError, match="unicorn"):
+    with pytest.raises(typer.BadParameter, match="unicorn"):
         preflight.sample("unicorn")
 
 
 def test_photos_or_a_sample(worker: Worker) -> None:
-    assert worker("enqueue").exit_code == 2
+    for wrong in ([], ["--sample", "unicorn"]):
+        assert worker("enqueue", *wrong).exit_code == 2
     assert worker("enqueue", "https://a/b.jpg", "--sample", "vase").exit_code == 2
 
 

@@ -115,7 +115,9 @@ def enqueue(
         raise typer.BadParameter("--left, --back and --right need --front.")
     photos = [*views.values(), *(photos or [])]
     if bool(photos) is bool(sample):
-        raise typer.BadParameter("Give photos or --sample, not both.")
+        raise typer.BadParameter(
+            "Give photos or --sample, not both." if sample else "Give a photo or --sample."
+        )
     sides = list(views)
     if sample:
         photos, sides = preflight.sample(sample)

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import typer
+
 from worker.cli.output import die
 from worker.core.errors import JobError, redact_url
 from worker.core.finding import Finding, fail, ok, unreachable
@@ -38,23 +40,28 @@ def is_url(photo: str) -> bool:
 
 
 def sample(name: str) -> tuple[list[str], list[str]]:
-    """Return the files of a bundled sample, and the sides that they show if it has several. Raises: ConfigError."""
+    """Return the files of a bundled sample, and the sides that they show if it has several. Raises: BadParameter."""
     from worker.local import samples  # noqa: PLC0415 - brings the image libraries
 
     try:
         found = samples.files(name)
     except KeyError:
-        raise ConfigError(f"There is no sample {name}. There are {', '.join(samples.NAMES)}.") from None
+        raise typer.BadParameter(
+            f"There is no sample {name}. There are {', '.join(samples.NAMES)}."
+        ) from None
     return [str(file) for file in found.values()], list(found) if len(found) > 1 else []
 
 
 def open_file(photo: str) -> Finding:
-    """Open a file as a worker opens a photo, and say what it is. Raises: ConfigError if it is no photo that a worker takes."""
+    """Open a file as a worker opens a photo, and say what it is.
+
+    Raises: ConfigError if it is no photo that a worker takes, BadParameter if there is none.
+    """
     from worker.pipeline.download import MAX_BYTES  # noqa: PLC0415 - brings the image libraries
 
     file = Path(photo)
     if not file.is_file():
-        raise ConfigError(f"{photo} is neither a URL nor a file.")
+        raise typer.BadParameter(f"{photo} is neither a URL nor a file.")
     if file.stat().st_size > MAX_BYTES:
         raise ConfigError(f"{photo} cannot be used: it has more than {file_size(MAX_BYTES)}.")
     try:
