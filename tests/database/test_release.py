@@ -15,6 +15,7 @@ from worker.database import migrate
 from worker.jobs import queue
 
 ROOT = Path(__file__).parents[2]
+ESTIMATES = {"worker.forecasts", "worker.batch_forecasts", "worker.measured_seconds"}
 RELEASES = sorted((ROOT / "tests" / "data").glob("release-*.dump"))
 
 
@@ -31,10 +32,7 @@ def test_a_release_is_upgraded(release: Path, empty_database: str, database_url:
     with psycopg.connect(empty_database, autocommit=True) as sql, connected(empty_database) as engine:
         rows = texts(sql)
         # What a daemon measures and foresees, it finds again.
-        assert {table for table, found in rows.items() if not found} <= {
-            "worker.forecasts",
-            "worker.batch_forecasts",
-        }
+        assert {table for table, found in rows.items() if not found} <= ESTIMATES
         migrate.upgrade(database.parse(empty_database, ""))
         assert catalogue(empty_database) == catalogue(database_url)
         # A revision that changes a table says here what becomes of its rows.
