@@ -200,6 +200,18 @@ def test_models_are_decided_on_and_published(log_in: LogIn, sql: psycopg.Connect
     )
     assert anna.act("approve", id=job) == "Approved. The model is published in a moment."
     assert anna.act("publish", id=job) == "Published. The shop shows this version in a moment."
+    again, older = insert(sql, status="completed"), insert(sql, status="completed")
+    change(sql, again, "review = 'wanted', version = 'abcdef0123456789'")
+    assert anna.act("reject", id=again) == "Rejected. An equal model of an earlier job stays published."
+    change(
+        sql, older, "review = 'wanted', version = '0123456789abcdef', queued_at = now() - interval '1 day'"
+    )
+    sql.execute(
+        "INSERT INTO worker.versions (path, digest, stem, shop, product, job_id, files) SELECT"
+        " worker.storage_path(shop, product_id, variant_id), version, 'a/1', shop, product_id, id, '{}' FROM jobs WHERE id = %s",
+        [older],
+    )
+    assert anna.act("approve", id=older) == "Approved. Another model of the product stays published."
 
 
 def test_hosts_are_paused_and_resumed(log_in: LogIn, engine: Engine) -> None:
@@ -224,7 +236,7 @@ def test_a_batch_is_looked_at_and_changed(log_in: LogIn, sql: psycopg.Connection
     assert f'name="batch" value="{name}"' in unescape(page.text).replace("\r", "")
     assert f"/jobs/{failed}" in Tags(page.text).links
     of = {"shop": "a.myshopify.com", "batch": name}
-    assert anna.act("set-priority", **of, priority="-7") == "1 job now have the priority -7."
+    assert anna.act("set-priority", **of, priority="-7") == "Set the priority of 1 job to -7."
     assert sql.execute("SELECT priority FROM jobs WHERE id = %s", [waits]).fetchone() == (-7,)
     assert anna.act("retry-batch", **of) == "Queued 1 job again."
     question = anna.http.post("/actions/cancel-batch", data={"csrf": anna.csrf, **of}).text

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.core.errors import first_line
+from worker.database import fetch_value, queries
 from worker.jobs import batches, hosts, plans, queue
 from worker.ops.dashboard import selection
 from worker.ops.dashboard.forms import BadForm, Form
@@ -22,6 +23,8 @@ from worker.ops.dashboard.sessions import Notice
 from worker.webhooks import outbox
 
 log = structlog.get_logger()
+
+QUERIES = queries("worker.ops.dashboard")
 
 AT_ONCE = 100  # jobs or events in one statement
 MOST_S = 20  # of work for one request; then the page asks if it shall go on
@@ -153,16 +156,34 @@ def _ask_retry(engine: Engine, form: Form) -> Question | None:
 
 
 def _approve(engine: Engine, form: Form) -> Notice:
-    done = queue.approve(engine, form.only_id())
-    return _outcome(done, "Approved. The model is published in a moment.", "Not approved: the model does not wait for it, or its files are gone.")  # fmt: skip
+    job = form.only_id()
+    done = queue.approve(engine, job)
+    published = done and _is_published(engine, job)
+    return _outcome(
+        done,
+        "Approved. The model is published in a moment."
+        if published
+        else "Approved. Another model of the product stays published.",
+        "Not approved: the model does not wait for it, or its files are gone.",
+    )
 
 
 def _reject(engine: Engine, form: Form) -> Notice:
     reason = form.text("reason", "", most=2000).strip()
-    done = queue.reject(engine, form.only_id(), reason=reason or None)
+    job = form.only_id()
+    done = queue.reject(engine, job, reason=reason or None)
+    published = done and _is_published(engine, job)
     return _outcome(
-        done, "Rejected. The model is not published.", "Not rejected: the model does not wait for it."
+        done,
+        "Rejected. An equal model of an earlier job stays published."
+        if published
+        else "Rejected. The model is not published.",
+        "Not rejected: the model does not wait for it.",
     )
+
+
+def _is_published(engine: Engine, job: UUID) -> bool:
+    return bool(fetch_value(engine, QUERIES["is_published"], id=job))
 
 
 def _publish(engine: Engine, form: Form) -> Notice:
@@ -210,7 +231,7 @@ def _set_priority(engine: Engine, form: Form) -> Notice:
     if priority is None:
         raise BadForm("Give a priority.")
     number = batches.set_priority(engine, form.text("shop"), form.text("batch"), priority)
-    return _outcome(bool(number), f"{_jobs(number).capitalize()} now have the priority {priority}.", "No job of the batch waits or runs.")  # fmt: skip
+    return _outcome(bool(number), f"Set the priority of {_jobs(number)} to {priority}.", "No job of the batch waits or runs.")  # fmt: skip
 
 
 def _replay(engine: Engine, form: Form) -> Notice:

@@ -87,3 +87,7 @@ FROM generate_series(CAST(:since AS timestamptz), now(), CAST(:part AS interval)
 ) AS one
 WHERE :pool IN ('', pool) AND :host IN ('', host)
 GROUP BY 1, 2, 3, 4;
+
+-- name: is_published
+-- True if the version of a job is the published one of its product.
+SELECT worker.is_published(worker.storage_path(shop, product_id, variant_id), version) FROM public.jobs WHERE id = :id;
