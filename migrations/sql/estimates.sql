@@ -58,6 +58,18 @@ LANGUAGE sql IMMUTABLE AS $$
     FROM unnest(measured) AS one
 $$;
 
+-- Return the seconds that a running job still takes, for people to read: null unless that is known well enough. Three measured jobs
+-- at least took longer than it has run, and the middle half of what they took from there on is no wider than half of the median.
+CREATE OR REPLACE FUNCTION worker.known_seconds_left(measured double precision[], elapsed_s double precision)
+RETURNS double precision
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN longer.jobs >= 3 AND longer.quartiles[3] - longer.quartiles[1] <= longer.quartiles[2] / 2
+        THEN longer.quartiles[2] END
+    FROM (
+        SELECT count(*) AS jobs, percentile_cont(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY one - elapsed_s) AS quartiles
+        FROM unnest(measured) AS one WHERE one > elapsed_s) AS longer
+$$;
+
 -- Return the waiting jobs in parts: jobs of one shop in a line at a priority that stand next to each other. The first twenty
 -- are parts of their own, later parts are a twentieth of what stands before them. `last` holds run_after and created_at of the
 -- part's last job. A job that is not due within ten minutes is in part 0: by then other jobs will wait.
@@ -121,7 +133,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     WHERE known.pool = its_pool AND known.engine = coalesce(its_engine, '') AND known.quality = its_quality
 $$;
 
--- Return when a job will end that has started at `its_start`, or waits if that is null; null if it is not known.
+-- Return when a job will end that has started at `its_start`, or waits if that is null; null if it is not known, or of a running one
+-- not well enough.
 CREATE OR REPLACE FUNCTION worker.estimated_end(
     its_pool text, its_engine text, its_priority smallint, its_shop text, its_quality text, its_run_after timestamptz,
     its_created_at timestamptz, its_start timestamptz)
@@ -130,8 +143,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     SELECT CASE WHEN its_start IS NULL
         THEN worker.estimated_start(its_pool, its_engine, its_priority, its_shop, its_run_after, its_created_at)
             + make_interval(secs => worker.estimated_seconds(its_pool, its_engine, its_quality, 0))
-        ELSE now() + make_interval(secs => worker.estimated_seconds(
-            its_pool, its_engine, its_quality, extract(epoch FROM now() - its_start)::float8)) END
+        ELSE now() + make_interval(secs => (
+            SELECT worker.known_seconds_left(known.seconds, greatest(extract(epoch FROM now() - its_start)::float8, 0))
+            FROM worker.known_seconds() AS known
+            WHERE known.pool = its_pool AND known.engine = coalesce(its_engine, '') AND known.quality = its_quality)) END
 $$;
 
 -- Return when the last job of a batch will end; null if that is not known of each of its jobs.

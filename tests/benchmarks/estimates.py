@@ -19,7 +19,7 @@ import math
 import random
 import statistics
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -132,8 +132,8 @@ class Replay:
     unfinished: dict[tuple[str, str], int] = field(default_factory=dict)
     pool_of: dict[tuple[str, str], str] = field(default_factory=dict)
     found: list[Question] = field(default_factory=list)
-    unanswered: int = 0
-    answered: int = 0
+    answered: Counter[str] = field(default_factory=Counter)  # by kind
+    unanswered: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
     bursts_at: list[float] = field(default_factory=list)
 
@@ -192,7 +192,7 @@ class Replay:
             f"{pool.name}-shop-{shop}", pool.name, priority, batch, presets,
         )  # fmt: skip
         self.jobs += jobs
-        self.claim()
+        self.claim(pool)
 
     def single(self, pool: Pool) -> None:
         urgent = self.dice.random() < pool.urgent
@@ -214,33 +214,31 @@ class Replay:
             self.insert(pool, 0, 60, priority=9)
         self.later(8 * 3600, self.burst)
 
-    def claim(self) -> None:
-        for pool in POOLS:
-            for n in range(len(pool.lanes)):
-                name = f"{pool.name}-{n}"
-                while self.idle[name]:
-                    job = queue.claim(
-                        self.engine, worker=name, lease_s=1e6, pools=[pool.name], runs=pool.engine
-                    )
-                    if job is None:
-                        break
-                    self.idle[name] -= 1
-                    self.begin(job, name)
+    def claim(self, pool: Pool) -> None:
+        for n in range(len(pool.lanes)):
+            name = f"{pool.name}-{n}"
+            while self.idle[name]:
+                job = queue.claim(self.engine, worker=name, lease_s=1e6, pools=[pool.name], runs=pool.engine)
+                if job is None:
+                    return
+                self.idle[name] -= 1
+                self.begin(job, pool, name)
 
-    def begin(self, job: Job, host: str) -> None:
+    def begin(self, job: Job, pool: Pool, host: str) -> None:
         seconds = SECONDS[job.quality] * math.exp(self.dice.gauss(0, SPREAD))
         fails = self.dice.random() < RETRIED and job.attempts < job.max_attempts
         if self.dice.random() < CACHED:
             seconds, fails = CACHED_S, False
         self.later(
-            self.dice.random() * seconds if fails else seconds, lambda: self.end(job, host, fails=fails)
+            self.dice.random() * seconds if fails else seconds,
+            lambda: self.end(job, pool, host, fails=fails),
         )
 
-    def end(self, job: Job, host: str, *, fails: bool) -> None:
+    def end(self, job: Job, pool: Pool, host: str, *, fails: bool) -> None:
         self.idle[host] += 1
         if fails:
             again = queue.fail(self.engine, job, JobError("no_space"), report={})["run_after"]
-            self.later((again - BEGIN).total_seconds() - self.now + 0.01, self.claim)
+            self.later((again - BEGIN).total_seconds() - self.now + 0.01, partial(self.claim, pool))
         else:
             queue.complete(self.engine, job, model_url="x", report={})
             self.answer(job.id)
@@ -250,7 +248,7 @@ class Replay:
                 if not self.unfinished[key]:
                     self.answer(key)
                     del self.unfinished[key]
-        self.claim()
+        self.claim(pool)
 
     def answer(self, what: Any) -> None:
         for each in self.asked.pop(what, ()):
@@ -292,9 +290,9 @@ class Replay:
             f"SELECT extract(epoch FROM estimated_end - now())::float8 AS s {source}", *parameters
         )
         if row["s"] is None:
-            self.unanswered += 1
+            self.unanswered[kind] += 1
         else:
-            self.answered += 1
+            self.answered[kind] += 1
             self.asked[what].append(Open(kind, pool, self.now, row["s"]))
 
 
@@ -368,13 +366,14 @@ def summary(found: Sequence[Question]) -> dict[str, Any]:
 def table(game: Replay) -> dict[str, Any]:
     groups: dict[str, list[Question]] = defaultdict(list)
     for each in game.found:
+        groups["all"].append(each)
         groups[each.kind].append(each)
         groups[f"{each.kind}, {each.pool}"].append(each)
         if any(each.asked_s < moment < each.asked_s + each.real_s for moment in game.bursts_at):
             groups[f"{each.kind}, asked before a burst that came before its end"].append(each)
     return {
         "jobs": game.jobs,
-        "asked": game.answered + game.unanswered,
+        "asked": game.answered + game.unanswered,  # by kind
         "null": game.unanswered,
         "estimates": {name: summary(found) for name, found in sorted(groups.items())},
     }
@@ -382,11 +381,12 @@ def table(game: Replay) -> dict[str, Any]:
 
 COLORS = {"default": "#2563eb", "catalogues": "#ea580c", "gpu": "#059669"}
 WIDTH, HEIGHT, MARGIN = 1600, 1180, 90
+SIZES = {"batch": 4.0, "waiting job": 2.5, "running job": 1.5}
 INK, FAINT, BAND_20, BAND_50 = "#1f2937", "#9ca3af", "#d1fae5", "#f0fdf4"
 
 
 def draw(games: dict[str, Replay], file: Path) -> None:
-    """Draw each estimate of a waiting job or a batch against the truth, and the estimates of the longest batch as it went."""
+    """Draw each estimate against the truth, and those of the longest batch as it went."""
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen = ImageDraw.Draw(image)
     for n, (title, game) in enumerate(games.items()):
@@ -397,6 +397,13 @@ def draw(games: dict[str, Replay], file: Path) -> None:
         x = MARGIN + n * 230
         pen.ellipse((x, HEIGHT - 38, x + 14, HEIGHT - 24), fill=color)
         pen.text((x + 24, HEIGHT - 31), f"pool {pool}", INK, font=_font(20), anchor="lm")
+    pen.text(
+        (WIDTH - MARGIN, HEIGHT - 31),
+        "large: batches, middling: waiting jobs, small: running jobs",
+        INK,
+        font=_font(18),
+        anchor="rm",
+    )
     image.save(file, optimize=True)
 
 
@@ -406,7 +413,7 @@ def _font(size: int) -> Any:
 
 def _draw_ratios(pen: ImageDraw.ImageDraw, game: Replay, title: str, box: tuple[int, int, int, int]) -> None:
     left, top, right, bottom = box
-    low, high = math.log(10), math.log(8 * 3600)
+    low, high = math.log(5), math.log(8 * 3600)
 
     def x_of(seconds: float) -> float:
         return left + (right - left) * min(max((math.log(seconds) - low) / (high - low), 0), 1)
@@ -416,14 +423,19 @@ def _draw_ratios(pen: ImageDraw.ImageDraw, game: Replay, title: str, box: tuple[
 
     for share, color in ((0.5, BAND_50), (0.2, BAND_20)):
         pen.rectangle((left, y_of(1 + share), right, y_of(1 - share)), fill=color)
-    found = [each for each in game.found if each.kind != "running job"]
-    good = [round(100 * sum(each.error <= share for each in found) / len(found)) for share in (0.2, 0.5)]
+    good = [
+        round(100 * sum(each.error <= share for each in game.found) / len(game.found)) for share in (0.2, 0.5)
+    ]
     pen.text((left, top - 56), title, INK, font=_font(26))
-    pen.text((left, top - 24), f"{len(found):,} estimates of waiting jobs and batches: {good[0]} % within 20 %, {good[1]} % within 50 %",
-             INK, font=_font(18))  # fmt: skip
-    for each in found:
+    pen.text(
+        (left, top - 24),
+        f"{len(game.found):,} estimates: {good[0]} % within 20 %, {good[1]} % within 50 %",
+        INK,
+        font=_font(18),
+    )
+    for each in game.found:
         x, y = x_of(max(each.real_s, 1)), y_of(max(each.estimated_s, 1) / max(each.real_s, 1))
-        size = 4 if each.kind == "batch" else 2.5
+        size = SIZES[each.kind]
         pen.ellipse((x - size, y - size, x + size, y + size), fill=COLORS[each.pool])
     for ratio, label in (
         (0.25, "a quarter"),
@@ -512,8 +524,10 @@ def main() -> None:
         return
     for name, figures in found.items():
         print(
-            f"{name}: {figures['jobs']:,} jobs, {figures['asked']:,} questions, {figures['null']} of them answered null"
+            f"{name}: {figures['jobs']:,} jobs, {figures['asked'].total():,} questions, {figures['null'].total():,} of them answered null"
         )
+        for kind, asked in sorted(figures["asked"].items()):
+            print(f"  {kind:28} {asked:,} questions, {figures['null'][kind]:,} answered null")
         for group, line in figures["estimates"].items():
             print(f"  {group:28} {line}")
 

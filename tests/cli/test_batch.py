@@ -216,3 +216,8 @@ def test_status_says_how_long_a_batch_and_its_jobs_still_take(
     shown = worker("status").stderr
     assert "claimed, about 2 min left" in shown
     assert [f"starts in about {minutes} min" in shown for minutes in (2, 4, 7)] == [True] * 3
+    sql.execute("UPDATE worker.measured_seconds SET seconds = '{20, 150, 900}'")
+    shown = worker("status").stderr
+    assert "claimed" in shown
+    assert " left" not in shown, "that job may take anything"
+    assert "starts in about 2 min" in shown
