@@ -1,7 +1,7 @@
 """Beginnings of ids: people type and copy them in place of whole ones."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,18 @@ def bounds(beginning: str) -> tuple[UUID, UUID] | None:
     if not re.fullmatch(rf"[0-9a-f]{{1,{DIGITS}}}", digits):
         return None
     return UUID(digits.ljust(DIGITS, "0")), UUID(digits.ljust(DIGITS, "f"))
+
+
+def find_beginning(beginning: str, among: Callable[[UUID, UUID], Iterable[UUID]]) -> list[UUID]:
+    """Return the ids with this beginning. A whole id is returned as it is, whether or not it has a row.
+
+    among: returns the ids from one to another, as many as are wanted.
+    """
+    found = bounds(beginning)
+    if found is None:
+        return []
+    first, last = found
+    return [first] if first == last else list(among(first, last))
 
 
 def shorten(id_: UUID, others: Iterable[UUID | None]) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from worker.core.errors import ERRORS, JobError
 from worker.database import Row, fetch_all, fetch_one, fetch_value, parse_json, queries, transaction
-from worker.database.ids import bounds, shorten
+from worker.database.ids import find_beginning, shorten
 
 QUERIES = queries("worker.jobs")
 
@@ -353,13 +353,11 @@ def get_jobs(engine: Engine, ids: Sequence[UUID]) -> list[Row]:
 
 def find_ids(engine: Engine, beginning: str, most: int) -> list[UUID]:
     """Return up to `most` ids of jobs with this beginning. A whole id is returned as it is, whether or not it has a job."""
-    found = bounds(beginning)
-    if found is None:
-        return []
-    first, last = found
-    if first == last:
-        return [first]
-    return [row["id"] for row in _all(engine, "find_ids", first=first, last=last, most=most)]
+
+    def among(first: UUID, last: UUID) -> list[UUID]:
+        return [row["id"] for row in _all(engine, "find_ids", first=first, last=last, most=most)]
+
+    return find_beginning(beginning, among)
 
 
 def _storable(value: Any) -> Any:

@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.database import Row, fetch_all, fetch_value, queries
+from worker.database.ids import bounds
 
 QUERIES = queries("worker.jobs")
 
@@ -104,7 +105,7 @@ class Filter:
                     raise BadFilter(
                         f"{name} is a time such as 2026-01-31T15:00, or how long ago, such as 30m, 2h or 7d, not {value}."
                     ) from None
-        if found.job and not id_range(found.job):
+        if found.job and not _ids(found.job):
             raise BadFilter(
                 f"job is an id, or at least the first {LEAST_DIGITS} digits of one, not {found.job}."
             )
@@ -277,12 +278,9 @@ class Search:
         return fetch_all(self.engine, question.format(steps=steps), **values, **limits)
 
 
-def id_range(digits: str) -> tuple[UUID, UUID] | None:
-    """Return the first and the last id that begin with these digits. None if they are too few, or none of an id."""
-    plain = digits.replace("-", "").lower()
-    if not re.fullmatch(f"[0-9a-f]{{{LEAST_DIGITS},32}}", plain):
-        return None
-    return UUID(plain.ljust(32, "0")), UUID(plain.ljust(32, "f"))
+def _ids(beginning: str) -> tuple[UUID, UUID] | None:
+    """Return the first and the last id with this beginning. None if it is too short, or none of an id."""
+    return bounds(beginning) if len(beginning.replace("-", "")) >= LEAST_DIGITS else None
 
 
 def _count(jobs: int, *, exact: bool) -> Count:
@@ -307,7 +305,7 @@ def _parameters(wanted: Filter) -> Row:
     if "engine" in values:
         values["made_by"] = values.pop("engine")  # not a name that fetch_all() has already
     if "job" in values:
-        values["first"], values["last"] = id_range(wanted.job) or (None, None)
+        values["first"], values["last"] = _ids(wanted.job) or (None, None)
     for name in values.keys() & {"since", "until"}:
         values[name] = _time(values[name])
     return values

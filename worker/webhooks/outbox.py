@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.engine import Engine
 
 from worker.database import Row, execute, fetch_all, fetch_one, fetch_value, queries
-from worker.database.ids import bounds, shorten_all
+from worker.database.ids import find_beginning, shorten_all
 
 QUERIES = queries("worker.webhooks")
 
@@ -81,14 +81,12 @@ def dead_shops(engine: Engine) -> list[Row]:
 
 def find_dead(engine: Engine, beginning: str, most: int) -> list[UUID]:
     """Return the ids of up to `most` dead events with this beginning. A whole id is returned as it is."""
-    found = bounds(beginning)
-    if found is None:
-        return []
-    first, last = found
-    if first == last:
-        return [first]
-    rows = fetch_all(engine, QUERIES["find_dead"], first=first, last=last, most=most)
-    return [row["id"] for row in rows]
+
+    def among(first: UUID, last: UUID) -> list[UUID]:
+        rows = fetch_all(engine, QUERIES["find_dead"], first=first, last=last, most=most)
+        return [row["id"] for row in rows]
+
+    return find_beginning(beginning, among)
 
 
 def replay(engine: Engine, ids: Sequence[UUID] | None) -> set[UUID]:
