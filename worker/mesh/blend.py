@@ -1,6 +1,7 @@
 """Join what several photos say of the mesh's colours: the best photo at each point, and narrow seams between them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +63,8 @@ def blend(
     if len(photos) > 1:
         cells = _Cells(points, CELLS)
         usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
-        shares = _choose(cells, photos, usable, count, len(points))
-        photos = _levelled(_Cells(points, LIGHT_CELLS), photos, usable, count, shares)
+        shares = _choose(cells, photos, usable, count)
+        photos = _levelled(_Cells(points, LIGHT_CELLS), cells, photos, usable, count, shares)
         colors = _harmonized(_Cells(points, CELLS // 2), colors, photos, shares)
     total = np.asarray(shares.sum(axis=0), np.float32)
     # Where the engine knows no colour, a little of a photo is better than none.
@@ -99,50 +100,71 @@ class _Cells:
         """(3, N) where points lie, in cells."""
         return np.ascontiguousarray(((points - self.low) / self.cell + np.float32(1)).T)
 
+    @cached_property
+    def of_all(self) -> NDArray[np.int32]:
+        """(P,) the cell of each point, as a place in a raveled grid."""
+        x, y, z = (
+            np.rint(of).clip(0, most - 1).astype(np.int32)
+            for of, most in zip(self._place(self.points), self.shape, strict=True)
+        )
+        return np.asarray((x * self.shape[1] + y) * self.shape[2] + z)
+
+    def middles(self, cells: NDArray[np.intp]) -> Floats:
+        """(N, 3) the middles of cells, given as places in a raveled grid."""
+        place = np.stack(np.unravel_index(cells, self.shape), axis=1).astype(np.float32)
+        return (place - np.float32(1)) * self.cell + self.low
+
     def sums(self, at: NDArray[np.intp], values: Floats) -> Floats:
         """Add up (N,) values in each cell, of points that are multiples of `every`."""
         total = np.bincount(self.index[at // self.every], weights=values, minlength=int(np.prod(self.shape)))
         return total.astype(np.float32).reshape(self.shape)
 
-    def lookup(self, grids: Sequence[Floats], at: NDArray[np.intp]) -> Floats:
-        """(N, C) values of C grids at points, between the cells' middles."""
-        place = self._place(self.points[at])
+    def lookup(self, grids: Sequence[Floats], points: Floats) -> Floats:
+        """(N, C) values of C grids at (N, 3) points, between the cells' middles."""
+        place = self._place(points)
         found = [ndimage.map_coordinates(grid, place, order=1, mode="nearest") for grid in grids]
         return np.stack(found, axis=1).astype(np.float32)
 
 
-def _choose(
-    cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], real: int, count: int
-) -> Floats:
+def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], real: int) -> Floats:
     """(n, P) the share of each photo: the best one around each point, mixed with the next one at the seams.
 
     All but the first `real` photos are inferred.
     """
+    count = len(cells.points)
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
     few = [_some(photo.at, cells.every) for photo in photos]
     plain = _without_highlights(photos, usable, few, real, count)
-    best, best_score = np.full(count, -1), np.zeros(count, np.float32)
+    best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
         at, trust = photo.at[some], np.float32((1.0 if n < real else INFERRED) / finest)
         quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] * trust
         around = ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0)
-        score = cells.lookup([around], at)[:, 0] * usable[n][some]
+        score = cells.lookup([around], cells.points[at])[:, 0] * usable[n][some]
         better = score > best_score[at]
         best[at[better]] = n
         best_score[at[better]] = score[better]
 
+    near = []
+    for n in range(len(photos)):
+        chosen = cells.every * np.flatnonzero(best[:: cells.every] == n)
+        ones = np.ones(len(chosen), np.float32)
+        near.append(ndimage.gaussian_filter(cells.sums(chosen, ones), SEAM, truncate=3.0))
+    # Away from the seams a point is near one photo alone, and has no other share.
+    there = [ndimage.maximum_filter(grid, 3) > 0 for grid in near]
+    seam = np.sum(there, axis=0) > 1
     shares = np.zeros((len(photos), count), np.float32)
     reliable = np.zeros(count, np.float32)
     for n, (photo, use) in enumerate(zip(photos, usable, strict=True)):
-        chosen = cells.every * np.flatnonzero(best[:: cells.every] == n)
-        near = ndimage.gaussian_filter(
-            cells.sums(chosen, np.ones(len(chosen), np.float32)), SEAM, truncate=3.0
-        )
-        shares[n, photo.at] = cells.lookup([near], photo.at)[:, 0] * use
-        reliable[photo.at] += shares[n, photo.at] * use
-    total = np.asarray(shares.sum(axis=0), np.float32)
-    taken = total > 0
-    shares[:, taken] *= reliable[taken] / total[taken] ** 2
+        cell = cells.of_all[photo.at]
+        share = use * there[n].ravel()[cell]
+        mixed = np.flatnonzero((share > 0) & seam.ravel()[cell])
+        at = photo.at[mixed]
+        share[mixed] *= cells.lookup([near[n]], cells.points[at])[:, 0]
+        reliable[at] += share[mixed] * use[mixed]
+        shares[n, photo.at] = share
+    mixed = np.flatnonzero(reliable)
+    shares[:, mixed] *= reliable[mixed] / shares[:, mixed].sum(axis=0) ** 2
     return shares
 
 
@@ -160,7 +182,7 @@ def _without_highlights(
 ) -> list[Floats]:
     """(M,) for the few points of each photo: less than 1 where it is white and a real one that saw the same is not."""
     dullest = np.ones(count, np.float32)
-    bright = [photo.color[some].min(axis=1) for photo, some in zip(photos, few, strict=True)]
+    bright = [np.minimum.reduce([*photo.color[some].T]) for photo, some in zip(photos, few, strict=True)]
     for n in range(real):
         sure = usable[n][few[n]] > 0.5
         at = photos[n].at[few[n][sure]]
@@ -172,12 +194,17 @@ def _without_highlights(
 
 
 def _levelled(
-    cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats], real: int, shares: Floats
+    cells: _Cells,
+    fine: _Cells,
+    photos: Sequence[Projection],
+    usable: Sequence[Floats],
+    real: int,
+    shares: Floats,
 ) -> list[Projection]:
     """Even out the light of photos towards their seams, where one may be in the shade of what the other shows lit.
 
     Only what is broad is moved, print is not: each photo goes half the way at the seam, and less the farther from it.
-    An inferred one goes all the way to a real one.
+    An inferred one goes all the way to a real one. All points of one of the `fine` cells are moved alike.
     """
     count = shares.shape[1]
     every = np.arange(0, count, cells.every)
@@ -206,12 +233,15 @@ def _levelled(
                 np.clip(apart, -MOST_LIGHT, MOST_LIGHT, out=apart)
                 offsets[i, channel] += way * apart
                 offsets[j, channel] -= back * apart
+    taken = np.zeros(int(np.prod(fine.shape)), bool)
+    taken[fine.of_all] = True
+    middles = fine.middles(np.flatnonzero(taken))
+    by = np.zeros((len(taken), 3), np.float32)
     levelled = []
     for photo, share, offset in zip(photos, shares, offsets, strict=True):
-        laid = np.flatnonzero(share[photo.at] > 0)
-        color = photo.color.copy()
-        color[laid] += cells.lookup([*offset], photo.at[laid])
-        levelled.append(photo._replace(color=color))
+        by[taken] = cells.lookup([*offset], middles)
+        laid = photo.part(np.flatnonzero(share[photo.at] > 0))
+        levelled.append(laid._replace(color=laid.color + by.take(fine.of_all[laid.at], axis=0)))
     return levelled
 
 
@@ -240,7 +270,7 @@ def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], sha
     offset = _spread(sums, weight)
     hidden = np.flatnonzero(known & (total < 1))
     moved = colors.copy()
-    moved[hidden] += cells.lookup([*np.moveaxis(offset, -1, 0)], hidden)
+    moved[hidden] += cells.lookup([*np.moveaxis(offset, -1, 0)], cells.points[hidden])
     return np.clip(moved, 0, 1, out=moved)
 
 

@@ -35,6 +35,10 @@ class Projection(NamedTuple):
     cosine: Floats  # (N,) between the surface's normal and the direction to the camera
     resolution: Floats  # (N,) pixels of the photo for a unit of the mesh, on a plane that faces the camera
 
+    def part(self, some: NDArray[np.intp]) -> "Projection":
+        """Return what the photo says of some of the points, given as ascending places in `at`."""
+        return Projection(*(of[some] for of in self))
+
 
 def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
     """Return (size, size) the nearness of the nearest face at every pixel, as `Camera.project` counts it; -inf for none."""

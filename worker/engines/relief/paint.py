@@ -154,8 +154,10 @@ def paint(
 
     def color(points: Points) -> Colors:
         colors, best = seen(points)
-        share = _rise(best, *SURE)[:, None]
-        return np.asarray(np.clip(share * colors + (1 - share) * around.at(points), 0, 1), np.float32)
+        unsure = np.flatnonzero(best < SURE[1])
+        share = _rise(best[unsure], *SURE)[:, None]
+        colors[unsure] = share * colors[unsure] + (1 - share) * around.at(points[unsure])
+        return np.clip(colors, 0, 1, out=colors)
 
     return color
 
