@@ -60,7 +60,9 @@ def fit(vertices: Floats, faces: NDArray[np.int32], view: View, camera: Camera) 
         seen = depth_buffer(vertices, faces, camera, size) > -np.inf
         return float((seen & wanted).sum() / max(1, (seen | wanted).sum()))
 
-    flat, _ = camera.project(vertices[np.unique(faces)])
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    flat, _ = camera.project(vertices[used])
     box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]) / len(view)
     given, moved = Fit(camera, overlap(camera)), _onto(flat, box, camera)
     if np.abs(flat.min(axis=0) - box[0]).max() < 1 / len(view) > np.abs(flat.max(axis=0) - box[1]).max():

@@ -23,7 +23,7 @@ SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (
     0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
 )
-FEW = 150_000  # points, from which the surroundings of all are found
+FEW = 80_000  # points, from which the surroundings of all are found
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
@@ -64,8 +64,10 @@ def blend(
         cells = _Cells(points, CELLS)
         usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
         shares = _choose(cells, photos, usable, count)
-        photos = _levelled(_Cells(points, LIGHT_CELLS), cells, photos, usable, count, shares)
-        colors = _harmonized(_Cells(points, CELLS // 2), colors, photos, shares)
+        layers = _levelled(_Cells(points, LIGHT_CELLS), cells, photos, usable, count, shares)
+        colors = _harmonized(_Cells(points, CELLS // 2), colors, layers, shares)
+    else:
+        layers = [_laid(photo, share) for photo, share in zip(photos, shares, strict=True)]
     total = np.asarray(shares.sum(axis=0), np.float32)
     # Where the engine knows no colour, a little of a photo is better than none.
     unknown = ~_known(colors)
@@ -73,12 +75,17 @@ def blend(
     shares[:, alone] /= total[alone]
     base = np.where(unknown[:, None], np.float32(0), colors)
     mixed = base.copy()
-    for share, photo in zip(shares, photos, strict=True):
-        laid = np.flatnonzero(share[photo.at] > 0)
-        at = photo.at[laid]
-        mixed[at] += share[at, None] * (photo.color[laid] - base[at])
+    for share, (at, color) in zip(shares, layers, strict=True):
+        mixed[at] += share[at, None] * (color - base.take(at, axis=0))
     mixed[unknown & ~alone] = np.nan
     return Blend(mixed, shares[:count], seen)
+
+
+class _Layer(NamedTuple):
+    """What a photo gives to the N points in whose colours it has a share."""
+
+    at: NDArray[np.intp]  # (N,) ascending
+    color: Floats  # (N, 3) sRGB in 0..1
 
 
 class _Cells:
@@ -112,15 +119,19 @@ class _Cells:
     def middles(self, cells: NDArray[np.intp]) -> Floats:
         """(N, 3) the middles of cells, given as places in a raveled grid."""
         place = np.stack(np.unravel_index(cells, self.shape), axis=1).astype(np.float32)
-        return (place - np.float32(1)) * self.cell + self.low
+        return np.asarray((place - np.float32(1)) * self.cell + self.low, np.float32)
 
     def sums(self, at: NDArray[np.intp], values: Floats) -> Floats:
         """Add up (N,) values in each cell, of points that are multiples of `every`."""
         total = np.bincount(self.index[at // self.every], weights=values, minlength=int(np.prod(self.shape)))
         return total.astype(np.float32).reshape(self.shape)
 
-    def lookup(self, grids: Sequence[Floats], points: Floats) -> Floats:
-        """(N, C) values of C grids at (N, 3) points, between the cells' middles."""
+    def lookup(self, grids: Sequence[Floats], at: NDArray[np.intp]) -> Floats:
+        """(N, C) values of C grids at points, between the cells' middles."""
+        return self.interpolate(grids, self.points.take(at, axis=0))
+
+    def interpolate(self, grids: Sequence[Floats], points: Floats) -> Floats:
+        """(N, C) values of C grids at any (N, 3) points."""
         place = self._place(points)
         found = [ndimage.map_coordinates(grid, place, order=1, mode="nearest") for grid in grids]
         return np.stack(found, axis=1).astype(np.float32)
@@ -140,7 +151,7 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
         at, trust = photo.at[some], np.float32((1.0 if n < real else INFERRED) / finest)
         quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] * trust
         around = ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0)
-        score = cells.lookup([around], cells.points[at])[:, 0] * usable[n][some]
+        score = cells.lookup([around], at)[:, 0] * usable[n][some]
         better = score > best_score[at]
         best[at[better]] = n
         best_score[at[better]] = score[better]
@@ -149,7 +160,7 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     for n in range(len(photos)):
         chosen = cells.every * np.flatnonzero(best[:: cells.every] == n)
         ones = np.ones(len(chosen), np.float32)
-        near.append(ndimage.gaussian_filter(cells.sums(chosen, ones), SEAM, truncate=3.0))
+        near.append(ndimage.gaussian_filter(cells.sums(chosen, ones), SEAM, truncate=2.0))
     # Away from the seams a point is near one photo alone, and has no other share.
     there = [ndimage.maximum_filter(grid, 3) > 0 for grid in near]
     seam = np.sum(there, axis=0) > 1
@@ -160,7 +171,7 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
         share = use * there[n].ravel()[cell]
         mixed = np.flatnonzero((share > 0) & seam.ravel()[cell])
         at = photo.at[mixed]
-        share[mixed] *= cells.lookup([near[n]], cells.points[at])[:, 0]
+        share[mixed] *= cells.lookup([near[n]], at)[:, 0]
         reliable[at] += share[mixed] * use[mixed]
         shares[n, photo.at] = share
     mixed = np.flatnonzero(reliable)
@@ -200,7 +211,7 @@ def _levelled(
     usable: Sequence[Floats],
     real: int,
     shares: Floats,
-) -> list[Projection]:
+) -> list[_Layer]:
     """Even out the light of photos towards their seams, where one may be in the shade of what the other shows lit.
 
     Only what is broad is moved, print is not: each photo goes half the way at the seam, and less the farther from it.
@@ -239,28 +250,34 @@ def _levelled(
     by = np.zeros((len(taken), 3), np.float32)
     levelled = []
     for photo, share, offset in zip(photos, shares, offsets, strict=True):
-        by[taken] = cells.lookup([*offset], middles)
-        laid = photo.part(np.flatnonzero(share[photo.at] > 0))
-        levelled.append(laid._replace(color=laid.color + by.take(fine.of_all[laid.at], axis=0)))
+        by[taken] = cells.interpolate([*offset], middles)
+        layer = _laid(photo, share)
+        layer.color[:] += by.take(fine.of_all[layer.at], axis=0)
+        levelled.append(layer)
     return levelled
+
+
+def _laid(photo: Projection, share: Floats) -> _Layer:
+    some = np.flatnonzero(share[photo.at] > 0)
+    return _Layer(photo.at[some], photo.color.take(some, axis=0))
 
 
 def _broad(grid: Floats) -> Floats:
     return np.asarray(ndimage.gaussian_filter(grid, 1, truncate=3.0), np.float32)
 
 
-def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], shares: Floats) -> Floats:
+def _harmonized(cells: _Cells, colors: Floats, layers: Sequence[_Layer], shares: Floats) -> Floats:
     """(P, 3) the engine's colours, moved by what the photos around each point differ from them."""
     known = _known(colors)
     total = shares.sum(axis=0) * known
     every = cells.every
     shown = every * np.flatnonzero(total[::every] > 0)
     off = np.zeros_like(colors)
-    for share, photo in zip(shares, photos, strict=True):
-        some = _some(photo.at, every)
-        some = some[known[photo.at[some]]]
-        at = photo.at[some]
-        off[at] += share[at, None] * (photo.color[some] - colors[at])
+    for share, layer in zip(shares, layers, strict=True):
+        some = _some(layer.at, every)
+        some = some[known[layer.at[some]]]
+        at = layer.at[some]
+        off[at] += share[at, None] * (layer.color.take(some, axis=0) - colors.take(at, axis=0))
     off = off[shown]
     like = total[shown] / (1 + (off**2).sum(axis=1) / np.float32(APART**2))
     weight = cells.sums(shown, every * like)
@@ -270,7 +287,7 @@ def _harmonized(cells: _Cells, colors: Floats, photos: Sequence[Projection], sha
     offset = _spread(sums, weight)
     hidden = np.flatnonzero(known & (total < 1))
     moved = colors.copy()
-    moved[hidden] += cells.lookup([*np.moveaxis(offset, -1, 0)], cells.points[hidden])
+    moved[hidden] += cells.lookup([*np.moveaxis(offset, -1, 0)], hidden)
     return np.clip(moved, 0, 1, out=moved)
 
 

@@ -35,10 +35,6 @@ class Projection(NamedTuple):
     cosine: Floats  # (N,) between the surface's normal and the direction to the camera
     resolution: Floats  # (N,) pixels of the photo for a unit of the mesh, on a plane that faces the camera
 
-    def part(self, some: NDArray[np.intp]) -> "Projection":
-        """Return what the photo says of some of the points, given as ascending places in `at`."""
-        return Projection(*(of[some] for of in self))
-
 
 def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
     """Return (size, size) the nearness of the nearest face at every pixel, as `Camera.project` counts it; -inf for none."""
@@ -106,15 +102,26 @@ class Shot(NamedTuple):
         position = np.stack([flat[:, 1], flat[:, 0]]) * size - 0.5
         row, column = np.clip(np.rint(position), 0, size - 1).astype(np.intp)
         hidden = (self.buffer[row, column] - near) / np.float32(camera.side)
-        inside = ndimage.map_coordinates(self.photo.inside, position, order=1, mode="constant")
-        beside = ndimage.map_coordinates(self.beside, position, order=1, mode="nearest")
+        clear = 1 - rise(hidden, *BEHIND)
+        # Most points are far from all outlines.
+        unsure = np.flatnonzero(~self._sure[row, column])
+        inside = ndimage.map_coordinates(self.photo.inside, position[:, unsure], order=1, mode="constant")
+        beside = ndimage.map_coordinates(self.beside, position[:, unsure], order=1, mode="nearest")
+        clear[unsure] = rise(inside, *INSIDE) * clear[unsure] * rise(beside, *BESIDE)
         return Projection(
             at=at,
             color=sample(self.photo.blurred if blurred else self.photo.colors, flat),
-            clear=rise(inside, *INSIDE) * (1 - rise(hidden, *BEHIND)) * rise(beside, *BESIDE),
+            clear=clear,
             cosine=cosine[at].astype(np.float32),
             resolution=(1 + near / np.float32(camera.distance)) * np.float32(size / camera.side),
         )
+
+    @property
+    def _sure(self) -> NDArray[np.bool_]:
+        """(S, S) pixels that lie, with all around them, inside of the product and of what is nearer."""
+        far = np.pad((self.photo.inside >= INSIDE[1]) & (self.beside >= BESIDE[1]), 1)
+        far = far[:-2] & far[1:-1] & far[2:]
+        return np.asarray(far[:, :-2] & far[:, 1:-1] & far[:, 2:])
 
 
 def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int32]) -> Shot:

@@ -113,8 +113,7 @@ def planes(corners: Floats, values: Floats) -> Planes:
 
 def _spans(corners: Floats, width: int, height: int) -> _Spans:
     """Cut the triangles into spans. One without area has none."""
-    order = corners[..., 1].argsort(axis=1)[..., None]
-    top, middle, bottom = np.moveaxis(np.take_along_axis(corners, order, axis=1).astype(np.float64), 1, 0)
+    top, middle, bottom = _from_top(corners)
     (bx, by), (cx, cy) = (middle - top).T, (bottom - top).T
     first = np.ceil(top[:, 1] - 0.5 - NEAR_ENOUGH).clip(0, height).astype(np.int64)
     last = np.floor(bottom[:, 1] - 0.5 + NEAR_ENOUGH).clip(-1, height - 1).astype(np.int64)
@@ -136,6 +135,19 @@ def _spans(corners: Floats, width: int, height: int) -> _Spans:
     length = (right - left + 1).astype(np.int64)
     covers = np.flatnonzero(length > 0)
     return _Spans(face[covers], row[covers], left[covers].astype(np.int64), length[covers])
+
+
+def _from_top(corners: Floats) -> list[NDArray[np.float64]]:
+    """Three times (F, 2): the triangles' top, middle and bottom corners."""
+    x, y = ([*of.T] for of in np.moveaxis(corners, 2, 0))
+    for first, second in ((0, 1), (1, 2), (0, 1)):
+        swap = y[first] > y[second]
+        for of in (x, y):
+            of[first], of[second] = (
+                np.where(swap, of[second], of[first]),
+                np.where(swap, of[first], of[second]),
+            )
+    return [np.stack(corner, axis=1).astype(np.float64) for corner in zip(x, y, strict=True)]
 
 
 def _batches(spans: _Spans) -> Iterator[_Spans]:
