@@ -22,7 +22,7 @@ from worker.pipeline.address import Policy
 from worker.pipeline.cutout import Cutter
 
 name, models, background, folder, *photos = sys.argv[1:]
-pipeline.download = lambda url, file, _: file.write_bytes(Path(url).read_bytes())
+pipeline.download = lambda url, file, *_, **__: file.write_bytes(Path(url).read_bytes())
 request = pipeline.Request(
     image_urls=photos, quality="fast", folder=Path(folder), policy=Policy(hosts=(), http=False, loopback=False),
     turntable=name == "triposr", usdz=name == "triposr",

@@ -98,10 +98,15 @@ def rows(sql: psycopg.Connection) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def lanes(
-    count: int, store: SupabaseStore, engine: Engine, folder: Path, child: type[QuickChild] = QuickChild
+    count: int,
+    store: SupabaseStore,
+    engine: Engine,
+    folder: Path,
+    child: type[QuickChild] = QuickChild,
+    wakeup: Wakeup | None = None,
 ) -> Iterator[FileWork]:
     """They work until the context ends, and so does the thread that completes publications."""
-    stop, wakeup, scratch = Stop(), Wakeup(), Scratch(folder)
+    stop, wakeup, scratch = Stop(), wakeup or Wakeup(), Scratch(folder)
     scratch.open()
     admission = Admission(store, scratch, None, 0)
     context = LaneContext(
@@ -241,10 +246,12 @@ def test_a_child_that_leaves_a_link_is_ended_and_the_lane_goes_on(
 ) -> None:
     store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
     job = queue.enqueue(engine, shop="a", product_id="1", image_urls=["https://a.example/1"])
-    with lanes(1, store, engine, tmp_path / "tmp", HijackedChild), capture_logs() as lines:
+    wakeup = Wakeup()
+    with lanes(1, store, engine, tmp_path / "tmp", HijackedChild, wakeup), capture_logs() as lines:
         until(lambda: rows(sql)[0][3] == "internal_error")
         assert (HijackedChild.kills, bucket.bucket.objects) == (1, {})
         sql.execute("UPDATE jobs SET run_after = now()")
+        wakeup.wake()  # as the upkeep does for a job that is due
         until(lambda: rows(sql)[0][1] == "completed")
     store.storage.session.close()
     assert queue.get_jobs(engine, [job])[0]["attempts"] == 2

@@ -134,7 +134,7 @@ def test_a_person_s_command_line(dev: dict[str, str], mug: bytes, tmp_path: Path
     assert refused.returncode == 78
     assert "it breaks the rule pool_is_a_name_of_1_to_100_characters" in refused.stderr
     assert sorted(stored.iterdir()) == uploads, "nothing was uploaded"
-    assert worker("enqueue", "no-such-file.png").returncode == 78
+    assert worker("enqueue", "no-such-file.png").returncode == 2
 
     failed = worker("enqueue", f"{dev['BACKEND_URL']}/none.jpg", "--watch")
     assert failed.returncode == 1
