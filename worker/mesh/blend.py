@@ -162,7 +162,7 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
         ones = np.ones(len(chosen), np.float32)
         near.append(ndimage.gaussian_filter(cells.sums(chosen, ones), SEAM, truncate=2.0))
     # Away from the seams a point is near one photo alone, and has no other share.
-    there = [ndimage.maximum_filter(grid, 3) > 0 for grid in near]
+    there = [_with_neighbours(grid > 0) for grid in near]
     seam = np.sum(there, axis=0) > 1
     shares = np.zeros((len(photos), count), np.float32)
     reliable = np.zeros(count, np.float32)
@@ -177,6 +177,17 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     mixed = np.flatnonzero(reliable)
     shares[:, mixed] *= reliable[mixed] / shares[:, mixed].sum(axis=0) ** 2
     return shares
+
+
+def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(X, Y, Z) true in and beside true cells, diagonally too."""
+    for axis in range(3):
+        old = np.moveaxis(cells, axis, 0)
+        cells = old.copy()
+        cells[1:] |= old[:-1]
+        cells[:-1] |= old[1:]
+        cells = np.moveaxis(cells, 0, axis)
+    return np.ascontiguousarray(cells)
 
 
 def _some(at: NDArray[np.intp], every: int) -> NDArray[np.intp]:

@@ -125,11 +125,13 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     # Over x, y and z.
     f = _between([share.inside[:, :, None] for share in front], z)
     s = _between([share.inside.T[None] for share in side], x[:, None, None])
-    volume = f + s
+    least = np.minimum(f, s) if section.box else None
+    volume = np.add(f, s, out=f) if f.shape[2] > 1 else f + s
     volume -= 1
-    if section.box:
+    if least is not None:
         volume *= 1 - np.float32(section.box)
-        volume += np.float32(section.box) * np.minimum(f, s)
+        least *= np.float32(section.box)
+        volume += least
     top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
     volume *= top[None, :, None]
     _add_thin(volume, front[0], side[0], z)
