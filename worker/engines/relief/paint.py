@@ -77,7 +77,8 @@ def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
 class _Sight:
     """A photo's colours on the surface, and how well the photo saw it there."""
 
-    def __init__(self, outline: Outline, solid: Solid) -> None:
+    def __init__(self, outline: Outline, solid: Solid, inside: NDArray[np.bool_]) -> None:
+        """Take a photo, the solid, and the samples of its grid that lie inside of it."""
         # Half of the resolution will do: the photos themselves are laid over these colours.
         view, mask = outline.view[::2, ::2], outline.mask[::2, ::2]
         inner = inner_distance(mask)
@@ -88,9 +89,10 @@ class _Sight:
         toward = outline.camera.rotation[2].round()
         self.axis = int(np.abs(toward).argmax())
         self.sign = float(toward[self.axis])
-        inside = solid.volume > 0
-        first = np.argmax(np.flip(inside, self.axis) if self.sign > 0 else inside, axis=self.axis)
-        depth = np.where(inside.any(axis=self.axis), first, inside.shape[self.axis]).astype(np.float32)
+        ahead = np.moveaxis(inside, self.axis, 0)[:: -1 if self.sign > 0 else 1]
+        first = ahead.argmax(axis=0)
+        met = np.take_along_axis(ahead, first[None], axis=0)[0]
+        depth = np.where(met, first, len(ahead)).astype(np.float32)
         self.depth = ndimage.minimum_filter(depth, 3)  # samples from the grid's near end
 
     def look(self, points: Points, normals: Points) -> tuple[NDArray[np.intp], Colors, NDArray[np.float32]]:
@@ -129,8 +131,9 @@ def paint(
         points: (V, 3) on the surface, close to each other.
     """
     slopes = np.gradient(_halved(solid.volume))
-    sights = [(_Sight(outline, solid), 1.0) for outline in outlines]
-    sights += [(_Sight(outline, solid), INVENTED) for outline in inferred]
+    inside = solid.volume > 0
+    sights = [(_Sight(outline, solid, inside), 1.0) for outline in outlines]
+    sights += [(_Sight(outline, solid, inside), INVENTED) for outline in inferred]
 
     def seen(points: Points) -> tuple[Colors, NDArray[np.float32]]:
         at = ((points - solid.origin) / np.float32(2 * solid.cell) - np.float32(0.25)).T
