@@ -39,9 +39,9 @@ weights: install ## Fetch the small background model that the demo and the tests
 demo: weights ## Make 3D models of sample photos through the real daemon, and a page to look at them
 	@$(BIN)/worker demo --engine $(ENGINE) --results "$(RESULTS)"
 
-# Three files at a time on two cores, since many tests wait for a process; in the order of tests/conftest.py, whose first take longest.
+# Four files at a time on two cores, since many tests wait for a process; in the order of tests/conftest.py, whose first take longest.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
-PROCESSES := 3
+PROCESSES := 4
 test-unit: PROCESSES := 2
 
 test: weights ## Run all tests but the long ones
