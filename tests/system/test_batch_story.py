@@ -51,7 +51,7 @@ class Watcher(threading.Thread):
                 self.estimates += row["estimated_end"] is not None
 
 
-@pytest.mark.parametrize("rows", [24, pytest.param(5_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rows", [16, pytest.param(5_000, marks=pytest.mark.long)])
 def test_a_catalogue_ends_with_exact_sums_and_one_event(
     postgres: Postgres,
     database_url: str,

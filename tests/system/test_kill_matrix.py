@@ -168,14 +168,10 @@ def fleet(
 
 SHORT = [
     ("daemon", "SIGTERM", "uploading"),
-    ("daemon", "SIGTERM twice", "downloading"),
     ("daemon", "SIGKILL", "generating"),
     ("daemon", "SIGSTOP and SIGCONT", "generating"),
-    ("daemon", "exit", "settling"),
-    ("child", "SIGKILL", "downloading"),
     ("child", "exit", "settling"),
     ("child", "out of memory", "generating"),
-    ("child", "SIGSTOP and SIGCONT", "generating"),
 ]
 ALL = [(victim, how, stage) for victim in ("daemon", "child") for how in HOWS for stage in STAGES]
 
