@@ -208,10 +208,6 @@ def test_a_merchant_turns_a_model_and_wants_another_photo(
     )
     with serve_merchant_page(dev, tmp_path) as address, chromium(tmp_path) as tab:
         tab.call("Network.setCookie", name="session", value=SESSION, url=address)
-        # Without a GPU each pixel of a model costs time.
-        tab.call(
-            "Emulation.setDeviceMetricsOverride", width=360, height=300, deviceScaleFactor=1, mobile=False
-        )
         tab.open(address)
         tab.ask("window.loadedOnce = true")
         tab.wait_for("document.querySelector('.status').textContent.startsWith('Please look at it')", 120)
