@@ -1,6 +1,8 @@
 """Draw the models' pictures in docs/ anew, from the results of `make demo` and from the worker's own steps.
 
-make demo && .venv/bin/python tests/samples/pictures.py [results]
+make demo && .venv/bin/python tests/samples/pictures.py results [SHEETS]
+
+SHEETS is a folder with the contact sheets of tests/benchmarks/views.py, for docs/models-views*.jpg.
 """
 
 import sys
@@ -45,12 +47,13 @@ FRAMES = (0, 4, 8, 12, 16, 20)  # of the turntable
 
 
 def main() -> None:
-    """Write docs/demo.jpg, docs/models-presets.jpg, docs/models-turntable.jpg and two contact sheets, docs/models-views*.jpg."""
-    results, sheets = map(Path, sys.argv[1:])
-    for name, sheet in (("models-views.jpg", "duck.png"), ("models-views-triposr.jpg", "fitted.png")):
-        picture = Image.open(sheets / sheet)
-        picture.thumbnail((SHEET, 2 * SHEET), Image.Resampling.LANCZOS)
-        _save(name, np.asarray(picture))
+    """Write docs/demo.jpg, docs/models-presets.jpg, docs/models-turntable.jpg, and from sheets docs/models-views*.jpg."""
+    results, *sheets = map(Path, sys.argv[1:])
+    for folder in sheets:
+        for name, sheet in (("models-views.jpg", "duck.png"), ("models-views-triposr.jpg", "fitted.png")):
+            picture = Image.open(folder / sheet)
+            picture.thumbnail((SHEET, 2 * SHEET), Image.Resampling.LANCZOS)
+            _save(name, np.asarray(picture))
     rows = [[_photos(photos), *_turned(results / f"{product}.glb")] for product, photos in ROWS]
     _save("demo.jpg", _grid(rows))
     cutter = Cutter("u2netp", settings.load().weights_dir)
