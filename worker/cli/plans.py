@@ -80,7 +80,9 @@ def usage(
     shop: Annotated[
         str | None, typer.Argument(metavar="SHOP", help="The shop's domain. Default: all.")
     ] = None,
-    days: Annotated[int, typer.Option(min=1, max=4000, metavar="N", help="How many days, with today.")] = 30,
+    days: Annotated[
+        int, typer.Option(min=1, max=4000, metavar="N", help="Show this many days, with today.")
+    ] = 30,
     as_json: AsJson = False,
 ) -> None:
     """Show what shops have used, by day in UTC and preset.
