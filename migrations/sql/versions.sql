@@ -205,6 +205,18 @@ BEGIN
     RETURN false;
 END $$;
 
+-- End a publication as above, and claim the next job as worker.claim_job() does, in one transaction in place of two. `next` is
+-- null if there is none.
+CREATE OR REPLACE FUNCTION worker.end_publication_and_claim(
+    its_path text, its_token uuid, its_digest text,
+    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int,
+    OUT ended boolean, OUT next worker.claimed_job)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    ended := worker.end_publication(its_path, its_token, its_digest);
+    next := worker.claim_job(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+END $$;
+
 -- Put a taken publication back: with an error it is due after the wait of a failed attempt, else at once. Returns when. No row:
 -- another daemon has it.
 CREATE OR REPLACE FUNCTION worker.put_back_publication(its_path text, its_token uuid, error text) RETURNS SETOF timestamptz

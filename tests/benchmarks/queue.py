@@ -36,6 +36,7 @@ from sqlalchemy.engine import Engine
 from worker import database
 from worker.core.settings import ConfigError
 from worker.jobs import queue
+from worker.jobs.queue import Claimer
 from worker.local.postgres import start_server
 from worker.local.stack import interrupt_on_signals
 from worker.local.weights import ensure_weights
@@ -61,6 +62,8 @@ BARE_CLAIM = (
 )
 BARE_FINISH = "UPDATE bare SET status = 'done', ended_at = now(), model_url = %s WHERE id = %s"
 CLAIMERS = (1, 4)
+CLAIMER = Claimer(worker="bench", lease_s=30)
+MODEL_URL = "http://a/b.glb"
 # pgqueuer takes and ends its jobs one by one, as a worker of a minute a job would. A package for itself: it gets its own Python.
 PGQUEUER = """
 import asyncio, sys, time
@@ -243,33 +246,38 @@ def _bare(url: str, jobs: int, ready: threading.Barrier) -> None:
         for _ in range(jobs):
             row = connection.execute(BARE_CLAIM).fetchone()
             assert row
-            connection.execute(BARE_FINISH, ["http://a/b.glb", row[0]])
+            connection.execute(BARE_FINISH, [MODEL_URL, row[0]])
 
 
 def _claim_and_end(url: str, jobs: int, ready: threading.Barrier) -> None:
     with _engine(url) as engine:
         ready.wait()
-        for _ in range(jobs):
-            job = queue.claim(engine, worker="bench", lease_s=30)
+        job = queue.claim(engine, **CLAIMER)
+        for left in reversed(range(jobs)):
             assert job
-            queue.complete(engine, job, model_url="http://a/b.glb", report={})
+            if left:
+                _, job = queue.complete_and_claim(engine, job, CLAIMER, model_url=MODEL_URL, report={})
+            else:
+                queue.complete(engine, job, model_url=MODEL_URL, report={})
 
 
 def _whole_job(url: str, jobs: int, ready: threading.Barrier) -> None:
     with _engine(url) as engine:
         ready.wait()
-        for _ in range(jobs):
-            job = queue.claim(engine, worker="bench", lease_s=30)
+        job = queue.claim(engine, **CLAIMER)
+        for left in reversed(range(jobs)):
             assert job
             digest, key = uuid4().hex, sha256(job.id.bytes).hexdigest()
             files = dict.fromkeys((".cutout.png", ".png", ".webp", ".glb"), key)
             stem = f"{job.shop}/{job.product_id}"
             versions.begin(engine, job, digest=digest, stem=stem, files=files, result_key=key)
-            path = queue.complete(engine, job, model_url="http://a/b.glb", report={}, digest=digest)
+            path = queue.complete(engine, job, model_url=MODEL_URL, report={}, digest=digest)
             assert path
-            versions.finish_publication(
-                engine, Publication.of(job, path=path, stem=stem, digest=digest, files=files)
-            )
+            work = Publication.of(job, path=path, stem=stem, digest=digest, files=files)
+            if left:
+                _, job = versions.finish_publication_and_claim(engine, work, CLAIMER)
+            else:
+                versions.finish_publication(engine, work)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The table of an attempt's ends: for each outcome what the row, the metric and the log then hold."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ from worker.core.errors import JobError
 from worker.daemon import settlement
 from worker.daemon.settlement import ENDS, Ending, Outcome
 from worker.jobs import queue
-from worker.jobs.queue import Job
+from worker.jobs.queue import Claimer, Job
 
 URL = "https://models.example/a/1.glb?token=planted"
 
@@ -121,6 +122,34 @@ def test_a_result_waits_for_the_database_and_is_abandoned_only_if_the_daemon_mus
     ended = settlement.settle(engine, job, ending(Outcome.COMPLETED), wait)
     assert ended.outcome is Outcome.COMPLETED
     assert waits == [True]
+
+
+def test_an_end_takes_the_next_job_along_and_is_written_without_it_if_the_claim_fails(
+    engine: Engine, sql: psycopg.Connection, job: Job
+) -> None:
+    following = queue.enqueue(engine, shop="a", product_id="2", image_urls=["https://a/a.png"])
+    refused = queue.enqueue(engine, shop="a", product_id="3", image_urls=["https://a/a.png"])
+    claimer = Claimer(worker="w", lease_s=30)
+    ended = settlement.settle(engine, job, replace(ending(Outcome.COMPLETED), claimer=claimer), away)
+    assert ended.outcome is Outcome.COMPLETED
+    assert ended.next
+    assert ended.next.id == following
+
+    sql.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE internal_error USING MESSAGE = 'no claims'; END $$"
+    )
+    sql.execute(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON jobs FOR EACH ROW"
+        " WHEN (NEW.status = 'processing' AND OLD.status = 'pending') EXECUTE FUNCTION refuse()"
+    )
+    with capture_logs() as lines:
+        ended = settlement.settle(
+            engine, ended.next, replace(ending(Outcome.COMPLETED), claimer=claimer), away
+        )
+    assert (ended.outcome, ended.next, lines) == (Outcome.COMPLETED, None, [])
+    assert sql.execute("SELECT id FROM jobs WHERE status = 'pending'").fetchall() == [(refused,)]
+    assert sql.execute("SELECT count(*) FROM jobs WHERE status = 'completed'").fetchone() == (2,)
 
 
 def test_a_result_that_the_database_refuses_is_a_failure_and_not_a_lost_lease(

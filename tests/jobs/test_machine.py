@@ -1,7 +1,7 @@
 """The life of jobs as a state machine: hypothesis chooses what backends, workers, people and the clock do."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,10 +23,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from worker.core.errors import JobError
 from worker.jobs import batches, plans, queue
-from worker.jobs.queue import Job, LeaseLost
+from worker.jobs.queue import Claimer, Completion, Job, LeaseLost
 from worker.local.postgres import Postgres
 from worker.storage import paths
 from worker.versions import queue as versions
+from worker.versions.queue import Publication
 
 ENDED = {"completed", "failed", "cancelled"}
 FORWARD = {
@@ -56,13 +57,15 @@ class Plan:
         return "jobs_of_the_day_are_in_the_plan_of_the_shop" if of_today >= self.jobs_a_day else None
 
 
-def complete(engine: Engine, job: Job, *, wants_review: bool = False) -> None:
-    """Complete a job with a version of its own."""
+def begin_version(engine: Engine, job: Job, *, wants_review: bool = False) -> Completion:
+    """Begin a version of the job's own. Returns what completes the job with it."""
     digest, stem = job.lease_token.hex, paths.stem(job.shop, job.product_id, job.variant_id)
     assert versions.begin(engine, job, digest=digest, stem=stem, files={}, result_key=None)
-    queue.complete(
-        engine, job, model_url="https://a/b.glb", report={}, digest=digest, wants_review=wants_review
-    )
+    return {"model_url": "https://a/b.glb", "report": {}, "digest": digest, "wants_review": wants_review}
+
+
+def complete(engine: Engine, job: Job, *, wants_review: bool = False) -> None:
+    queue.complete(engine, job, **begin_version(engine, job, wants_review=wants_review))
 
 
 WRITES: dict[str, Write] = {
@@ -74,6 +77,12 @@ WRITES: dict[str, Write] = {
     "fail for good": lambda engine, job: queue.fail(engine, job, JobError("no_object"), report={}),
     "cancel": queue.cancel,
     "release": queue.release,
+}
+
+LATE_WRITES = WRITES | {
+    "complete and claim": lambda engine, job: queue.complete_and_claim(
+        engine, job, {"worker": "w1", "lease_s": 30}, model_url="https://a/b.glb", report={}
+    )
 }
 
 
@@ -200,15 +209,47 @@ class Life(RuleBasedStateMachine):
         if what == "complete":
             self._publish(job.id)
 
+    @precondition(lambda self: self._any("processing"))
+    @rule(data=st.data(), worker=st.sampled_from(["w1", "w2", "w3"]), wants_review=st.booleans())
+    def a_lane_ends_a_job_and_claims_the_next(
+        self, data: st.DataObject, worker: str, wants_review: bool
+    ) -> None:
+        """With the end of a job that is to be reviewed, or with that of its publication."""
+        job = data.draw(st.sampled_from([job for job in self.held if self._live(job)]))
+        claimer, began = Claimer(worker=worker, lease_s=30), datetime.now(UTC)
+        if wants_review:
+            completion = begin_version(self.engine, job, wants_review=True)
+            path, following = queue.complete_and_claim(self.engine, job, claimer, **completion)
+            assert path is None
+        else:
+            completion = begin_version(self.engine, job)
+            path = queue.complete(self.engine, job, **completion)
+            self._publish(job.id)
+            if path is None:
+                return  # another worker writes
+            stem, digest = paths.stem(job.shop, job.product_id, job.variant_id), job.lease_token.hex
+            work = Publication.of(job, path=path, stem=stem, digest=digest, files={})
+            ended, following = versions.finish_publication_and_claim(self.engine, work, claimer)
+            assert ended
+        rows = self._rows()
+        left = [row["priority"] for row in self._due_and_free(rows, began)]
+        if following is None:
+            assert not left, "there was one to claim"
+            return
+        assert self.before[following.id]["status"] == "pending"
+        assert following.attempts == self.before[following.id]["attempts"] + 1
+        assert rows[following.id]["priority"] >= max(left, default=0)
+        self.held.append(following)
+
     @precondition(lambda self: any(not self._live(job) for job in self.held))
-    @rule(data=st.data(), what=st.sampled_from(sorted(WRITES)))
+    @rule(data=st.data(), what=st.sampled_from(sorted(LATE_WRITES)))
     def who_has_lost_a_job_writes_nothing(self, data: st.DataObject, what: str) -> None:
         stale = [job for job in self.held if not self._live(job)]
         # One that another worker has now tells the most.
         stale.sort(key=lambda job: self.before[job.id]["status"] == "processing", reverse=True)
         events = self._events()
         with pytest.raises(LeaseLost):
-            WRITES[what](self.engine, data.draw(st.sampled_from(stale[:2])))
+            LATE_WRITES[what](self.engine, data.draw(st.sampled_from(stale[:2])))
         assert self._rows() == self.before
         assert self._events() == events
 
@@ -464,13 +505,14 @@ class Life(RuleBasedStateMachine):
         ).fetchall()
         return [row["body"] for row in rows]
 
-    def _due(self) -> list[Row]:
-        # Python's clock is the database's here.
-        now = datetime.now(UTC)
-        return [r for r in self.before.values() if r["status"] == "pending" and r["run_after"] <= now]
+    def _due(self, rows: Mapping[UUID, Row] | None = None, at: datetime | None = None) -> list[Row]:
+        rows = self.before if rows is None else rows
+        now = at or datetime.now(UTC)  # Python's clock is the database's here.
+        return [row for row in rows.values() if row["status"] == "pending" and row["run_after"] <= now]
 
-    def _due_and_free(self) -> list[Row]:
-        running = [row for row in self.before.values() if row["status"] == "processing"]
+    def _due_and_free(self, rows: Mapping[UUID, Row] | None = None, at: datetime | None = None) -> list[Row]:
+        rows = self.before if rows is None else rows
+        running = [row for row in rows.values() if row["status"] == "processing"]
         busy = {_path(row) for row in running}
         full = {
             shop
@@ -480,7 +522,7 @@ class Life(RuleBasedStateMachine):
         }
         return [
             row
-            for row in self._due()
+            for row in self._due(rows, at)
             if _path(row) not in busy and row["shop"] not in full and not _is_late(row)
         ]
 

@@ -1,6 +1,7 @@
 """One claimed job, from its claim to its end in the row: have the child make the model, store it, settle."""
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from enum import Enum, auto
 from pathlib import Path
@@ -22,7 +23,7 @@ from worker.daemon.storing import FileRefused, Version
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_transient
 from worker.jobs.lease import Lease
-from worker.jobs.queue import Job, LeaseLost
+from worker.jobs.queue import Claimer, Job, LeaseLost
 from worker.storage import beneath
 from worker.versions import files
 from worker.versions import queue as versions
@@ -44,14 +45,27 @@ class ChildFate(Enum):
 
 
 class Attempt:
-    """One claimed job: `run` it once. `child_fate` says afterwards what became of the child, `begun` if there was any work."""
+    """One claimed job: `run` it once.
 
-    def __init__(self, job: Job, lane: str, child: Child, heartbeat: Heartbeat, context: LaneContext) -> None:
+    Afterwards `child_fate` says what became of the child, `begun` if there was any work, and `next` is the job that was taken
+    with the end of this one. `find_claimer` says who takes it; None while nothing may be claimed.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        lane: str,
+        child: Child,
+        heartbeat: Heartbeat,
+        context: LaneContext,
+        find_claimer: Callable[[], Claimer | None],
+    ) -> None:
         self.job = job
         self.lane = lane
         self.child = child
         self.heartbeat = heartbeat
         self.context = context
+        self.find_claimer = find_claimer
         self.settings = context.settings
         self.lease = Lease(
             context.engine,
@@ -64,6 +78,7 @@ class Attempt:
         self.report: dict[str, Any] = {"lane": lane}  # for the row; filled as the work goes on
         self.child_fate = ChildFate.UNKNOWN
         self.begun = False
+        self.next: Job | None = None
         self._stored: Version | None = None  # files of it may have been stored
         self._key: str | None = None  # of the result
         self._known: reuse.Known | None = None  # the result, if it need not be made
@@ -91,6 +106,7 @@ class Attempt:
                 self.context.admission.close()
             self.heartbeat.beat()
             ended = settlement.settle(self.context.engine, self.job, ending, self.hold.wait_for_database)
+            self.next = ended.next
             if self.job.batch is not None:
                 self.context.wake_upkeep()
             # The end last: whoever scrapes and finds it counted finds the rest counted, too.
@@ -244,6 +260,7 @@ class Attempt:
             version=version,
             publishing_s=self.settings.lease_s,
             wants_review=storing.wants_review(self.report, self.settings),
+            claimer=self.find_claimer(),
         )
 
     def _collect(self, folder: Path, made: int) -> Version:
@@ -295,7 +312,7 @@ class Attempt:
         """Publish the version from the job's folder. The job has ended, and any daemon's file work completes what fails here."""
         self._announce_upload()
         try:
-            storing.publish(self.context, self.job, version, path)
+            self.next = storing.publish(self.context, self.job, version, path, self.find_claimer)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job is done
             log.warning("publication_failed", reason=one_line(error))
 

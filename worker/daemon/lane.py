@@ -19,6 +19,7 @@ from worker.daemon.job_hold import TICK_S
 from worker.daemon.systemd import Heartbeat
 from worker.database.monitor import is_connection_lost
 from worker.jobs import queue
+from worker.jobs.queue import Claimer, Job
 from worker.jobs.wakeup import Wakeup
 
 UNFORESEEN_S = 5.0  # after an error that nobody foresaw
@@ -43,6 +44,14 @@ class Lane(threading.Thread):
         self.wakeup = wakeup
         self.context = context
         self.draining = context.stop.draining
+        settings = context.settings
+        self.claimer = Claimer(
+            worker=settings.name,
+            lease_s=settings.lease_s,
+            shop_limit=settings.shop_concurrency,
+            pools=settings.pools,
+            runs=settings.engine,
+        )
         self.heartbeat = Heartbeat()
         self.ready = threading.Event()  # the first child is loaded, or the lane has ended
         self.healthy: bool | None = None  # False while its child keeps dying; None until it is known
@@ -158,39 +167,45 @@ class Lane(threading.Thread):
         self.healthy = healthy
 
     def _claim_and_work(self) -> bool:
-        """Claim a job and attempt it. False if no job is due."""
+        """Claim a job and attempt it, and those that are claimed with the end of another. False if no job is due."""
         if not self.context.monitor.wait(TICK_S):
             return True  # try again, unless the daemon drains
-        settings = self.context.settings
         try:
-            job = queue.claim(
-                self.context.engine,
-                worker=settings.name,
-                lease_s=settings.lease_s,
-                shop_limit=settings.shop_concurrency,
-                pools=settings.pools,
-                runs=settings.engine,
-            )
+            job = queue.claim(self.context.engine, **self.claimer)
         except DBAPIError as error:
             if not is_connection_lost(error.orig):
                 self._log_refusal(error)
             return True
         if job is None:
             return False
+        while job is not None:
+            job = self._work(job)
+        return True
+
+    def _work(self, job: Job) -> Job | None:
+        """Attempt a job. Returns the next one, if it was claimed with the end of this one."""
         self.wakeup.wake()  # there may be more
         metrics.CLAIMS.labels(self.label).inc()
         with structlog.contextvars.bound_contextvars(
             job_id=str(job.id), shop=job.shop, attempt=job.attempts, stage=Stage.CLAIMED.title
         ):
             self.context.wake_sender()
-            attempt = self._attempt = Attempt(job, self.label, self.child, self.heartbeat, self.context)
+            attempt = self._attempt = Attempt(
+                job, self.label, self.child, self.heartbeat, self.context, self._find_claimer
+            )
             attempt.run()
             self._count_deaths(attempt.child_fate)
             self.context.wake_sender()
         if not attempt.begun:
             # The job was released and is due. What kept it from its start may keep the next one too.
             self.draining.wait(UNFORESEEN_S)
-        return True
+        return attempt.next
+
+    def _find_claimer(self) -> Claimer | None:
+        """Return the claimer if the next job may be claimed now, as `run` decides it."""
+        child_works = self.child.running and not self.child.outdated
+        may_claim = child_works and not self.draining.is_set() and self.context.admission.check()
+        return self.claimer if may_claim else None
 
     def _count_deaths(self, fate: ChildFate) -> None:
         match fate:

@@ -15,7 +15,7 @@ from worker.core.errors import JobError, one_line
 from worker.daemon.storing import Version
 from worker.database.monitor import is_transient
 from worker.jobs import queue
-from worker.jobs.queue import Job, LeaseLost
+from worker.jobs.queue import Claimer, Completion, Job, LeaseLost
 
 log = structlog.get_logger()
 
@@ -38,26 +38,29 @@ class Ending:
 
     outcome: Outcome
     report: Mapping[str, Any]  # for the row
-    model_url: str = ""  # of COMPLETED, with the four below
+    model_url: str = ""  # of COMPLETED, with the six below
     version: Version | None = None  # that the URL names
     wants_review: bool = False  # it is not published before somebody approves it
     publishing_s: float = 60  # how long the publication is ours, if there is one
+    claimer: Claimer | None = None  # takes the next job with the end of this one
     to_publish: str | None = None  # its path, once the job is completed
+    next: Job | None = None  # taken with the end
     error: JobError | None = None  # of FAILED and RETRY_SCHEDULED
     until: str = ""  # of RETRY_SCHEDULED: when the job is due again
 
 
 def _complete(engine: Engine, job: Job, ending: Ending) -> Ending:
-    to_publish = queue.complete(
-        engine,
-        job,
+    completion = Completion(
         model_url=ending.model_url,
         report=ending.report,
         digest=ending.version.digest if ending.version else None,
         wants_review=ending.wants_review,
         publishing_s=ending.publishing_s,
     )
-    return replace(ending, to_publish=to_publish)
+    if ending.claimer is None:
+        return replace(ending, to_publish=queue.complete(engine, job, **completion))
+    to_publish, following = queue.complete_and_claim(engine, job, ending.claimer, **completion)
+    return replace(ending, to_publish=to_publish, next=following)
 
 
 def _fail(engine: Engine, job: Job, ending: Ending) -> Ending:
@@ -121,7 +124,8 @@ def settle(engine: Engine, job: Job, ending: Ending, wait_for_database: Callable
     """Write the job's end to its row. Returns how it ended there.
 
     A result that cost minutes of a GPU is kept until the database is back: `wait_for_database` returns True when it is,
-    and False if the daemon must stop first. A result that the database refuses for good is a failure of the attempt.
+    and False if the daemon must stop first. A result that the database refuses for good is a failure of the attempt. After any
+    error the end is written without a claim, which may be the reason.
 
     Raises: sqlalchemy's DBAPIError if the database refuses that too.
     """
@@ -132,15 +136,16 @@ def settle(engine: Engine, job: Job, ending: Ending, wait_for_database: Callable
         except LeaseLost:
             return Ending(outcome=Outcome.LOST, report=ending.report)
         except DBAPIError as error:
-            if not is_transient(error):
+            if is_transient(error):
+                if not wait_for_database():
+                    return Ending(outcome=Outcome.ABANDONED, report=ending.report)
+            elif ending.claimer is None:
                 if refused:
                     raise
                 refused = True
                 log.error("result_refused", outcome=ending.outcome.name, reason=one_line(error))  # noqa: TRY400 - it names itself
                 ending = Ending(outcome=Outcome.FAILED, report={}, error=JobError("internal_error"))
-                continue
-            if not wait_for_database():
-                return Ending(outcome=Outcome.ABANDONED, report=ending.report)
+            ending = replace(ending, claimer=None)
 
 
 def record(ending: Ending, *, seconds: float) -> None:

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from worker.core.errors import JobError, one_line
 from worker.core.settings import Settings
 from worker.daemon import kinds
 from worker.daemon.context import LaneContext
-from worker.jobs.queue import Job
+from worker.database.monitor import is_transient
+from worker.jobs.queue import Claimer, Job
 from worker.storage import Store, beneath, drafts, paths
 from worker.versions import files
 from worker.versions import publish as publishing
+from worker.versions import queue as versions
 from worker.versions.hold import Stopped
 from worker.versions.queue import Publication
 
@@ -121,13 +125,18 @@ def wants_review(report: Mapping[str, Any], settings: Settings) -> bool:
     return isinstance(score, int | float) and score < settings.review_score
 
 
-def publish(context: LaneContext, job: Job, version: Version, path: str) -> None:
+def publish(
+    context: LaneContext, job: Job, version: Version, path: str, find_claimer: Callable[[], Claimer | None]
+) -> Job | None:
     """Publish the version of a job that has just completed, from its own folder.
 
     path: that of the publication, which the end of the job gave to us with the token of its lease.
+    find_claimer: who takes the next job with the end of the publication; None if nobody may.
 
-    What takes too long, or comes too late, is left to the file work of any daemon. Raises: sqlalchemy's DBAPIError.
+    What takes too long, or comes too late, is left to the file work of any daemon. Returns the next job, if one was taken.
+    Raises: sqlalchemy's DBAPIError.
     """
+    following: Job | None = None
     deadline = time.monotonic() + PUBLISH_S
     work = Publication.of(job, path=path, stem=version.stem, digest=version.digest, files=version.hashes)
 
@@ -144,6 +153,26 @@ def publish(context: LaneContext, job: Job, version: Version, path: str) -> None
         # Those of a known result lie in the store alone.
         return files.fetch(context.store, stored, ending, version.hashes[ending], file, check)
 
+    def finish() -> bool:
+        nonlocal following
+        if claimer := find_claimer():
+            try:
+                finished, following = versions.finish_publication_and_claim(context.engine, work, claimer)
+            except DBAPIError as error:
+                if is_transient(error):
+                    raise
+                # The claim may be the reason.
+            else:
+                return finished
+        return versions.finish_publication(context.engine, work)
+
     publishing.publish(
-        context.engine, context.store, work, find, lease_s=context.settings.lease_s, check=check
+        context.engine,
+        context.store,
+        work,
+        find,
+        lease_s=context.settings.lease_s,
+        check=check,
+        finish=finish,
     )
+    return following

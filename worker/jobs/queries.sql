@@ -30,6 +30,14 @@ FROM worker.complete_job(
     :id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :digest, :wants_review, :publishing_s)
 WHERE completed;
 
+-- name: complete_and_claim
+-- Complete a job. Return the path that its worker must now publish to, or the next job if there is none. No row: the lease is lost.
+SELECT to_publish, (next).*
+FROM worker.complete_and_claim(
+    :id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :digest, :wants_review, :publishing_s,
+    :worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit)
+WHERE completed;
+
 -- name: fail
 -- Settle a failed attempt: schedule a retry, or end the job. No row: the lease is lost.
 SELECT status, run_after

@@ -5,7 +5,7 @@ import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Required, TypedDict, Unpack
 from uuid import UUID
 
 import psycopg
@@ -47,32 +47,39 @@ class Job:
     batch: str | None = None
 
 
-def claim(
-    engine: Engine,
-    *,
-    worker: str,
-    lease_s: float,
-    shop_limit: int | None = None,
-    pools: Sequence[str] = ("default",),
-    runs: str = "",
-) -> Job | None:
-    """Take the next job for `lease_s` seconds. None if no job may be claimed.
+class Claimer(TypedDict, total=False):
+    """Who claims jobs, and which ones."""
 
-    worker: the name for the row's `claimed_by`, and in the register of hosts, which says if it is paused.
-    shop_limit: the most jobs of one shop that may run at once; None for no limit.
-    pools, runs: the pools whose jobs it takes, and the engine that it runs.
-    """
-    row = _one(
-        engine,
-        "claim",
-        worker=worker,
-        host=socket.gethostname(),
-        pools=list(pools),
-        runs=runs,
-        lease_s=lease_s,
-        shop_limit=shop_limit,
-    )
-    if row is None:
+    worker: Required[
+        str
+    ]  # for the row's `claimed_by`, and in the register of hosts, which says if it is paused
+    lease_s: Required[float]  # how long a job is taken for
+    shop_limit: int | None  # the most jobs of one shop that may run at once; None for no limit
+    pools: Sequence[str]  # whose jobs it takes; without them ["default"]
+    runs: str  # its engine; without one it takes only jobs for any engine
+
+
+def claim(engine: Engine, **claimer: Unpack[Claimer]) -> Job | None:
+    """Take the next job. None if no job may be claimed."""
+    row = _one(engine, "claim", **claim_parameters(claimer))
+    return claimed_job(row) if row else None
+
+
+def claim_parameters(claimer: Claimer) -> Row:
+    """Return the parameters of a statement that claims."""
+    return {
+        "worker": claimer["worker"],
+        "host": socket.gethostname(),
+        "pools": list(claimer.get("pools", ["default"])),
+        "runs": claimer.get("runs", ""),
+        "lease_s": claimer["lease_s"],
+        "shop_limit": claimer.get("shop_limit"),
+    }
+
+
+def claimed_job(row: Row) -> Job | None:
+    """Return the job in a statement's row. None if it has claimed none."""
+    if row["id"] is None:
         return None
     for key in ("dimensions", "views", "subject"):
         row[key] = None if row[key] is None else parse_json(row[key])
@@ -94,36 +101,48 @@ def lock_holder(engine: Engine, job_id: UUID) -> Row | None:
     return _one(engine, "lock_holder", id=job_id)
 
 
-def complete(
-    engine: Engine,
-    job: Job,
-    *,
-    model_url: str,
-    report: Mapping[str, Any],
-    digest: str | None = None,
-    wants_review: bool = False,
-    publishing_s: float = 60,
-) -> str | None:
+class Completion(TypedDict, total=False):
+    """What the end of a completed job writes."""
+
+    model_url: Required[str]
+    report: Required[Mapping[str, Any]]
+    digest: (
+        str | None
+    )  # of the version that `worker.versions.queue.begin` entered; None if its files are not published
+    wants_review: bool  # it is not published before somebody approves it
+    publishing_s: float  # how long its publication is the caller's; 60 if it is not said
+
+
+def complete(engine: Engine, job: Job, **completion: Unpack[Completion]) -> str | None:
     """Complete the job. Unless it wants a review, name its version as the published one and end older jobs for the same files.
 
-    digest: of the version that `worker.versions.queue.begin` entered; None if its files lie elsewhere and are not published.
-
-    Returns the path (`worker.storage_path()`) of a publication that the caller now has for `publishing_s` seconds, with the
-    lease's token: `worker.versions.queue.Publication`. None if there is nothing to write, or another daemon writes it.
+    Returns the path (`worker.storage_path()`) of a publication that the caller now has, with the lease's token:
+    `worker.versions.queue.Publication`. None if there is nothing to write, or another daemon writes it.
     Raises: LeaseLost.
     """
-    row = _held(
-        engine,
-        "complete",
-        job,
-        model_url=model_url,
-        report=json.dumps(_storable(report)),
-        digest=digest,
-        wants_review=wants_review,
-        publishing_s=publishing_s,
-    )
-    path: str | None = row["to_publish"]
+    path: str | None = _held(engine, "complete", job, **_completion(completion))["to_publish"]
     return path
+
+
+def complete_and_claim(
+    engine: Engine, job: Job, claimer: Claimer, **completion: Unpack[Completion]
+) -> tuple[str | None, Job | None]:
+    """Complete the job, as above, and take the next one in the same transaction unless there is something to publish first.
+
+    Returns the path of the publication and the next job, of which one at least is None. Raises: LeaseLost.
+    """
+    row = _held(engine, "complete_and_claim", job, **_completion(completion), **claim_parameters(claimer))
+    return row.pop("to_publish"), claimed_job(row)
+
+
+def _completion(completion: Completion) -> Row:
+    return {
+        "model_url": completion["model_url"],
+        "report": json.dumps(_storable(completion["report"])),
+        "digest": completion.get("digest"),
+        "wants_review": completion.get("wants_review", False),
+        "publishing_s": completion.get("publishing_s", 60),
+    }
 
 
 def fail(engine: Engine, job: Job, error: JobError, *, report: Mapping[str, Any]) -> Row:

@@ -32,11 +32,13 @@ def publish(
     *,
     lease_s: float,
     check: Check,
+    finish: Callable[[], bool] | None = None,
 ) -> bool:
     """Write the files of a publication that was taken. True if all of them lie there now; else it is tried again later.
 
     find: returns the local file for an ending; see `fetch`.
     check: called again and again; it raises Stopped if the daemon must end.
+    finish: ends the publication in the database, in place of `worker.versions.queue.finish_publication`.
     """
     hold = Hold(lambda: queue.renew_publication(engine, work, lease_s=lease_s), lease_s, check)
     bound = log.bind(path=work.stem, version=work.digest, job_id=str(work.job_id))
@@ -47,7 +49,7 @@ def publish(
             local = {ending: find(ending, hold.check) for ending in files.NAMES if ending in work.files}
             begun = True
             _write(store, work.stem, local, hold)
-            _finish(engine, work)
+            _finish(finish or (lambda: queue.finish_publication(engine, work)))
         outcome = "published"
         bound.info("version_published")
     except TakenOver:
@@ -90,8 +92,8 @@ def _write(store: Store, stem: str, local: Mapping[str, Path], hold: Hold) -> No
         store.put(stem + ending, file, files.content_type(ending), hold.check, cache_s=CACHE_S)
 
 
-def _finish(engine: Engine, work: Publication) -> None:
-    if not queue.finish_publication(engine, work):
+def _finish(finish: Callable[[], bool]) -> None:
+    if not finish():
         raise TakenOver
 
 

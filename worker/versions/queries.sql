@@ -23,6 +23,11 @@ SELECT worker.hold_publication(:path, CAST(:token AS uuid), :digest, :lease_s);
 -- End a publication whose files all lie at its path. False: it is not ours any more.
 SELECT worker.end_publication(:path, CAST(:token AS uuid), :digest);
 
+-- name: finish_publication_and_claim
+-- The same, and take the next job.
+SELECT ended, (next).* FROM worker.end_publication_and_claim(
+    :path, CAST(:token AS uuid), :digest, :worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit);
+
 -- name: put_back_publication
 -- Put a publication back. Return when it is due.
 SELECT due_at FROM worker.put_back_publication(:path, CAST(:token AS uuid), :error) AS due_at;

@@ -12,8 +12,8 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker.database import execute, fetch_one, fetch_value, parse_json, queries
-from worker.jobs.queue import Job, LeaseLost
+from worker.database import execute, fetch_all, fetch_one, fetch_value, parse_json, queries
+from worker.jobs.queue import Claimer, Job, LeaseLost, claim_parameters, claimed_job
 
 QUERIES = queries("worker.versions")
 
@@ -121,6 +121,21 @@ def renew_publication(engine: Engine, work: Publication, *, lease_s: float) -> b
 def finish_publication(engine: Engine, work: Publication) -> bool:
     """End a publication whose files all lie at its path. False as for `renew_publication`."""
     return bool(_update(engine, "finish_publication", work, digest=work.digest))
+
+
+def finish_publication_and_claim(
+    engine: Engine, work: Publication, claimer: Claimer
+) -> tuple[bool, Job | None]:
+    """End a publication, as above, and take the next job in the same transaction. None if no job may be claimed."""
+    [row] = fetch_all(
+        engine,
+        QUERIES["finish_publication_and_claim"],
+        path=work.path,
+        token=str(work.token),
+        digest=work.digest,
+        **claim_parameters(claimer),
+    )
+    return row.pop("ended"), claimed_job(row)
 
 
 def put_back_publication(engine: Engine, work: Publication, *, error: str | None) -> datetime | None:
