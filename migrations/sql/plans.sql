@@ -112,8 +112,8 @@ BEGIN
     VALUES (after.shop, now() AT TIME ZONE 'UTC', after.quality, (after.status = 'completed')::int,
         (after.status = 'failed')::int, (after.status = 'cancelled')::int,
         worker.is_cached(after.status, after.metadata)::int,
-        CASE WHEN report IS NULL THEN 0
-            ELSE worker.sum_numbers(jsonb_build_object('generate', report #> '{seconds,generate}')) END,
+        CASE WHEN jsonb_typeof(report #> '{seconds,generate}') = 'number'
+            THEN least((report #>> '{seconds,generate}')::numeric, 1e12)::float8 ELSE 0 END,
         CASE WHEN report ? 'cpu_seconds' THEN worker.sum_numbers(report -> 'cpu_seconds') ELSE 0 END,
         CASE WHEN after.status = 'completed' AND report ? 'bytes' THEN worker.sum_numbers(report -> 'bytes') ELSE 0 END);
     RETURN true;
