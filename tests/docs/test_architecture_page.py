@@ -18,9 +18,11 @@ from worker.core.errors import JobError
 from worker.daemon import settlement
 from worker.database import fetch_all
 from worker.jobs import batches, queue
-from worker.jobs.queue import Job
+from worker.jobs.queue import Claimer, Job
 from worker.jobs.rows import Line
 from worker.versions import erase
+from worker.versions import queue as versions
+from worker.versions.queue import Publication
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -129,6 +131,22 @@ def newer(stage: Stage) -> Job:
     return stage.running()
 
 
+def complete_and_claim(stage: Stage) -> Callable[[], object]:
+    job = newer(stage)
+    queue.enqueue(stage.engine, shop="a", product_id="2", image_urls=["https://a/b"])
+    return partial(queue.complete_and_claim, stage.engine, job, CLAIMER, model_url="x", report={})
+
+
+def finish_publication_and_claim(stage: Stage) -> Callable[[], object]:
+    job = stage.running()
+    versions.begin(stage.engine, job, digest="d", stem="a/1", files={}, result_key=None)
+    path = queue.complete(stage.engine, job, model_url="x", report={}, digest="d")
+    assert path
+    work = Publication.of(job, path=path, stem="a/1", digest="d", files={})
+    stage.waiting()
+    return partial(versions.finish_publication_and_claim, stage.engine, work, CLAIMER)
+
+
 def failing(code: str) -> Scene:
     return held(lambda engine, job: queue.fail(engine, job, JobError(code), report={}))
 
@@ -141,6 +159,7 @@ def pruned(how: str) -> Scene:
     return loose(lambda s: queue.prune(s.engine, "jobs", days=1, batch=9), lambda s: s.old(how))
 
 
+CLAIMER = Claimer(worker="w", lease_s=60)
 LINE = Line(1, {"shop": "a", "product_id": "1", "image_urls": ["https://a/b"]})
 
 
@@ -194,6 +213,8 @@ SCENES: list[tuple[str, Scene]] = [
     ("renew", held(lambda engine, job: queue.renew(engine, job, lease_s=9))),
     ("report", held(lambda engine, job: queue.report(engine, job, progress=9, stage="x", lease_s=9))),
     ("complete", held(lambda engine, job: queue.complete(engine, job, model_url="x", report={}), newer)),
+    ("complete_and_claim", complete_and_claim),
+    ("finish_publication_and_claim", finish_publication_and_claim),
     *(("fail", failing(code)) for code in ("no_object", "worker_lost")),
     ("cancel", held(queue.cancel)),
     ("release", held(queue.release)),
@@ -220,12 +241,12 @@ def test_the_diagram_has_the_edges_that_the_statements_make_and_no_others(
 
 def test_every_statement_that_writes_to_jobs_is_among_them() -> None:
     writes = re.compile(
-        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:claim|complete|fail|stop|release|rescue|expire)_jobs?\("
+        r"INSERT INTO public\.jobs|UPDATE public\.jobs|DELETE FROM public\.jobs|worker\.(?:\w+_and_claim|(?:claim|complete|fail|stop|release|rescue|expire)_jobs?)\("
         r"|worker\.(?:renew_lease|report_progress)\(|public\.(?:cancel|retry|set)_(?:job|batch)"
         r"|worker\.(?:stop|delete)_erased_jobs\("
     )
     writing = {
-        name for name, statement in (queue.QUERIES | erase.QUERIES).items() if writes.search(statement)
+        name for name, statement in (queue.QUERIES | versions.QUERIES).items() if writes.search(statement)
     }
     assert writing == {name for name, _ in SCENES}
     section = PAGE.partition("## The state machine")[2].partition("\n## ")[0]
