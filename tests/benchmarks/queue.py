@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -62,6 +62,8 @@ BARE_CLAIM = (
 )
 BARE_FINISH = "UPDATE bare SET status = 'done', ended_at = now(), model_url = %s WHERE id = %s"
 CLAIMERS = (1, 4)
+ROUNDS = 10
+WARM = 10  # jobs that each claimer does in each round before the clock starts: a daemon's connections are not new
 CLAIMER = Claimer(worker="bench", lease_s=30)
 MODEL_URL = "http://a/b.glb"
 # pgqueuer takes and ends its jobs one by one, as a worker of a minute a job would. A package for itself: it gets its own Python.
@@ -72,30 +74,34 @@ from uuid import uuid4
 import asyncpg
 from pgqueuer.adapters.persistence.queries import EntrypointExecutionParameter, Queries
 
-async def work(url, each):
+async def work(url):
     queries = Queries.from_asyncpg_connection(await asyncpg.connect(url))
     claimer, entrypoints = uuid4(), {"job": EntrypointExecutionParameter(0)}
     await queries.queue_size()
-    async def run():
-        for _ in range(each):
+    async def run(jobs):
+        for _ in range(jobs):
             [job] = await queries.dequeue(1, entrypoints, claimer, None, timedelta(seconds=30))
             await queries.log_jobs([(job, "successful", None)])
     return run
 
-async def main(url, each, claimers):
+async def main(url, each, claimers, warm):
     queries = Queries.from_asyncpg_connection(await asyncpg.connect(url))
     if not each:
         await queries.install()
     elif not claimers:
         await queries.enqueue(["job"] * each, [b"{}"] * each, [0] * each)
     else:
-        runs = [await work(url, each) for _ in range(claimers)]
+        runs = [await work(url) for _ in range(claimers)]
+        await asyncio.gather(*(run(warm) for run in runs))
         began = time.perf_counter()
-        await asyncio.gather(*(run() for run in runs))
+        await asyncio.gather(*(run(each) for run in runs))
         print(time.perf_counter() - began)
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))
 """
+
+Contestant = Callable[[str], AbstractContextManager[Callable[[int], None]]]
+"""Connects to a database, and yields a function that does so many jobs."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Size:
     """The size of each measurement."""
 
     history: int = 500_000  # finished rows
-    settled: int = 2_000  # claimed and settled by each of the two loops
+    settled: int = 4_000  # claimed and settled by each of the two loops
     shops: int = 50
     crowd: int = 5_000  # jobs of the shop that does not let the other in
     pickups: int = 60
@@ -172,45 +178,45 @@ def settled_per_s(bench: Rig, size: Size, pgqueuer: str | None) -> Json:
     found = {}
     for claimers in CLAIMERS:
         if pgqueuer:
-            _pgqueuer(pgqueuer, other, size.settled)
+            _pgqueuer(pgqueuer, other, size.settled + ROUNDS * WARM * claimers)
         found[str(claimers)] = _settle_in_turns(url, size, claimers, contestants)
     return found
 
 
 def _pgqueuer(python: str, url: str, jobs: int = 0, claimers: int = 0) -> str:
     """Let pgqueuer install itself, insert jobs, or do so many with each claimer. Returns what it prints: the seconds."""
-    command = [python, "-c", PGQUEUER, url, str(jobs), str(claimers)]
+    command = [python, "-c", PGQUEUER, url, str(jobs), str(claimers), str(WARM)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def _settle_in_turns(
     url: str, size: Size, claimers: int, contestants: Mapping[str, Callable[[int, int], float]]
 ) -> Json:
-    rounds = 10
-    each = size.settled // rounds // claimers
+    each = size.settled // ROUNDS // claimers
+    jobs = ROUNDS * each * claimers
+    needed = jobs + ROUNDS * WARM * claimers
     sql(
         url,
         "INSERT INTO jobs (shop, product_id, image_urls)"
         " SELECT 'shop-' || n %% %s, 'p' || n, '{http://a/b}' FROM generate_series(1, %s) AS n",
         size.shops,
-        2 * size.settled,
+        2 * needed,
     )
-    _insert_bare(url, size, "pending", size.settled)
+    _insert_bare(url, size, "pending", needed)
     sql(url, "VACUUM ANALYZE")
     sql(url, "CHECKPOINT")
     spent = dict.fromkeys(contestants, 0.0)
     wal = dict.fromkeys(contestants, 0.0)
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         # In turns, so that a busy moment does not fall on one of them alone.
         for name, work in contestants.items():
             [(before,)] = sql(url, "SELECT pg_current_wal_lsn()")
             spent[name] += work(each, claimers)
             [(written,)] = sql(url, "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)::float", before)
             wal[name] += written
-    jobs = rounds * each * claimers
     return {name: round(jobs / seconds, 1) for name, seconds in spent.items()} | {
         "ratio": {name: round(spent["bare"] / seconds, 2) for name, seconds in spent.items()},
-        "wal_kb": {name: round(written / jobs / 1000, 1) for name, written in wal.items()},
+        "wal_kb": {name: round(written / needed / 1000, 1) for name, written in wal.items()},
     }
 
 
@@ -225,12 +231,17 @@ def _insert_bare(url: str, size: Size, status: str, rows: int) -> None:
     )
 
 
-def _together(
-    url: str, work: Callable[[str, int, threading.Barrier], None], each: int, claimers: int
-) -> float:
-    """Let each claimer do so many jobs. Returns the seconds from the moment when all are connected."""
+def _together(url: str, contestant: Contestant, each: int, claimers: int) -> float:
+    """Let each claimer do so many jobs, after some for its caches. Returns the seconds from the moment when all are ready."""
     ready = threading.Barrier(claimers + 1)
-    threads = [threading.Thread(target=work, args=(url, each, ready)) for _ in range(claimers)]
+
+    def claimer() -> None:
+        with contestant(url) as work:
+            work(WARM)
+            ready.wait()
+            work(each)
+
+    threads = [threading.Thread(target=claimer) for _ in range(claimers)]
     for thread in threads:
         thread.start()
     ready.wait()
@@ -240,44 +251,56 @@ def _together(
     return time.perf_counter() - began
 
 
-def _bare(url: str, jobs: int, ready: threading.Barrier) -> None:
+@contextmanager
+def _bare(url: str) -> Iterator[Callable[[int], None]]:
     with psycopg.connect(url, autocommit=True, prepare_threshold=None) as connection:
-        ready.wait()
-        for _ in range(jobs):
-            row = connection.execute(BARE_CLAIM).fetchone()
-            assert row
-            connection.execute(BARE_FINISH, [MODEL_URL, row[0]])
+
+        def work(jobs: int) -> None:
+            for _ in range(jobs):
+                row = connection.execute(BARE_CLAIM).fetchone()
+                assert row
+                connection.execute(BARE_FINISH, [MODEL_URL, row[0]])
+
+        yield work
 
 
-def _claim_and_end(url: str, jobs: int, ready: threading.Barrier) -> None:
+@contextmanager
+def _claim_and_end(url: str) -> Iterator[Callable[[int], None]]:
     with _engine(url) as engine:
-        ready.wait()
-        job = queue.claim(engine, **CLAIMER)
-        for left in reversed(range(jobs)):
-            assert job
-            if left:
-                _, job = queue.complete_and_claim(engine, job, CLAIMER, model_url=MODEL_URL, report={})
-            else:
-                queue.complete(engine, job, model_url=MODEL_URL, report={})
+
+        def work(jobs: int) -> None:
+            job = queue.claim(engine, **CLAIMER)
+            for left in reversed(range(jobs)):
+                assert job
+                if left:
+                    _, job = queue.complete_and_claim(engine, job, CLAIMER, model_url=MODEL_URL, report={})
+                else:
+                    queue.complete(engine, job, model_url=MODEL_URL, report={})
+
+        yield work
 
 
-def _whole_job(url: str, jobs: int, ready: threading.Barrier) -> None:
+@contextmanager
+def _whole_job(url: str) -> Iterator[Callable[[int], None]]:
     with _engine(url) as engine:
-        ready.wait()
-        job = queue.claim(engine, **CLAIMER)
-        for left in reversed(range(jobs)):
-            assert job
-            digest, key = uuid4().hex, sha256(job.id.bytes).hexdigest()
-            files = dict.fromkeys((".cutout.png", ".png", ".webp", ".glb"), key)
-            stem = f"{job.shop}/{job.product_id}"
-            versions.begin(engine, job, digest=digest, stem=stem, files=files, result_key=key)
-            path = queue.complete(engine, job, model_url=MODEL_URL, report={}, digest=digest)
-            assert path
-            work = Publication.of(job, path=path, stem=stem, digest=digest, files=files)
-            if left:
-                _, job = versions.finish_publication_and_claim(engine, work, CLAIMER)
-            else:
-                versions.finish_publication(engine, work)
+
+        def work(jobs: int) -> None:
+            job = queue.claim(engine, **CLAIMER)
+            for left in reversed(range(jobs)):
+                assert job
+                digest, key = uuid4().hex, sha256(job.id.bytes).hexdigest()
+                files = dict.fromkeys((".cutout.png", ".png", ".webp", ".glb"), key)
+                stem = f"{job.shop}/{job.product_id}"
+                versions.begin(engine, job, digest=digest, stem=stem, files=files, result_key=key)
+                path = queue.complete(engine, job, model_url=MODEL_URL, report={}, digest=digest)
+                assert path
+                publication = Publication.of(job, path=path, stem=stem, digest=digest, files=files)
+                if left:
+                    _, job = versions.finish_publication_and_claim(engine, publication, CLAIMER)
+                else:
+                    versions.finish_publication(engine, publication)
+
+        yield work
 
 
 @contextmanager
