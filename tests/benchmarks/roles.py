@@ -20,6 +20,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,14 @@ def _mirrored(view: View) -> View:
 def measure(sets: Sequence[tuple[str, Views]], random: np.random.Generator) -> Json:
     """Count refusals. `sets` are the names of the products with correct photos of them."""
     refused: dict[str, dict[Role, str]] = {}
+    fewer = refused_of_fewer = 0
     found: dict[str, dict[str, list[bool]]] = {}
     for n, (name, views) in enumerate(sets):
         if why := doubts(views):
             refused[f"{name} {n}"] = why
+        parts = [*_parts(views)]
+        fewer += len(parts)
+        refused_of_fewer += sum(bool(doubts(part)) for part in parts)
         others = [there for other, there in sets if other != name]
         if not others:
             continue
@@ -118,11 +123,21 @@ def measure(sets: Sequence[tuple[str, Views]], random: np.random.Generator) -> J
     return {
         "correct_sets": len(sets),
         "refused": refused,
+        "correct_sets_of_fewer": fewer,
+        "refused_of_fewer": refused_of_fewer,
         "found": {
             kind: {name: f"{sum(hits)}/{len(hits)}" for name, hits in by.items()}
             for kind, by in found.items()
         },
     }
+
+
+def _parts(views: Views) -> Iterator[Views]:
+    """Leave out one or more of the photos beside the front, but not all."""
+    others = [role for role in views if role != "front"]
+    for count in range(1, len(others)):
+        for roles in combinations(others, count):
+            yield {"front": views["front"], **{role: views[role] for role in roles}}
 
 
 def as_table(found: Json) -> Table:
@@ -160,6 +175,9 @@ def main() -> None:
     console.print(f"correct sets: {found['correct_sets']}, with a photo refused: {len(found['refused'])}")
     for name, why in found["refused"].items():
         console.print(f"  {name}: {why}", highlight=False)
+    console.print(
+        f"two and three photos of them: {found['correct_sets_of_fewer']}, with a photo refused: {found['refused_of_fewer']}"
+    )
     console.print(as_table(found))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from worker.core.errors import JobError
 from worker.pipeline.cutout import Cutter, without_fringe
@@ -200,6 +200,17 @@ def test_a_drop_shadow_goes_with_the_background(cutter: Cutter, blur: float) -> 
     assert found.certainty == 1
 
 
+def test_a_shadow_that_fills_an_opening_goes_too(cutter: Cutter) -> None:
+    image = transparent((100, 40, 300, 240))
+    image.paste((0, 0, 0, 0), (130, 120, 270, 160))
+    shadow = ImageChops.offset(image.getchannel("A").point(lambda level: level // 2), 20)
+    below = Image.new("RGBA", image.size)
+    below.putalpha(shadow.filter(ImageFilter.GaussianBlur(25)))
+    found = cutter.cut(Image.alpha_composite(below, image))
+    assert not found.rgba[125:155, 135:265, 3].any()
+    assert found.certainty == 1
+
+
 @pytest.mark.parametrize("color", [(200, 230, 220), (30, 34, 40)])
 @pytest.mark.parametrize("cap", [[(170, 30, 230, 60)], []])
 def test_a_translucent_body_becomes_opaque_as_on_a_white_page(
@@ -304,6 +315,10 @@ def test_inverted_transparency_is_turned_round(cutter: Cutter) -> None:
     found = cutter.cut(Image.fromarray(rgba))
     assert iou(found.rgba[..., 3] > 127, true) > 0.99
     assert "inverted" in found.warnings[0]
+    # A line around the photo is no ground.
+    rgba[..., 3] = np.pad(np.zeros((448, 448), np.uint8), 1, constant_values=255)
+    assert iou(cutter.cut(Image.fromarray(rgba)).rgba[..., 3] > 127, true) > 0.9
+    rgba[..., 3] = np.where(true, 0, 255)
     # A hole in an ordinary photo, whose ground is not plain.
     rgba[..., :3] = np.asarray(photo)
     found = cutter.cut(Image.fromarray(rgba))

@@ -87,6 +87,13 @@ def test_exchanged_sides_are_found_by_their_colours() -> None:
     assert doubts(same) == {}
 
 
+def test_a_weak_sign_of_exchanged_sides_counts_only_if_several_comparisons_have_it() -> None:
+    can = turned(back=(190, 170, 150), handle=False)
+    exchanged = can | {"left": can["right"], "right": can["left"]}
+    assert doubts(exchanged).keys() == {"left", "right"}
+    assert doubts({"front": can["front"], "left": can["right"]}) == {}
+
+
 def test_a_wrong_back_costs_no_correct_side() -> None:
     assert doubts(CAN | {"back": VASE["back"]}).keys() == {"back"}
 

@@ -30,7 +30,8 @@ SAME_OUTLINE = 0.75  # part of each outline's area that is near the other's; 0.7
 SURE_OUTLINE = 0.95  # the same, where the two outlines are certainly one product's
 MIRRORED_OUTLINE = 0.15  # by how much the overlap of the wrong outlines is greater; 0.11
 MIRRORED_COLORS = 10.0  # by how much the colours at the wrong rims agree better; 6.4
-EXCHANGED_COLORS = 5.0  # by how much the colours of the wrong halves agree better, all photos together; 3.0
+# By how much the colours of the wrong halves agree better, all comparisons together, by their number; 10, 6.4, 3.0
+EXCHANGED_COLORS = {1: 9.0, 2: 6.0, 4: 5.0}
 OTHER_COLORS = 20.0  # difference of the colours, whichever halves are compared; 16
 SAME_PICTURE = 2.5  # mean difference of the colours of two pictures that are the same
 BOX = 0.85  # part of its rectangle that the outline of a box takes
@@ -180,7 +181,8 @@ def doubts(views: Mapping[Role, View]) -> dict[Role, str]:
         worst = max(compared, key=lambda role: sum(each.doubt + each.least for each in compared[role]))
         found[worst] = why
         del compared[worst]
-    if sum(each.doubt for halves in compared.values() for each in halves) > EXCHANGED_COLORS:
+    together = [each for halves in compared.values() for each in halves]
+    if together and sum(each.doubt for each in together) > EXCHANGED_COLORS[len(together)]:
         found |= dict.fromkeys(compared, EXCHANGED)
     return found
 

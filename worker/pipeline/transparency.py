@@ -25,6 +25,8 @@ DARK, GREY = (
     60.0,
     24.0,
 )  # levels; a shadow is darker than the one, and its channels differ by less than the other
+SAME = 4.0  # levels; what differs by less has one colour
+LINE = 0.02  # part of the photo; an opaque border that takes less is a line around it, and no ground
 FRAME = 0.015  # part of its box in which an opaque part may differ from an ideal frame
 
 
@@ -46,6 +48,8 @@ def classify(rgba: Rgba) -> Literal["cut out", "opaque", "inverted", "punched", 
         return "empty"
     edges = (solid[0], solid[-1], solid[:, 0], solid[:, -1])
     if min(edge.mean() for edge in edges) > 0.98:
+        if solid.mean() < LINE:
+            return "punched"
         plain = rgb[alpha > 255 * OPAQUE].std(axis=0).max(initial=0) < PLAIN
         if rgb[alpha < 255 * CLEAR].std(axis=0).max(initial=0) > PLAIN:
             return "inverted" if plain else "punched"
@@ -134,6 +138,7 @@ def clean(rgba: Rgba) -> Cleaned:
         4, round(max(alpha.shape) / 80)
     )  # pixels from the clear ground, where a body has its full alpha
     depth = ndimage.distance_transform_edt(alpha > CLEAR)
+    found, colors = [], []
     for kind in (dark, ~dark):
         core = ndimage.minimum_filter(middle & kind, rim)
         regions, _ = ndimage.label(middle & kind & ndimage.maximum_filter(core, rim))
@@ -143,13 +148,20 @@ def clean(rgba: Rgba) -> Cleaned:
             inner = levels[(deep > 0.8 * reach) & (deep < 1.2 * reach)]
             is_outer = deep.min() <= 2 and inner.size
             fades = is_outer and (inner < 0.5 * np.percentile(levels, 80)).mean() > 0.25
-            low, high = np.percentile(rgb[part][region], (10, 90), axis=0)
-            one_color = is_outer and (high - low).max() < 4
-            if (kind is dark and (fades or one_color)) or (fades and one_color):
+            low, color, high = np.percentile(rgb[part][region], (10, 50, 90), axis=0)
+            one_color = (high - low).max() < SAME
+            if is_outer and ((kind is dark and (fades or one_color)) or (fades and one_color)):
                 shadows[part] |= region
+                colors.append(color)
             elif not fades:
-                bodies[part] |= region
-                _make_opaque(rgb[part], alpha[part], region)
+                found.append((part, region, color if one_color else None))
+    for part, region, color in found:
+        # Between the legs of a chair a shadow may have no clear ground beside it.
+        if color is not None and any(np.abs(color - shadow).max() < SAME for shadow in colors):
+            shadows[part] |= region
+        else:
+            bodies[part] |= region
+            _make_opaque(rgb[part], alpha[part], region)
     if shadows.any():
         # Beside a shadow a rim is mixed with it: only what is as opaque as the rest belongs to the product.
         opaque = np.percentile(alpha[alpha >= OPAQUE], 10) if (alpha >= OPAQUE).any() else OPAQUE
