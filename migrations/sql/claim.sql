@@ -445,8 +445,21 @@ BEGIN
     END IF;
 END $$;
 
--- Complete a job as above. If that leaves nothing to publish, claim the next one as claim_job() does: `next` is null if there is
--- none. One transaction in place of two saves a round trip and a commit. If the claim fails, so does the end.
+-- Claim the next job as claim_job() does, at the end of a transaction that has written something else. Null also if the claim
+-- fails: what was written stays, and the lane's next claim fails by itself and says why. It does not wait long for a lock: two
+-- such transactions may wait for each other, say where a trigger of the app counts the jobs of each shop in a row.
+CREATE OR REPLACE FUNCTION worker.claim_next(
+    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
+RETURNS worker.claimed_job
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '100ms' AS $$
+BEGIN
+    RETURN worker.claim_job(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+EXCEPTION WHEN OTHERS OR assert_failure THEN
+    RETURN NULL;
+END $$;
+
+-- Complete a job as above. If that leaves nothing to publish, claim the next one: `next` is null if there is none. One
+-- transaction in place of two saves a round trip and a commit.
 CREATE OR REPLACE FUNCTION worker.complete_and_claim(
     job_id uuid, token uuid, url text, report jsonb, digest text, wants_review boolean, hold_s double precision,
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int,
@@ -458,7 +471,7 @@ BEGIN
     completed := ended.completed;
     to_publish := ended.to_publish;
     IF completed AND to_publish IS NULL THEN
-        next := worker.claim_job(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+        next := worker.claim_next(claimer, claimer_host, pools, engine, lease_s, shop_limit);
     END IF;
 END $$;
 

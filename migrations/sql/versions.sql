@@ -205,8 +205,7 @@ BEGIN
     RETURN false;
 END $$;
 
--- End a publication as above, and claim the next job as worker.claim_job() does, in one transaction in place of two. `next` is
--- null if there is none.
+-- End a publication as above and, if it was still the caller's, claim the next job: `next` is null if there is none.
 CREATE OR REPLACE FUNCTION worker.end_publication_and_claim(
     its_path text, its_token uuid, its_digest text,
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int,
@@ -214,7 +213,9 @@ CREATE OR REPLACE FUNCTION worker.end_publication_and_claim(
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     ended := worker.end_publication(its_path, its_token, its_digest);
-    next := worker.claim_job(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+    IF ended THEN
+        next := worker.claim_next(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+    END IF;
 END $$;
 
 -- Put a taken publication back: with an error it is due after the wait of a failed attempt, else at once. Returns when. No row:

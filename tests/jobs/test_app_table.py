@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.core.errors import JobError
 from worker.jobs import hosts, queue
+from worker.jobs.queue import Claimer
 from worker.local.postgres import Postgres
 from worker.ops.dashboard import job as job_page
 from worker.ops.dashboard import pages
@@ -186,6 +187,38 @@ def test_a_row_that_the_app_refuses_to_have_claimed_stops_no_other(place: Place,
         place.sql.execute("ALTER TABLE jobs DROP CONSTRAINT mine; DROP FUNCTION app CASCADE")
 
 
+def test_an_end_waits_for_no_lock_of_the_claim_that_follows(place: Place) -> None:
+    """With a row for each shop, two lanes that each end a job of one shop and claim one of the other's would wait for each other."""
+    engine, sql = place
+    sql.execute("""
+        TRUNCATE jobs;
+        CREATE TABLE counted (shop text PRIMARY KEY, changes int);
+        INSERT INTO counted VALUES ('a', 0), ('b', 0), ('c', 0);
+        CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE counted SET changes = changes + 1 WHERE shop = NEW.shop;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER app AFTER UPDATE OF status ON jobs FOR EACH ROW EXECUTE FUNCTION app();
+    """)
+    claimer = Claimer(worker="w", lease_s=30)
+    try:
+        first, second, _ = (_insert(place, "1", shop) for shop in "abc")
+        done = _claim(place, first)
+        with sql.transaction():
+            sql.execute("UPDATE counted SET changes = 0 WHERE shop = 'b'")
+            assert queue.complete_and_claim(engine, done, claimer, model_url="x", report={}) == (None, None)
+        done, digest = _claim(place, second), "d"
+        assert versions.begin(engine, done, digest=digest, stem="b/1", files={}, result_key=None)
+        path = queue.complete(engine, done, model_url="x", report={}, digest=digest)
+        assert path
+        work = versions.Publication.of(done, path=path, stem="b/1", digest=digest, files={})
+        with sql.transaction():
+            sql.execute("UPDATE counted SET changes = 0 WHERE shop = 'c'")
+            assert versions.finish_publication_and_claim(engine, work, claimer) == (True, None)
+    finally:
+        sql.execute("DROP FUNCTION app CASCADE; DROP TABLE counted")
+
+
 def _live(place: Place, change: str) -> None:
     """Lead jobs through all that can happen to them, with the app's own updates in between."""
     engine, sql = place
@@ -265,10 +298,10 @@ def _review(place: Place, job: queue.Job, update: Callable[[], None]) -> None:
     update()
 
 
-def _insert(place: Place, product: str) -> UUID:
+def _insert(place: Place, product: str, shop: str = "a") -> UUID:
     return queue.enqueue(
         place.engine,
-        shop="a",
+        shop=shop,
         product_id=product,
         image_urls=["https://a/b", "https://a/c"],
         product_handle="mug",

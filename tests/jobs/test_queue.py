@@ -188,6 +188,15 @@ def test_a_claim_does_not_wait_for_the_disk_and_a_settlement_does(
     with sql.transaction():
         sql.execute("SELECT worker.complete_job(id, lease_token, 'x', '{}', NULL, false, 60) FROM jobs")
         assert sql.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    enqueue(engine, "2")
+    claim(engine)
+    enqueue(engine, "3")
+    with sql.transaction():
+        assert sql.execute(
+            "SELECT ((worker.complete_and_claim(id, lease_token, 'x', '{}', NULL, false, 60,"
+            " 'w', 'h', '{default}', '', 30, NULL)).next).id IS NOT NULL FROM jobs WHERE status = 'processing'"
+        ).fetchone() == (True,)
+        assert sql.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
 def test_progress_never_falls(engine: Engine, sql: psycopg.Connection) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from worker.jobs import hosts, queue
-from worker.jobs.queue import Job, LeaseLost
+from worker.jobs.queue import Claimer, Job, LeaseLost
 from worker.versions import queue as versions
 from worker.versions.queue import Publication
 
@@ -189,6 +189,12 @@ def test_who_ends_with_another_version_than_is_wanted_by_then_does_not_end_it(
     slow = take(engine)
     make(engine, "d2")
     assert not versions.finish_publication(engine, slow)
+    following = enqueue(engine, "2")
+    assert versions.finish_publication_and_claim(engine, slow, Claimer(worker="w", lease_s=30)) == (
+        False,
+        None,
+    )
+    assert row(sql, following, "status::text") == ("pending",)
     assert write(engine) == "d2"
 
 

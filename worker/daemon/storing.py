@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import DBAPIError
-
 from worker.core.errors import JobError, one_line
 from worker.core.settings import Settings
 from worker.daemon import kinds
 from worker.daemon.context import LaneContext
-from worker.database.monitor import is_transient
 from worker.jobs.queue import Claimer, Job
 from worker.storage import Store, beneath, drafts, paths
 from worker.versions import files
@@ -155,16 +152,11 @@ def publish(
 
     def finish() -> bool:
         nonlocal following
-        if claimer := find_claimer():
-            try:
-                finished, following = versions.finish_publication_and_claim(context.engine, work, claimer)
-            except DBAPIError as error:
-                if is_transient(error):
-                    raise
-                # The claim may be the reason.
-            else:
-                return finished
-        return versions.finish_publication(context.engine, work)
+        claimer = find_claimer()
+        if claimer is None:
+            return versions.finish_publication(context.engine, work)
+        finished, following = versions.finish_publication_and_claim(context.engine, work, claimer)
+        return finished
 
     publishing.publish(
         context.engine,

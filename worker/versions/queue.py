@@ -126,7 +126,7 @@ def finish_publication(engine: Engine, work: Publication) -> bool:
 def finish_publication_and_claim(
     engine: Engine, work: Publication, claimer: Claimer
 ) -> tuple[bool, Job | None]:
-    """End a publication, as above, and take the next job in the same transaction. None if no job may be claimed."""
+    """End a publication, as above, and take the next job in the same transaction. None if that is not ours, or no job may be claimed."""
     [row] = fetch_all(
         engine,
         QUERIES["finish_publication_and_claim"],
