@@ -215,7 +215,7 @@ def retry(
     Exit status: 1 a job could not be queued.
     """
     if bool(ids) is failed:
-        raise typer.BadParameter("Give job ids or --failed, not both.")
+        raise typer.BadParameter("Give either job ids or --failed.")
     if without_photo is not None and len(ids or ()) != 1:
         raise typer.BadParameter("--without-photo needs one job id.")
     if since and not failed:

@@ -55,7 +55,7 @@ def limits(
     if (changes or remove) and not (shop and shop.strip()):
         raise typer.BadParameter("Name the shop whose limits are to change.")
     if changes and remove:
-        raise typer.BadParameter("Give limits or --remove, not both.")
+        raise typer.BadParameter("Give either limits or --remove.")
     with connected(settings.load()) as engine:
         if shop and remove and not plans.remove(engine, shop):
             die(f"{shop} has no limits. See: worker limits", 1)

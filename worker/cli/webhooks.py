@@ -57,7 +57,7 @@ def replay_webhooks(
     Exit status: 1 one of the ids is not resent.
     """
     if every == bool(ids):
-        raise typer.BadParameter("Give ids of dead events or --all, not both.")
+        raise typer.BadParameter("Give either ids of dead events or --all.")
     with connected(settings.load()) as engine:
         named = find_unique(
             ids or [], lambda each: outbox.find_dead(engine, each, CANDIDATES + 1), "dead event"
