@@ -39,17 +39,22 @@ def test_a_mesh_within_the_budget_is_left_alone(dense: Mesh) -> None:
     assert faces is dense[1]
 
 
-def test_sheets_that_came_to_touch_are_taken_apart(dense: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gap", [0, 1e-7])
+def test_sheets_that_came_to_touch_are_taken_apart(
+    dense: Mesh, monkeypatch: pytest.MonkeyPatch, gap: float
+) -> None:
     boxes: Any = trimesh.creation.box((1, 1, 1))
-    boxes += boxes.copy().apply_translation([1, 1, 0])
-    # They share an edge: four faces meet there.
+    boxes += boxes.copy().apply_translation([1 + gap, 1 + gap, 0])
+    # They share an edge: four faces meet there. If they only nearly do, they will when the mesh is scaled and rounded.
     shared = weld(np.asarray(boxes.vertices, np.float32), np.asarray(boxes.faces, np.int32))
-    assert not is_watertight(shared[1])
+    assert is_watertight(shared[1]) == (gap > 0)
     monkeypatch.setattr(fast_simplification, "simplify", lambda *_, **__: shared)
     vertices, faces = simplify(*dense, 100)
     assert len(faces) == 24
-    assert is_watertight(weld(vertices, faces)[1])
-    np.testing.assert_allclose(trimesh.Trimesh(vertices, faces).bounds, [[-0.5, -0.5, -0.5], [1.5, 1.5, 0.5]])
+    assert is_watertight(weld(vertices.round(4), faces)[1])
+    np.testing.assert_allclose(
+        trimesh.Trimesh(vertices, faces).bounds, [[-0.5, -0.5, -0.5], [1.5, 1.5, 0.5]], rtol=1e-6
+    )
 
 
 def test_a_torn_mesh_is_made_anew(dense: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,19 @@ import fast_simplification
 import manifold3d
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
-from worker.mesh.clean import is_watertight, parts, remove_unused, weld
+from worker.mesh.clean import is_watertight, parts, remove_unused
 
 Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
 
 SLOW = 150_000  # faces; more take manifold3d too long
+TOUCH = (
+    1e-6  # of the mesh's extent: vertices that are closer may become one when the mesh is scaled and rounded
+)
 ROUNDS = 10  # from a tolerance of 1e-4 of the mesh's extent, doubled each time, to a tenth of it
 
 
@@ -97,8 +103,8 @@ def _take_apart(solid: manifold3d.Manifold) -> tuple[Vertices, Faces]:
     mesh = solid.to_mesh()
     vertices = np.array(mesh.vert_properties[:, :3], np.float32)
     faces = np.array(mesh.tri_verts, np.int32)
-    _, same, count = np.unique(vertices, axis=0, return_inverse=True, return_counts=True)
-    shared = count[same.ravel()] > 1
+    shared = np.zeros(len(vertices), bool)
+    shared[_touching(vertices)] = True
     start, end = faces.ravel(), np.roll(faces, -1, axis=1).ravel()
     total = np.zeros_like(vertices)
     np.add.at(total, start, vertices[end])
@@ -111,5 +117,16 @@ def _solid(vertices: Vertices, faces: Faces) -> manifold3d.Manifold:
 
 
 def _closed(vertices: Vertices, faces: Faces) -> bool:
-    """True if the mesh is watertight for a reader that merges equal positions."""
-    return is_watertight(weld(vertices, faces)[1])
+    """True if the mesh is watertight for a reader that merges positions, after it has been scaled and rounded."""
+    pairs = _touching(vertices)
+    graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(vertices),) * 2)
+    _, same = connected_components(graph, directed=False)
+    return is_watertight(same[faces].astype(np.int32))
+
+
+def _touching(vertices: Vertices) -> NDArray[np.intp]:
+    """Return the (N, 2) pairs of vertices that are as good as at the same place."""
+    if not len(vertices):
+        return np.zeros((0, 2), np.intp)
+    extent = float(np.ptp(vertices, axis=0).max())
+    return np.asarray(cKDTree(vertices).query_pairs(TOUCH * extent, output_type="ndarray"), np.intp)
