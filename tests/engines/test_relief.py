@@ -353,7 +353,7 @@ def test_the_side_that_no_photo_shows_looks_like_the_other_one_without_its_print
     surface = Relief().reconstruct([PosedView("front", front), PosedView("left", view_of(side))], FAST)
     colors = surface.color(surface.vertices)
     x, y, z = surface.vertices.T
-    middle = np.abs(z) < 0.2
+    middle = np.abs(z) < 0.15
     for rows, name in (((y > 0.3) & (y < 0.5), "gold"), ((y < -0.1) & (y > -0.5), "seagreen")):
         wanted = np.array(ImageColor.getrgb(name)) / 255
         off = np.abs(colors - wanted).max(axis=1)
@@ -394,6 +394,30 @@ def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box()
         assert mesh_of(surface).volume / np.prod(np.ptp(surface.vertices, axis=0)) == pytest.approx(
             share, rel=0.05
         )
+
+
+def test_a_round_product_is_round_beside_its_steps_and_a_rung_stays_a_rung() -> None:
+    """A lamp with a wide shade, and a stool: the rows of the shade and of the rung are crossed once."""
+
+    def lamp(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((100, 60, 412, 160), "gold")
+        draw.rectangle((240, 160, 272, 470), "black")
+
+    def with_rung(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((100, 60, 412, 110), "brown")
+        draw.rectangle((110, 300, 402, 316), "black")
+        for x in (110, 372):
+            draw.rectangle((x, 110, x + 30, 470), "black")
+
+    shade, stool = (
+        Relief().reconstruct([PosedView(role, view_of(of)) for role in ("front", "left")], FAST).vertices
+        for of in (lamp, with_rung)
+    )
+    x, y, z = shade.T
+    rim = (np.hypot(x, z) > 0.45) & (y > 0.42) & (y < 0.72)
+    assert np.ptp(np.hypot(x, z)[rim]) < 0.04, "no corners"
+    middle = np.abs(stool[np.abs(stool[:, 1] + 0.2) < 0.04])
+    assert not (middle[:, [0, 2]] < 0.3).all(axis=1).any(), "nothing between the rungs"
 
 
 def test_a_bottle_is_turned_and_a_figure_is_not() -> None:

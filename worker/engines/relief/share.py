@@ -14,6 +14,11 @@ ALIKE = (
     0.15,
     0.5,
 )  # of the top of its row: thinner runs than the first stay so, thicker ones than the second are raised
+NEARLY = 0.8  # of a row's pixels: a run of more is the body, and the rest belongs to a handle or the like
+STEPS = 3.0  # rows, over which the steps of a pixel in the sides of a round body are smoothed
+
+
+Rows = NDArray[np.bool_]  # (S,)
 
 
 class Height(NamedTuple):
@@ -52,6 +57,12 @@ class Share(NamedTuple):
     top: NDArray[np.float32]  # (M,) the greatest one
     squared: NDArray[np.float32]  # (N, M) the squared half depth itself
     thin: NDArray[np.float32]  # (N, M) 1 in thin parts beside the body, else 0
+    circle: NDArray[np.float32]  # (N, M) the share that makes a circle
+    once: NDArray[np.float32]  # (M,) 1 where that is known, because the body is crossed once, else 0
+
+    def rounded(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, M) between the share as it is, where the (M,) weight is 0, and that of a circle, where it is 1."""
+        return self.inside + weight * (self.circle - self.inside)
 
 
 def share_of(
@@ -69,31 +80,80 @@ def share_of(
     # From row to row, an outline jumps by whole pixels.
     top = np.asarray(ndimage.gaussian_filter1d(top, 2.0), np.float32)[:, None]
     share = np.clip(squared / top, -1, 1)
-    thin = _thin(height.mask, share)
+    beside = _beside(height.mask)
+    thin = _thin(share, beside)
     share = _lifted(share)
-    inside, tops, plain, parts = (
-        height._replace(squared=np.asarray(of, np.float32)).at(across, up)
-        for of in (share, np.broadcast_to(top, share.shape), squared, thin)
+    circle, once = _circle(share, height.mask, beside)
+    inside, tops, plain, parts, circle, known = (
+        height._replace(squared=np.broadcast_to(of, share.shape).astype(np.float32)).at(across, up)
+        for of in (share, top, squared, thin, circle, once[:, None])
     )
     inside = np.where(inside > 0, np.maximum(inside, 0) ** exponent.astype(np.float32), inside)
-    return Share(inside, tops[0], plain, parts)
+    return Share(inside, tops[0], plain, parts, circle, known[0])
 
 
-def _thin(mask: Mask, share: FloatMap) -> FloatMap:
-    """Return 1 in the parts that stick out of the body and are much thinner than it is at the same height, else 0."""
+def _beside(mask: Mask) -> Mask:
+    """Return the parts that stick out of the body."""
     main = body(mask)
     rest = mask & ~main
     parts, count = ndimage.label(rest)
     if not count:
-        return np.zeros(mask.shape, np.float32)
+        return rest
     # A corner of the body is no part: it does not reach far.
     away = np.zeros(mask.shape)
     box = box_of(mask, 0)
     away[box] = ndimage.distance_transform_edt(~main[box])
     reach = ndimage.maximum(away, parts, np.arange(1, count + 1))
-    rest &= np.concatenate([[False], reach > inner_distance(mask).max() / 3])[parts]
-    top = _tops(share, rest)
-    return np.asarray(ndimage.gaussian_filter(rest * (1 - _ramp(top, *ALIKE)), 1.5), np.float32)
+    return np.asarray(rest & np.concatenate([[False], reach > inner_distance(mask).max() / 3])[parts])
+
+
+def _thin(share: FloatMap, beside: Mask) -> FloatMap:
+    """Return 1 in the parts beside the body that are much thinner than it is at the same height, else 0."""
+    if not beside.any():
+        return np.zeros(share.shape, np.float32)
+    top = _tops(share, beside)
+    return np.asarray(ndimage.gaussian_filter(beside * (1 - _ramp(top, *ALIKE)), 1.5), np.float32)
+
+
+def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows]:
+    """Return the share that makes circles of the rows that the body crosses once, and these rows.
+
+    An inflated outline is flatter in a disc, and narrower beside a step such as a shoulder or a rim.
+    """
+    main = mask & ~beside
+    change = np.diff(main.astype(np.int8), axis=1, prepend=0, append=0)
+    rows, begins = np.nonzero(change == 1)
+    ends = np.nonzero(change == -1)[1]
+    # The longest run of each row comes last.
+    order = np.lexsort((ends - begins, rows))
+    longest = order[np.flatnonzero(np.diff(rows[order], append=-1))]
+    run = np.zeros((2, len(main)), np.float32)
+    run[:, rows[longest]] = begins[longest], ends[longest]
+    width = run[1] - run[0]
+    once = (width > 0) & (width >= NEARLY * main.sum(axis=1))
+    once &= ~_bridges(once, (width > 0) & ~once, width)
+    left, right = (run + np.clip(ndimage.gaussian_filter1d(run, STEPS) - run, -1, 1))[:, :, None]
+    column = np.arange(main.shape[1])
+    across = (2 * column + 1 - (left + right)) / np.maximum(right - left, 1)
+    other = mask & ((column < run[0, :, None]) | (column >= run[1, :, None]))
+    circle = np.maximum(np.clip(1 - across**2, -1, 1), np.where(other, share, -1))
+    return np.where(once[:, None], circle, share).astype(np.float32), once
+
+
+def _bridges(once: Rows, several: Rows, width: NDArray[np.float32]) -> Rows:
+    """Return the rows that join parts which go on above and below, such as the rung of a stool.
+
+    Args:
+        once: (S,) rows that the body crosses once.
+        several: (S,) rows of several parts.
+        width: (S,) of the row, pixels.
+    """
+    bands, _ = ndimage.label(once)
+    bridges = np.zeros(len(once), bool)
+    for (rows,) in ndimage.find_objects(bands):
+        between = several[rows.start - 1] and several[rows.stop]  # no outline reaches the picture's border
+        bridges[rows] = between and rows.stop - rows.start < np.median(width[rows]) / 2
+    return bridges
 
 
 def _lifted(share: FloatMap) -> FloatMap:

@@ -23,6 +23,7 @@ from worker.engines.views import Outline
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
 FULL = 0.7  # exponent of a section that is neither a circle nor a rectangle
+ROUND = 0.95  # exponent below which nothing is taken for a circle
 UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
 UNLIKE_ROW = (
     0.03,
@@ -122,9 +123,12 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     exponent = np.interp(y, heights_of, section.exponents)
     front = [share_of(heights[outline.role], x, y, cell, exponent) for outline in facing]
     side = [share_of(heights[outline.role], z, y, cell, exponent) for outline in beside]
+    # A circle needs all photos: under a seat, one may show its rim where another one shows legs.
+    circle = np.minimum.reduce([share.once for share in front + side])
+    circle *= np.clip((exponent - ROUND) / (1 - ROUND), 0, 1).astype(np.float32)
     # Over x, y and z.
-    f = _between([share.inside[:, :, None] for share in front], z)
-    s = _between([share.inside.T[None] for share in side], x[:, None, None])
+    f = _between([share.rounded(circle)[:, :, None] for share in front], z)
+    s = _between([share.rounded(circle).T[None] for share in side], x[:, None, None])
     least = np.minimum(f, s) if section.box else None
     volume = np.add(f, s, out=f) if f.shape[2] > 1 else f + s
     volume -= 1
