@@ -41,8 +41,8 @@ def agree(
 ) -> list[Shot]:
     """Match the exposure and the white balance of photos, and move their cameras a little until print does not ghost.
 
-    The first photo stays as it is. Each of the others is compared with those that are done, the one that shares most with
-    them first. Its camera moves only as far as its outline lets it.
+    The first photo stays as it is. A camera moves only as far as its outline lets it, and a photo that shows something else
+    than the others stays as it is.
 
     Args:
         shots: with cameras whose outlines fit.
@@ -53,37 +53,70 @@ def agree(
     """
     done = list(shots)
     found = [shot.project(points, normals, LEAST_COSINE, blurred=True) for shot in shots]
-    color, sure = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
-    left = list(range(len(shots)))
-
-    def shared(n: int) -> NDArray[np.bool_]:
-        return (_quality(found[n]) > SURE) & (sure[found[n].at] > SURE)
-
-    while left:
-        n = max(left, key=lambda n: (n == 0, int(shared(n).sum())))
-        left.remove(n)
-        both = shared(n)
+    gains = _gains(found, len(points))
+    for n, gain in list(gains.items())[1:]:
+        if gain is None:
+            continue
+        # What all others show there: a camera that follows one neighbour would leave the other one.
+        others = _Best(len(points))
+        for i, other in gains.items():
+            if i != n and other is not None:
+                others.add(found[i], other)
+        both = others.shared(found[n])
         if both.sum() > LEAST_SHARED * len(points):
             at = found[n].at[both]
-            done[n] = _matched(shots[n], vertices, faces, points[at], color[at])
+            done[n] = _moved(shots[n], gain, vertices, faces, points[at], others.color[at])
             if done[n] is not shots[n]:
                 found[n] = done[n].project(points, normals, LEAST_COSINE, blurred=True)
-        quality, at = _quality(found[n]), found[n].at
-        better = quality > sure[at]
-        color[at[better]], sure[at[better]] = found[n].color[better], quality[better]
+    for n, gain in _gains(found, len(points)).items():
+        if gain is not None and (gain != 1).any():
+            done[n] = done[n]._replace(photo=done[n].photo.brightened(gain))
     return done
+
+
+class _Best:
+    """The colours of P points, each from the photo that saw it best."""
+
+    def __init__(self, count: int) -> None:
+        self.color, self.sure = np.zeros((count, 3), np.float32), np.zeros(count, np.float32)
+
+    def shared(self, photo: Projection) -> NDArray[np.bool_]:
+        """(N,) which of the photo's points are seen well by it and by others."""
+        return (_quality(photo) > SURE) & (self.sure[photo.at] > SURE)
+
+    def add(self, photo: Projection, gain: Floats) -> None:
+        quality = _quality(photo)
+        better = quality > self.sure[photo.at]
+        at = photo.at[better]
+        self.color[at], self.sure[at] = np.minimum(photo.color[better] * gain, 1), quality[better]
 
 
 def _quality(photo: Projection) -> Floats:
     return photo.clear * photo.cosine
 
 
-def _matched(shot: Shot, vertices: Floats, faces: NDArray[np.int32], points: Floats, colors: Floats) -> Shot:
-    """Match a shot to what others show at points that it sees too. A shot that shows something else stays as it is."""
+def _gains(found: Sequence[Projection], count: int) -> dict[int, Floats | None]:
+    """Return the (3,) factors that match the photos' exposures; None for a photo that shows something else.
+
+    Each photo is compared with those before it: first the first one, then always the one that shares most with them.
+    """
+    best, gains = _Best(count), dict[int, Floats | None]()
+    while left := [n for n in range(len(found)) if n not in gains]:
+        n = max(left, key=lambda n: (n == 0, int(best.shared(found[n]).sum())))
+        both = best.shared(found[n])
+        gain: Floats | None = np.ones(3, np.float32)
+        if both.sum() > LEAST_SHARED * count:
+            gain = _gain(found[n].color[both], best.color[found[n].at[both]])
+        gains[n] = gain
+        best.add(found[n], np.ones(3, np.float32) if gain is None else gain)
+    return gains
+
+
+def _moved(
+    shot: Shot, gain: Floats, vertices: Floats, faces: NDArray[np.int32], points: Floats, colors: Floats
+) -> Shot:
+    """Move a shot's camera until it shows what others show at points that it sees too, if that helps."""
     signed, outline = signed_distance(shot.photo.view[..., 3] > 127), outline_of(shot.buffer, shot.camera)
-    gain = _gain(sample(shot.photo.blurred, shot.camera.project(points)[0]), colors)
-    if gain is None:
-        return shot
     image = shot.photo.brightened(gain).blurred
 
     def off(camera: Camera, of: NDArray[np.bool_] | slice = slice(None)) -> Moves:
@@ -95,22 +128,22 @@ def _matched(shot: Shot, vertices: Floats, faces: NDArray[np.int32], points: Flo
     here = off(shot.camera)
     nudged = [off(moved(shot.camera, step)) - here for step in np.diag(EXPECTED / 4)]
     telling = np.abs([here, *nudged]).max(axis=(0, 2)) > TELLING
-    if telling.sum() > LEAST_TELLING:
+    if telling.sum() <= LEAST_TELLING:
+        return shot
 
-        def print_off(camera: Camera) -> Moves:
-            return off(camera, telling).ravel()
+    def print_off(camera: Camera) -> Moves:
+        return off(camera, telling).ravel()
 
-        terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, signed, outline)]
-        move = np.zeros(len(EXPECTED))
-        for _ in range(STEPS):
-            before, move = move, improve(shot.camera, move, terms, EXPECTED * FREE)
-            if has_arrived(before, move):
-                break
-        camera = moved(shot.camera, move)
-        if np.abs(off(camera)).mean() < np.abs(here).mean():
-            shot = shoot(shot.photo, camera, vertices, faces)
-            gain = _gain(sample(shot.photo.blurred, camera.project(points)[0]), colors)
-    return shot if gain is None else shot._replace(photo=shot.photo.brightened(gain))
+    terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, signed, outline)]
+    move = np.zeros(len(EXPECTED))
+    for _ in range(STEPS):
+        before, move = move, improve(shot.camera, move, terms, EXPECTED * FREE)
+        if has_arrived(before, move):
+            break
+    camera = moved(shot.camera, move)
+    if np.abs(off(camera)).mean() >= np.abs(here).mean():
+        return shot
+    return shoot(shot.photo, camera, vertices, faces)
 
 
 def _gain(own: Floats, other: Floats) -> Floats | None:
@@ -118,16 +151,20 @@ def _gain(own: Floats, other: Floats) -> Floats | None:
 
     A channel that is dark in both says little: of a yellow product, the blue one follows the others.
     """
-    fair = np.ones(len(own), bool)
-    for colors in (own, other):
-        fair &= (colors.max(axis=1) > DARK) & (colors.max(axis=1) < BRIGHT)
+    brightest, others = own.max(axis=1), other.max(axis=1)
+    # What is white in the other photo is at least as bright.
+    fair = (brightest > DARK) & (others > DARK) & (brightest < BRIGHT)
     if fair.sum() < len(own) / 4:
         return np.ones(3, np.float32)
     pairs = [np.maximum(colors[fair], np.float32(DARK)) for colors in (own, other)]
-    brighter = np.median(np.log(pairs[1].mean(axis=1) / pairs[0].mean(axis=1)))
+    low, brighter, high = np.quantile(
+        np.log(pairs[1].mean(axis=1) / pairs[0].mean(axis=1)), (0.25, 0.5, 0.75)
+    )
     level = np.median(pairs[0], axis=0)
     tint = np.median(np.log(pairs[1] / pairs[0]), axis=0) - brighter
     tint *= np.minimum(2 * level / level.max(), 1) ** 2
+    # What differs here more and there less is no exposure.
+    brighter *= np.clip(2 * np.abs(brighter) / max(high - low, 1e-6) - 1, 0, 1)
     if np.abs(brighter + tint).max() >= np.log(MOST_GAIN):
         return None
     gain = np.exp(brighter + np.clip(tint, -np.log(MOST_TINT), np.log(MOST_TINT)))
