@@ -104,6 +104,22 @@ def test_a_channel_that_is_nearly_black_does_not_tint_the_rest() -> None:
     assert np.ptp(white) < 0.03
 
 
+def test_a_photo_whose_print_is_moved_is_not_made_brighter() -> None:
+    """Of the points that two photos share, some differ one way and some the other way."""
+
+    def moved(points: Floats) -> Floats:
+        return checked(points + np.float32(0.07))
+
+    first, second = agree([shot(0, flat(0.7, 0.6, 0.4)), shot(90, moved)], POINTS, FACES, POINTS, POINTS)
+    np.testing.assert_array_equal(second.photo.colors, Photo(second.photo.view).colors)
+    assert first.camera.azimuth == 0
+
+
+def test_a_photo_of_a_white_product_is_brightened_to_one_that_is_overexposed() -> None:
+    shots = agree([shot(0, flat(1, 1, 1)), shot(90, flat(0.8, 0.8, 0.8))], POINTS, FACES, POINTS, POINTS)
+    assert shots[1].photo.colors.min() > 0.97
+
+
 def test_a_side_of_another_colour_stays_so() -> None:
     red, blue = shot(0, flat(0.8, 0.2, 0.2)), shot(90, flat(0.2, 0.2, 0.8))
     assert agree([red, blue], POINTS, FACES, POINTS, POINTS) == [red, blue]
@@ -135,6 +151,21 @@ def test_light_is_evened_out_towards_the_seam() -> None:
     assert start > -0.02
     assert end < -0.1
     assert before - after < 0.07
+
+
+def test_print_at_a_seam_is_neither_doubled_nor_cut() -> None:
+    """A dot halfway between two photos. The second one shows it a little beside, because the mesh is wrong there."""
+
+    def dotted(azimuth: float) -> Callable[[Floats], Floats]:
+        a = np.radians(azimuth)
+        at = np.array([np.sin(a), 0, np.cos(a)])
+        return lambda points: np.where(
+            (points @ at > 0.99)[:, None], 0.1, flat(0.7, 0.6, 0.4)(points)
+        ).astype(np.float32)
+
+    dots = laid([shot(0, dotted(44)), shot(90, dotted(53))], GREY).colors[:, 0] < 0.4
+    assert dots.sum() == pytest.approx((dotted(44)(POINTS)[:, 0] < 0.4).sum(), rel=0.25)
+    assert np.ptp(AROUND[dots]) < 20
 
 
 def test_gloss_is_not_pasted_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,13 @@ SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (
     0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
 )
+UNLIKE = (
+    0.2  # difference between the colours of two photos, beyond which they do not agree; 1 is black to white
+)
+SEEN = 0.5  # points of a cell that a photo sees, at least
+NEAR = 3  # cells around a place where photos do not agree: what is closer belongs to it
+FAIR = 0.15  # of the best photo's score: a photo that is worse gets no place for its other parts' sake
+LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 FEW = 80_000  # points, from which the surroundings of all are found
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
@@ -146,12 +154,18 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
     few = [_some(photo.at, cells.every) for photo in photos]
     plain = _without_highlights(photos, usable, few, real, count)
-    best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
+    around = []
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
         at, trust = photo.at[some], np.float32((1.0 if n < real else INFERRED) / finest)
         quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] * trust
-        around = ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0)
-        score = cells.lookup([around], at)[:, 0] * usable[n][some]
+        around.append(ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0))
+    # Gloss is no print.
+    sure = [use[some] * (dull == 1) for use, some, dull in zip(usable, few, plain, strict=True)]
+    _give_whole(cells, photos, few, sure, around)
+    best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
+    for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
+        at = photo.at[some]
+        score = cells.lookup([around[n]], at)[:, 0] * usable[n][some]
         better = score > best_score[at]
         best[at[better]] = n
         best_score[at[better]] = score[better]
@@ -177,6 +191,53 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     mixed = np.flatnonzero(reliable)
     shares[:, mixed] *= reliable[mixed] / shares[:, mixed].sum(axis=0) ** 2
     return shares
+
+
+def _give_whole(
+    cells: _Cells,
+    photos: Sequence[Projection],
+    few: Sequence[NDArray[np.intp]],
+    sure: Sequence[Floats],
+    around: Sequence[Floats],
+) -> None:
+    """Change scores so that print on which photos do not agree comes from one photo.
+
+    Where the mesh is a little wrong, a seam through a print would show parts of it twice, or not at all.
+
+    Args:
+        cells: of the seams.
+        photos: of the mesh.
+        few: the photos' few points.
+        sure: how far each of these shows the product's colour, 0..1.
+        around: (X, Y, Z) scores of each photo, changed in place.
+    """
+    weights = [
+        cells.sums(photo.at[some], weight) for photo, some, weight in zip(photos, few, sure, strict=True)
+    ]
+    colors = [
+        [
+            cells.sums(photo.at[some], weight * photo.color[some, i]) / np.maximum(total, 1e-6)
+            for i in range(3)
+        ]
+        for photo, some, weight, total in zip(photos, few, sure, weights, strict=True)
+    ]
+    apart = np.zeros(cells.shape, bool)
+    for i, j in combinations(range(len(photos)), 2):
+        both = (weights[i] > SEEN) & (weights[j] > SEEN)
+        off = np.maximum.reduce([np.abs(a - b) for a, b in zip(colors[i], colors[j], strict=True)])
+        apart |= both & (off > UNLIKE)
+    places, count = ndimage.label(ndimage.binary_dilation(apart, iterations=NEAR))
+    if not count:
+        return
+    inside = np.flatnonzero(places)
+    place = places.ravel()[inside]
+    scores = np.stack([(grid * total).ravel()[inside] for grid, total in zip(around, weights, strict=True)])
+    totals = np.stack([np.bincount(place, score * apart.ravel()[inside], count + 1) for score in scores])
+    winner = totals.argmax(axis=0)[place]
+    won = np.take_along_axis(scores, winner[None], axis=0)[0]
+    won = won > FAIR * scores.max(axis=0)
+    for n, grid in enumerate(around):
+        grid.ravel()[inside[won & (winner != n)]] *= LOSER
 
 
 def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
