@@ -43,17 +43,8 @@ class PretendChild:
 @contextmanager
 def started(*children: PretendChild) -> Iterator[list[Lane]]:
     """Run a lane for each child. None of them claims: the admission is closed."""
-    context = SimpleNamespace(
-        settings=Settings(),
-        stop=Stop(),
-        loading=threading.Lock(),
-        admission=SimpleNamespace(check=lambda: False),
-        scratch=SimpleNamespace(lane=lambda label: Path("/nonexistent", label)),
-    )
-    lanes = [
-        Lane(f"cpu.{n}", cast("Child", child), Wakeup(), cast("LaneContext", context))
-        for n, child in enumerate(children)
-    ]
+    context = context_of(is_open=False)
+    lanes = [Lane(f"cpu.{n}", cast("Child", child), Wakeup(), context) for n, child in enumerate(children)]
     for lane in lanes:
         lane.start()
     try:
@@ -62,6 +53,17 @@ def started(*children: PretendChild) -> Iterator[list[Lane]]:
         context.stop.drain(0)
         for lane in lanes:
             lane.join()
+
+
+def context_of(*, is_open: bool) -> LaneContext:
+    context = SimpleNamespace(
+        settings=Settings(),
+        stop=Stop(),
+        loading=threading.Lock(),
+        admission=SimpleNamespace(check=lambda: is_open),
+        scratch=SimpleNamespace(lane=lambda label: Path("/nonexistent", label)),
+    )
+    return cast("LaneContext", context)
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +139,15 @@ def test_a_daemon_is_ready_without_the_lanes_for_which_the_memory_is_too_short()
         until(lambda: is_ready(daemon))
         assert [lane.healthy for lane in lanes] == [True, False]
         assert "no memory" in lanes[1].heartbeat.doing
+
+
+@pytest.mark.parametrize("obstacle", ["", "no child", "an outdated child", "a signal", "a closed admission"])
+def test_the_end_of_a_job_takes_the_next_one_only_if_the_lane_could_begin_it(obstacle: str) -> None:
+    child = PretendChild(lambda: None)
+    child.running = obstacle != "no child"
+    child.outdated = obstacle == "an outdated child"
+    context = context_of(is_open=obstacle != "a closed admission")
+    lane = Lane("cpu.0", cast("Child", child), Wakeup(), context)
+    if obstacle == "a signal":
+        context.stop.drain(60)
+    assert lane.find_claimer() == (None if obstacle else lane.claimer)

@@ -191,7 +191,7 @@ class Lane(threading.Thread):
         ):
             self.context.wake_sender()
             attempt = self._attempt = Attempt(
-                job, self.label, self.child, self.heartbeat, self.context, self._find_claimer
+                job, self.label, self.child, self.heartbeat, self.context, self.find_claimer
             )
             attempt.run()
             self._count_deaths(attempt.child_fate)
@@ -201,7 +201,7 @@ class Lane(threading.Thread):
             self.draining.wait(UNFORESEEN_S)
         return attempt.next
 
-    def _find_claimer(self) -> Claimer | None:
+    def find_claimer(self) -> Claimer | None:
         """Return the claimer if the next job may be claimed now, as `run` decides it."""
         child_works = self.child.running and not self.child.outdated
         may_claim = child_works and not self.draining.is_set() and self.context.admission.check()

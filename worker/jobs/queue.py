@@ -48,15 +48,20 @@ class Job:
 
 
 class Claimer(TypedDict, total=False):
-    """Who claims jobs, and which ones."""
+    """Who claims jobs, and which ones.
 
-    worker: Required[
-        str
-    ]  # for the row's `claimed_by`, and in the register of hosts, which says if it is paused
-    lease_s: Required[float]  # how long a job is taken for
-    shop_limit: int | None  # the most jobs of one shop that may run at once; None for no limit
-    pools: Sequence[str]  # whose jobs it takes; without them ["default"]
-    runs: str  # its engine; without one it takes only jobs for any engine
+    worker: the name for the row's `claimed_by`, and in the register of hosts, which says if it is paused.
+    lease_s: how long a job is taken for.
+    shop_limit: the most jobs of one shop that may run at once; None for no limit.
+    pools: those whose jobs it takes; without them, the pool `default`.
+    runs: its engine; without one it takes only jobs for any engine.
+    """
+
+    worker: Required[str]
+    lease_s: Required[float]
+    shop_limit: int | None
+    pools: Sequence[str]
+    runs: str
 
 
 def claim(engine: Engine, **claimer: Unpack[Claimer]) -> Job | None:
@@ -102,15 +107,18 @@ def lock_holder(engine: Engine, job_id: UUID) -> Row | None:
 
 
 class Completion(TypedDict, total=False):
-    """What the end of a completed job writes."""
+    """What the end of a completed job writes.
+
+    digest: of the version that `worker.versions.queue.begin` entered; None if its files are not published.
+    wants_review: it is not published before somebody approves it.
+    publishing_s: how long its publication is the caller's; by default 60.
+    """
 
     model_url: Required[str]
     report: Required[Mapping[str, Any]]
-    digest: (
-        str | None
-    )  # of the version that `worker.versions.queue.begin` entered; None if its files are not published
-    wants_review: bool  # it is not published before somebody approves it
-    publishing_s: float  # how long its publication is the caller's; 60 if it is not said
+    digest: str | None
+    wants_review: bool
+    publishing_s: float
 
 
 def complete(engine: Engine, job: Job, **completion: Unpack[Completion]) -> str | None:
