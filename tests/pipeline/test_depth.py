@@ -45,7 +45,7 @@ def test_the_photos_still_show_the_surface(factor: float) -> None:
     assert np.allclose(after.vertices, before.vertices * [1, 1, factor])
     assert np.allclose(after.color(after.vertices), before.color(before.vertices), atol=1e-6)
     for source in after.source_views:
-        camera, overlap = fit(after.vertices, after.faces, source.view, source.camera)
+        camera, overlap, _ = fit(after.vertices, after.faces, source.view, source.camera)
         assert overlap > 0.96
         assert camera.side == pytest.approx(source.camera.side, rel=0.03)
 

@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 from worker.mesh.align import (
     EXPECTED,
     Moves,
-    has_arrived,
-    improve,
+    arrive,
     moved,
     outline_of,
     outline_off,
-    signed_distance,
 )
 from worker.mesh.camera import Camera
 from worker.mesh.project import Floats, Projection, Shot, sample, shoot
@@ -116,7 +114,6 @@ def _moved(
     shot: Shot, gain: Floats, vertices: Floats, faces: NDArray[np.int32], points: Floats, colors: Floats
 ) -> Shot:
     """Move a shot's camera until it shows what others show at points that it sees too, if that helps."""
-    signed, outline = signed_distance(shot.photo.view[..., 3] > 127), outline_of(shot.buffer, shot.camera)
     image = shot.photo.brightened(gain).blurred
 
     def off(camera: Camera, of: NDArray[np.bool_] | slice = slice(None)) -> Moves:
@@ -134,13 +131,9 @@ def _moved(
     def print_off(camera: Camera) -> Moves:
         return off(camera, telling).ravel()
 
-    terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, signed, outline)]
-    move = np.zeros(len(EXPECTED))
-    for _ in range(STEPS):
-        before, move = move, improve(shot.camera, move, terms, EXPECTED * FREE)
-        if has_arrived(before, move):
-            break
-    camera = moved(shot.camera, move)
+    outline = outline_of(shot.buffer, shot.camera)
+    terms: list[Callable[[Camera], Moves]] = [print_off, partial(outline_off, shot.photo, outline)]
+    camera = moved(shot.camera, arrive(shot.camera, np.zeros(len(EXPECTED)), terms, STEPS, EXPECTED * FREE))
     if np.abs(off(camera)).mean() >= np.abs(here).mean():
         return shot
     return shoot(shot.photo, camera, vertices, faces)

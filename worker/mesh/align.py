@@ -10,20 +10,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.camera import Camera
-from worker.mesh.project import Floats, View, box_of, depth_buffer
+from worker.mesh.project import Floats, Photo, View, depth_buffer
 
 Moves = NDArray[np.float64]
 
 LEAST_OVERLAP = 0.75  # intersection over union of the two outlines; below it the photo shows something else
 
-ROUNDS = 4  # at most, of finding the outline and moving the camera
+ROUNDS = 2  # at most, of finding the outline and moving the camera
+STEPS = 2  # at most, of moving it to one outline
 STILL = 0.03  # of `EXPECTED`: a camera that moves by less has arrived
 # What a camera may be off by: to the right, up and in the size of what it sees, parts of its picture; around and over
 # the product, degrees; and in its perspective, `side` / `distance`. It moves less the less the photo tells, and never by more than three times as much.
 EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5, 0.25])
-SIDEWAYS = 0.2  # cosine to the camera's axis beyond which a face turns away wherever a camera is moved
 PIXEL = 1.5  # pixels of the photo: outlines that are farther apart count less
-REACH = 30  # pixels of the photo: all outlines that are farther apart are equally far
 EVIDENCE = 200.0  # how much an outline or print that is off by `PIXEL` or `SHADE` weighs against `EXPECTED`
 
 
@@ -32,6 +31,7 @@ class Fit(NamedTuple):
 
     camera: Camera
     overlap: float  # intersection over union of the outlines, 0..1
+    buffer: Floats  # (S / 2, S / 2) of `depth_buffer`
 
 
 def fit(vertices: Floats, faces: NDArray[np.int32], view: View, camera: Camera) -> Fit:
@@ -53,21 +53,22 @@ def fit(vertices: Floats, faces: NDArray[np.int32], view: View, camera: Camera) 
     solid = view[..., 3] > 127
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     if not rows.size or not len(faces):
-        return Fit(camera, 0.0)
+        return Fit(camera, 0.0, np.full((size, size), -np.inf, np.float32))
     wanted = solid[::2, ::2][:size, :size]
 
-    def overlap(camera: Camera) -> float:
-        seen = depth_buffer(vertices, faces, camera, size) > -np.inf
-        return float((seen & wanted).sum() / max(1, (seen | wanted).sum()))
+    def seen_by(camera: Camera) -> Fit:
+        buffer = depth_buffer(vertices, faces, camera, size)
+        seen = buffer > -np.inf
+        return Fit(camera, float((seen & wanted).sum() / max(1, (seen | wanted).sum())), buffer)
 
     used = np.zeros(len(vertices), bool)
     used[faces] = True
     flat, _ = camera.project(vertices[used])
     box = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]) / len(view)
-    given, moved = Fit(camera, overlap(camera)), _onto(flat, box, camera)
+    given, moved = seen_by(camera), _onto(flat, box, camera)
     if np.abs(flat.min(axis=0) - box[0]).max() < 1 / len(view) > np.abs(flat.max(axis=0) - box[1]).max():
         return given
-    return max(given, Fit(moved, overlap(moved)), key=lambda fit: fit.overlap)
+    return max(given, seen_by(moved), key=lambda fit: fit.overlap)
 
 
 def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
@@ -80,55 +81,63 @@ def _onto(flat: Floats, box: NDArray[np.float64], camera: Camera) -> Camera:
     return replace(camera, center=(x, y, z), side=side)
 
 
-def refine(vertices: Floats, faces: NDArray[np.int32], view: View, start: Fit) -> Fit:
+def refine(vertices: Floats, faces: NDArray[np.int32], photo: Photo, start: Fit) -> Fit:
     """Move, widen and turn the camera a little, until the mesh's outline lies on the photo's all along.
 
     Args:
         vertices: (V, 3)
         faces: (F, 3) of a closed mesh.
-        view: (S, S, 4) of the photo, S even.
+        photo: S is even.
         start: of `fit`.
 
     Returns:
         The better of the given and the moved camera.
     """
-    size = len(view) // 2
-    solid = view[..., 3] > 127
+    solid = photo.view[..., 3] > 127
     wanted = (solid[::2] + solid[1::2].astype(np.float32)) / 4
     wanted = wanted[:, ::2] + wanted[:, 1::2]
-    signed = signed_distance(solid)
-    faces = _facing(vertices, faces, start.camera)
-    found, move = [], np.zeros(len(EXPECTED))
-    for turn in range(ROUNDS + 1):
-        camera = moved(start.camera, move)
-        buffer = depth_buffer(vertices, faces, camera, size)
+
+    def overlap(buffer: Floats) -> float:
         seen = buffer > -np.inf
-        overlap = np.minimum(seen, wanted).sum() / max(1.0, np.maximum(seen, wanted).sum())
-        found.append(Fit(camera, float(overlap)))
-        outline = outline_of(buffer, camera)
-        if turn < ROUNDS and len(outline):
-            before, move = move, improve(start.camera, move, [partial(outline_off, signed, outline)])
-            if has_arrived(before, move):
-                break
+        return float(np.minimum(seen, wanted).sum() / max(1.0, np.maximum(seen, wanted).sum()))
+
+    found, move = [start._replace(overlap=overlap(start.buffer))], np.zeros(len(EXPECTED))
+    for _ in range(ROUNDS):
+        outline = outline_of(found[-1].buffer, found[-1].camera)
+        if not len(outline):
+            break
+        before = move
+        move = arrive(start.camera, move, [partial(outline_off, photo, outline)], STEPS)
+        if has_arrived(before, move):
+            break
+        camera = moved(start.camera, move)
+        buffer = depth_buffer(vertices, faces, camera, len(wanted))
+        found.append(Fit(camera, overlap(buffer), buffer))
     return max(found, key=lambda fit: fit.overlap)
 
 
-def _facing(vertices: Floats, faces: NDArray[np.int32], camera: Camera) -> NDArray[np.int32]:
-    """Return the faces that the camera, or one a little beside it, may see: all others are hidden by them."""
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    normal = np.cross(b - a, c - a)
-    length = np.maximum(np.linalg.norm(normal, axis=1), 1e-30)
-    # In perspective, what faces sideways may be seen too.
-    least = -SIDEWAYS - camera.side / camera.distance
-    towards = normal @ camera.rotation[2].astype(np.float32)
-    return np.asarray(faces[towards > least * length])
-
-
-def outline_off(signed: Floats, outline: Floats, camera: Camera) -> NDArray[np.float64]:
-    """(N,) how far points of the mesh's outline are from the photo's, in units of `PIXEL`."""
+def outline_off(photo: Photo, outline: Floats, camera: Camera) -> NDArray[np.float64]:
+    """(N,) how far points of `outline_of` lie inside of where the photo's outline has them, in units of `PIXEL`."""
     flat, _ = camera.project(outline)
-    at = np.stack([flat[:, 1], flat[:, 0]]) * len(signed) - 0.5
-    return np.asarray(ndimage.map_coordinates(signed, at, order=1, mode="nearest") / PIXEL, np.float64)
+    at = np.stack([flat[:, 1], flat[:, 0]]) * len(photo.view) - 0.5
+    inside = ndimage.map_coordinates(photo.signed, at, order=1, mode="nearest")
+    # The outermost pixels of a picture of half of the photo's size have their middles a pixel of the photo inside.
+    return np.asarray((inside - 1) / PIXEL, np.float64)
+
+
+def arrive(
+    start: Camera,
+    move: Moves,
+    terms: Sequence[Callable[[Camera], Moves]],
+    steps: int,
+    expected: Moves = EXPECTED,
+) -> Moves:
+    """Take steps as `improve` does, `steps` at most, until they move the camera by next to nothing."""
+    for _ in range(steps):
+        before, move = move, improve(start, move, terms, expected)
+        if has_arrived(before, move):
+            break
+    return move
 
 
 def improve(
@@ -190,16 +199,3 @@ def outline_of(buffer: Floats, camera: Camera) -> Floats:
     across = flat * (camera.side, -camera.side) / size[:, None]
     away = np.concatenate([across, (near / size)[:, None]], axis=1)
     return np.asarray(away @ camera.rotation + camera.center, np.float32)
-
-
-def signed_distance(solid: NDArray[np.bool_]) -> Floats:
-    """(S, S) how far each pixel lies inside of where `outline_of` finds points of an outline that is the photo's.
-
-    Negative outside, and at most `REACH` pixels. Such points lie half a pixel of a picture of half the size inside.
-    """
-    box = box_of(solid, REACH + 1)
-    near = solid[box]
-    inside, outside = (ndimage.distance_transform_edt(mask) for mask in (near, ~near))
-    signed = np.full(solid.shape, -REACH, np.float32)
-    signed[box] = np.clip(inside - outside - np.where(near, 1.5, 0.5), -REACH, REACH)
-    return signed

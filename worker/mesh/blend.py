@@ -19,7 +19,6 @@ FACING_OF_SEVERAL = (
 )  # of the best of several photos, whose neighbours continue where its angle is too low
 CELLS = 80  # of the grid in which seams are placed and softened, along the longest side of the mesh
 AGREE = 2.0  # cells: within about this distance, points take the same photo
-INFERRED = 0.5  # how good an inferred picture is, as part of a photo that saw the same as well
 SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (
     0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
@@ -156,8 +155,8 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     plain = _without_highlights(photos, usable, few, real, count)
     around = []
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
-        at, trust = photo.at[some], np.float32((1.0 if n < real else INFERRED) / finest)
-        quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] * trust
+        at = photo.at[some]
+        quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] / finest
         around.append(ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0))
     # Gloss is no print.
     sure = [use[some] * (dull == 1) for use, some, dull in zip(usable, few, plain, strict=True)]

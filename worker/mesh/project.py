@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.camera import Camera
-from worker.mesh.rasterize import nearest
+from worker.mesh.rasterize import nearest, signed_area
 
 Floats = NDArray[np.float32]
 View = NDArray[np.uint8]  # (S, S, 4) sRGB, straight alpha
@@ -23,6 +23,7 @@ BEHIND = (0.01, 0.017)  # by how far behind something nearer the point lies, par
 STEP = 0.03  # between neighbouring pixels: a greater one is the outline of something nearer, parts of the picture's side
 BLUR = 6  # pixels of the photo
 DEEP = 8.0  # pixels of one of several photos, from its outline inwards, where no background shines through
+REACH = 30  # pixels of the photo: what is farther from the outline is equally far
 MARGIN = 16  # pixels of the photo around the product, in which its colours go on
 
 
@@ -37,9 +38,14 @@ class Projection(NamedTuple):
 
 
 def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
-    """Return (size, size) the nearness of the nearest face at every pixel, as `Camera.project` counts it; -inf for none."""
+    """Return (size, size) the nearness of the nearest face at every pixel, as `Camera.project` counts it; -inf for none.
+
+    Faces that turn away from the camera are not looked at: in a closed mesh, others hide them.
+    """
     flat, near = camera.project(vertices)
-    seen = nearest(flat[faces] * np.float32(size), near[faces], size, size)
+    corners = (flat * np.float32(size))[faces]
+    ahead = np.flatnonzero(signed_area(corners) < 0)
+    seen = nearest(corners[ahead], near[faces[ahead]], size, size)
     return seen.near.reshape(size, size)
 
 
@@ -49,16 +55,17 @@ class Photo:
     def __init__(self, view: View, *, deep: float = np.inf) -> None:
         """Take (S, S, 4) sRGB, straight alpha. From `deep` pixels inside on, a colour counts even where alpha is unsure."""
         self.view = view
-        solid = view[..., 3] > 127
+        self.solid = solid = view[..., 3] > 127
         # Farther from the product nothing is asked.
         box = box_of(solid, MARGIN)
         near = solid[box]
+        around = [(side.start, size - side.stop) for side, size in zip(box, solid.shape, strict=True)]
         depth = ndimage.distance_transform_edt(np.pad(near, 1))[1:-1, 1:-1].astype(np.float32)
+        self.depth = np.pad(depth, around)  # (S, S) pixels to the nearest one outside, 0 outside
         # A thin part has no inside far from its outline: its middle line counts as inside.
         depth = (
             np.where(depth >= ndimage.maximum_filter(depth, 5), np.maximum(depth, INSIDE[1]), depth) * near
         )
-        around = [(side.start, size - side.stop) for side, size in zip(box, solid.shape, strict=True)]
         self.inside = np.pad(depth, around)  # (S, S) pixels to the product's outline, 0 outside
         # (S, S, 3) sRGB in 0..1
         self.colors = np.pad(_grow(view[box], near, depth, deep), [*around, (0, 0)], mode="edge")
@@ -69,6 +76,15 @@ class Photo:
         other.colors = np.minimum(self.colors * gain, np.float32(1))
         other.blurred = np.minimum(self.blurred * gain, np.float32(1))
         return other
+
+    @cached_property
+    def signed(self) -> Floats:
+        """(S, S) pixels from the product's outline, which runs between pixels: positive inside, and at most `REACH`."""
+        box = box_of(self.solid, REACH + 1)
+        outside = ndimage.distance_transform_edt(~self.solid[box])
+        signed = np.full(self.solid.shape, -REACH, np.float32)
+        signed[box] = np.clip(np.where(self.solid[box], self.depth[box] - 0.5, 0.5 - outside), -REACH, REACH)
+        return signed
 
     @cached_property
     def blurred(self) -> Floats:

@@ -80,6 +80,13 @@ def nearest(corners: Floats, near: Floats, width: int, height: int) -> Nearest:
     return found
 
 
+def signed_area(corners: Floats) -> Floats:
+    """(F,) area of (F, 3, 2) triangles; positive where they run clockwise in a picture, whose y goes down."""
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+    double = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    return np.asarray(double / 2, np.float32)
+
+
 class Planes(NamedTuple):
     """C values that are linear across each of F triangles: value + gradient · (position - origin)."""
 

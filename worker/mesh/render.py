@@ -12,7 +12,7 @@ from scipy.spatial import ConvexHull
 
 from worker.mesh.camera import Camera, rotation
 from worker.mesh.mipmaps import MipMaps, srgb_bytes
-from worker.mesh.rasterize import Nearest, nearest, planes
+from worker.mesh.rasterize import Nearest, nearest, planes, signed_area
 from worker.mesh.shading import ambient_occlusion, lighting
 from worker.mesh.textured import TexturedMesh
 
@@ -56,7 +56,7 @@ class Scene:
         self.ambient_occlusion, self.floor = ambient_occlusion(mesh.positions, mesh.normals, mesh.faces)
         self.texture = MipMaps(mesh.texture)
         self.uv_of_face = mesh.uv[mesh.faces]
-        self.texels_of_face = np.abs(_area(self.uv_of_face)) * self.texture.texels
+        self.texels_of_face = np.abs(signed_area(self.uv_of_face)) * self.texture.texels
 
     def camera(self, viewpoints: Sequence[Viewpoint]) -> Camera:
         """Place one camera for all viewpoints.
@@ -157,7 +157,7 @@ class Scene:
         """Project the mesh's (V, 3) positions. Faces that are seen from inside are left out: a closed mesh hides them."""
         flat, near = camera.project(positions)
         corners = (flat * np.float32(size))[self.mesh.faces]
-        area = _area(corners)
+        area = signed_area(corners)
         face = np.arange(len(area)) if self.mesh.double_sided else np.flatnonzero(area < 0)
         return _Drawn(face, corners[face], near[self.mesh.faces[face]], area[face])
 
@@ -249,10 +249,3 @@ def _to_color(
     share = np.full(len(pixel), 1 / samples**2, np.float32)
     share[: len(one)] = 1
     return pixel, np.concatenate(faces), place, share
-
-
-def _area(corners: Floats) -> Floats:
-    """(F,) signed area of (F, 3, 2) triangles; positive where they run clockwise in a picture, whose y goes down."""
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-    double = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
-    return np.asarray(double / 2, np.float32)

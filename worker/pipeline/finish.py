@@ -220,11 +220,12 @@ def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]
 def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
     """Lay the photos whose outlines are the mesh's over the texels that their cameras saw."""
     sources = surface.source_views
+    pictures = [Photo(source.view, deep=np.inf if len(sources) == 1 else DEEP) for source in sources]
     photos, warnings = [], list(paint.warnings)
-    for source in sources:
+    for source, picture in zip(sources, pictures, strict=True):
         found = fit(shape.vertices, shape.faces, source.view, source.camera)
         if len(sources) > 1:
-            found = refine(shape.vertices, shape.faces, source.view, found)
+            found = refine(shape.vertices, shape.faces, picture, found)
         photos.append(_Laid(replace(source, camera=found.camera), found.overlap, 0.0))
         if not photos[-1].laid:
             whose = (
@@ -238,11 +239,7 @@ def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
         return paint._replace(photos=photos, warnings=warnings)
     points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
     least = (FACING if len(fitting) == 1 else FACING_OF_SEVERAL)[0]
-    deep = np.inf if len(sources) == 1 else DEEP
-    shots = [
-        shoot(Photo(source.view, deep=deep), source.camera, shape.vertices, shape.faces)
-        for source in (photos[n].source for n in fitting)
-    ]
+    shots = [shoot(pictures[n], photos[n].source.camera, shape.vertices, shape.faces) for n in fitting]
     if len(shots) > 1:
         some = slice(None, None, max(len(points) // COMPARED, 1))
         shots = agree(shots, shape.vertices, shape.faces, points[some], directions[some])

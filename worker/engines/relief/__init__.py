@@ -16,6 +16,7 @@ from worker.core.settings import Device, Precision, TripoSRViews
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
 from worker.engines.relief.mirror import mirrored
+from worker.engines.relief.outline import halved
 from worker.engines.relief.paint import paint, paint_front
 from worker.engines.relief.solid import pillow, section_of, sided
 from worker.engines.surface import PosedView, SourceView, Surface
@@ -51,9 +52,11 @@ class Relief:
         outlines = align(views)
         if not outlines:
             raise JobError("no_surface")
+        # Half of the resolution will do for the shape, and for colours over which the photos are laid.
+        halves = [halved(outline) for outline in outlines]
         if any(outline.role in ("left", "right") for outline in outlines):
-            section = section_of(outlines)
-            solid, height = sided(outlines, preset.grid, section), None
+            section = section_of(halves)
+            solid, height = sided(halves, preset.grid, section), None
             report = {
                 "section": {
                     "exponent": round(float(section.exponents.mean()), 3),
@@ -68,11 +71,11 @@ class Relief:
             raise JobError("no_surface")
         points = (vertices * np.float32(solid.cell) + solid.origin).astype(np.float32)
         alone = height if len(outlines) == 1 else None
-        inferred = [] if alone else mirrored(outlines)
+        inferred = [] if alone else mirrored(halves)
         return Surface(
             vertices=points,
             faces=faces,
-            color=paint_front(alone) if alone else paint(outlines, inferred, solid, points),
+            color=paint_front(alone) if alone else paint(halves, inferred, solid, points),
             source_views=[
                 SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
                 for o in outlines

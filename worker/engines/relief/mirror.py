@@ -13,7 +13,7 @@ from worker.mesh.project import box_of
 
 SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
 THIN = 5.0  # pixels; parts about as thin need no like on the other side
-FINE = 9  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
+FINE = 5  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
 SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
 LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
 
@@ -44,8 +44,7 @@ def mirrored(outlines: Sequence[Outline]) -> list[Outline]:
 
 def _is_symmetric(front: Outline) -> bool:
     """Return true if the front looks about the same in a mirror. Thin parts do not count, and the photo may be tilted."""
-    # Half of the resolution will do.
-    view, mask = front.view[::2, ::2, :3], front.mask[::2, ::2]
+    view, mask = front.view[..., :3], front.mask
     mask = ndimage.gaussian_filter(mask.astype(np.float32), THIN) > 0.5
     width = mask.sum(axis=1)
     rows, columns = np.flatnonzero(width), np.arange(mask.shape[1])

@@ -6,11 +6,12 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 
 from worker.engines.surface import View
-from worker.engines.views import Mask
+from worker.engines.views import Mask, Outline
 from worker.mesh.project import box_of
 
 FloatMap = NDArray[np.float32]  # (S, S) or (S, S, C), on the pixels of a view
 
+MOST = 3  # of four pixels, from which on one of half of the resolution is inside: fewer would make solids too fat
 STRAIGHT = 0.1  # tangent of the angle to the upright or the level, below which an outline is straight
 
 
@@ -20,6 +21,18 @@ def inner_distance(mask: Mask) -> FloatMap:
     box = box_of(mask, 1)
     distance[box] = ndimage.distance_transform_edt(mask[box])
     return distance
+
+
+def halved(outline: Outline) -> Outline:
+    """Return the outline and its photo at half of the resolution, which is about that of the grid. No thin part gets lost."""
+    mask = outline.mask.astype(np.uint8)
+    mask = mask[::2] + mask[1::2]
+    count = mask[:, ::2] + mask[:, 1::2]
+    small, any_ = count >= MOST, count > 0
+    lost = any_ & ~ndimage.binary_dilation(small)
+    if lost.any():
+        small |= any_ & ndimage.binary_dilation(lost, iterations=2)
+    return outline._replace(view=outline.view[::2, ::2], mask=small)
 
 
 def thicken(mask: Mask, radius: float) -> Mask:
@@ -50,7 +63,7 @@ def body(mask: Mask) -> Mask:
 
 def straightness(mask: Mask) -> float:
     """Return the part of the outline that runs upright or level, 0..1: about 0.13 for a disk, 1 for a box."""
-    soft = np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), 3))
+    soft = np.asarray(ndimage.gaussian_filter(mask.astype(np.float32), 2))
     down, right = np.abs(np.gradient(soft))
     slope = np.hypot(down, right)
     along = np.minimum(down, right) < STRAIGHT * np.maximum(down, right)

@@ -79,10 +79,8 @@ class _Sight:
 
     def __init__(self, outline: Outline, solid: Solid, inside: NDArray[np.bool_]) -> None:
         """Take a photo, the solid, and the samples of its grid that lie inside of it."""
-        # Half of the resolution will do: the photos themselves are laid over these colours.
-        view, mask = outline.view[::2, ::2], outline.mask[::2, ::2]
-        inner = inner_distance(mask)
-        photo = grow(view, mask, inner)
+        inner = inner_distance(outline.mask)
+        photo = grow(outline.view, outline.mask, inner)
         self.camera, self.solid = outline.camera, solid
         self.maps = np.concatenate([photo, np.minimum(inner, INSIDE[1])[:, :, None]], axis=2)
         # The camera looks along an axis of the grid: what is nearest to it can be read off the samples.

@@ -107,7 +107,7 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
     facing = [outline for outline in outlines if outline.role in ("front", "back")]
     beside = [outline for outline in outlines if outline.role in ("left", "right")]
     cell = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
-    heights = {outline.role: inflated(_halved(outline), THICK * cell) for outline in outlines}
+    heights = {outline.role: inflated(outline, THICK * cell) for outline in outlines}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
@@ -170,14 +170,6 @@ def _add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float3
         middle = along[(volume[root] > 0).sum(axis=0).argmax()]
         own = seen.squared[columns, rows, None] - (along - middle) ** 2
         volume[columns, rows] = np.maximum(volume[columns, rows], own)
-
-
-def _halved(outline: Outline) -> Outline:
-    """Return the outline at half of the resolution, which is about that of the grid."""
-    # Widened first, so that no part gets lost. Most of a pixel must be inside, or the solid would be too fat.
-    mask = thicken(outline.mask, LEAST).astype(np.uint8)
-    mask = mask[::2] + mask[1::2]
-    return outline._replace(view=outline.view[::2, ::2], mask=mask[:, ::2] + mask[:, 1::2] >= 3)
 
 
 def _add_thin(
