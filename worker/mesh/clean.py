@@ -34,6 +34,8 @@ def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, in
     if not len(faces):
         return vertices[:0], faces, 0
     count, part = parts(vertices, faces)
+    if count == 1:
+        return *remove_unused(vertices, faces), 0
     used = np.zeros(len(vertices), bool)
     used[faces] = True
 

@@ -28,11 +28,11 @@ MARGIN = 16  # pixels of the photo around the product, in which its colours go o
 
 
 class Projection(NamedTuple):
-    """What a photo says of the N points of a mesh that face its camera."""
+    """What a photo says of the N points of a mesh that its camera saw."""
 
     at: NDArray[np.intp]  # (N,) which of the points, ascending
     color: Floats  # (N, 3) sRGB in 0..1
-    clear: Floats  # (N,) 0..1: 0 where the point is hidden, or close to the product's outline or to something nearer
+    clear: Floats  # (N,) 0..1, above 0: less where the point is close to the product's outline or to something nearer
     cosine: Floats  # (N,) between the surface's normal and the direction to the camera
     resolution: Floats  # (N,) pixels of the photo for a unit of the mesh, on a plane that faces the camera
 
@@ -124,6 +124,8 @@ class Shot(NamedTuple):
         inside = ndimage.map_coordinates(self.photo.inside, position[:, unsure], order=1, mode="constant")
         beside = ndimage.map_coordinates(self.beside, position[:, unsure], order=1, mode="nearest")
         clear[unsure] = rise(inside, *INSIDE) * clear[unsure] * rise(beside, *BESIDE)
+        shown = np.flatnonzero(clear)
+        at, flat, near, clear = at[shown], flat[shown], near[shown], clear[shown]
         return Projection(
             at=at,
             color=sample(self.photo.blurred if blurred else self.photo.colors, flat),

@@ -30,6 +30,7 @@ UNLIKE_ROW = (
     0.15,
 )  # the same of a row, as part of the greatest width: a circle below the first, no circle above the second
 BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
+ROWS = 256  # heights at which the area of a solid's surface is estimated
 LOST = 4.0  # samples by which a lost part sticks out at least
 LEAST = 2.2  # pixels on each side of a part's spine
 
@@ -89,7 +90,7 @@ def _rounded(height: Height, body_height: FloatMap) -> FloatMap:
     return continue_outwards(both, height.mask, inner) * unit
 
 
-def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
+def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Section) -> Solid:
     """Join outlines from the front and from a side; the back and the other side may be there too.
 
     Seen from the front or from the side, the solid has the outline of that photo. At each height its section is
@@ -100,13 +101,17 @@ def sided(outlines: Sequence[Outline], samples: int, section: Section) -> Solid:
 
     Args:
         outlines: the front first.
-        samples: of the grid along its longest axis.
+        samples: of the grid along its longest axis, at most.
+        faces: of the solid's surface, about, at most: where it has more, the grid is coarser.
         section: of the solid.
     """
     samples -= 1 + 2 * MARGIN
     facing = [outline for outline in outlines if outline.role in ("front", "back")]
     beside = [outline for outline in outlines if outline.role in ("left", "right")]
     cell = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
+    cell = max(
+        cell, float(np.sqrt(2 * _area(facing[0], beside[0]) / faces))
+    )  # two faces for each side of a cell
     heights = {outline.role: inflated(outline, THICK * cell) for outline in outlines}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
@@ -214,6 +219,27 @@ def section_of(outlines: Sequence[Outline]) -> Section:
     circle = np.maximum(turned, 1 - np.interp(apart, UNLIKE_ROW, (0, 1)))
     # The rows of a photo run downwards.
     return Section(FULL + (1 - FULL) * circle[::-1], _rise(straight, *BOXY) * (1 - turned))
+
+
+def _area(front: Outline, side: Outline) -> float:
+    """Return about the area of the surface of a solid with these outlines, in the common unit squared.
+
+    At each height every run of the one outline is a wall as wide as the other outline is in all, and where the section
+    changes, there is a level face.
+    """
+    (width, runs), (depth, rows) = (_profile(outline) for outline in (front, side))
+    walls = (
+        2 * (width * rows + depth * runs).mean() * np.ptp(np.flatnonzero(front.mask.any(axis=1))) * front.unit
+    )
+    return float(walls + np.abs(np.diff(width * depth, prepend=0, append=0)).sum())
+
+
+def _profile(outline: Outline) -> NDArray[np.float64]:
+    """Return (2, `ROWS`): the width of the product in the common unit, and the number of its runs, at heights from top to base."""
+    starts = outline.mask & ~np.pad(outline.mask, ((0, 0), (1, 0)))[:, :-1]
+    rows = np.flatnonzero(outline.mask.any(axis=1))
+    at = np.linspace(rows[0], rows[-1], ROWS).round().astype(np.intp)
+    return np.stack([outline.mask[at].sum(axis=1) * outline.unit, starts[at].sum(axis=1)])
 
 
 def _widths(outline: Outline) -> NDArray[np.float64]:
