@@ -108,10 +108,9 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     samples -= 1 + 2 * MARGIN
     facing = [outline for outline in outlines if outline.role in ("front", "back")]
     beside = [outline for outline in outlines if outline.role in ("left", "right")]
-    cell = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
-    cell = max(
-        cell, float(np.sqrt(2 * _area(facing[0], beside[0]) / faces))
-    )  # two faces for each side of a cell
+    finest = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
+    # Where the surface goes through the side of a cell, it has two faces.
+    cell = max(finest, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
     heights = {outline.role: inflated(outline, THICK * cell) for outline in outlines}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
