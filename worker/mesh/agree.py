@@ -150,15 +150,19 @@ def _gain(own: Floats, other: Floats) -> Floats | None:
     if fair.sum() < len(own) / 4:
         return np.ones(3, np.float32)
     pairs = [np.maximum(colors[fair], np.float32(DARK)) for colors in (own, other)]
-    low, brighter, high = np.quantile(
-        np.log(pairs[1].mean(axis=1) / pairs[0].mean(axis=1)), (0.25, 0.5, 0.75)
-    )
+    bright = np.log(pairs[1].mean(axis=1) / pairs[0].mean(axis=1))
+    brighter, tint = _clear(bright), _clear(np.log(pairs[1] / pairs[0]) - bright[:, None])
     level = np.median(pairs[0], axis=0)
-    tint = np.median(np.log(pairs[1] / pairs[0]), axis=0) - brighter
     tint *= np.minimum(2 * level / level.max(), 1) ** 2
-    # What differs here more and there less is no exposure.
-    brighter *= np.clip(2 * np.abs(brighter) / max(high - low, 1e-6) - 1, 0, 1)
     if np.abs(brighter + tint).max() >= np.log(MOST_GAIN):
         return None
     gain = np.exp(brighter + np.clip(tint, -np.log(MOST_TINT), np.log(MOST_TINT)))
     return np.asarray(gain, np.float32)
+
+
+def _clear(off: Floats) -> Floats:
+    """Return the median of (N, …) differences; less of it, or 0, where they differ more among each other."""
+    low, middle, high = np.quantile(off, (0.25, 0.5, 0.75), axis=0)
+    return np.asarray(
+        middle * np.clip(2 * np.abs(middle) / np.maximum(high - low, 1e-6) - 1, 0, 1), np.float32
+    )

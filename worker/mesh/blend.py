@@ -28,7 +28,7 @@ UNLIKE = (
 )
 SEEN = 0.5  # points of a cell that a photo sees, at least
 NEAR = 3  # cells around a place where photos do not agree: what is closer belongs to it
-FAIR = 0.15  # of the best photo's score: a photo that is worse gets no place for its other parts' sake
+FAIR = 0.2  # of the best photo's score: a photo that is worse gets no place for its other parts' sake
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 FEW = 80_000  # points, from which the surroundings of all are found
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
@@ -158,9 +158,7 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
         at = photo.at[some]
         quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] / finest
         around.append(ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0))
-    # Gloss is no print.
-    sure = [use[some] * (dull == 1) for use, some, dull in zip(usable, few, plain, strict=True)]
-    _give_whole(cells, photos, few, sure, around)
+    _give_whole(cells, photos, few, plain, around)
     best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
         at = photo.at[some]
@@ -196,7 +194,7 @@ def _give_whole(
     cells: _Cells,
     photos: Sequence[Projection],
     few: Sequence[NDArray[np.intp]],
-    sure: Sequence[Floats],
+    plain: Sequence[Floats],
     around: Sequence[Floats],
 ) -> None:
     """Change scores so that print on which photos do not agree comes from one photo.
@@ -207,19 +205,19 @@ def _give_whole(
         cells: of the seams.
         photos: of the mesh.
         few: the photos' few points.
-        sure: how far each of these shows the product's colour, 0..1.
+        plain: less than 1 at those of them that are glossy.
         around: (X, Y, Z) scores of each photo, changed in place.
     """
-    weights = [
-        cells.sums(photo.at[some], weight) for photo, some, weight in zip(photos, few, sure, strict=True)
-    ]
-    colors = [
-        [
-            cells.sums(photo.at[some], weight * photo.color[some, i]) / np.maximum(total, 1e-6)
-            for i in range(3)
-        ]
-        for photo, some, weight, total in zip(photos, few, sure, weights, strict=True)
-    ]
+    weights, colors = [], []
+    for photo, some, dull in zip(photos, few, plain, strict=True):
+        at, weight = photo.at[some], photo.clear[some] * rise(photo.cosine[some], *FACING_OF_SEVERAL)
+        total = cells.sums(at, weight)
+        colors.append(
+            [cells.sums(at, weight * photo.color[some, i]) / np.maximum(total, 1e-6) for i in range(3)]
+        )
+        # Gloss is no print.
+        total[_with_neighbours(cells.sums(at, (dull < 1).astype(np.float32)) > 0)] = 0
+        weights.append(total)
     apart = np.zeros(cells.shape, bool)
     for i, j in combinations(range(len(photos)), 2):
         both = (weights[i] > SEEN) & (weights[j] > SEEN)
@@ -230,7 +228,7 @@ def _give_whole(
         return
     inside = np.flatnonzero(places)
     place = places.ravel()[inside]
-    scores = np.stack([(grid * total).ravel()[inside] for grid, total in zip(around, weights, strict=True)])
+    scores = np.stack([grid.ravel()[inside] for grid in around])
     totals = np.stack([np.bincount(place, score * apart.ravel()[inside], count + 1) for score in scores])
     winner = totals.argmax(axis=0)[place]
     won = np.take_along_axis(scores, winner[None], axis=0)[0]

@@ -23,7 +23,7 @@ from worker.engines.views import Outline
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
 FULL = 0.7  # exponent of a section that is neither a circle nor a rectangle
-ROUND = 0.95  # exponent below which nothing is taken for a circle
+ROUND = 0.8  # exponent below which nothing is taken for a circle
 UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
 UNLIKE_ROW = (
     0.03,
