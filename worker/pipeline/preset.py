@@ -54,8 +54,8 @@ def choose_preset(quality: str, used: Sequence[ScoredView]) -> Choice:
         (side < FULL, "balanced", length),
         (len(used) >= MANY, "quality", f"Large photos from {len(used)} sides."),
         (_fine_structure(view) > DETAILED, "quality", "A large, sharp photo with fine details."),
-        (_thin_part(view) > THIN_PART, "quality", "A large, sharp photo of a product with thin parts."),
-        (True, "balanced", "A large, sharp photo without fine details or thin parts."),
+        (_thin_part(view) > THIN_PART, "quality", "A large photo of a product with thin parts."),
+        (True, "balanced", "A large photo without fine details or thin parts."),
     )
     return next(Choice(PRESETS[name], reason) for applies, name, reason in rules if applies)
 
