@@ -346,7 +346,7 @@ def test_the_side_that_no_photo_shows_looks_like_the_other_one_without_its_print
     def side(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((156, 100, 356, 420), "seagreen")
         draw.rectangle((156, 100, 356, 200), "gold")
-        draw.text((200, 300), "PRINT", "black", font_size=24)
+        draw.text((170, 270), "PRINT", "black", font_size=60)
 
     front = view_of(lambda draw: draw.rectangle((156, 100, 356, 420), "teal"))
     front = np.asarray(Image.fromarray(front).rotate(tilt))

@@ -13,7 +13,9 @@ from worker.mesh.project import box_of
 
 SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
 THIN = 5.0  # pixels; parts about as thin need no like on the other side
-FINE = 5  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
+FINE = (
+    19  # pixels of a square, whose median a mirrored photo shows: lettering is left out, and edges stay sharp
+)
 SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
 LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
 
