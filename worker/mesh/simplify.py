@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from worker.mesh.clean import is_watertight, parts, remove_unused
+from worker.mesh.clean import drop_floaters, is_watertight, parts, remove_unused
 
 Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
@@ -25,7 +25,7 @@ def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
 
     Quadric edge collapse (Garland and Heckbert, 1997) is the fastest and stays nearest to the shape, but in about one mesh
     of four it leaves a few edges with four faces, where two sheets touch. Those are taken apart. Where that would cut a
-    part off, or the mesh is torn, a slower collapse takes over that does neither.
+    part off that is more than a crumb, or the mesh is torn, a slower collapse takes over that does neither.
 
     Args:
         vertices: (V, 3), any unit.
@@ -41,10 +41,16 @@ def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
     if _closed(*result) or not is_watertight(faces):
         return result
     apart = _take_apart(_solid(*result))
-    if _fits(apart, triangles) and parts(*apart)[0] == parts(*remove_unused(vertices, faces))[0]:
+    if _fits(apart, triangles) and _parts(*apart) == _parts(vertices, faces):
         return apart
     safe = _collapse_safely(vertices, faces, triangles)
     return next((other for other in (safe, apart) if _fits(other, triangles)), result)
+
+
+def _parts(vertices: Vertices, faces: Faces) -> int:
+    """Count the connected parts that are no crumbs. A crumb stays where it is, as near as it was."""
+    vertices, faces, _ = drop_floaters(vertices, faces)
+    return parts(vertices, faces)[0]
 
 
 def _fits(mesh: tuple[Vertices, Faces], triangles: int) -> bool:
