@@ -31,7 +31,7 @@ def compare(seen: NDArray[np.uint8], photo: View) -> Similarity:
         return Similarity(overlap, 100.0, 0.0)
     (box,) = ndimage.find_objects(both.astype(np.int8))
     inside = inside[box]
-    ours, theirs = (rgb2lab(picture[box][..., :3]) for picture in (seen, photo))
+    ours, theirs = (rgb2lab(picture[box][..., :3] / np.float32(255)) for picture in (seen, photo))
     difference = float(deltaE_ciede2000(ours[inside], theirs[inside]).mean())  # type: ignore[no-untyped-call]  # has no types
     # Structures of a few pixels: finer ones are the photo's noise, and coarser ones count in the difference already.
     fine, wanted_fine = (
