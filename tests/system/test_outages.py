@@ -208,7 +208,8 @@ def test_an_outage_costs_no_lane_of_several_its_result(site: Site, outage: str) 
             with OUTAGES[outage](site):
                 site.gates.photos.set()
                 until(
-                    lambda: [file.name for file in files_below(daemon.temp)].count("poster.png") == 3,
+                    # Each lies in the child's folder and in the daemon's own.
+                    lambda: [file.name for file in files_below(daemon.temp)].count("poster.png") == 6,
                     120,
                     "three models to be made",
                 )
