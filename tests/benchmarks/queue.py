@@ -127,6 +127,7 @@ def run(size: Size, on_step: Callable[[str], None], pgqueuer: str | None, *, rat
     found: Json = {}
     with tempfile.TemporaryDirectory(prefix="worker-bench-") as folder, rig(Path(folder)) as bench:
         on_step("claiming and settling beside a bare loop")
+        found["commit_ms"] = commit_ms(bench.database("commits"))
         found["settled_per_s"] = settled_per_s(bench, size, pgqueuer)
         if rates_only:
             return found
@@ -181,6 +182,23 @@ def settled_per_s(bench: Rig, size: Size, pgqueuer: str | None) -> Json:
             _pgqueuer(pgqueuer, other, size.settled + ROUNDS * WARM * claimers)
         found[str(claimers)] = _settle_in_turns(url, size, claimers, contestants)
     return found
+
+
+def commit_ms(url: str) -> float:
+    """Measure how long a commit waits for the disk, on which all rates depend: the medians with synchronous_commit less without."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE waits (n int)")
+        connection.execute("INSERT INTO waits VALUES (0)")
+        medians = {}
+        for setting in ("on", "off"):
+            connection.execute(f"SET synchronous_commit = {setting}".encode())
+            taken = []
+            for _ in range(200):
+                began = time.perf_counter()
+                connection.execute("UPDATE waits SET n = n + 1")
+                taken.append(time.perf_counter() - began)
+            medians[setting] = statistics.median(taken)
+    return round(1000 * (medians["on"] - medians["off"]), 2)
 
 
 def _pgqueuer(python: str, url: str, jobs: int = 0, claimers: int = 0) -> str:
@@ -513,6 +531,7 @@ def _row(url: str, job: str) -> dict[str, Any]:
 def as_table(found: Mapping[str, Any]) -> Table:
     """Return what a person reads."""
     table = Table("", "", "beside it", box=None, header_style="dim")
+    table.add_row("a commit waits for the disk", f"{found['commit_ms']:.2f} ms")
     for claimers, rate in found["settled_per_s"].items():
         for name, what in (
             ("claim_and_end", "claimed and ended"),

@@ -28,6 +28,7 @@ def test_the_bench_prints_what_the_queue_promises_as_one_document(u2netp: Path) 
     assert set(found["pickup_ms"]["listen"]) == {"p50", "p95"}
     assert set(found["pickup_ms"]["poll"]) == {"interval", "p95"}
     assert set(found["statements_per_s"]) == {"idle", "busy"}
+    assert isinstance(found["commit_ms"], float)
     assert set(found["settled_per_s"]) == {"1", "4"}
     assert set(found["settled_per_s"]["1"]) == {
         "bare",
