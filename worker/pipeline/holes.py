@@ -56,7 +56,9 @@ def _find_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.bool_]:
         if region.sum() < LEAST * solid.sum() or off[box][region].mean() > max(0.7, 0.8 * backdrop.noise):
             continue
         if alpha[box][region].mean() > UNSURE:
-            distance = ndimage.distance_transform_edt(~region)
+            # With its corners, which the opening has cut off.
+            whole = ndimage.binary_dilation(region, iterations=4, mask=like[box])
+            distance = ndimage.distance_transform_edt(~whole)
             ring = (distance > 3.5) & (distance <= 5)
             edge = float(np.percentile(np.where(alpha[box] < 0.1, 0, off[box])[ring], 10))
             if edge < max(STEP, 3 * backdrop.noise) or colors[box][region].min(axis=-1).mean() > WHITE:
