@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import rank
 
@@ -13,9 +14,12 @@ from worker.mesh.project import box_of
 
 SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
 THIN = 5.0  # pixels; parts about as thin need no like on the other side
-FINE = (
-    19  # pixels of a square, whose median a mirrored photo shows: lettering is left out, and edges stay sharp
-)
+FINE = 5  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
+LETTERS = 19  # the same, where a product is plain but for lettering
+PLAIN = (
+    24,
+    0.5,
+)  # difference from that median, 0 to 255, and the part of the surroundings that is closer to it: plain
 SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
 LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
 
@@ -31,17 +35,22 @@ def mirrored(outlines: Sequence[Outline]) -> list[Outline]:
     (side,) = sides
     box = box_of(side.mask, 2 * FINE)
     color = grow(side.view[box], side.mask[box], inner_distance(side.mask)[box]) * 255
-    square = np.ones((FINE, FINE), np.uint8)
-    plain = [
-        rank.median(color[..., i].astype(np.uint8), square)  # type: ignore[no-untyped-call]  # has no types
-        for i in range(3)
-    ]
+    fine, plain = (_median(color.astype(np.uint8), size) for size in (FINE, LETTERS))
+    near = (np.abs(color - plain).max(axis=2) < PLAIN[0]).astype(np.float32)
+    lettering = ndimage.uniform_filter(near, 3 * LETTERS // 2) > PLAIN[1]
     view = np.zeros_like(side.view)
-    view[box][..., :3] = np.stack(plain, axis=2)
+    view[box][..., :3] = np.where(lettering[:, :, None], plain, fine)
     view[..., 3][side.mask] = 255
     view = np.ascontiguousarray(view[:, ::-1])
     camera = replace(side.camera, azimuth=(side.camera.azimuth + 180) % 360)
     return [Outline(OPPOSITE[side.role], view, view[..., 3] > 0, camera)]
+
+
+def _median(color: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """(H, W, 3) the median of each channel in a square of `size` pixels."""
+    square = np.ones((size, size), np.uint8)
+    medians = [rank.median(color[..., i], square) for i in range(3)]  # type: ignore[no-untyped-call]  # has no types
+    return np.stack(medians, axis=2)
 
 
 def _is_symmetric(front: Outline) -> bool:
