@@ -328,6 +328,16 @@ def test_a_leaf_between_two_stems_is_not_lost() -> None:
     assert largest.is_watertight
 
 
+def test_the_grid_of_an_open_product_is_no_finer_than_its_mesh_can_show() -> None:
+    def rack(draw: ImageDraw.ImageDraw) -> None:
+        for x in range(60, 460, 40):
+            draw.rectangle((x, 60, x + 12, 450), "gray")
+        draw.rectangle((60, 440, 432, 450), "gray")
+
+    surface = Relief().reconstruct([PosedView(role, view_of(rack)) for role in ("front", "left")], FAST)
+    assert len(surface.faces) < 12 * FAST.triangles
+
+
 def test_each_side_has_the_colours_of_its_photo() -> None:
     surface = solid_of("front", "left", "back", "right")
     body = surface.vertices[np.abs(surface.vertices[:, 1]) < 0.1]
