@@ -18,7 +18,7 @@ FINE = 5  # pixels of a square, whose median a mirrored photo shows: print is le
 LETTERS = 19  # the same, where a product is plain but for lettering
 PLAIN = (
     24,
-    0.5,
+    0.7,
 )  # difference from that median, 0 to 255, and the part of the surroundings that is closer to it: plain
 SYMMETRIC = 0.85  # intersection over union of an outline and its mirror image, from which on it is symmetric
 LIKE = 0.1  # mean difference of its colours in a mirror, below which it is symmetric; 1 is black to white
@@ -37,7 +37,7 @@ def mirrored(outlines: Sequence[Outline]) -> list[Outline]:
     color = grow(side.view[box], side.mask[box], inner_distance(side.mask)[box]) * 255
     fine, plain = (_median(color.astype(np.uint8), size) for size in (FINE, LETTERS))
     near = (np.abs(color - plain).max(axis=2) < PLAIN[0]).astype(np.float32)
-    lettering = ndimage.uniform_filter(near, 3 * LETTERS // 2) > PLAIN[1]
+    lettering = ndimage.uniform_filter(near, 3 * LETTERS) > PLAIN[1]
     view = np.zeros_like(side.view)
     view[box][..., :3] = np.where(lettering[:, :, None], plain, fine)
     view[..., 3][side.mask] = 255
