@@ -14,9 +14,7 @@ Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
 
 SLOW = 150_000  # faces; more take manifold3d too long
-TOUCH = (
-    1e-6  # of the mesh's extent: vertices that are closer may become one when the mesh is scaled and rounded
-)
+TOUCH = 2**-24  # of the mesh's extent, where scaling may round two float32 to one, in each coordinate
 ROUNDS = 10  # from a tolerance of 1e-4 of the mesh's extent, doubled each time, to a tenth of it
 
 
@@ -135,4 +133,4 @@ def _touching(vertices: Vertices) -> NDArray[np.intp]:
     if not len(vertices):
         return np.zeros((0, 2), np.intp)
     extent = float(np.ptp(vertices, axis=0).max())
-    return np.asarray(cKDTree(vertices).query_pairs(TOUCH * extent, output_type="ndarray"), np.intp)
+    return np.asarray(cKDTree(vertices).query_pairs(TOUCH * extent, p=np.inf, output_type="ndarray"), np.intp)
