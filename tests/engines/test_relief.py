@@ -447,6 +447,23 @@ def test_a_bottle_is_turned_and_a_figure_is_not() -> None:
         assert turned(view_of(other)[..., 3] > 127) is None
 
 
+def test_a_rim_that_flares_is_turned_too_and_two_lugs_are_not() -> None:
+    def vase(draw: ImageDraw.ImageDraw) -> None:
+        draw.ellipse((146, 150, 366, 420), "teal")
+        draw.polygon([(196, 40), (316, 40), (286, 80), (286, 200), (226, 200), (226, 80)], "teal")
+        draw.polygon([(206, 380), (306, 380), (322, 470), (190, 470)], "teal")
+
+    def pot(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((146, 150, 366, 420), "teal")
+        draw.rectangle((116, 200, 396, 220), "black")
+
+    rim, foot = 42, 468
+    for drawing, rows, half in ((vase, (rim, foot), (59, 66)), (pot, (210, 300), (110, 110))):
+        height = turned(view_of(drawing)[..., 3] > 127)
+        assert height is not None
+        np.testing.assert_allclose(np.sqrt(height.max(axis=1))[list(rows)], half, atol=2.5)
+
+
 @pytest.mark.parametrize("drawing", [stool, flag])
 def test_the_base_is_flat(drawing: Drawing) -> None:
     """As deep where it stands as further up, and not a keel."""

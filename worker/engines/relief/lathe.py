@@ -11,6 +11,8 @@ from worker.engines.views import Mask
 SYMMETRY = 0.98  # intersection over union of the body and its mirror image
 ONE_RUN = 0.97  # part of the rows in which the body is one run
 BODY = 0.82  # part of the outline's area that is body, and not handle or spout
+UNEVEN = 0.06  # of a row's width, between what lies to the left and to the right of the axis
+STEP = 4  # pixels: the most by which the width of a rim that flares grows from one row to the next
 
 
 def turned(mask: Mask) -> FloatMap | None:
@@ -25,6 +27,8 @@ def turned(mask: Mask) -> FloatMap | None:
         return None
     # A neck is too thin for the body, and turned like it.
     profile = np.where(main.any(axis=1, keepdims=True), main, mask)
+    flared = _flared(mask, profile, axis)
+    profile[flared] = mask[flared]
     rows = np.flatnonzero(profile.any(axis=1))
     starts = profile & ~np.pad(profile, ((0, 0), (1, 0)))[:, :-1]
     if (starts[rows].sum(axis=1) == 1).mean() < ONE_RUN:
@@ -33,6 +37,28 @@ def turned(mask: Mask) -> FloatMap | None:
     half[rows] = ndimage.gaussian_filter1d(ndimage.median_filter(profile[rows].sum(axis=1) / 2, 9), 1.5)
     away = np.arange(mask.shape[1]) - axis
     return np.maximum(half[:, None] ** 2 - away**2, 0).astype(np.float32)
+
+
+def _flared(mask: Mask, profile: Mask, axis: float) -> Mask:
+    """Return the rows, (S,), of a rim, a shoulder or a foot that is too sharp for the body's opening, and belongs to it.
+
+    They reach as far to the left as to the right, and at one end at least their width passes into that of the body row by row.
+    What stands out at once on both sides, such as two handles, is no part of the body.
+    """
+    columns = np.arange(mask.shape[1])
+    left = np.where(mask, columns, mask.shape[1]).min(axis=1)
+    right = np.where(mask, columns, -1).max(axis=1)
+    width, narrow = mask.sum(axis=1), profile.sum(axis=1)
+    one_run = (width > 0) & (right - left + 1 == width)
+    even = one_run & (np.abs(left + right - 2 * axis) <= UNEVEN * width)
+    parts, count = ndimage.label(even & (width > narrow))
+    flared = np.zeros(len(mask), bool)
+    for part in range(1, count + 1):
+        rows = np.flatnonzero(parts == part)
+        ends = ((rows[0], max(rows[0] - 1, 0)), (rows[-1], min(rows[-1] + 1, len(mask) - 1)))
+        steps = [abs(int(width[row]) - int(narrow[beside])) for row, beside in ends if narrow[beside]]
+        flared[rows] = not steps or min(steps) <= STEP
+    return flared
 
 
 def _axis(mask: Mask) -> tuple[float, float]:
