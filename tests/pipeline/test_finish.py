@@ -391,7 +391,8 @@ def test_each_side_shows_its_own_photo_and_in_place_of_one_that_does_not_fit_wha
     assert list(report["views"]) == ["front", "left", "right"]
     assert report["views"]["right"]["used"] == 0
     assert report["views"]["right"]["overlap"] < 0.5
-    assert report["views"]["front"]["used"] == pytest.approx(report["views"]["left"]["used"], abs=0.05)
+    # Where they do not agree, along their seam, one of them gets the place.
+    assert report["views"]["front"]["used"] == pytest.approx(report["views"]["left"]["used"], abs=0.1)
     assert 0.5 < report["coverage"] <= report["photo_used"] < 0.75, "both halves overlap"
     mesh = read(tmp_path / "model.glb")
     for axis, sign, wanted in ((2, 1, (200, 40, 40)), (0, 1, (40, 200, 40)), (0, -1, (40, 40, 200))):

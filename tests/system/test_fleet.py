@@ -15,6 +15,12 @@ POOLS = {"one": {"a"}, "two": {"b"}, "three": {"a", "c"}}
 def test_three_unlike_daemons_share_a_queue_and_one_is_killed(
     engine: Engine, sql: psycopg.Connection, start_daemon: StartDaemon, site: DevServer, rows: int
 ) -> None:
+    daemons = {
+        name: start_daemon(ready=False, WORKER_NAME=name, WORKER_POOLS=", ".join(pools), WORKER_LANES="1")
+        for name, pools in POOLS.items()
+    }
+    for daemon in daemons.values():
+        daemon.wait_for("ready")
     # Their photo is missing, so that a job ends at once and for good.
     sql.execute(
         "INSERT INTO jobs (shop, product_id, image_urls, pool, engine)"
@@ -22,10 +28,6 @@ def test_three_unlike_daemons_share_a_queue_and_one_is_killed(
         " (ARRAY[NULL, 'relief', 'triposr'])[1 + n / 3 %% 3] FROM generate_series(1, %s) AS n",
         [f"{site.url}/none.png", rows],
     )
-    daemons = {
-        name: start_daemon(ready=False, WORKER_NAME=name, WORKER_POOLS=", ".join(pools), WORKER_LANES="1")
-        for name, pools in POOLS.items()
-    }
     until(
         lambda: (
             sql.execute("SELECT count(*) > 1 FROM worker.attempts WHERE worker = 'two'").fetchone() == (True,)
