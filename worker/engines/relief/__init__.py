@@ -42,7 +42,7 @@ class Relief:
     """The engine `relief`. It is deterministic."""
 
     name = "relief"
-    version = "2"
+    version = "3"
     details: Mapping[str, Any] = MappingProxyType({"device": "cpu"})
 
     def reconstruct(self, views: Sequence[PosedView], preset: Preset) -> Surface:
