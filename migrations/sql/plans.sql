@@ -1,5 +1,5 @@
 -- Plans: what a shop may have at most, by its row in worker.shop_limits. Every upgrade applies this file: migrations/env.py.
--- How many of its jobs run at once is a matter of the claim: worker.shop_has_room() in claim.sql.
+-- The claim decides how many of its jobs run at once: worker.shop_has_room() in claim.sql.
 
 -- Refuse new jobs that the plan of their shop does not allow, with the error of a CHECK of the rule's name.
 --
