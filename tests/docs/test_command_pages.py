@@ -231,6 +231,6 @@ def test_the_page_fits_a_phone(page: str) -> None:
 def test_what_the_dashboard_says_is_what_the_page_quotes() -> None:
     part = PAGES["symptoms.md"].partition("\n## The dashboard says")[2].partition("\n## ")[0]
     code = (DOCS.parent / "worker" / "ops" / "dashboard" / "app.py").read_text()
-    quoted = re.findall(r'\*\*("[^"]+")\*\*', part)
+    quoted = re.findall(r'\*\*"([^"]+)"\*\*', part)
     assert len(quoted) > 3
     assert [words for words in quoted if words not in code] == []

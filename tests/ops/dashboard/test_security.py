@@ -22,7 +22,7 @@ from worker import database
 from worker.core import settings
 from worker.core.settings import ConfigError
 from worker.local.postgres import Postgres
-from worker.ops.dashboard import access, app, forms, sessions
+from worker.ops.dashboard import access, app, forms, sessions, throttle
 
 READ, ANNA, BERT = "a-token-that-only-reads", "a-token-of-anna-that-acts", "a-token-of-bert-that-acts"
 ACT = {"dashboard_token": SecretStr(READ), "dashboard_act_token": SecretStr(f"anna:{ANNA},bert:{BERT}")}
@@ -260,6 +260,53 @@ def test_sessions_are_few_and_say_nothing_of_a_token(site: Site, monkeypatch: py
         site.cookies.clear()
         site.log_in(READ)
     assert [site.ask("GET", "/", cookie=each).code for each in (acts, reads)] == [200, 401]
+
+
+def test_wrong_tokens_come_slowly(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(seconds: float) -> None:
+        monkeypatch.setattr(throttle, "monotonic", lambda: seconds)
+
+    def bearer(client: str, token: str = "wrong") -> int:
+        return there.ask("GET", "/hosts", authorization=f"Bearer {token}", x_forwarded_for=client).code
+
+    at(0)
+    with served(site.engine, **ACT) as address, capture_logs() as logs:
+        there = Site(address, site.engine, site.sql, site.job)
+        cookie = there.log_in(ANNA)
+        codes = [
+            *(there.ask("POST", "/login", b"token=wrong").code for _ in range(4)),
+            *(there.ask("GET", "/?token=wrong").code for _ in range(3)),
+            *(bearer("127.0.0.1") for _ in range(4)),
+        ]
+        assert codes == [401] * throttle.CLIENT.burst + [429]
+        # A right token must wait, too, or a guess would not. It waits a few seconds, however many others come first.
+        body = urlencode({"token": BERT, "next": "/hosts"}).encode()
+        for seconds, wait in ((0, "3"), (0.9, "3"), (2.5, "1")):
+            at(seconds)
+            answer = there.ask("POST", "/login", body)
+            assert (answer.code, answer.headers["retry-after"]) == (429, [wait])
+            assert f"Too many wrong tokens were given. Try again in {wait} second" in answer.text
+            assert 'name="next" value="/hosts"' in answer.text
+            assert "set-cookie" not in answer.headers
+            assert there.ask("GET", f"/?token={BERT}").code == bearer("127.0.0.1", READ) == 429
+        # Sessions go on, and other clients get in.
+        assert there.ask("GET", "/", cookie=cookie).code == 200
+        assert bearer("203.0.113.7", READ) == 200
+        assert len([entry for entry in logs if entry["event"] == "dashboard_login_refused"]) == 10
+        at(3)
+        assert there.ask("POST", "/login", body).code == 303  # a right one uses up no turn
+        assert [bearer("127.0.0.1"), bearer("127.0.0.1")] == [401, 429]
+        # The /64 of an IPv6 address is one client, and its neighbour another.
+        assert [bearer(f"2001:db8::{n:x}") for n in range(11)] == [401] * 10 + [429]
+        assert bearer("2001:db8:0:1::") == 401
+        assert [bearer(f"::ffff:10.0.0.{n}") for n in range(11)] == [401] * 11
+        # All clients together have a limit, which passes as soon.
+        codes = [bearer(f"198.51.100.{n}") for n in range(100)]
+        assert codes == sorted(codes)
+        assert 60 < codes.count(401) < 80
+        assert bearer("192.0.2.1", READ) == 429
+        at(3 + throttle.ALL.every_s)
+        assert bearer("192.0.2.1", READ) == 200
 
 
 def test_only_a_post_acts(site: Site) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from worker.core.settings import ConfigError, Settings
 from worker.database import Row
 from worker.ops.dashboard import access, actions, forms, job, lists, pages, rendering, sessions, trends
 from worker.ops.dashboard.forms import Form
+from worker.ops.dashboard.throttle import TooManyWrong
 
 FORM_S = 10  # for all of a form to arrive
 
@@ -165,7 +167,7 @@ class _Site:
         if not self.access.tokens:
             return self._message(request, 200, *NO_TOKENS)
         target = access.own_path(request.query_params.get("next", "/"))
-        return self.render(request, "login.html.j2", wrong=False, target=target)
+        return self._ask_token(request, 200, "", target)
 
     async def log_in(self, request: Request) -> Response:
         form = await _read_form(request)
@@ -181,29 +183,33 @@ class _Site:
         return answer
 
     async def guard(self, request: Request, proceed: CallNext) -> Response:
+        try:
+            answer = await self._answer(request, proceed)
+        except TooManyWrong as error:
+            answer = self._too_many_wrong(request, error, "/")
+        answer.headers.update(self.headers)
+        answer.headers.setdefault("cache-control", "no-store")
+        return answer
+
+    async def _answer(self, request: Request, proceed: CallNext) -> Response:
         path = request.url.path
         request.state.session = session = self.access.find(request)
         if request.method not in {"GET", "HEAD"} and not sessions.is_same_origin(request):
             if session and path.startswith("/actions/"):
                 self._log_refusal(request, session, path.removeprefix("/actions/"))
-            answer = self._message(request, 403, *FOREIGN)
-        elif session is None and not self.access.tokens:
+            return self._message(request, 403, *FOREIGN)
+        if session is None and not self.access.tokens:
             text = "Without a token this page can be opened at localhost only."
-            answer = self._message(request, 421, "Wrong host", text)
-        elif path.startswith("/static/") or path == "/login":
-            answer = await proceed(request)
-        elif "token" in request.query_params:
+            return self._message(request, 421, "Wrong host", text)
+        if path.startswith("/static/") or path == "/login":
+            return await proceed(request)
+        if "token" in request.query_params:
             # Out of the address bar and the history at once.
-            given = request.query_params["token"]
-            answer = self._begin(request, given, _without_token(request))
-        elif session is None:
+            return self._begin(request, request.query_params["token"], _without_token(request))
+        if session is None:
             target = rendering.here(request) if request.method == "GET" else "/"
-            answer = self.render(request, "login.html.j2", 401, wrong=False, target=target)
-        else:
-            answer = await proceed(request)
-        answer.headers.update(self.headers)
-        answer.headers.setdefault("cache-control", "no-store")
-        return answer
+            return self._ask_token(request, 401, "", target)
+        return await proceed(request)
 
     def failed(self, request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
@@ -225,15 +231,28 @@ class _Site:
         return self._message(request, 503, *_explain(self.engine, error))
 
     def _begin(self, request: Request, token: str, target: str) -> Response:
-        if (session := self.access.begin(request, token)) is None:
-            log.warning("dashboard_login_refused", client=sessions.client_address(request))
-            return self.render(request, "login.html.j2", 401, wrong=bool(token), target=target)
+        try:
+            session = self.access.begin(request, token)
+        except TooManyWrong as error:
+            return self._too_many_wrong(request, error, target)
+        if session is None:
+            return self._ask_token(request, 401, "This token is wrong." if token else "", target)
         client = sessions.client_address(request)
         log.info(
             "dashboard_login", actor=session.name, session=session.label, acts=session.acts, client=client
         )
         answer = RedirectResponse(target, 303)
         self.access.set_cookie(request, answer)
+        return answer
+
+    def _ask_token(self, request: Request, code: int, problem: str, target: str) -> Response:
+        return self.render(request, "login.html.j2", code, problem=problem, target=target)
+
+    def _too_many_wrong(self, request: Request, error: TooManyWrong, target: str) -> Response:
+        seconds = ceil(error.wait_s)
+        text = f"Too many wrong tokens were given. Try again in {seconds} second{'s' * (seconds != 1)}."
+        answer = self._ask_token(request, 429, text, target)
+        answer.headers["retry-after"] = str(seconds)
         return answer
 
     def _log_refusal(self, request: Request, session: sessions.Session, action: str) -> None:

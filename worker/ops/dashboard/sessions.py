@@ -14,16 +14,20 @@ from secrets import token_urlsafe
 from time import monotonic
 from urllib.parse import urlsplit
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
 from worker.core.settings import Settings
 from worker.ops.dashboard.access import is_loopback
+from worker.ops.dashboard.throttle import WrongTokens
 
 COOKIE = "worker_dashboard"  # and the port that the browser names
 IDLE_S = 12 * 3600  # without a click, a session ends
 LONGEST_S = 30 * 86_400
 MOST = 1000  # sessions; then the one that was used least recently ends, and first of those that read
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -73,21 +77,28 @@ class Access:
             *((token.encode(), name, True) for name, token in settings.dashboard_actors()),
         ]
         self.sessions: dict[bytes, Session] = {}
+        self._wrong = WrongTokens()
 
     def find(self, request: Request) -> Session | None:
-        """Return what the client of a request may do; None if it must log in, or may not be here at all."""
+        """Return what the client of a request may do; None if it must log in, or may not be here at all.
+
+        Raises: TooManyWrong.
+        """
         if not self.tokens:
             # Only on loopback, where another site's page could reach us under its own name (DNS rebinding).
             return Session(name="localhost") if is_loopback(_host(request)) else None
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            known = self._verify(credentials.strip())
+            known = self._verify(request, credentials.strip())
             return Session(name=known[0]) if known else None  # scripts read; they change jobs by SQL
         return self._of_cookie(request)
 
     def begin(self, request: Request, token: str) -> Session | None:
-        """Begin the session of a token, in place of the one that the browser has. None if the token is wrong."""
-        known = self._verify(token)
+        """Begin the session of a token, in place of the one that the browser has. None if the token is wrong.
+
+        Raises: TooManyWrong.
+        """
+        known = self._verify(request, token)
         if known is None:
             return None
         self.end(request)
@@ -119,12 +130,18 @@ class Access:
             secure=request.url.scheme == "https",
         )
 
-    def _verify(self, token: str) -> tuple[str, bool] | None:
-        """Return whose token it is and if it may act. Compares with all in constant time."""
+    def _verify(self, request: Request, token: str) -> tuple[str, bool] | None:
+        """Return whose token it is and if it may act. Compares with all in constant time. Raises: TooManyWrong."""
+        client = client_address(request)
+        self._wrong.check(client)
         matches = [
             (name, acts) for known, name, acts in self.tokens if hmac.compare_digest(token.encode(), known)
         ]
-        return matches[0] if matches else None
+        if matches:
+            return matches[0]
+        self._wrong.count(client)
+        log.warning("dashboard_login_refused", client=client)
+        return None
 
     def _of_cookie(self, request: Request) -> Session | None:
         session = self.sessions.get(_key(request.cookies.get(cookie_name(request), "")))
