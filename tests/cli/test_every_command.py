@@ -361,6 +361,9 @@ def test_an_option_does_not_exist(call: Call, name: str) -> None:
         "webhooks replay",
         "webhooks replay not-an-id",
         "weights fetch --from https://mirror.example",
+        "weights fetch unicorn",
+        "weights verify u2netp unicorn",
+        "weights path unicorn --json",
         "dashboard --port 80000",
         "dashboard --port http",
         "dev --port 80000",
@@ -371,13 +374,10 @@ def test_arguments_that_make_no_sense(call: Call, arguments: str) -> None:
     assert call(arguments).problem(2) is None
 
 
-def test_a_revision_or_a_model_that_nobody_knows(place: Place, call: Call) -> None:
+def test_a_revision_or_a_sample_that_nobody_knows(place: Place, call: Call) -> None:
     del place
     for arguments, words in {
         "migrate 9999": "9999",
-        "weights fetch unicorn": "unicorn",
-        "weights verify unicorn": "unicorn",
-        "weights path unicorn": "unicorn",
         "enqueue --sample unicorn": "unicorn",
         "enqueue no-such-file.jpg": "no-such-file.jpg",
         "enqueue https://a/b.jpg --pool a,b": "pool_is_a_name",

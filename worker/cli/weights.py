@@ -12,10 +12,25 @@ from worker.core import settings
 from worker.core.settings import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Fetch and verify the models on this disk.")
+
+
+def known_models(names: list[str] | None) -> list[str] | None:
+    """Return the names of models. Raises: typer.BadParameter if one is unknown."""
+    if names:
+        from worker import weights  # noqa: PLC0415 - brings an HTTP client
+
+        for name in names:
+            if name not in weights.NAMES:
+                raise typer.BadParameter(f"'{name}' is not one of {', '.join(map(repr, weights.NAMES))}.")
+    return names
+
+
 WeightNames = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="NAME", help="triposr, or the name of a background model. Default: the configured models."
+        metavar="NAME",
+        callback=known_models,
+        help="triposr, or the name of a background model. Default: the configured models.",
     ),
 ]
 
@@ -45,7 +60,7 @@ def fetch_weights(
 
     Exit status: 75 try again later, 78 a setting, the disk or the source prevents it.
     """
-    from worker import weights  # noqa: PLC0415 - brings an HTTP client
+    from worker import weights  # noqa: PLC0415 - see above
     from worker.daemon import systemd  # noqa: PLC0415 - a unit may run this before the daemon
     from worker.ops.terminal import progress  # noqa: PLC0415
 

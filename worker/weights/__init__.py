@@ -17,6 +17,7 @@ from worker.weights.errors import (
 from worker.weights.transfer import OnProgress, OnStep
 
 __all__ = [
+    "NAMES",
     "FetchFailed",
     "NotOfficial",
     "OnProgress",
@@ -30,6 +31,8 @@ __all__ = [
     "path",
     "verify",
 ]
+
+NAMES = (triposr.NAME, *rembg.MODELS)  # of all models
 
 
 def path(folder: Path, name: str) -> Path:
