@@ -3,18 +3,20 @@
 import hashlib
 import itertools
 import queue as queues
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bucket_server
 import psycopg
 import pytest
 import tiny
 from bucket_server import BUCKET, FAULTS, KEY, BucketServer, Fault
-from conftest import StartDaemon, until
+from conftest import StartDaemon, files_below, until
 from sqlalchemy.engine import Engine
 from structlog.testing import capture_logs
 
@@ -25,6 +27,7 @@ from worker.daemon.admission import Admission
 from worker.daemon.context import LaneContext, Stop
 from worker.daemon.filework import FileWork
 from worker.daemon.lane import Lane
+from worker.daemon.removal import remove_tree
 from worker.daemon.scratch import Scratch
 from worker.database.monitor import DatabaseMonitor
 from worker.jobs import queue
@@ -185,6 +188,44 @@ def test_twenty_jobs_through_a_bucket_that_fails_one_answer_in_three_in_every_wa
         assert bucket.bucket.objects[path].metadata == {"sha256": digest}
     ends = sql.execute("SELECT job_id FROM worker.outbox WHERE terminal").fetchall()
     assert Counter(Counter(ends).values()) == {1: 20}
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_next_job_is_held_while_the_folders_of_the_last_one_are_deleted(
+    bucket: BucketServer,
+    engine: Engine,
+    sql: psycopg.Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deleting, over = threading.Event(), threading.Event()
+
+    def delete_slowly(folder: Path) -> None:
+        deleting.set()
+        over.wait(60)
+        remove_tree(folder)
+
+    monkeypatch.setattr("worker.daemon.scratch.remove_tree", delete_slowly)
+    monkeypatch.setenv("WORKER_LEASE_S", "3")
+    store = SupabaseStore(bucket.url, KEY, BUCKET, timeout_s=1, wait_s=0.02)
+    for n in range(2):
+        queue.enqueue(engine, shop="a", product_id=str(n), image_urls=[f"https://a.example/{n}"])
+
+    def expires_at() -> datetime:
+        found = sql.execute("SELECT lease_expires_at FROM jobs WHERE status = 'processing'").fetchone()
+        assert found
+        return cast("datetime", found[0])
+
+    with lanes(1, store, engine, tmp_path / "tmp"):
+        try:
+            assert deleting.wait(60)
+            claimed_until = expires_at()
+            until(lambda: expires_at() > claimed_until, 15, "the next job's lease to be renewed")
+        finally:
+            over.set()
+        until(lambda: [row[1] for row in rows(sql)] == ["completed"] * 2)
+    store.storage.session.close()
+    assert files_below(tmp_path / "tmp") == []
 
 
 class UnheardChild(QuickChild):

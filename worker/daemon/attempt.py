@@ -48,7 +48,8 @@ class Attempt:
     """One claimed job: `run` it once.
 
     Afterwards `child_fate` says what became of the child, `begun` if there was any work, and `next` is the job that was taken
-    with the end of this one. `find_claimer` says who takes it; None while nothing may be claimed.
+    with the end of this one. `find_claimer` says who takes it; None while nothing may be claimed. `folders` has the folders of
+    the attempt before, and afterwards those of this one.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Attempt:
         heartbeat: Heartbeat,
         context: LaneContext,
         find_claimer: Callable[[], Claimer | None],
+        folders: ExitStack,
     ) -> None:
         self.job = job
         self.lane = lane
@@ -66,6 +68,7 @@ class Attempt:
         self.heartbeat = heartbeat
         self.context = context
         self.find_claimer = find_claimer
+        self.folders = folders
         self.settings = context.settings
         self.lease = Lease(
             context.engine,
@@ -90,12 +93,14 @@ class Attempt:
         log.info("job_claimed", quality=self.job.quality, photos=len(self.job.image_urls))
         with ExitStack() as held:
             try:
-                job = str(self.job.id)
-                folder = held.enter_context(self.context.scratch.job(job))
-                given = held.enter_context(self.context.scratch.job(job, self.lane))
-                # Opened before the child knows of it, so this is the folder whatever the child does to its path.
-                made = held.enter_context(beneath.opened(given))
+                # Before the last folders are deleted, which may take longer than a lease.
                 held.enter_context(self.lease)
+                self.folders.close()
+                job = str(self.job.id)
+                folder = self.folders.enter_context(self.context.scratch.job(job))
+                given = self.folders.enter_context(self.context.scratch.job(job, self.lane))
+                # Opened before the child knows of it, so this is the folder whatever the child does to its path.
+                made = self.folders.enter_context(beneath.opened(given))
             except Exception as error:  # noqa: BLE001 - whatever it is, the job is not to blame and loses no attempt
                 log.error("job_not_begun", reason=one_line(error))  # noqa: TRY400 - it names itself
                 ending = Ending(outcome=Outcome.RELEASED, report=self.report)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -178,12 +178,16 @@ class Lane(threading.Thread):
             return True
         if job is None:
             return False
-        while job is not None:
-            job = self._work(job)
+        with ExitStack() as folders:
+            while job is not None:
+                job = self._work(job, folders)
         return True
 
-    def _work(self, job: Job) -> Job | None:
-        """Attempt a job. Returns the next one, if it was claimed with the end of this one."""
+    def _work(self, job: Job, folders: ExitStack) -> Job | None:
+        """Attempt a job. Returns the next one, if it was claimed with the end of this one.
+
+        folders: those of the job before, and then of this one, to be deleted once the next one is held.
+        """
         self.wakeup.wake()  # there may be more
         metrics.CLAIMS.labels(self.label).inc()
         with structlog.contextvars.bound_contextvars(
@@ -191,7 +195,7 @@ class Lane(threading.Thread):
         ):
             self.context.wake_sender()
             attempt = self._attempt = Attempt(
-                job, self.label, self.child, self.heartbeat, self.context, self.find_claimer
+                job, self.label, self.child, self.heartbeat, self.context, self.find_claimer, folders
             )
             attempt.run()
             self._count_deaths(attempt.child_fate)
