@@ -40,7 +40,8 @@ from worker.local.server import DevServer
 from worker.storage.supabase import SupabaseStore
 
 ROOT = Path(__file__).parents[2]
-OPERATIONS = ROOT / "docs" / "operations.md"
+MONITORING = ROOT / "docs" / "monitoring.md"
+CODES = ROOT / "docs" / "codes.md"
 ALERTS = ROOT / "docs" / "prometheus-alerts.yml"
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -150,12 +151,12 @@ def _rules_name_what_is_scraped(scraped: set[str]) -> None:
         # A GPU's figure is there when the first model was made on one.
         assert named - scraped <= {"modelworker_gpu_memory_peak_bytes"}, rule
         assert set(rule) >= {"alert", "expr", "labels", "annotations"}
-        assert re.search(rf"^\| `{rule['alert']}` \|", OPERATIONS.read_text(), re.MULTILINE), rule["alert"]
+        assert re.search(rf"^\| `{rule['alert']}` \|", MONITORING.read_text(), re.MULTILINE), rule["alert"]
     assert len({rule["alert"] for rule in rules}) == len(rules) > 10
 
 
 def _documented(scraped: set[str]) -> None:
-    documented = set(re.findall(r"^\| `(modelworker_\w+)`", OPERATIONS.read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `(modelworker_\w+)`", MONITORING.read_text(), re.MULTILINE))
     ours = {re.sub(r"_(bucket|sum|count)$", "", name) for name in scraped if name.startswith("modelworker_")}
     assert documented == ours | {"modelworker_gpu_memory_peak_bytes"}
 
@@ -376,7 +377,7 @@ def events() -> Iterator[str]:
 
 
 def test_every_event_of_the_log_is_documented_and_no_other() -> None:
-    text = OPERATIONS.read_text().partition("## Log events")[2].partition("\n## ")[0]
+    text = CODES.read_text().partition("## Log events")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
     logged = (
         set(events())
@@ -388,7 +389,7 @@ def test_every_event_of_the_log_is_documented_and_no_other() -> None:
 
 
 def test_every_error_code_is_documented_with_its_sentence_and_no_other() -> None:
-    text = OPERATIONS.read_text().partition("## Error codes")[2].partition("\n## ")[0]
+    text = CODES.read_text().partition("## Error codes")[2].partition("\n## ")[0]
     text = re.sub(r"\[[^\]]+\]\(([^)]+)\)", r"docs/\1", text)
     documented = {
         code: (retried == "yes", sentence)

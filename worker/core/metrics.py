@@ -1,6 +1,6 @@
 """The Prometheus metrics: what this daemon has done since its start, how its lanes are, and the queue as a whole.
 
-docs/operations.md explains each; a test compares it with this file.
+docs/monitoring.md explains each; a test compares it with this file.
 """
 
 import json

@@ -271,7 +271,7 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
         description="Port for /healthz, /readyz and /metrics. 0 uses a free port and logs it. If unset, there is no HTTP server. "
-        "See docs/operations.md.",
+        "See docs/monitoring.md.",
     )
     http_host: str = Field(
         "127.0.0.1",
