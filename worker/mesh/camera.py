@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 def rotation(azimuth: float, elevation: float) -> NDArray[np.float64]:
     """Return the (3, 3) matrix from the mesh's axes to a camera's: its rows point right, up, and towards the camera."""
-    a, e = math.radians(azimuth), math.radians(elevation)
-    around = np.array([[math.cos(a), 0, -math.sin(a)], [0, 1, 0], [math.sin(a), 0, math.cos(a)]])
-    over = np.array([[1, 0, 0], [0, math.cos(e), -math.sin(e)], [0, math.sin(e), math.cos(e)]])
+    (cos_a, sin_a), (cos_e, sin_e) = _cos_sin(azimuth), _cos_sin(elevation)
+    around = np.array([[cos_a, 0, -sin_a], [0, 1, 0], [sin_a, 0, cos_a]])
+    over = np.array([[1, 0, 0], [0, cos_e, -sin_e], [0, sin_e, cos_e]])
     return np.asarray(over @ around, np.float64)
+
+
+def _cos_sin(degrees: float) -> tuple[float, float]:
+    return math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +56,19 @@ class Camera:
             the mesh. Nearness is 0 on the plane, greater for what is nearer, and linear in the picture across a triangle,
             as a depth buffer needs it. A thing looks 1 + nearness / `distance` times as large as it does on the plane.
         """
-        away = points.astype(np.float64) - self.center
-        if self.azimuth or self.elevation:
-            away = away @ self.rotation.T
-        size = 1 / np.maximum(1 - away[:, 2] / self.distance, 1e-6)
-        flat = away[:, :2] * size[:, None] * (1 / self.side, -1 / self.side) + 0.5
-        return flat.astype(np.float32), (away[:, 2] * size).astype(np.float32)
+        # Axis by axis: a product of matrices would wake all cores for so little work.
+        x, y, z = (points[:, axis].astype(np.float64) - self.center[axis] for axis in range(3))
+        if self.azimuth:
+            cos, sin = _cos_sin(self.azimuth)
+            x, z = cos * x - sin * z, sin * x + cos * z
+        if self.elevation:
+            cos, sin = _cos_sin(self.elevation)
+            y, z = cos * y - sin * z, sin * y + cos * z
+        size = 1 / np.maximum(1 - z / self.distance, 1e-6)
+        flat = np.empty((len(points), 2), np.float32)
+        flat[:, 0] = x * size * (1 / self.side) + 0.5
+        flat[:, 1] = y * size * (-1 / self.side) + 0.5
+        return flat, (z * size).astype(np.float32)
 
     def moved(self, base: NDArray[np.float64], scale: float) -> "Camera":
         """Return the camera that sees the same after every point p of the mesh moves to (p - base) * scale; base is (3,)."""
