@@ -14,7 +14,8 @@ from sqlalchemy.engine import Engine
 
 from worker.database import fetch_all
 from worker.jobs import estimates, hosts, queue, search
-from worker.jobs.search import Filter, Search
+from worker.jobs.filters import Filter
+from worker.jobs.search import Search
 
 SHOPS = 200
 BATCHES = 400  # that wait, and as many that have ended

@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy.engine import Engine
 
 from worker.jobs import queue, search
-from worker.jobs.search import BadFilter, Filter, Place, Search
+from worker.jobs.filters import STATUSES, BadFilter, Filter
+from worker.jobs.search import Search
+from worker.jobs.walks import Place
 
 # In all states, some of them at the same moment.
 CROWD = """
@@ -128,7 +130,7 @@ def test_choices_are_counted_as_if_their_field_asked_for_nothing(
     sql.execute(CROWD)
     for query, condition in (("", "true"), ("shop=shop-3.myshopify.com", "shop = 'shop-3.myshopify.com'")):
         found = Search(engine, parse(f"status=completed&preset=fast&{query}")).choices()
-        for status in search.STATUSES:
+        for status in STATUSES:
             expected = len(ids(sql, f"{condition} AND quality = 'fast' AND status = '{status}'"))
             assert found["status"].get(status, (0, True)) == (expected, True)
         for preset in ("fast", "balanced"):

@@ -9,7 +9,9 @@ from sqlalchemy.engine import Engine
 
 from worker.database import Row, fetch_all, queries
 from worker.jobs import hosts, queue
-from worker.jobs.search import ENDED, BadFilter, Count, Filter, Place, Search
+from worker.jobs.filters import ENDED, BadFilter, Filter
+from worker.jobs.search import Count, Search
+from worker.jobs.walks import Place
 from worker.ops.dashboard import search
 
 QUERIES = queries("worker.ops.dashboard")

@@ -1,5 +1,5 @@
 -- What the dashboard's pages show. Some statements select ids, and walk an index no further than the page needs; `cards` and
--- `job` read the jobs of these ids. None of them writes. What a filter finds: worker/jobs/search.py.
+-- `job` read the jobs of these ids. None of them writes. What a filter finds: worker/jobs/walks.py.
 
 -- name: running
 SELECT id FROM public.jobs WHERE status = 'processing' ORDER BY started_at DESC LIMIT :limit;

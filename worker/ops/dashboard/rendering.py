@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 
 from worker import engines
 from worker.core.errors import printable
-from worker.jobs.search import Filter
+from worker.jobs.filters import Filter
 from worker.ops.dashboard import access, lists, pages, search, sessions
 from worker.ops.terminal import formats
 from worker.storage.paths import last_part

@@ -16,7 +16,8 @@ from sqlalchemy.engine import Engine
 from worker import engines
 from worker.core.errors import ERRORS
 from worker.jobs import hosts
-from worker.jobs.search import LONGEST, BadFilter, Filter, Search
+from worker.jobs.filters import LONGEST, BadFilter, Filter
+from worker.jobs.search import Search
 
 Fields = Mapping[str, str]
 

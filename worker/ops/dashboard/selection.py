@@ -8,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker.jobs.search import BadFilter, Filter, Search
+from worker.jobs.filters import BadFilter, Filter
+from worker.jobs.search import Search
 from worker.ops.dashboard.forms import BadForm, Form
 
 NAMES = {"processing": "running", "pending": "waiting"}
