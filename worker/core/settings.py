@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     )
     turntable: bool = Field(
         True,
-        description="Also makes an animated picture of the model. It takes about 4 s on two CPU cores.",
+        description="Also makes an animated picture of the model. It takes about a second of a CPU core.",
     )
     usdz: bool = Field(
         False,
