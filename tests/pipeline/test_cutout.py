@@ -187,17 +187,33 @@ def test_specks_go_parts_and_holes_stay(cutter: Cutter) -> None:
     assert not alpha[275:, 375:].any()
 
 
-@pytest.mark.parametrize("blur", [0, 8])
-def test_a_drop_shadow_goes_with_the_background(cutter: Cutter, blur: float) -> None:
+@pytest.mark.parametrize(("level", "blur"), [(200, 0), (200, 8), (242, 3), (242, 8), (250, 8)])
+def test_a_drop_shadow_goes_with_the_background(cutter: Cutter, level: int, blur: float) -> None:
     image = transparent((100, 50, 300, 220))
     shadow = Image.new("L", image.size)
-    ImageDraw.Draw(shadow).ellipse((90, 200, 320, 280), fill=200)
+    ImageDraw.Draw(shadow).ellipse((90, 200, 320, 280), fill=level)
     below = Image.new("RGBA", image.size)
     below.putalpha(shadow.filter(ImageFilter.GaussianBlur(blur)))
     found = cutter.cut(Image.alpha_composite(below, image))
     assert not found.rgba[222:, :, 3].any()
     assert (found.rgba[55:215, 105:295, 3] == 255).all()
     assert found.certainty == 1
+
+
+def test_black_feet_stay_in_a_black_contact_shadow(cutter: Cutter) -> None:
+    image = transparent((100, 50, 300, 220))
+    feet = [(120, 220, 150, 250), (250, 220, 280, 250)]
+    for foot in feet:
+        image.paste((0, 0, 0, 255), foot)
+    shadow = Image.new("L", image.size)
+    ImageDraw.Draw(shadow).ellipse((90, 225, 310, 275), fill=242)
+    below = Image.new("RGBA", image.size)
+    below.putalpha(shadow.filter(ImageFilter.GaussianBlur(6)))
+    alpha = cutter.cut(Image.alpha_composite(below, image)).rgba[..., 3]
+    for left, top, right, bottom in feet:
+        assert (alpha[top:bottom, left:right] == 255).all()
+        alpha[top:bottom, left:right] = 0
+    assert not alpha[220:].any()
 
 
 def test_a_shadow_that_fills_an_opening_goes_too(cutter: Cutter) -> None:

@@ -4,6 +4,7 @@ Shops export transparency in many ways. A cut-out may come with a soft black sha
 glass, or have its alpha inverted; and a photo in a round frame is no cut-out at all.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from worker.pipeline.background import Alpha
 Mask = NDArray[np.bool_]  # (H, W)
 Rgb = NDArray[np.uint8]  # (H, W, 3), sRGB
 Rgba = NDArray[np.uint8]  # (H, W, 4), sRGB, straight alpha
+Color = NDArray[np.float64]  # (3,), sRGB levels
 
 MIN_AREA = 0.001  # of the photo; a smaller part is a speck and no product
 OPAQUE = 0.9  # alpha; a product's own alpha is often a little below 1 everywhere
@@ -124,7 +126,8 @@ class Cleaned(NamedTuple):
 def clean(rgba: Rgba) -> Cleaned:
     """Remove soft shadows, and make opaque what is translucent in a product, with the colours it has on a white page.
 
-    A shadow fades out, is dark and grey, and has one colour: at least two of the three. A translucent body has an
+    A shadow fades out, is dark and grey, and has one colour: at least two of the three. Where it touches the product it may be
+    nearly opaque. A translucent body has an
     outline. A region that is neither, such as fluff or a reflection, stays as it is.
     """
     rgb, alpha, faded = _unfaded(rgba)
@@ -163,11 +166,27 @@ def clean(rgba: Rgba) -> Cleaned:
             bodies[part] |= region
             _make_opaque(rgb[part], alpha[part], region)
     if shadows.any():
+        solid = alpha >= OPAQUE
+        like = _has_color(rgb, colors)
+        # A contact shadow is nearly opaque in its middle, but less so than the product, if most of what is solid is product.
+        others = solid & ~like
+        is_known = 2 * others.sum() > solid.sum()
+        opaque = np.percentile(alpha[others if is_known else solid], 10) if solid.any() else OPAQUE
+        if is_known:
+            core = like & (alpha > CLEAR) & (alpha < opaque) & ~bodies
+            shadows = ndimage.binary_propagation(shadows, mask=shadows | core)
         # Beside a shadow a rim is mixed with it: only what is as opaque as the rest belongs to the product.
-        opaque = np.percentile(alpha[alpha >= OPAQUE], 10) if (alpha >= OPAQUE).any() else OPAQUE
         near = ndimage.distance_transform_edt(~shadows) <= 2 * reach
         alpha[near & (alpha < opaque) & ~bodies] = 0
     return Cleaned(rgb, alpha, max(faded, float(bodies.sum() / max(1, (alpha > 0.5).sum()))))
+
+
+def _has_color(rgb: Rgb, colors: Sequence[Color]) -> Mask:
+    """Return where the photo has one of the colours."""
+    found = np.zeros(rgb.shape[:2], bool)
+    for color in np.unique(np.round(colors), axis=0):
+        found |= np.abs(rgb - color).max(axis=2) < SAME
+    return found
 
 
 def _unfaded(rgba: Rgba) -> tuple[Rgb, Alpha, float]:
