@@ -157,33 +157,35 @@ def _ask_retry(engine: Engine, form: Form) -> Question | None:
 
 def _approve(engine: Engine, form: Form) -> Notice:
     job = form.only_id()
-    done = queue.approve(engine, job)
-    published = done and _is_published(engine, job)
-    return _outcome(
-        done,
-        "Approved. The model is published in a moment."
-        if published
-        else "Approved. Another model of the product stays published.",
-        "Not approved: the model does not wait for it, or its files are gone.",
+    return _decided(
+        engine,
+        job,
+        queue.approve(engine, job),
+        published="Approved. The model is published in a moment.",
+        unpublished="Approved. Another model of the product stays published.",
+        otherwise="Not approved: the model does not wait for it, or its files are gone.",
     )
 
 
 def _reject(engine: Engine, form: Form) -> Notice:
     reason = form.text("reason", "", most=2000).strip()
     job = form.only_id()
-    done = queue.reject(engine, job, reason=reason or None)
-    published = done and _is_published(engine, job)
-    return _outcome(
-        done,
-        "Rejected. An equal model of an earlier job stays published."
-        if published
-        else "Rejected. The model is not published.",
-        "Not rejected: the model does not wait for it.",
+    return _decided(
+        engine,
+        job,
+        queue.reject(engine, job, reason=reason or None),
+        published="Rejected. An equal model of an earlier job stays published.",
+        unpublished="Rejected. The model is not published.",
+        otherwise="Not rejected: the model does not wait for it.",
     )
 
 
-def _is_published(engine: Engine, job: UUID) -> bool:
-    return bool(fetch_value(engine, QUERIES["is_published"], id=job))
+def _decided(
+    engine: Engine, job: UUID, done: bool, *, published: str, unpublished: str, otherwise: str
+) -> Notice:
+    """Return the sentence for a decision: by whether the job's version is published now, or why nothing was decided."""
+    is_published = done and fetch_value(engine, QUERIES["is_published"], id=job)
+    return _outcome(done, published if is_published else unpublished, otherwise)
 
 
 def _publish(engine: Engine, form: Form) -> Notice:
