@@ -47,7 +47,7 @@ test-unit: PROCESSES := 2
 test: weights ## Run all tests but the long ones
 	$(PYTEST)
 
-test-unit: weights ## Run the tests that need no database and no other process: half a minute
+test-unit: weights ## Run the tests that need no database and no other process: a minute
 	$(PYTEST) -m "unit and not long"
 
 test-integration: weights ## Run the tests with Postgres, but no daemon

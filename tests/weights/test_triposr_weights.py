@@ -264,8 +264,8 @@ def test_the_commands_from_missing_to_verified(
         (("fetch", "triposr", "--from", "http://127.0.0.1:1"), 75),
         (("fetch", "triposr", "--from", "no/such/folder"), 78),
         (("fetch", "--from", "http://127.0.0.1:1"), 2),
-        (("fetch", "tripsr"), 78),
-        (("path", "tripsr"), 78),
+        (("fetch", "tripsr"), 2),
+        (("path", "tripsr"), 2),
     ],
 )
 def test_the_commands_exit_with_what_a_supervisor_understands(
