@@ -310,6 +310,33 @@ def test_two_legs_in_the_front_and_one_in_the_side_make_two_legs() -> None:
     assert np.ptp(shin[:, 2]) > 0.1
 
 
+def test_an_arm_beside_the_head_of_a_lamp_is_one_arm_and_its_foot_is_round() -> None:
+    """Each photo shows the arm beside the head and then the stand alone: one arm, and not one for each photo."""
+
+    def lamp(mirror: int) -> Drawing:
+        def draw_lamp(draw: ImageDraw.ImageDraw) -> None:
+            def x(of: int) -> int:
+                return 256 + mirror * (of - 256)
+
+            draw.polygon([(x(220), 50), (x(400), 110), (x(290), 220)], "red")
+            draw.line([(x(230), 60), (x(150), 250), (x(200), 430)], "silver", 20)
+            draw.ellipse([(min(x(110), x(290)), 430), (max(x(110), x(290)), 470)], "black")
+
+        return draw_lamp
+
+    views = [PosedView("front", view_of(lamp(1))), PosedView("left", view_of(lamp(-1)))]
+    parts = mesh_of(Relief().reconstruct(views, FAST)).split()
+    whole = max(parts, key=lambda part: len(part.faces))
+    assert whole.bounds[:, 1] == pytest.approx([-0.84, 0.8], abs=0.04)
+    for height, outlines in ((-0.4, 1), (-0.1, 1), (0.25, 2)):
+        level = whole.section([0, 1, 0], [0, height, 0])
+        assert level is not None
+        assert len(level.discrete) == outlines
+    foot = whole.vertices[np.abs(whole.vertices[:, 1] + 0.76) < 0.01][:, [0, 2]]
+    radius = np.hypot(*(foot - foot.mean(axis=0)).T)
+    assert np.quantile(radius, 0.1) > 0.93 * radius.max()
+
+
 def test_a_leaf_between_two_stems_is_not_lost() -> None:
     def front(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((136, 230, 376, 460), "brown")

@@ -15,6 +15,7 @@ ALIKE = (
     0.5,
 )  # of the top of its row: thinner runs than the first stay so, thicker ones than the second are raised
 NEARLY = 0.8  # of a row's pixels: a run of more is the body, and the rest belongs to a handle or the like
+CENTRED = 0.03  # of a row's width, by which the middle of the body may be off that of the row, if all of the row is the body
 STEPS = 3.0  # rows, over which the steps of a pixel in the sides of a round body are smoothed
 
 
@@ -121,6 +122,8 @@ def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows]:
     An inflated outline is flatter in a disc, and narrower beside a step such as a shoulder or a rim.
     """
     main = mask & ~beside
+    whole = _whole(mask, main)
+    main[whole] = mask[whole]
     change = np.diff(main.astype(np.int8), axis=1, prepend=0, append=0)
     rows, begins = np.nonzero(change == 1)
     ends = np.nonzero(change == -1)[1]
@@ -138,6 +141,17 @@ def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows]:
     other = mask & ((column < run[0, :, None]) | (column >= run[1, :, None]))
     circle = np.maximum(np.clip(1 - across**2, -1, 1), np.where(other, share, -1))
     return np.where(once[:, None], circle, share).astype(np.float32), once
+
+
+def _whole(mask: Mask, main: Mask) -> Rows:
+    """Return the rows in which all belongs to the body, though it ends there: in a neck, a stand or a foot, and where they begin."""
+    bare = ~main.any(axis=1)
+    column = np.arange(mask.shape[1])
+    count, its = mask.sum(axis=1), main.sum(axis=1)
+    apart = (mask @ column) / np.maximum(count, 1) - (main @ column) / np.maximum(its, 1)
+    reach = int(inner_distance(mask).max() / 3) + 1
+    near = ndimage.binary_dilation(bare & (count > 0), iterations=reach)
+    return np.asarray(bare | (near & (np.abs(apart) < CENTRED * count)))
 
 
 def _bridges(once: Rows, several: Rows, width: NDArray[np.float32]) -> Rows:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from worker.engines.relief.arm import add_arm
 from worker.engines.relief.inflate import DEPTH, continue_outwards, inflate
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.outline import (
@@ -142,6 +143,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
         volume += least
     top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
     volume *= top[None, :, None]
+    front[0], side[0] = add_arm(volume, front[0], side[0], x, z)
     _add_thin(volume, front[0], side[0], z)
     _add_thin(volume.transpose(2, 1, 0), side[0], front[0], x)
     _add_lost(volume, front[0], z)
