@@ -111,20 +111,26 @@ def _camera(role: Role, side: float, up: float, across: float, axis: float) -> C
 def _opposite(twin: Outline, mask: Mask, start: Camera) -> Camera:
     """Shift and scale the camera a little, until its outline is the mirrored one of the photo from the other side."""
     size = len(mask)
-    steps = (np.arange(0, size, COARSE) + COARSE / 2 - 0.5) * twin.unit - twin.camera.side / 2 + twin.unit / 2
-    u, v = np.meshgrid(steps, -steps)  # right and up in the twin's picture
+    first, last = (
+        (middle + 0.5) * twin.unit - twin.camera.side / 2
+        for middle in (COARSE / 2 - 0.5, size - COARSE / 2 - 0.5)
+    )
     right = twin.camera.rotation[0]
-    points = np.asarray(twin.camera.center) + u[..., None] * right + v[..., None] * np.array([0.0, 1.0, 0.0])
-    wanted = ndimage.uniform_filter(twin.mask.astype(np.float32), COARSE)[
-        COARSE // 2 :: COARSE, COARSE // 2 :: COARSE
-    ]
+    # What the first and the last sample of the twin's picture show.
+    ends = np.asarray(twin.camera.center) + np.array([first, last])[:, None] * (
+        right - np.array([0.0, 1.0, 0.0])
+    )
+    wanted = twin.mask.reshape(size // COARSE, COARSE, -1, COARSE).mean(axis=(1, 3), dtype=np.float32)
     picture = ndimage.uniform_filter(mask.astype(np.float32), COARSE)
+    total = float(wanted.sum())
 
     def overlap(camera: Camera) -> float:
-        flat, _ = camera.project(points.reshape(-1, 3).astype(np.float32))
-        seen = ndimage.map_coordinates(picture, flat[:, ::-1].T * size - 0.5, order=1, mode="constant")
-        both = np.minimum(seen.reshape(wanted.shape), wanted).sum()
-        return float(both / max(float(seen.sum() + wanted.sum() - both), 1e-9))
+        flat, _ = camera.project(ends.astype(np.float32))
+        (column, row), (last_column, last_row) = flat.astype(np.float64) * size - 0.5
+        steps = np.array([last_row - row, last_column - column]) / (len(wanted) - 1)
+        seen = ndimage.affine_transform(picture, steps, (row, column), wanted.shape, order=1, mode="constant")
+        both = float(np.minimum(seen, wanted).sum())
+        return both / max(float(seen.sum()) + total - both, 1e-9)
 
     best, reached = start, overlap(start)
     for step in (0.02, 0.008, 0.003):  # of the twin's picture
@@ -170,7 +176,8 @@ def _levelled(front: Outline, outline: Outline) -> Camera:
 def _bands(outline: Outline) -> NDArray[np.float64]:
     """Return how the width and the mean colour change from row to row of the photo: (4, S), of about the same variance."""
     inside = outline.mask.sum(axis=1)
-    color = (outline.view[..., :3] * outline.mask[..., None]).sum(axis=1) / np.maximum(inside, 1)[:, None]
+    totals = [np.where(outline.mask, outline.view[..., i], 0).sum(axis=1) for i in range(3)]
+    color = np.stack(totals, axis=1) / np.maximum(inside, 1)[:, None]
     rows = np.flatnonzero(inside)
     color = color[np.clip(np.arange(len(color)), rows[0], rows[-1])] / 255
     signals = np.concatenate([np.log(inside * outline.unit + 0.05)[None] / 2, color.T])

@@ -153,12 +153,18 @@ def relax(values: FloatMap, free: Mask, *, source: float = 0.0, across: float = 
         channels = np.where(free[:, :, None], start, channels)
     wide = size + 2
     flat = np.pad(channels, ((1, 1), (1, 1), (0, 0)), mode="edge").reshape(wide * wide, -1)
+    flat = flat[:, 0] if flat.shape[1] == 1 else flat
     rows, columns = np.nonzero(free)
     pixels = (rows + 1) * wide + columns + 1
+    # As on a chessboard: the white squares from the black ones, then the reverse.
     colors = [pixels[(rows + columns) % 2 == parity] for parity in (0, 1)]
+    neighbours = [(at, at - 1, at + 1, at - wide, at + wide) for at in colors]
     beside, above = np.float32(across / 2), np.float32((1 - across) / 2)
     for _ in range(SWEEPS * 512 // size):
-        for at in colors:  # as on a chessboard: the white squares from the black ones, then the reverse
-            pull = beside * (flat[at - 1] + flat[at + 1]) + above * (flat[at - wide] + flat[at + wide])
-            flat[at] += np.float32(1.5) * (pull + np.float32(source) - flat[at])
+        for at, left, right, up, down in neighbours:
+            pull = beside * (flat.take(left, 0) + flat.take(right, 0)) + above * (
+                flat.take(up, 0) + flat.take(down, 0)
+            )
+            own = flat.take(at, 0)
+            flat[at] = own + np.float32(1.5) * (pull + np.float32(source) - own)
     return np.asarray(flat.reshape(wide, wide, -1)[1:-1, 1:-1].reshape(values.shape))

@@ -18,11 +18,12 @@ from worker.engines.views import Mask, Outline
 TURN = (0.1, 0.5)
 FACING = 0.03  # cosine to the camera below which a photo saw nothing
 HIDDEN = (2.0, 4.0)  # samples behind the nearest surface: seen below the first, hidden above the second
+ON_LINE = 1e-3  # samples beside a line of them, within which a point lies on it
 INSIDE = (0.5, 2.5)  # pixels from the outline, where the background shows through
 SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
 FILL_GRID = 64  # cells along the longest axis, in which the colours of unseen parts are found
-EVERY = 4  # of the surface's points, those from which the colours of unseen parts are found
+EVERY = 8  # of the surface's points, those from which the colours of unseen parts are found
 BAND = 16  # width in pixels of the rim that colours sides and back
 
 
@@ -77,21 +78,37 @@ def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
 class _Sight:
     """A photo's colours on the surface, and how well the photo saw it there."""
 
-    def __init__(self, outline: Outline, solid: Solid, inside: NDArray[np.bool_]) -> None:
-        """Take a photo, the solid, and the samples of its grid that lie inside of it."""
+    def __init__(self, outline: Outline, solid: Solid, points: Points) -> None:
+        """Take a photo, the solid, and (V, 3) points on its surface, close to each other."""
         inner = inner_distance(outline.mask)
         photo = grow(outline.view, outline.mask, inner)
         self.camera, self.solid = outline.camera, solid
         self.maps = np.concatenate([photo, np.minimum(inner, INSIDE[1])[:, :, None]], axis=2)
-        # The camera looks along an axis of the grid: what is nearest to it can be read off the samples.
+        # The camera looks along an axis of the grid. Where a line of samples goes inside, it has a point of the surface.
         toward = outline.camera.rotation[2].round()
         self.axis = int(np.abs(toward).argmax())
         self.sign = float(toward[self.axis])
-        ahead = np.moveaxis(inside, self.axis, 0)[:: -1 if self.sign > 0 else 1]
-        first = ahead.argmax(axis=0)
-        met = np.take_along_axis(ahead, first[None], axis=0)[0]
-        depth = np.where(met, first, len(ahead)).astype(np.float32)
-        self.depth = ndimage.minimum_filter(depth, 3)  # samples from the grid's near end
+        self.across = [k for k in range(3) if k != self.axis]
+        lines = [solid.volume.shape[k] for k in self.across]
+        line, depth, beside = self._place(points)
+        on_line = np.flatnonzero(beside < ON_LINE)
+        nearest = np.full(lines[0] * lines[1], np.inf, np.float32)
+        np.minimum.at(nearest, line[on_line], np.ceil(depth[on_line]))
+        self.depth = ndimage.minimum_filter(nearest.reshape(lines), 3).ravel()
+
+    def _place(self, points: Points) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+        """Return the lines of samples on which the camera sees (N, 3) points.
+
+        Also how many samples away from the grid's near end the points are, and how many beside their lines.
+        """
+        at, shape = (points - self.solid.origin) / np.float32(self.solid.cell), self.solid.volume.shape
+        depth = at[:, self.axis] if self.sign < 0 else shape[self.axis] - 1 - at[:, self.axis]
+        first, second = (at[:, k] for k in self.across)
+        row, column = np.rint(first), np.rint(second)
+        beside = np.maximum(np.abs(first - row), np.abs(second - column))
+        rows, columns = (shape[k] for k in self.across)
+        line = row.clip(0, rows - 1) * columns + column.clip(0, columns - 1)
+        return line.astype(np.intp), depth, beside
 
     def look(self, points: Points, normals: Points) -> tuple[NDArray[np.intp], Colors, NDArray[np.float32]]:
         """Return which of (N, 3) points the photo may have seen, its colours there, and how well it saw them.
@@ -104,14 +121,8 @@ class _Sight:
         flat, _ = self.camera.project(points)
         place = flat.T * np.float32(len(self.maps)) - np.float32(0.5)
         here = lookup(self.maps, place[1], place[0])
-        at = (points - self.solid.origin) / np.float32(self.solid.cell)
-        count = self.solid.volume.shape[self.axis]
-        depth = at[:, self.axis] if self.sign < 0 else count - 1 - at[:, self.axis]
-        column = [
-            np.clip(np.rint(at[:, k]), 0, self.solid.volume.shape[k] - 1).astype(np.intp) for k in range(3)
-        ]
-        del column[self.axis]
-        shown = 1 - _rise(depth - self.depth[column[0], column[1]], *HIDDEN)
+        line, depth, _ = self._place(points)
+        shown = 1 - _rise(depth - self.depth[line], *HIDDEN)
         return ahead, here[:, :3], facing[ahead] * shown * _rise(here[:, 3], *INSIDE)
 
 
@@ -129,9 +140,8 @@ def paint(
         points: (V, 3) on the surface, close to each other.
     """
     slopes = np.gradient(_halved(solid.volume))
-    inside = solid.volume > 0
-    sights = [(_Sight(outline, solid, inside), 1.0) for outline in outlines]
-    sights += [(_Sight(outline, solid, inside), INVENTED) for outline in inferred]
+    sights = [(_Sight(outline, solid, points), 1.0) for outline in outlines]
+    sights += [(_Sight(outline, solid, points), INVENTED) for outline in inferred]
 
     def seen(points: Points) -> tuple[Colors, NDArray[np.float32]]:
         at = ((points - solid.origin) / np.float32(2 * solid.cell) - np.float32(0.25)).T

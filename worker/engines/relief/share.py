@@ -104,8 +104,9 @@ def _beside(mask: Mask) -> Mask:
     away = np.zeros(mask.shape)
     box = box_of(mask, 0)
     away[box] = ndimage.distance_transform_edt(~main[box])
-    reach = ndimage.maximum(away, parts, np.arange(1, count + 1))
-    return np.asarray(rest & np.concatenate([[False], reach > inner_distance(mask).max() / 3])[parts])
+    reach = np.zeros(count + 1)
+    np.maximum.at(reach, parts[rest], away[rest])
+    return np.asarray(rest & (reach > inner_distance(mask).max() / 3)[parts])
 
 
 def _thin(share: FloatMap, beside: Mask) -> FloatMap:
