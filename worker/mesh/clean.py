@@ -36,29 +36,44 @@ def drop_floaters(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces, in
     count, part = parts(vertices, faces)
     if count == 1:
         return *remove_unused(vertices, faces), 0
-    used = np.zeros(len(vertices), bool)
-    used[faces] = True
+    real, keep = _kept(vertices, faces, count, part)
+    vertices, faces = remove_unused(vertices, faces[keep[part[faces[:, 0]]]])
+    return vertices, faces, int((real & ~keep).sum())
 
-    low = np.full((count, 3), np.inf)
-    high = np.full((count, 3), -np.inf)
-    np.minimum.at(low, part[used], vertices[used])
-    np.maximum.at(high, part[used], vertices[used])
-    extent = (high - low).max(axis=1)  # -inf for a vertex that no face uses
 
-    # Six times the volume, by the divergence theorem, and twice the area.
+def count_kept(vertices: Vertices, faces: Faces) -> int:
+    """Count the parts that `drop_floaters` keeps."""
+    if not len(faces):
+        return 0
+    count, part = parts(vertices, faces)
+    return 1 if count == 1 else int(_kept(vertices, faces, count, part)[1].sum())
+
+
+def _kept(
+    vertices: Vertices, faces: Faces, count: int, part: NDArray[np.int32]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which of the parts have faces, and which of these are no crumbs and no inner shells: twice (count,)."""
     part_of_face = part[faces[:, 0]]
-    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
-    volume = np.bincount(part_of_face, np.einsum("ij,ij->i", a, np.cross(b, c)), count)
-    area = np.bincount(part_of_face, np.linalg.norm(np.cross(b - a, c - a), axis=1), count)
-    real = np.isfinite(extent)
+    a, b, c = (vertices.take(faces[:, i], axis=0) for i in range(3))
+    across = np.cross(b - a, c - a)
+    # Six times the volume, by the divergence theorem, and twice the area.
+    volume = np.bincount(part_of_face, np.einsum("ij,ij->i", a, across), count)
+    area = np.bincount(part_of_face, np.sqrt(np.einsum("ij,ij->i", across, across)), count)
+    extent = np.zeros(count)
+    for axis in range(3):
+        along = np.ascontiguousarray(vertices[:, axis])
+        low, high = np.full((2, count), np.inf, np.float32)
+        np.minimum.at(low, part, along)
+        np.minimum.at(high, part, -along)
+        np.maximum(extent, -high - low, out=extent)
+    real = np.bincount(part_of_face, minlength=count) > 0
     outer = real & (volume > 0)
     if not outer.any():  # an open or inverted mesh
         outer, volume = real, np.abs(volume)
     keep = np.zeros(count, bool)
     for size, least in zip((extent, area, volume), CRUMB, strict=True):
         keep |= outer & (size >= least * size[outer].max())
-    vertices, faces = remove_unused(vertices, faces[keep[part_of_face]])
-    return vertices, faces, int((real & ~keep).sum())
+    return real, keep
 
 
 def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:

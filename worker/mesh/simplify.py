@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from worker.mesh.clean import drop_floaters, is_watertight, parts, remove_unused
+from worker.mesh.clean import count_kept, is_watertight, remove_unused
 
 Vertices = NDArray[np.float32]
 Faces = NDArray[np.int32]
@@ -39,16 +39,11 @@ def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
     if _closed(*result) or not is_watertight(faces):
         return result
     apart = _take_apart(_solid(*result))
-    if _fits(apart, triangles) and _parts(*apart) == _parts(vertices, faces):
+    # A crumb stays where it is, as near as it was.
+    if _fits(apart, triangles) and count_kept(*apart) == count_kept(vertices, faces):
         return apart
     safe = _collapse_safely(vertices, faces, triangles)
     return next((other for other in (safe, apart) if _fits(other, triangles)), result)
-
-
-def _parts(vertices: Vertices, faces: Faces) -> int:
-    """Count the connected parts that are no crumbs. A crumb stays where it is, as near as it was."""
-    vertices, faces, _ = drop_floaters(vertices, faces)
-    return parts(vertices, faces)[0]
 
 
 def _fits(mesh: tuple[Vertices, Faces], triangles: int) -> bool:
