@@ -1,16 +1,17 @@
 """Photos of a ball from all sides, drawn from a colour that is known at every point of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import trimesh
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from worker.mesh.agree import agree
-from worker.mesh.blend import FACING_OF_SEVERAL, Blend, blend
+from worker.mesh.blend import FACING_OF_SEVERAL, Blend, lay
 from worker.mesh.camera import Camera
-from worker.mesh.project import Photo, Shot, shoot
+from worker.mesh.project import Photo, Projection, Shot, shoot
 
 Floats = NDArray[np.float32]
 SIDE = 2.4  # of the picture of a ball of radius 1
@@ -46,8 +47,15 @@ def shot(azimuth: float, color: Callable[[Floats], Floats]) -> Shot:
     return shoot(Photo(view), camera, POINTS, FACES)
 
 
+def blend(engine: Floats, photos: list[Projection], inferred: Sequence[Projection] = ()) -> Blend:
+    """Lay photos over the colours that an engine has at the points."""
+    layers = lay(POINTS, photos, inferred)
+    color = layers.harmonized(lambda points: engine[cKDTree(POINTS).query(points)[1]])
+    return layers.over(np.where(layers.open[:, None], color(POINTS), np.float32(np.nan)))
+
+
 def laid(shots: list[Shot], engine: Floats) -> Blend:
-    return blend(POINTS, engine, [shot.project(POINTS, POINTS, FACING_OF_SEVERAL[0]) for shot in shots])
+    return blend(engine, [shot.project(POINTS, POINTS, FACING_OF_SEVERAL[0]) for shot in shots])
 
 
 def flat(*rgb: float) -> Callable[[Floats], Floats]:
@@ -204,7 +212,7 @@ def test_an_inferred_picture_is_taken_where_photos_saw_worse_and_changes_none_of
     photos = [shot(angle, checked).project(POINTS, POINTS, FACING_OF_SEVERAL[0]) for angle in (0, 180)]
     inferred = shot(270, darker).project(POINTS, POINTS, FACING_OF_SEVERAL[0])
     inferred = inferred._replace(resolution=inferred.resolution / np.float32(2))  # an engine makes it so
-    without, blended = blend(POINTS, GREY, photos), blend(POINTS, GREY, photos, [inferred])
+    without, blended = blend(GREY, photos), blend(GREY, photos, [inferred])
     assert np.array_equal(blended.seen, without.seen)
     assert len(blended.shares) == len(photos)
     middle = UPRIGHT & (np.abs(AROUND - 270) < 10)

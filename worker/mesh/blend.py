@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.mesh.project import Floats, Projection, rise
+from worker.mesh.texture import Color
 
 # A photo's share in a colour rises from 0 at the first cosine to 1 at the second.
 FACING = (0.15, 0.55)  # of one photo alone: beyond it, the engine's colour
@@ -30,7 +31,9 @@ SEEN = 0.5  # points of a cell that a photo sees, at least
 NEAR = 3  # cells around a place where photos do not agree: what is closer belongs to it
 FAIR = 0.2  # of the best photo's score: a photo that is worse gets no place for its other parts' sake
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
+ENOUGH = 0.995  # of a colour, from which on what the photos leave of it is no matter
 FEW = 80_000  # points, from which the surroundings of all are found
+FEW_OF_ENGINE = 20_000  # the same, for the difference between photos and engine
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
@@ -46,10 +49,43 @@ class Blend(NamedTuple):
     seen: NDArray[np.bool_]  # (P,) a photo saw the point clearly and at a fair angle
 
 
-def blend(
-    points: Floats, colors: Floats, photos: Sequence[Projection], inferred: Sequence[Projection] = ()
-) -> Blend:
-    """Lay photos over the engine's colours.
+class Layers(NamedTuple):
+    """What photos give to the colours of P points, before the engine's colours are known."""
+
+    points: Floats  # (P, 3)
+    each: Sequence["_Layer"]  # of each photo, and of each inferred picture
+    shares: Floats  # (n, P) of each in the colour
+    photos: int  # how many of them are real
+    seen: NDArray[np.bool_]  # (P,) as in `Blend`
+
+    @property
+    def open(self) -> NDArray[np.bool_]:
+        """(P,) where the engine's colour counts: with one photo everywhere."""
+        if len(self.shares) == 1:
+            return np.ones(len(self.points), bool)
+        return np.asarray(self.shares.sum(axis=0) < ENOUGH)
+
+    def harmonized(self, color: Color) -> Color:
+        """Return the engine's colours, moved by what several photos around each point differ from them."""
+        return _harmonized(self, color) if len(self.shares) > 1 else color
+
+    def over(self, colors: Floats) -> Blend:
+        """Lay the photos over the engine's colours: (P, 3) sRGB in 0..1; NaN where unknown, or not open."""
+        total, shares = np.asarray(self.shares.sum(axis=0), np.float32), self.shares.copy()
+        # Where the engine knows no colour, a little of a photo is better than none.
+        unknown = ~_known(colors)
+        alone = np.flatnonzero(unknown & (total > 0) & (total != 1))
+        shares[:, alone] /= total[alone]
+        base = np.where(unknown[:, None], np.float32(0), colors)
+        mixed = base.copy()
+        for share, (at, color) in zip(shares, self.each, strict=True):
+            mixed[at] += share[at, None] * (color - base.take(at, axis=0))
+        mixed[unknown & (total == 0)] = np.nan
+        return Blend(mixed, shares[: self.photos], self.seen)
+
+
+def lay(points: Floats, photos: Sequence[Projection], inferred: Sequence[Projection] = ()) -> Layers:
+    """Lay photos over points of the mesh.
 
     One photo alone fades into the engine's colours. Of several, each point takes the one that saw it best: straight on,
     with many pixels, far from outlines. What no photo saw keeps the engine's colour, moved by the difference between the
@@ -57,7 +93,6 @@ def blend(
 
     Args:
         points: (P, 3) on the mesh.
-        colors: (P, 3) the engine's, sRGB in 0..1; NaN where unknown.
         photos: with matching exposures.
         inferred: likely pictures of sides that no photo shows. They take part where photos saw worse, and are not counted.
     """
@@ -72,20 +107,9 @@ def blend(
         usable = [photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL) for photo in photos]
         shares = _choose(cells, photos, usable, count)
         layers = _levelled(_Cells(points, LIGHT_CELLS), cells, photos, usable, count, shares)
-        colors = _harmonized(_Cells(points, CELLS // 2), colors, layers, shares)
     else:
         layers = [_laid(photo, share) for photo, share in zip(photos, shares, strict=True)]
-    total = np.asarray(shares.sum(axis=0), np.float32)
-    # Where the engine knows no colour, a little of a photo is better than none.
-    unknown = ~_known(colors)
-    alone = unknown & (total > 0)
-    shares[:, alone] /= total[alone]
-    base = np.where(unknown[:, None], np.float32(0), colors)
-    mixed = base.copy()
-    for share, (at, color) in zip(shares, layers, strict=True):
-        mixed[at] += share[at, None] * (color - base.take(at, axis=0))
-    mixed[unknown & ~alone] = np.nan
-    return Blend(mixed, shares[:count], seen)
+    return Layers(points, layers, shares, count, seen)
 
 
 class _Layer(NamedTuple):
@@ -98,15 +122,17 @@ class _Layer(NamedTuple):
 class _Cells:
     """A grid around P points, to average over the points' surroundings in space, across the seams of a texture."""
 
-    def __init__(self, points: Floats, count: int) -> None:
-        """Take (P, 3) points, and the number of cells along the longest side."""
-        self.every = max(len(points) // FEW, 1)
+    def __init__(self, points: Floats, count: int, most: int = FEW, multiple: int = 1) -> None:
+        """Take (P, 3) points, the number of cells along the longest side, and how many points to average at most.
+
+        The number of cells along each axis is a multiple of `multiple`.
+        """
+        self.every = max(len(points) // most, 1)
         few = points[:: self.every]
         self.points, self.low = points, few.min(axis=0)
         side = few.max(axis=0) - self.low
         self.cell = np.float32(max(float(side.max()) / count, 1e-9))
-        # Even on every level of `_spread`.
-        self.shape = tuple(int(np.ceil((n + 3) / 16)) * 16 for n in side / self.cell)
+        self.shape = tuple(int(np.ceil((n + 3) / multiple)) * multiple for n in side / self.cell)
         index = np.rint(self._place(few)).astype(np.intp)
         self.index = (index[0] * self.shape[1] + index[1]) * self.shape[2] + index[2]
 
@@ -335,29 +361,37 @@ def _broad(grid: Floats) -> Floats:
     return np.asarray(ndimage.gaussian_filter(grid, 1, truncate=3.0), np.float32)
 
 
-def _harmonized(cells: _Cells, colors: Floats, layers: Sequence[_Layer], shares: Floats) -> Floats:
-    """(P, 3) the engine's colours, moved by what the photos around each point differ from them."""
-    known = _known(colors)
-    total = shares.sum(axis=0) * known
+def _harmonized(laid: Layers, color: Color) -> Color:
+    """Return the engine's colours, moved by what the photos around each point differ from them."""
+    # Even on every level of `_spread`.
+    cells = _Cells(laid.points, CELLS // 2, FEW_OF_ENGINE, multiple=16)
     every = cells.every
-    shown = every * np.flatnonzero(total[::every] > 0)
-    off = np.zeros_like(colors)
-    for share, layer in zip(shares, layers, strict=True):
+    total = laid.shares[:, ::every].sum(axis=0)
+    shown = np.flatnonzero(total)
+    engine = color(laid.points[shown * every])
+    known = _known(engine)
+    shown, engine, total = shown[known], engine[known], total[shown[known], None]
+    place = np.full(len(laid.points), -1)
+    place[shown * every] = np.arange(len(shown))
+    off = np.zeros_like(engine)
+    for share, layer in zip(laid.shares, laid.each, strict=True):
         some = _some(layer.at, every)
-        some = some[known[layer.at[some]]]
-        at = layer.at[some]
-        off[at] += share[at, None] * (layer.color.take(some, axis=0) - colors.take(at, axis=0))
-    off = off[shown]
-    like = total[shown] / (1 + (off**2).sum(axis=1) / np.float32(APART**2))
-    weight = cells.sums(shown, every * like)
-    off *= (every * like / total[shown])[:, None]
-    sums = np.stack([cells.sums(shown, off[:, i]) for i in range(3)], axis=-1)
+        some = some[place[layer.at[some]] >= 0]
+        here = place[layer.at[some]]
+        off[here] += share[layer.at[some], None] * (
+            layer.color.take(some, axis=0) - engine.take(here, axis=0)
+        )
+    like = total / (1 + (off**2).sum(axis=1, keepdims=True) / np.float32(APART**2))
+    weight = cells.sums(shown * every, every * like[:, 0])
+    off *= every * like / total
+    sums = np.stack([cells.sums(shown * every, off[:, i]) for i in range(3)], axis=-1)
     # A cell's own difference counts fully from a few points on.
-    offset = _spread(sums, weight)
-    hidden = np.flatnonzero(known & (total < 1))
-    moved = colors.copy()
-    moved[hidden] += cells.lookup([*np.moveaxis(offset, -1, 0)], hidden)
-    return np.clip(moved, 0, 1, out=moved)
+    offset = [*np.moveaxis(_spread(sums, weight), -1, 0)]
+
+    def moved(points: Floats) -> Floats:
+        return np.asarray(np.clip(color(points) + cells.interpolate(offset, points), 0, 1))
+
+    return moved
 
 
 def _known(colors: Floats) -> NDArray[np.bool_]:

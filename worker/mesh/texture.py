@@ -33,6 +33,10 @@ class Texels(NamedTuple):
         """Interpolate: (V, C) values at the vertices and (F, 3) faces → (K, C) values at the texels."""
         return np.asarray(np.einsum("ki,kij->kj", self.weight, values[faces[self.face]]), np.float32)
 
+    def only(self, some: NDArray[np.bool_]) -> "Texels":
+        """Return those of the texels where (K,) is true."""
+        return self if some.all() else Texels(self.texel[some], self.face[some], self.weight[some])
+
 
 def texels(faces: NDArray[np.int32], uv: NDArray[np.float32], size: int) -> Texels:
     """Find the texels that have their centre, or else another point, on a face.

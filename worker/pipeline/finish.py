@@ -15,7 +15,7 @@ from worker.engines.surface import SourceView, Surface
 from worker.engines.views import OPPOSITE
 from worker.mesh.agree import agree
 from worker.mesh.align import LEAST_OVERLAP, fit, refine
-from worker.mesh.blend import FACING, FACING_OF_SEVERAL, blend
+from worker.mesh.blend import FACING, FACING_OF_SEVERAL, Layers, lay
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
@@ -202,69 +202,79 @@ def _check(vertices: Vertices, faces: Faces) -> None:
 
 
 def _paint(surface: Surface, shape: _Shape, size: int, seconds: dict[str, float]) -> _Paint:
-    """Ask the engine for the colours of all texels, and lay the photos over them."""
+    """Lay the photos over the texels that their cameras saw, and ask the engine for the colours of the others."""
     corners, uv = shape.layout.faces, shape.layout.uv
+    photos: list[_Laid] = []
+    layers = None
     with timed(seconds, "bake"):
         on = texels(corners, uv, size)
-        colors = bake(shape.points, corners, uv, on, surface.color, size)
-    warnings = []
-    if not np.isfinite(colors).all():
-        warnings.append("The engine knows no colour for some of the surface: its surroundings' were taken.")
-    paint = _Paint(on, colors, [], 0.0, 0.0, warnings)
-    if not surface.source_views:
-        return paint
+    if surface.source_views:
+        with timed(seconds, "project"):
+            photos, layers = _lay_photos(surface, shape, on)
+    warnings = [_unlike(photo) for photo in photos if not photo.laid]
+    with timed(seconds, "bake"):
+        open_ = layers.open if layers else np.ones(len(on.texel), bool)
+        color = layers.harmonized(surface.color) if layers else surface.color
+        baked = bake(shape.points, corners, uv, on.only(open_), color, size)
+        if not np.isfinite(baked).all():
+            warnings.insert(
+                0, "The engine knows no colour for some of the surface: its surroundings' were taken."
+            )
+        colors = baked
+        if len(baked) < len(open_):
+            colors = np.full((len(open_), 3), np.nan, np.float32)
+            colors[open_] = baked
+    if not layers:
+        return _Paint(on, colors, photos, 0.0, 0.0, warnings)
     with timed(seconds, "project"):
-        return _lay_photos(surface, shape, paint)
+        blended = layers.over(colors)
+        parts = iter((blended.shares > 0.5).mean(axis=1).tolist())
+        return _Paint(
+            on,
+            blended.colors,
+            photos=[photo._replace(used=next(parts)) if photo.laid else photo for photo in photos],
+            used=float((blended.shares.sum(axis=0) > 0.5).mean()),
+            coverage=_part_of_surface(blended.seen, shape, on),
+            warnings=warnings,
+        )
 
 
-def _lay_photos(surface: Surface, shape: _Shape, paint: _Paint) -> _Paint:
-    """Lay the photos whose outlines are the mesh's over the texels that their cameras saw."""
+def _unlike(photo: _Laid) -> str:
+    """Return the warning of a photo that was not laid."""
+    role = photo.source.role
+    whose = "the photo's" if role == "front" else f"that of the photo from the {role}"
+    return f"The model's outline is not {whose}: the photo was not laid over it."
+
+
+def _lay_photos(surface: Surface, shape: _Shape, on: Texels) -> tuple[list[_Laid], Layers | None]:
+    """Fit the photos to the mesh, and lay those whose outlines are the mesh's over the texels that their cameras saw."""
     sources = surface.source_views
     pictures = [Photo(source.view, deep=np.inf if len(sources) == 1 else DEEP) for source in sources]
-    photos, warnings = [], list(paint.warnings)
+    photos = []
     for source, picture in zip(sources, pictures, strict=True):
         found = fit(shape.vertices, shape.faces, source.view, source.camera)
         if len(sources) > 1:
             found = refine(shape.vertices, shape.faces, picture, found)
         photos.append(_Laid(replace(source, camera=found.camera), found.overlap, 0.0))
-        if not photos[-1].laid:
-            whose = (
-                "The model's outline is not the photo's"
-                if source.role == "front"
-                else (f"The model's outline is not that of the photo from the {source.role}")
-            )
-            warnings.append(f"{whose}: the photo was not laid over it.")
     fitting = [n for n, photo in enumerate(photos) if photo.laid]
-    if not fitting or not len(paint.on.face):
-        return paint._replace(photos=photos, warnings=warnings)
-    points, directions = (paint.on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
+    if not fitting or not len(on.face):
+        return photos, None
+    points, directions = (on.on(of, shape.layout.faces) for of in (shape.points, shape.normals))
     least = (FACING if len(fitting) == 1 else FACING_OF_SEVERAL)[0]
     shots = [shoot(pictures[n], photos[n].source.camera, shape.vertices, shape.faces) for n in fitting]
     if len(shots) > 1:
         some = slice(None, None, max(len(points) // COMPARED, 1))
         shots = agree(shots, shape.vertices, shape.faces, points[some], directions[some])
+    for n, shot in zip(fitting, shots, strict=True):
+        photos[n] = photos[n]._replace(source=replace(photos[n].source, camera=shot.camera))
     cameras = {photos[n].source.role: shot.camera for n, shot in zip(fitting, shots, strict=True)}
     likely = [
         shoot(Photo(view), cameras[OPPOSITE[role]].mirrored(), shape.vertices, shape.faces)
         for role, view in surface.mirrored_views.items()
         if OPPOSITE[role] in cameras
     ]
-    blended = blend(
-        points,
-        paint.colors,
-        *([shot.project(points, directions, least) for shot in group] for group in (shots, likely)),
-    )
-    shown = blended.shares > 0.5
-    for n, shot, part in zip(fitting, shots, shown, strict=True):
-        source = replace(photos[n].source, camera=shot.camera)
-        photos[n] = photos[n]._replace(source=source, used=float(part.mean()))
-    return paint._replace(
-        colors=blended.colors,
-        photos=photos,
-        used=float((blended.shares.sum(axis=0) > 0.5).mean()),
-        coverage=_part_of_surface(blended.seen, shape, paint.on),
-        warnings=warnings,
-    )
+    seen = ([shot.project(points, directions, least) for shot in group] for group in (shots, likely))
+    return photos, lay(points, *seen)
 
 
 def _part_of_surface(seen: NDArray[np.bool_], shape: _Shape, on: Texels) -> float:
