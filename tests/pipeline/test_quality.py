@@ -21,6 +21,7 @@ from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import ScoredView
 from worker.pipeline.quality import Figures, Outline, assess, rate, score
+from worker.pipeline.roundness import SIGNS, Signs, chance, level_base, shading
 from worker.pipeline.sharpness import blur
 from worker.pipeline.similarity import Similarity, compare
 from worker.pipeline.single_view import boxiness, opening
@@ -31,6 +32,7 @@ DATA = Path(__file__).parents[1] / "data" / "products"
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)
 REVIEW_SCORE = 50  # the default of WORKER_REVIEW_SCORE
 PREVIEW = "This is a preview: what the photos do not show is invented."
+ROUND = Signs(boxiness=0.0, shading=0.9, base=1.0, turned=True, depth=0.3, width=-0.7)
 GOOD = Figures(
     front=Similarity(0.98, 2.0, 0.8),
     size=1.0,
@@ -283,6 +285,10 @@ def of(**changed: Any) -> float:
     return score(rate(GOOD._replace(**changed)))
 
 
+def doubted(**signs: Any) -> float:
+    return of(preview=True, outline=Outline(ROUND._replace(**signs), 0.0))
+
+
 def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> None:
     assert of() == 100
     assert of(front=Similarity(0, 100, 0), blur=1.0, size=0.0, whole=False, certainty=0.0, coverage=0.0) == 0
@@ -298,9 +304,14 @@ def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> 
         [of(coverage=v) for v in steps],
         [of(agreement=v) for v in steps],
         [of(left_out=n) for n in (3, 2, 1, 0)],
-        [of(preview=True, outline=Outline(2 - 2 * v, 0.0)) for v in steps],
-        [of(preview=True, outline=Outline(0.0, 1 - v)) for v in steps],
-        [of(preview=True, outline=Outline(0.0, 0.0)), of(preview=True), of()],
+        [doubted(boxiness=2 - 2 * v) for v in steps],
+        [doubted(shading=v) for v in steps],
+        [doubted(base=v) for v in steps],
+        [doubted(turned=turned) for turned in (False, True)],
+        [doubted(depth=1 - v) for v in steps],
+        [doubted(width=1 - 2 * v) for v in steps],
+        [of(preview=True, outline=Outline(ROUND, 1 - v)) for v in steps],
+        [of(preview=True, outline=Outline(ROUND, 0.0)), of(preview=True), of()],
         [of(whole=whole) for whole in (False, True)],
         [of(watertight=closed) for closed in (False, True)],
     ]
@@ -318,8 +329,8 @@ def test_every_part_that_lowers_the_score_much_is_said() -> None:
         {"blur": 0.9},
         {"coverage": 0.1},
         {"agreement": 0.3},
-        {"preview": True, "outline": Outline(1.5, 0.0)},
-        {"preview": True, "outline": Outline(0.0, 0.5)},
+        {"preview": True, "outline": Outline(ROUND._replace(boxiness=2.0, shading=0.2), 0.0)},
+        {"preview": True, "outline": Outline(ROUND, 0.5)},
         {"whole": False},
     ]
     for changed in cases:
@@ -390,6 +401,20 @@ def crate(angle: float = 0.0) -> Image.Image:
     return image.rotate(angle, Image.Resampling.BICUBIC)
 
 
+def label(*, lit: bool) -> Image.Image:
+    """A can with a label; or, without light and shade, a book of the same outline that is seen straight on."""
+    across = np.linspace(-1, 1, 360, dtype=np.float32)
+    light = (
+        np.clip(0.8 * np.sqrt(1 - across**2) - 0.4 * across, 0.25, 1) if lit else np.full_like(across, 0.8)
+    )
+    paint = np.full((560, 360, 3), (200, 190, 180), np.float32)
+    paint[90:470] = (190, 50, 60)
+    paint[200:340, 110:250] = (240, 230, 200)
+    image = Image.new("RGBA", (800, 800), (0, 0, 0, 0))
+    image.paste(Image.fromarray((paint * light[:, None]).astype(np.uint8)), (220, 120))
+    return image
+
+
 def pear() -> Image.Image:
     """A round thing with a bright side and a spot."""
     y, x = np.mgrid[:800, :800].astype(np.float32)
@@ -414,6 +439,43 @@ def test_boxes_are_told_from_round_things_whatever_their_size_and_place() -> Non
     assert boxiness(np.zeros((512, 512, 4), np.uint8)) == 0
 
 
+def ball(*, lit: bool) -> tuple[View, NDArray[np.float32]]:
+    """A ball with a stripe of another colour, or the flat disc of the same outline; and the normals of the ball."""
+    y, x = (np.mgrid[:512, :512].astype(np.float32) - 255.5) / 200
+    inside = x * x + y * y < 1
+    z = np.sqrt(np.maximum(1 - x * x - y * y, 0))
+    light = 0.45 + 0.5 * np.clip(0.6 * z - 0.5 * x - 0.6 * y, 0, 1) if lit else np.full_like(x, 0.7)
+    paint = np.where((np.abs(y) < 0.3)[..., None], (210, 60, 50), (230, 220, 210))
+    noise = np.random.default_rng(1).normal(0, 3, (512, 512, 1))
+    photo = np.clip(light[..., None] * paint + noise, 0, 255) * inside[..., None]
+    normals = np.stack([x, -y, z], axis=2) * inside[..., None]
+    return np.dstack([photo, 255 * inside]).astype(np.uint8), normals[::4, ::4].astype(np.float32)
+
+
+def test_light_tells_a_round_thing_from_a_flat_one_whatever_is_printed_on_it() -> None:
+    assert shading(*ball(lit=True)) > 0.8
+    assert shading(*ball(lit=False)) < 0.1
+    view, normals = ball(lit=True)
+    assert shading(np.zeros_like(view), normals) == shading(view, np.zeros_like(normals)) == 0
+
+
+def test_a_base_is_level_if_the_product_stands_on_it_and_is_seen_straight_on() -> None:
+    solid = np.zeros((200, 200), bool)
+    assert level_base(solid) == 0
+    solid[20:180, 50:150] = True
+    assert level_base(solid) == 1
+    corner = np.asarray(crate())[..., 3] > 127
+    assert level_base(corner) < 0.3
+
+
+def test_what_speaks_most_against_a_preview_is_said() -> None:
+    worst: dict[str, Any] = {"boxiness": 2.0, "shading": 0.0, "base": 0.0, "depth": 0.9, "width": 1.0}
+    said = {chance(ROUND._replace(**{name: value}))[1] for name, value in worst.items()}
+    assert said == {sign.warning for sign in SIGNS.values()} - {""}
+    even: dict[str, Any] = {name: sign.even for name, sign in SIGNS.items()}
+    assert chance(Signs(**even))[0] == 0.5
+
+
 def test_openings_are_measured_by_their_part_of_the_outline() -> None:
     ring = Image.new("RGBA", (512, 512), (0, 0, 0, 0))
     ImageDraw.Draw(ring).ellipse((40, 40, 472, 472), outline=(200, 170, 60, 255), width=40)
@@ -434,7 +496,8 @@ VERDICTS = {
 def test_the_score_of_a_preview_agrees_with_our_judgement(u2netp: Path, tmp_path: Path) -> None:
     cutter = Cutter("u2netp", u2netp)
     cutouts = {path.stem: (cutter.cut(decode_in_subprocess(path)), yes) for path, yes in VERDICTS.items()}
-    cutouts["crate"] = cut_out(crate()), False
+    drawn = {"crate": (crate(), False), "book": (label(lit=False), False), "can": (label(lit=True), True)}
+    cutouts |= {name: (cut_out(image), yes) for name, (image, yes) in drawn.items()}
     scores = {
         name: (judged(cutout, tmp_path / name, preview=True).report["score"], yes)
         for name, (cutout, yes) in cutouts.items()

@@ -153,6 +153,25 @@ class Scene:
         picture[at, 3] = 255
         return picture.reshape(size, size, 4)
 
+    def render_normals(self, camera: Camera, size: int) -> Floats:
+        """Draw the directions of the surface, flat on each face, one sample a pixel.
+
+        Args:
+            camera: in the mesh's own axes, such as the photo's.
+            size: pixels a side.
+
+        Returns:
+            (size, size, 3) of length 1, in the camera's axes: right, up, towards it. 0 where no surface is seen.
+        """
+        drawn = self._draw(self.mesh.positions, camera, size)
+        seen = nearest(drawn.corners, drawn.near, size, size)
+        shown = seen.face >= 0
+        directions = self.mesh.normals[self.mesh.faces[drawn.face[seen.face[shown]]]].sum(axis=1)
+        directions = directions @ camera.rotation.T.astype(np.float32)
+        picture = np.zeros((size * size, 3), np.float32)
+        picture[shown] = directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-6)
+        return picture.reshape(size, size, 3)
+
     def _draw(self, positions: Floats, camera: Camera, size: int) -> _Drawn:
         """Project the mesh's (V, 3) positions. Faces that are seen from inside are left out: a closed mesh hides them."""
         flat, near = camera.project(positions)

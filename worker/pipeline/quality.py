@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worker.engines.surface import Role
+from worker.engines.surface import Role, View
 from worker.mesh.align import LEAST_OVERLAP
 from worker.mesh.render import Scene
 from worker.pipeline.finish import Model
 from worker.pipeline.photo import ScoredView
+from worker.pipeline.roundness import Signs, chance, signs_of
 from worker.pipeline.sharpness import BLURRED, blur
 from worker.pipeline.similarity import Similarity, compare
-from worker.pipeline.single_view import boxiness, opening
+from worker.pipeline.single_view import opening
 
 # Each rises from 0 at the first figure to 1 at the second. docs/models.md has the formula and the reasons.
 OVERLAP = (0.5, 0.94)  # intersection over union of the model's outline and the cut-out's
@@ -23,7 +24,7 @@ AGREEMENT = (
     0.75,
 )  # below the second figure a photo is at odds with the others, not only with a coarse shape
 COVERAGE = (0.05, 0.75)  # part of the surface that a photo shows
-ROUND, SOLID = (1.4, 0.7), (0.45, 0.15)  # boxiness, opening
+SOLID = (0.45, 0.15)  # opening
 PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
 PHOTO_BLUR = (1.0, 0.35)  # as `blur` measures it
 # Factors.
@@ -31,19 +32,19 @@ CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open 
 CERTAIN = 0.2  # cut-outs that are not certain at all
 LEFT_OUT = 0.85  # for each stated photo that contradicts the others
 PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, without and with a photo from the side
-BOXY, OPENED = 0.35, 0.5  # a boxy product, and one with a large opening, in a preview without one
+GUESSED, OPENED = 0.4, 0.5  # a depth that is surely wrong, and a large opening, in a preview without one
 
 # Beyond these figures the report has a warning.
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3
 WARN_AGREEMENT, WARN_COVERAGE = 0.6, 0.6
-WARN_BOXY, WARN_OPENING = 1.0, 0.25
+WARN_CHANCE, WARN_OPENING = 0.5, 0.25
 WARN_SIDE, WARN_DROPPED, WARN_FLAT = 0.75, 5, 0.1
 
 
 class Outline(NamedTuple):
-    """What a photo says about a shape that is made from its outline."""
+    """What is known of a shape that is made from the outline of a single photo."""
 
-    boxiness: float  # from 0 for round; at 1 a box is as likely
+    signs: Signs  # of how likely its depth is right
     opening: float  # part of it that is open, 0..1
 
 
@@ -110,7 +111,7 @@ def assess(
         agreement=(min(fits) + float(np.mean(fits))) / 2 if len(views) > 1 else None,
         left_out=left_out,
         preview=preview,
-        outline=Outline(boxiness(front.view), opening(front.view)) if preview and not deep else None,
+        outline=_outline(model, scene, front.view) if preview and not deep else None,
         watertight=model.mesh.watertight,
     )
     parts = rate(figures)
@@ -148,7 +149,8 @@ def rate(figures: Figures) -> list[Part]:
     """Return the parts of the score. Cut-outs, photos left out and open meshes have warnings of their own already."""
     seen, agreement = figures.front, 1.0 if figures.agreement is None else figures.agreement
     preview = PREVIEW_OF_SIDES if figures.outline is None else PREVIEW
-    outline = figures.outline or Outline(0.0, 0.0)
+    likely, doubt = chance(figures.outline.signs) if figures.outline else (1.0, "")
+    open_part = figures.outline.opening if figures.outline else 0.0
     return [
         Part(
             "preview",
@@ -158,14 +160,14 @@ def rate(figures: Figures) -> list[Part]:
         ),
         Part(
             "roundness",
-            BOXY + (1 - BOXY) * _rise(outline.boxiness, ROUND),
-            outline.boxiness > WARN_BOXY,
-            "The photo shows straight edges, and a preview without photos of the sides makes all things round.",
+            GUESSED + (1 - GUESSED) * likely,
+            likely < WARN_CHANCE,
+            doubt,
         ),
         Part(
             "opening",
-            OPENED + (1 - OPENED) * _rise(outline.opening, SOLID),
-            outline.opening > WARN_OPENING,
+            OPENED + (1 - OPENED) * _rise(open_part, SOLID),
+            open_part > WARN_OPENING,
             "The product has a large opening, and a preview without photos of the sides cannot tell its depth.",
         ),
         Part(
@@ -220,6 +222,10 @@ def rate(figures: Figures) -> list[Part]:
         ),
         Part("closed", 1.0 if figures.watertight else OPEN),
     ]
+
+
+def _outline(model: Model, scene: Scene, view: View) -> Outline:
+    return Outline(signs_of(view, scene, model.source_views[0].camera), opening(view))
 
 
 def _mesh_warnings(model: Model) -> Iterator[str]:

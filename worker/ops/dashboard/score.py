@@ -96,9 +96,9 @@ PARTS: Mapping[str, tuple[str, str, Callable[[Any], str]]] = {
     ),
     "preview": ("Engine", "", lambda _: "A preview: what the photos do not show is invented."),
     "roundness": (
-        "Straight edges",
+        "Depth",
         "",
-        lambda _: "The photo shows some, and a preview makes all things round.",
+        lambda _: "No photo shows it. The preview makes all things round, and the product may not be.",
     ),
     "opening": ("Opening", "", lambda _: "The product has a large one, and a preview cannot tell its depth."),
     "left_out": ("Photos left out", "", lambda _: "A stated photo contradicts the others and was not used."),
