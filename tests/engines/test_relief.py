@@ -16,7 +16,9 @@ from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.rows import colors_around
+from worker.engines.relief.section import section_of
 from worker.engines.surface import PosedView, Role, Surface, View
+from worker.engines.views import align
 from worker.mesh.project import depth_buffer
 from worker.pipeline.frame import frame
 
@@ -431,6 +433,33 @@ def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box()
         assert mesh_of(surface).volume / np.prod(np.ptp(surface.vertices, axis=0)) == pytest.approx(
             share, rel=0.05
         )
+
+
+def test_what_two_photos_both_show_tells_a_flat_bottle_from_a_box_and_a_carton_from_a_can() -> None:
+    def bottle(half: int, *label: tuple[int, int]) -> View:
+        def draw_bottle(draw: ImageDraw.ImageDraw) -> None:
+            draw.rectangle((256 - half, 60, 256 + half, 460), "seagreen")
+            for left, right in label:
+                draw.rectangle((256 + left, 160, 256 + right, 380), "white")
+
+        return view_of(draw_bottle)
+
+    def carton(color: str, text: str) -> View:
+        def draw_carton(draw: ImageDraw.ImageDraw) -> None:
+            draw.rectangle((106, 60, 406, 460), color)
+            draw.text((130, 180), text, "black", font_size=100)
+
+        return view_of(draw_carton)
+
+    # Of an ellipse, the label reaches 0.6 of the half depth where it ends at 0.8 of the half width.
+    oval = bottle(150, (-120, 120)), bottle(80, (-80, -48))
+    printed_box = bottle(150, (-120, 120)), bottle(80, (-30, 30))
+    cartons = carton("gold", "TEA"), carton("navy", "mild")
+    can = carton("gold", ""), carton("gold", "")
+    boxes = []
+    for front, left in (oval, printed_box, cartons, can):
+        boxes.append(section_of(align([PosedView("front", front), PosedView("left", left)])).box)
+    assert boxes == [0, 1, 1, 0]
 
 
 def test_a_round_product_is_round_beside_its_steps_and_a_rung_stays_a_rung() -> None:

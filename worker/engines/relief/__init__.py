@@ -18,7 +18,8 @@ from worker.engines.presets import Preset
 from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.outline import halved
 from worker.engines.relief.paint import paint, paint_front
-from worker.engines.relief.solid import pillow, section_of, sided
+from worker.engines.relief.section import section_of
+from worker.engines.relief.solid import pillow, sided
 from worker.engines.surface import PosedView, SourceView, Surface
 from worker.engines.views import align
 from worker.mesh.camera import Camera

@@ -12,25 +12,17 @@ from worker.engines.relief.inflate import DEPTH, continue_outwards, inflate
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.outline import (
     FloatMap,
-    body,
     inner_distance,
     longer_side,
-    straightness,
     thicken,
 )
+from worker.engines.relief.section import Section
 from worker.engines.relief.share import Height, Share, share_of
 from worker.engines.views import Outline
 
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
-FULL = 0.7  # exponent of a section that is neither a circle nor a rectangle
 ROUND = 0.8  # exponent below which nothing is taken for a circle
-UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
-UNLIKE_ROW = (
-    0.03,
-    0.15,
-)  # the same of a row, as part of the greatest width: a circle below the first, no circle above the second
-BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
 ROWS = 256  # heights at which the area of a solid's surface is estimated
 LOST = 4.0  # samples by which a lost part sticks out at least
 LEAST = 2.2  # pixels on each side of a part's spine
@@ -42,13 +34,6 @@ class Solid(NamedTuple):
     origin: NDArray[np.float32]  # (3,) where the first sample is
     cell: float  # from sample to sample
     volume: NDArray[np.float32]  # (X, Y, Z) samples, positive inside
-
-
-class Section(NamedTuple):
-    """The shape of a level section between its four extremes."""
-
-    exponents: NDArray[np.float64]  # at 100 heights, upwards; 1 is an ellipse, less is fuller
-    box: float  # part of the rectangle in it, 0..1
 
 
 def inflated(outline: Outline, radius: float) -> Height:
@@ -203,25 +188,6 @@ def _add_thin(
     volume[columns, rows] = whole + share * (own - whole)
 
 
-def section_of(outlines: Sequence[Outline]) -> Section:
-    """Decide how round the product is, from the outlines of its front and of its side.
-
-    A product that is as wide as it is deep at each height has been turned: its sections are circles. Outlines of upright
-    and level lines are those of a box. Of all else, a part that is as wide as it is deep, such as a head, is round, and the
-    rest a little fuller than an ellipse.
-    """
-    front = outlines[0]
-    side = next(outline for outline in outlines if outline.role in ("left", "right"))
-    widths = [_widths(outline) for outline in (front, side)]
-    unlike = float(np.abs(widths[0] - widths[1]).sum() / np.maximum(*widths).sum())
-    straight = min(straightness(front.mask), straightness(side.mask))
-    turned = 1 - _rise(unlike, *UNLIKE)
-    apart = ndimage.gaussian_filter1d(np.abs(widths[0] - widths[1]), 2) / np.maximum(*widths).max()
-    circle = np.maximum(turned, 1 - np.interp(apart, UNLIKE_ROW, (0, 1)))
-    # The rows of a photo run downwards.
-    return Section(FULL + (1 - FULL) * circle[::-1], _rise(straight, *BOXY) * (1 - turned))
-
-
 def _area(front: Outline, side: Outline) -> float:
     """Return about the area of the surface of a solid with these outlines, in the common unit squared.
 
@@ -241,18 +207,6 @@ def _profile(outline: Outline) -> NDArray[np.float64]:
     rows = np.flatnonzero(outline.mask.any(axis=1))
     at = np.linspace(rows[0], rows[-1], ROWS).round().astype(np.intp)
     return np.stack([outline.mask[at].sum(axis=1) * outline.unit, starts[at].sum(axis=1)])
-
-
-def _widths(outline: Outline) -> NDArray[np.float64]:
-    """Return the width of the product's body at 100 heights, in the common unit."""
-    whole = np.flatnonzero(outline.mask.any(axis=1))
-    wide = body(outline.mask)[whole[0] : whole[-1] + 1].sum(axis=1) * outline.unit
-    return np.asarray(np.interp(np.linspace(0, 1, 100), np.linspace(0, 1, len(wide)), wide))
-
-
-def _rise(value: float, low: float, high: float) -> float:
-    """0 below `low`, 1 above `high`, linear between."""
-    return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
 def _between(shares: Sequence[NDArray[np.float32]], along: NDArray[np.float32]) -> NDArray[np.float32]:
