@@ -74,6 +74,10 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     -- the priorities of each line below this one are left to try
     levels int[] := array_fill(32768, ARRAY[cardinality(pools) * cardinality(engines)]);
+    its_pool text;
+    its_engine text;
+    n int := 0;
+    one record;
     line record;
     turn text;
     wrapped boolean;
@@ -82,23 +86,35 @@ DECLARE
     chosen uuid;
 BEGIN
     LOOP
-        SELECT of.n, of.pool, of.engine, waiting.priority, coalesce(served.shop, '') AS served INTO line
-        FROM (
-            SELECT (p - 1) * cardinality(engines) + e AS n, pool, engine
-            FROM unnest(pools) WITH ORDINALITY AS one (pool, p) CROSS JOIN unnest(engines) WITH ORDINALITY AS two (engine, e)
-        ) AS of CROSS JOIN LATERAL (
-            SELECT job.priority FROM public.jobs AS job
-            WHERE job.status = 'pending' AND job.pool = of.pool AND coalesce(job.engine, '') = of.engine
-              AND job.priority < levels[of.n]
-            ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at LIMIT 1
-        ) AS waiting LEFT JOIN LATERAL (
-            SELECT job.shop, job.started_at FROM public.jobs AS job
-            WHERE job.pool = of.pool AND coalesce(job.engine, '') = of.engine
-              AND job.priority = waiting.priority AND job.started_at IS NOT NULL
-            ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
-        ) AS served ON true
-        ORDER BY waiting.priority DESC, served.started_at NULLS FIRST, of.pool, of.engine LIMIT 1;
-        IF NOT FOUND THEN
+        -- One query a line: a host has few of them, and one query for all has to sort, for which it takes longer to begin.
+        line := NULL;
+        FOREACH its_pool IN ARRAY pools LOOP
+            FOREACH its_engine IN ARRAY engines LOOP
+                n := n % cardinality(levels) + 1;
+                SELECT n, its_pool AS pool, its_engine AS engine, waiting.priority, coalesce(served.shop, '') AS served,
+                    coalesce(served.started_at, '-infinity') AS served_at INTO one
+                FROM (
+                    SELECT job.priority FROM public.jobs AS job
+                    WHERE job.status = 'pending' AND job.pool = its_pool AND coalesce(job.engine, '') = its_engine
+                      AND job.priority < levels[n]
+                    ORDER BY job.pool, coalesce(job.engine, ''), job.priority DESC, job.shop, job.run_after, job.created_at
+                    LIMIT 1
+                ) AS waiting LEFT JOIN LATERAL (
+                    SELECT job.shop, job.started_at FROM public.jobs AS job
+                    WHERE job.pool = its_pool AND coalesce(job.engine, '') = its_engine
+                      AND job.priority = waiting.priority AND job.started_at IS NOT NULL
+                    ORDER BY job.pool DESC, coalesce(job.engine, '') DESC, job.priority DESC, job.started_at DESC LIMIT 1
+                ) AS served ON true;
+                CONTINUE WHEN NOT FOUND;
+                IF line IS NULL THEN
+                    line := one;
+                ELSIF (-one.priority, one.served_at, one.pool, one.engine)
+                    < (-line.priority, line.served_at, line.pool, line.engine) THEN
+                    line := one;
+                END IF;
+            END LOOP;
+        END LOOP;
+        IF line IS NULL THEN
             RETURN NULL;
         END IF;
         levels[line.n] := line.priority;
@@ -409,7 +425,6 @@ DECLARE
     key CONSTANT text := set_config('worker.lease', token::text, true);
     path text;
     requested_at timestamptz;
-    is_newer boolean;
 BEGIN
     UPDATE public.jobs AS job
     SET status = 'completed', progress = 100, stage = 'completed', model_url = url, version = digest,
@@ -417,17 +432,9 @@ BEGIN
         metadata = metadata || jsonb_build_object('worker',
             CASE WHEN wants_review THEN report || '{"review": "wanted"}' ELSE report END),
         completed_at = now(), lease_token = NULL, lease_expires_at = NULL, claimed_by = NULL
-    WHERE id = job_id AND lease_token = token AND (digest IS NULL OR EXISTS (
-        SELECT FROM worker.versions AS version
-        WHERE version.path = worker.storage_path(job.shop, job.product_id, job.variant_id) AND version.digest = digest
-          AND version.doomed_at IS NULL))
-    RETURNING worker.storage_path(shop, product_id, variant_id), queued_at, EXISTS (
-        SELECT FROM public.jobs AS older
-        WHERE older.status = 'pending' AND older.queued_at < job.queued_at
-          AND worker.storage_path(older.shop, older.product_id, older.variant_id)
-            = worker.storage_path(job.shop, job.product_id, job.variant_id)
-        ORDER BY older.queued_at OFFSET 0)
-    INTO path, requested_at, is_newer;
+    WHERE id = job_id AND lease_token = token
+      AND (digest IS NULL OR worker.has_version(job.shop, job.product_id, job.variant_id, digest))
+    RETURNING worker.storage_path(shop, product_id, variant_id), queued_at INTO path, requested_at;
     completed := FOUND;
     IF NOT completed THEN
         RETURN;
@@ -440,7 +447,11 @@ BEGIN
     IF digest IS NOT NULL AND worker.publish(job_id, path, digest, requested_at, false, token, hold_s) THEN
         to_publish := path;
     END IF;
-    IF is_newer THEN
+    IF EXISTS (
+        SELECT FROM public.jobs AS older
+        WHERE older.status = 'pending' AND older.queued_at < requested_at
+          AND worker.storage_path(older.shop, older.product_id, older.variant_id) = path
+        ORDER BY older.queued_at OFFSET 0) THEN
         PERFORM worker.supersede_older(path, requested_at);
     END IF;
 END $$;
@@ -458,21 +469,25 @@ EXCEPTION WHEN OTHERS OR assert_failure THEN
     RETURN NULL;
 END $$;
 
--- Complete a job as above. If that leaves nothing to publish, claim the next one: `next` is null if there is none. One
+-- Complete a job as above. If that leaves nothing to publish, claim the next one. No row: the lease is lost, or the version. One
 -- transaction in place of two saves a round trip and a commit.
 CREATE OR REPLACE FUNCTION worker.complete_and_claim(
     job_id uuid, token uuid, url text, report jsonb, digest text, wants_review boolean, hold_s double precision,
-    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int,
-    OUT completed boolean, OUT to_publish text, OUT next worker.claimed_job)
+    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
+RETURNS SETOF worker.claimed_job
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    ended record := worker.complete_job(job_id, token, url, report, digest, wants_review, hold_s);
+    ended CONSTANT record := worker.complete_job(job_id, token, url, report, digest, wants_review, hold_s);
+    next worker.claimed_job;
 BEGIN
-    completed := ended.completed;
-    to_publish := ended.to_publish;
-    IF completed AND to_publish IS NULL THEN
+    IF ended.to_publish IS NOT NULL THEN
+        next.to_publish := ended.to_publish;
+    ELSIF ended.completed THEN
         next := worker.claim_next(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+    ELSE
+        RETURN;
     END IF;
+    RETURN NEXT next;
 END $$;
 
 -- Cancel the jobs that still wait for the files of one that is published, and were queued before it.

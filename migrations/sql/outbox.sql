@@ -52,13 +52,17 @@ END $$;
 -- transaction that makes the change. The claim has inserted the attempt. SECURITY DEFINER: who may change a job needs no right
 -- on these tables.
 --
--- One trigger for all, because each trigger costs a claim and a settlement some 20 µs.
+-- One trigger for all, because each trigger costs a claim and a settlement some 20 µs. It has no WHEN clause, because Postgres
+-- parses such a clause anew for each statement, at five times the cost of the same condition in the function.
 CREATE OR REPLACE FUNCTION worker.write_event() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' SET enable_seqscan = off SET enable_sort = off AS $$
 DECLARE
     seq bigint;
     counted boolean;
 BEGIN
+    IF NEW.status = OLD.status AND NEW.progress = OLD.progress AND NEW.review = OLD.review THEN
+        RETURN NULL;
+    END IF;
     IF OLD.status = 'processing' AND NEW.status <> 'processing' THEN
         UPDATE worker.attempts
         SET ended_at = clock_timestamp(),
@@ -88,8 +92,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE TRIGGER write_event AFTER UPDATE ON public.jobs
-FOR EACH ROW WHEN ((OLD.status, OLD.progress, OLD.review) IS DISTINCT FROM (NEW.status, NEW.progress, NEW.review))
-EXECUTE FUNCTION worker.write_event();
+FOR EACH ROW EXECUTE FUNCTION worker.write_event();
 
 -- Remove from an update's metadata what only repeats an event of this job.
 --
@@ -98,10 +101,15 @@ EXECUTE FUNCTION worker.write_event();
 -- repeats an event must not be merged: it would undo what the backend itself has changed since. What the handler added or
 -- changed is merged, and so is every update that does not name the status.
 --
--- Triggers fire in the order of their names, so this comes before guard_job. SECURITY DEFINER: it reads the outbox.
+-- Triggers fire in the order of their names, so this comes before guard_job. SECURITY DEFINER: it reads the outbox. Without a
+-- WHEN clause: see worker.write_event().
 CREATE OR REPLACE FUNCTION worker.drop_echo() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
 BEGIN
+    IF current_setting('worker.lease', true) <> '' OR NEW.metadata = OLD.metadata
+        OR jsonb_typeof(NEW.metadata) IS DISTINCT FROM 'object' THEN
+        RETURN NEW;
+    END IF;
     NEW.metadata := (
         SELECT coalesce(jsonb_object_agg(written.key, written.value), '{}')
         FROM jsonb_each(NEW.metadata) AS written
@@ -113,10 +121,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE TRIGGER drop_echo BEFORE UPDATE OF status ON public.jobs
-FOR EACH ROW WHEN (
-    coalesce(current_setting('worker.lease', true), '') = '' AND NEW.metadata <> OLD.metadata
-    AND jsonb_typeof(NEW.metadata) = 'object')
-EXECUTE FUNCTION worker.drop_echo();
+FOR EACH ROW EXECUTE FUNCTION worker.drop_echo();
 
 -- Write an event of a shop as a whole. It is sent after all events of the shop that were written before it, and only to a
 -- backend that asked for its type (WORKER_WEBHOOK_EVENTS). Returns its id.

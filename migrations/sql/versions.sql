@@ -40,6 +40,16 @@ BEGIN
     RETURN NEXT FOUND;
 END $$;
 
+-- Return if a product or variant has this version, and its files are not being removed.
+CREATE OR REPLACE FUNCTION worker.has_version(its_shop text, its_product text, its_variant text, its_digest text) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM worker.versions AS version
+        WHERE version.path = worker.storage_path(its_shop, its_product, its_variant) AND version.digest = its_digest
+          AND version.doomed_at IS NULL);
+END $$;
+
 -- Find the version that a completed job of the shop has made from the same: of the same product, or else of another one. It is
 -- kept from then on for as long as a new one. No row: there is none, the row wants a new one, or the lease is lost.
 --
@@ -205,16 +215,15 @@ BEGIN
     RETURN false;
 END $$;
 
--- End a publication as above and, if it was still the caller's, claim the next job: `next` is null if there is none.
+-- End a publication as above and claim the next job. No row: the publication was not the caller's any more.
 CREATE OR REPLACE FUNCTION worker.end_publication_and_claim(
     its_path text, its_token uuid, its_digest text,
-    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int,
-    OUT ended boolean, OUT next worker.claimed_job)
+    claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
+RETURNS SETOF worker.claimed_job
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    ended := worker.end_publication(its_path, its_token, its_digest);
-    IF ended THEN
-        next := worker.claim_next(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+    IF worker.end_publication(its_path, its_token, its_digest) THEN
+        RETURN NEXT worker.claim_next(claimer, claimer_host, pools, engine, lease_s, shop_limit);
     END IF;
 END $$;
 

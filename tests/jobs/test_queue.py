@@ -193,8 +193,8 @@ def test_a_claim_does_not_wait_for_the_disk_and_a_settlement_does(
     enqueue(engine, "3")
     with sql.transaction():
         assert sql.execute(
-            "SELECT ((worker.complete_and_claim(id, lease_token, 'x', '{}', NULL, false, 60,"
-            " 'w', 'h', '{default}', '', 30, NULL)).next).id IS NOT NULL FROM jobs WHERE status = 'processing'"
+            "SELECT (worker.complete_and_claim(id, lease_token, 'x', '{}', NULL, false, 60,"
+            " 'w', 'h', '{default}', '', 30, NULL)).id IS NOT NULL FROM jobs WHERE status = 'processing'"
         ).fetchone() == (True,)
         assert sql.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
@@ -604,7 +604,7 @@ def test_the_claim_uses_its_index_whatever_the_history(sql: psycopg.Connection) 
     assert used["jobs_waiting"] == 2  # for the priorities of the lines, and for the job
     assert used["jobs_started"] == 1
     scans = [name for plan in plans for name in re.findall(r"\{(SEQSCAN|SORT|BITMAPHEAPSCAN)\b", plan)]
-    assert scans == ["SORT"], "of the lines, which are few"
+    assert not scans
     buffers = "\n".join(line[0] for line in sql.execute(b"EXPLAIN (ANALYZE, BUFFERS) " + CLAIM))
     assert int(re.search(r"shared hit=(\d+)", buffers)[1]) < 500, buffers  # type: ignore[index]
 

@@ -4,7 +4,7 @@
 
 -- name: claim
 -- Take the next job. Returns only what the worker reads, of the metadata as text: see worker/database/values.py.
-SELECT * FROM worker.claim_job(:worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit) WHERE id IS NOT NULL;
+SELECT * FROM worker.claim_job(:worker, :host, :pools, :runs, :lease_s, :shop_limit) WHERE id IS NOT NULL;
 
 -- name: renew
 -- Extend the lease. True if a cancel was requested. No row: the lease is lost.
@@ -32,11 +32,8 @@ WHERE completed;
 
 -- name: complete_and_claim
 -- Complete a job. Return the path that its worker must now publish to, or the next job if there is none. No row: the lease is lost.
-SELECT to_publish, (next).*
-FROM worker.complete_and_claim(
-    :id, CAST(:token AS uuid), :model_url, CAST(:report AS jsonb), :digest, :wants_review, :publishing_s,
-    :worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit)
-WHERE completed;
+SELECT * FROM worker.complete_and_claim(
+    :id, :token, :model_url, :report, :digest, :wants_review, :publishing_s, :worker, :host, :pools, :runs, :lease_s, :shop_limit);
 
 -- name: fail
 -- Settle a failed attempt: schedule a retry, or end the job. No row: the lease is lost.

@@ -83,9 +83,10 @@ def claim_parameters(claimer: Claimer) -> Row:
 
 
 def claimed_job(row: Row) -> Job | None:
-    """Return the job in a statement's row. None if it has claimed none."""
+    """Return the job in a row of the type `worker.claimed_job`. None if there is none in it."""
     if row["id"] is None:
         return None
+    del row["to_publish"]
     for key in ("dimensions", "views", "subject"):
         row[key] = None if row[key] is None else parse_json(row[key])
     return Job(**row)
@@ -140,7 +141,7 @@ def complete_and_claim(
     Returns the path of the publication and the next job, of which one at least is None. Raises: LeaseLost.
     """
     row = _held(engine, "complete_and_claim", job, **_completion(completion), **claim_parameters(claimer))
-    return row.pop("to_publish"), claimed_job(row)
+    return row["to_publish"], claimed_job(row)
 
 
 def _completion(completion: Completion) -> Row:

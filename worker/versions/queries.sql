@@ -24,9 +24,9 @@ SELECT worker.hold_publication(:path, CAST(:token AS uuid), :digest, :lease_s);
 SELECT worker.end_publication(:path, CAST(:token AS uuid), :digest);
 
 -- name: finish_publication_and_claim
--- The same, and take the next job.
-SELECT ended, (next).* FROM worker.end_publication_and_claim(
-    :path, CAST(:token AS uuid), :digest, :worker, :host, CAST(:pools AS text[]), :runs, :lease_s, :shop_limit);
+-- The same, and take the next job. No row: it is not ours any more.
+SELECT * FROM worker.end_publication_and_claim(
+    :path, :token, :digest, :worker, :host, :pools, :runs, :lease_s, :shop_limit);
 
 -- name: put_back_publication
 -- Put a publication back. Return when it is due.

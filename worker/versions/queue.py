@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy.engine import Engine
 
-from worker.database import execute, fetch_all, fetch_one, fetch_value, parse_json, queries
+from worker.database import execute, fetch_one, fetch_value, parse_json, queries
 from worker.jobs.queue import Claimer, Job, LeaseLost, claim_parameters, claimed_job
 
 QUERIES = queries("worker.versions")
@@ -127,7 +127,7 @@ def finish_publication_and_claim(
     engine: Engine, work: Publication, claimer: Claimer
 ) -> tuple[bool, Job | None]:
     """End a publication, as above, and take the next job in the same transaction. None if that is not ours, or no job may be claimed."""
-    [row] = fetch_all(
+    row = fetch_one(
         engine,
         QUERIES["finish_publication_and_claim"],
         path=work.path,
@@ -135,7 +135,7 @@ def finish_publication_and_claim(
         digest=work.digest,
         **claim_parameters(claimer),
     )
-    return row.pop("ended"), claimed_job(row)
+    return (True, claimed_job(row)) if row else (False, None)
 
 
 def put_back_publication(engine: Engine, work: Publication, *, error: str | None) -> datetime | None:
