@@ -21,7 +21,7 @@ from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import ScoredView
 from worker.pipeline.quality import Figures, Outline, assess, rate, score
-from worker.pipeline.roundness import SIGNS, Signs, chance, level_base, shading
+from worker.pipeline.roundness import SIGNS, Signs, chance, evenness, level_base, shading
 from worker.pipeline.sharpness import blur
 from worker.pipeline.similarity import Similarity, compare
 from worker.pipeline.single_view import boxiness, opening
@@ -32,7 +32,7 @@ DATA = Path(__file__).parents[1] / "data" / "products"
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)
 REVIEW_SCORE = 50  # the default of WORKER_REVIEW_SCORE
 PREVIEW = "This is a preview: what the photos do not show is invented."
-ROUND = Signs(boxiness=0.0, shading=0.9, base=1.0, turned=True, depth=0.3, width=-0.7)
+ROUND = Signs(boxiness=0.0, shading=0.9, evenness=0.1, base=1.0, turned=True, depth=-1.2, width=-0.7)
 GOOD = Figures(
     front=Similarity(0.98, 2.0, 0.8),
     size=1.0,
@@ -286,7 +286,8 @@ def of(**changed: Any) -> float:
 
 
 def doubted(**signs: Any) -> float:
-    return of(preview=True, outline=Outline(ROUND._replace(**signs), 0.0))
+    even: dict[str, Any] = {name: sign.even for name, sign in SIGNS.items()}
+    return of(preview=True, outline=Outline(Signs(**(even | signs)), 0.0))
 
 
 def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> None:
@@ -306,9 +307,10 @@ def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> 
         [of(left_out=n) for n in (3, 2, 1, 0)],
         [doubted(boxiness=2 - 2 * v) for v in steps],
         [doubted(shading=v) for v in steps],
+        [doubted(evenness=1 - v) for v in steps],
         [doubted(base=v) for v in steps],
         [doubted(turned=turned) for turned in (False, True)],
-        [doubted(depth=1 - v) for v in steps],
+        [doubted(depth=-v) for v in steps],
         [doubted(width=1 - 2 * v) for v in steps],
         [of(preview=True, outline=Outline(ROUND, 1 - v)) for v in steps],
         [of(preview=True, outline=Outline(ROUND, 0.0)), of(preview=True), of()],
@@ -457,6 +459,8 @@ def test_light_tells_a_round_thing_from_a_flat_one_whatever_is_printed_on_it() -
     assert shading(*ball(lit=False)) < 0.1
     view, normals = ball(lit=True)
     assert shading(np.zeros_like(view), normals) == shading(view, np.zeros_like(normals)) == 0
+    assert evenness(view) < 0.5 < evenness(ball(lit=False)[0])
+    assert evenness(np.zeros_like(view)) == 0
 
 
 def test_a_base_is_level_if_the_product_stands_on_it_and_is_seen_straight_on() -> None:
@@ -469,7 +473,14 @@ def test_a_base_is_level_if_the_product_stands_on_it_and_is_seen_straight_on() -
 
 
 def test_what_speaks_most_against_a_preview_is_said() -> None:
-    worst: dict[str, Any] = {"boxiness": 2.0, "shading": 0.0, "base": 0.0, "depth": 0.9, "width": 1.0}
+    worst: dict[str, Any] = {
+        "boxiness": 2.0,
+        "shading": 0.0,
+        "evenness": 1.0,
+        "base": 0.0,
+        "depth": 0.0,
+        "width": 1.0,
+    }
     said = {chance(ROUND._replace(**{name: value}))[1] for name, value in worst.items()}
     assert said == {sign.warning for sign in SIGNS.values()} - {""}
     even: dict[str, Any] = {name: sign.even for name, sign in SIGNS.items()}

@@ -32,7 +32,7 @@ CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open 
 CERTAIN = 0.2  # cut-outs that are not certain at all
 LEFT_OUT = 0.85  # for each stated photo that contradicts the others
 PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, without and with a photo from the side
-GUESSED, OPENED = 0.4, 0.5  # a depth that is surely wrong, and a large opening, in a preview without one
+GUESSED, OPENED = 0.4, 0.7  # a depth that is surely wrong, and a large opening, in a preview without one
 
 # Beyond these figures the report has a warning.
 WARN_OVERLAP, WARN_DIFFERENCE, WARN_DETAIL = 0.88, 9.0, 0.3

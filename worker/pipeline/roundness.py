@@ -24,6 +24,7 @@ SIDE = 128  # pixels of the pictures in which light is compared with the shape: 
 HUE = 15.0  # of a* and b*; colours that differ by less are one
 COMMON = 0.03  # part of the product that has a colour, from which on it counts
 PLAIN = 0.05  # standard deviation of L*; less is no light and shade
+EVEN = 0.5  # of L*, from a pixel to the next; less is even light
 LOWEST = 0.25  # of the product's height: the part that may stand on the ground
 LEVEL = 0.03  # of the product's height, within which its base is level
 
@@ -33,9 +34,10 @@ class Signs(NamedTuple):
 
     boxiness: float  # of the photo: from 0 for round; at 1 a box is as likely
     shading: float  # part of the differences in lightness that light on the model's shape explains, 0..1
+    evenness: float  # part of the product in the photo that is lit as evenly as a flat thing, 0..1
     base: float  # part of the product's lowest quarter that stands on one level, 0..1
     turned: bool  # the outline is that of a product from a lathe
-    depth: float  # of the model, in parts of the longer of its other sides
+    depth: float  # of the model: logarithm of its depth in parts of the longer of its other sides
     width: float  # of the model: logarithm of its width in parts of its height
 
 
@@ -47,26 +49,32 @@ class _Sign(NamedTuple):
 
 SIGNS: Mapping[str, _Sign] = {
     "boxiness": _Sign(
-        -2.8,
+        -2.2,
         1.0,
         "The photo shows straight edges, and a preview without photos of the sides makes all things round.",
     ),
     "shading": _Sign(
-        3.6,
-        0.37,
+        3.8,
+        0.36,
         "The light in the photo is not that on a round product. It may be flat, "
+        "and a preview without photos of the sides makes all things round.",
+    ),
+    "evenness": _Sign(
+        -2.9,
+        0.3,
+        "Much of the product is lit as evenly in the photo as a flat thing, "
         "and a preview without photos of the sides makes all things round.",
     ),
     "base": _Sign(
         1.4,
-        0.57,
+        0.56,
         "The product's base is not level in the photo. It may be seen from above or at an angle, "
         "and a preview without photos of the sides cannot tell its depth.",
     ),
-    "turned": _Sign(0.9, 0.28),
+    "turned": _Sign(1.1, 0.3),
     "depth": _Sign(
-        -2.8,
-        0.59,
+        -1.5,
+        -0.6,
         "The preview is about as deep as the product is wide, and no photo shows whether the product is.",
     ),
     "width": _Sign(
@@ -84,9 +92,10 @@ def signs_of(view: View, scene: Scene, camera: Camera) -> Signs:
     return Signs(
         boxiness=boxiness(view),
         shading=shading(view, scene.render_normals(camera, SIDE)),
+        evenness=evenness(view),
         base=level_base(solid),
         turned=bool(solid.any()) and turned(solid) is not None,
-        depth=depth / max(width, height),
+        depth=math.log(depth / max(width, height)),
         width=math.log(width / height),
     )
 
@@ -131,6 +140,16 @@ def shading(view: View, normals: NDArray[np.float32]) -> float:
     products, wanted = np.einsum("ik,jk->ij", terms, terms), np.einsum("ik,k->i", terms, lightness)
     explained = wanted @ np.linalg.pinv(products, hermitian=True) @ wanted
     return float(np.clip(explained / (lightness @ lightness), 0, 1))
+
+
+def evenness(view: View) -> float:
+    """Return which part of the product in a (S, S, 4) view is lit evenly, 0..1: its lightness does not change, or hardly."""
+    small = np.asarray(_premultiplied(view).reduce(len(view) // SIDE), np.float32)
+    inside = ndimage.binary_erosion(small[..., 3] > 127, iterations=2)  # the outline is an edge of its own
+    if not inside.any():
+        return 0.0
+    lightness = rgb2lab(small[..., :3] / np.maximum(small[..., 3:], 1))[..., 0]
+    return float((np.hypot(*np.gradient(lightness))[inside] < EVEN).mean())
 
 
 def level_base(solid: NDArray[np.bool_]) -> float:
