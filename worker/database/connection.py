@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from worker.core.settings import ConfigError, Settings
 from worker.database import session
+from worker.database.statement import Statement
 
 # The revision of migrations/ that this code was written for; a test holds it against alembic's head.
 SCHEMA = "0112"
@@ -59,7 +60,7 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._kept: dict[str, tuple[bytes, psycopg.Cursor[Row]]] = {}
+        self._statements: dict[str, Statement] = {}
 
     @classmethod
     def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
@@ -74,17 +75,12 @@ class Connection(psycopg.Connection[Any]):
         session.adapt(connection)
         return connection
 
-    def run(self, statement: str, parameters: Row, *, keep: bool) -> list[Row]:
-        """Run a statement and return its rows. Raises: psycopg.Error.
-
-        `keep` its cursor, and with it the last rows. It knows then how to send such parameters and how to read such columns: for
-        a claim and a settlement, to find that out took a quarter of the driver's time.
-        """
-        text, cursor = self._kept.get(statement) or (statement.encode(), self.cursor(row_factory=dict_row))
-        if keep:
-            self._kept[statement] = text, cursor
-        cursor.execute(text, parameters)
-        return cursor.fetchall() if cursor.rownumber is not None else []
+    def repeat(self, text: str, parameters: Row) -> list[Row]:
+        """Run a statement that will be run again. Returns its rows. Raises: psycopg.Error."""
+        statement = self._statements.get(text)
+        if statement is None:
+            statement = self._statements[text] = Statement(text, self.adapters)
+        return statement.run(self, parameters)
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Wait for a statement's answer, `timeout` seconds or as above. Raises: psycopg.OperationalError, and closes the connection."""
@@ -227,8 +223,8 @@ def fetch_all(engine: Engine, statement: str, **parameters: Any) -> list[Row]:
 
 
 def fetch_one(engine: Engine, statement: str, **parameters: Any) -> Row | None:
-    """Run a statement that returns one row at most. Raises: sqlalchemy's DBAPIError."""
-    rows = _run(engine, statement, parameters, keep=True)
+    """Run a statement of a fixed text that returns one row at most. Raises: sqlalchemy's DBAPIError."""
+    rows = _run(engine, statement, parameters, repeated=True)
     return rows[0] if rows else None
 
 
@@ -266,7 +262,7 @@ def transaction(
             driver.answer_s = None
 
 
-def _run(engine: Engine, statement: str, parameters: Row, *, keep: bool = False) -> list[Row]:
+def _run(engine: Engine, statement: str, parameters: Row, *, repeated: bool = False) -> list[Row]:
     """Run a statement on the driver itself. SQLAlchemy's own execution would take as long again, so it only lends the
     connection, and handles an error as one of its own: its type, the monitor's event, and a pool without dead connections.
     """
@@ -274,6 +270,9 @@ def _run(engine: Engine, statement: str, parameters: Row, *, keep: bool = False)
         try:
             driver = connection.connection.driver_connection
             assert isinstance(driver, Connection)  # noqa: S101 - made by connect()
-            return driver.run(statement, parameters, keep=keep)
+            if repeated:
+                return driver.repeat(statement, parameters)
+            cursor = driver.cursor(row_factory=dict_row).execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.rownumber is not None else []
         except BaseException as error:  # noqa: BLE001 - raised again
             connection._handle_dbapi_exception(error, statement, parameters, None, None)  # noqa: SLF001 - no public way
