@@ -6,6 +6,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
+from worker.mesh.camera import Camera
 from worker.mesh.mipmaps import LINEAR, MipMaps, srgb_bytes
 from worker.mesh.render import Scene, Viewpoint
 from worker.mesh.shading import ambient_occlusion, lighting
@@ -49,6 +50,19 @@ def box() -> Scene:
 def rendered(scene: Scene, azimuth: float, elevation: float = 0.0, size: int = 96) -> NDArray[np.uint8]:
     viewpoint = Viewpoint(azimuth=azimuth, elevation=elevation)
     return scene.render(viewpoint, scene.camera([viewpoint]), size, samples=2)
+
+
+def test_directions_are_those_that_the_camera_sees(box: Scene) -> None:
+    camera = Camera(center=(0, 0.5, 0), side=2, azimuth=45)
+    seen = box.render_normals(camera, 64)
+    lengths = np.linalg.norm(seen, axis=2)
+    assert set(np.round(np.unique(lengths), 3)) == {0, 1}
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(
+        seen[32, 24], (-half, 0, half), atol=1e-5
+    )  # its front, to the left of the edge
+    np.testing.assert_allclose(seen[32, 40], (half, 0, half), atol=1e-5)
+    assert lengths[0, 0] == 0
 
 
 @pytest.mark.parametrize(
