@@ -2,6 +2,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
+from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
 from worker.engines.surface import PosedView, Role, Surface, View
@@ -402,6 +404,40 @@ def test_the_side_that_no_photo_shows_looks_like_the_other_one_without_its_print
     views = surface.mirrored_views["right"], view_of(side)
     dark, was_dark = ((view[..., 1] < 100) & (view[..., 3] > 0) for view in views)
     assert dark.sum() < was_dark.sum() / 10, "no print"
+
+
+def test_no_colour_comes_to_the_mirror_image_that_the_photo_does_not_have() -> None:
+    """Where three colours meet, the medians of the channels would be a fourth one."""
+
+    def side(draw: ImageDraw.ImageDraw) -> None:
+        for x, y in product(range(156, 357, 9), range(100, 421, 9)):
+            draw.rectangle(
+                (x, y, min(x + 8, 356), min(y + 8, 420)), names[(x // 9 * 5 + y // 9 * 7) % 11 % 3]
+            )
+
+    names = ("orange", "white", "teal")
+    plain = view_of(lambda draw: draw.rectangle((156, 100, 356, 420), "teal"))
+    outlines = align([PosedView("front", plain), PosedView("left", view_of(side))])
+    (image,) = mirrored(outlines)
+    colors = {tuple(color) for color in image.view[image.mask][:, :3].tolist()}
+    assert colors <= {ImageColor.getrgb(name) for name in names}
+
+
+def test_an_edge_that_leans_a_little_has_no_steps() -> None:
+    """The edge passes from pixel to pixel, but the transparency tells where it is between them."""
+
+    def carton(size: int, lean: int) -> View:
+        image = Image.new("RGBA", (2048, 2048), 0)
+        corners = [(1024 - size, 300), (1024 + size + lean, 300), (1024 + size, 1800), (1024 - size, 1800)]
+        ImageDraw.Draw(image).polygon(corners, "teal")
+        return np.asarray(image.resize((512, 512), Image.Resampling.BOX))
+
+    views = [PosedView("front", carton(500, 24)), PosedView("left", carton(250, 0))]
+    surface = Relief().reconstruct(views, FAST)
+    x, y, z = surface.vertices.T
+    face = (np.abs(z) < 0.1) & (x > 0.3) & (np.abs(y) < 0.5)
+    off = x[face] - np.polynomial.Polynomial.fit(y[face], x[face], 1)(y[face])
+    assert off.std() < 0.0013, "with steps 0.002"
 
 
 def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:

@@ -61,11 +61,12 @@ def add_arm(volume: Floats, front: Share, side: Share, x: Floats, z: Floats) -> 
 
 
 def _only_part(thin: Floats) -> Part:
-    """Return the thin part, if there is but one."""
+    """Return the thin part, if there is but one, and it is higher than it is wide: a rung is no arm."""
     parts, _ = ndimage.label(thin > HALF)
     sizes = np.bincount(parts.ravel(), minlength=2)[1:]
-    alone = (sizes > CRUMB * sizes.max()).sum() == 1
-    return np.asarray(alone & (parts == sizes.argmax() + 1))
+    part = parts == sizes.argmax() + 1
+    alone = (sizes > CRUMB * sizes.max()).sum() == 1 and part.any(axis=0).sum() ** 2 > part.sum()
+    return np.asarray(part & alone)
 
 
 def _alike(one: NDArray[np.intp], other: NDArray[np.intp]) -> bool:

@@ -25,6 +25,9 @@ THICK = 0.9  # cells on each side of a part's spine, where two outlines are join
 ROUND = 0.8  # exponent below which nothing is taken for a circle
 ROWS = 256  # heights at which the area of a solid's surface is estimated
 LOST = 4.0  # samples by which a lost part sticks out at least
+STEP = 0.6  # pixels by which an edge lies off the border of its last pixel at most
+THIN = 4.0  # pixels on each side of a part's spine
+INNER = 0.25  # pixels by which it lies outside of that border on average: a mask of half of the resolution is narrow
 LEAST = 2.2  # pixels on each side of a part's spine
 
 
@@ -66,6 +69,23 @@ def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
     return solid, height
 
 
+def _between_pixels(height: Height) -> Height:
+    """Move the rim of an inflated outline to where the photo's transparency has it, between pixels.
+
+    An edge that leans a little would have a step wherever it passes to the next pixel.
+    """
+    view, mask, squared = height.outline.view, height.mask, height.squared
+    off = view[..., 3] / np.float32(255) - height.outline.mask
+    # Summed up across the edge, this is how far it is from the border of the last pixel.
+    off = ndimage.gaussian_filter(off, 1) * np.float32(np.sqrt(2 * np.pi)) - np.float32(INNER)
+    off = np.clip(off, -STEP, STEP)
+    # A thin part, which may have been widened, must not lose anything.
+    thin = ndimage.maximum_filter(squared, 7) < (THIN * height.outline.unit) ** 2
+    off[thin] = np.maximum(off[thin], 0)
+    off[ndimage.binary_dilation(mask != height.outline.mask, iterations=3)] = 0
+    return height._replace(squared=squared + np.hypot(*np.gradient(squared)) * off)
+
+
 def _rounded(height: Height, body_height: FloatMap) -> FloatMap:
     """Return the inflated outline with a turned body, (S, S) in the common unit; handles and spouts stay as they are."""
     inner = inner_distance(height.mask)
@@ -97,7 +117,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     finest = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
     # Where the surface goes through the side of a cell, it has two faces.
     cell = max(finest, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
-    heights = {outline.role: inflated(outline, THICK * cell) for outline in outlines}
+    heights = {outline.role: _between_pixels(inflated(outline, THICK * cell)) for outline in outlines}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
