@@ -278,10 +278,10 @@ BEGIN
     key := set_config('worker.lease', 'queue', true);
     IF pg_current_xact_id_if_assigned() IS NULL THEN  -- nothing was written before, such as the end of another job
         key := set_config('synchronous_commit', 'off', true);
-    END IF;
-    -- A former primary: new jobs go to another server, and an empty queue here would not show it.
-    IF current_setting('transaction_read_only')::boolean THEN
-        RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
+        -- A former primary: new jobs go to another server, and an empty queue here would not show it.
+        IF current_setting('transaction_read_only')::boolean THEN
+            RAISE read_only_sql_transaction USING MESSAGE = 'the server is read-only';
+        END IF;
     END IF;
     SELECT EXISTS (SELECT FROM worker.hosts WHERE name = claimer AND paused_at IS NOT NULL) AS paused,
         EXISTS (SELECT FROM worker.superseded) AS superseded,
