@@ -115,8 +115,10 @@ def _reached(points: Floats, normals: Floats, surface: Floats, middle: Floats, r
     """
     cell = np.float32(2 * radius / SHADE_CELLS)
     width = SHADE_CELLS + 2  # with a rim that nothing covers
-    centered = surface - middle
-    lifted = points - middle + normals * cell  # off the surface, so that it does not shade itself
+    # By axis: a product of matrices would wake all cores for so little work.
+    centered = np.ascontiguousarray((surface - middle).T)
+    # Off the surface, so that it does not shade itself.
+    lifted = np.ascontiguousarray((points - middle + normals * cell).T)
     reached, total = np.zeros(len(points), np.float32), np.full(len(points), 1e-6, np.float32)
     for direction in _directions(SHADE_DIRECTIONS):
         side = np.cross(direction, (0, 1, 0))
@@ -124,7 +126,7 @@ def _reached(points: Floats, normals: Floats, surface: Floats, middle: Floats, r
         axes = np.stack([side, np.cross(side, direction), direction]).astype(np.float32) / cell
 
         def on_map(of: Floats, axes: Floats = axes) -> tuple[NDArray[np.intp], Floats]:
-            x, y, depth = axes @ of.T
+            x, y, depth = (a * of[0] + b * of[1] + c * of[2] for a, b, c in axes)
             column, row = (((at + np.float32(width / 2)).astype(np.intp)).clip(0, width - 1) for at in (x, y))
             return row * width + column, depth
 
