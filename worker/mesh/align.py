@@ -22,6 +22,7 @@ STILL = 0.03  # of `EXPECTED`: a camera that moves by less has arrived
 # What a camera may be off by: to the right, up and in the size of what it sees, parts of its picture; around and over
 # the product, degrees; and in its perspective, `side` / `distance`. It moves less the less the photo tells, and never by more than three times as much.
 EXPECTED = np.array([0.03, 0.03, 0.03, 2.5, 2.5, 0.25])
+OUTLINE = 500  # points that tell where a camera stood; more tell it no better
 PIXEL = 1.5  # pixels of the photo: outlines that are farther apart count less
 EVIDENCE = 200.0  # how much an outline or print that is off by `PIXEL` or `SHADE` weighs against `EXPECTED`
 
@@ -190,9 +191,14 @@ def moved(camera: Camera, move: Moves) -> Camera:
 
 
 def outline_of(buffer: Floats, camera: Camera) -> Floats:
-    """(N, 3) points of the mesh along its outline and the outlines of its holes, as a depth buffer shows them."""
+    """(N, 3) points of the mesh along its outline and the outlines of its holes, as a depth buffer shows them.
+
+    No more than twice `OUTLINE`, spread over all of them.
+    """
     seen = buffer > -np.inf
     row, column = np.nonzero(seen & ~ndimage.binary_erosion(seen))
+    every = max(len(row) // OUTLINE, 1)
+    row, column = row[::every], column[::every]
     near = buffer[row, column].astype(np.float64)
     size = 1 + near / camera.distance
     flat = (np.stack([column, row], axis=1) + 0.5) / len(buffer) - 0.5

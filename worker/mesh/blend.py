@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from worker.mesh.doubled import doubled
 from worker.mesh.project import Floats, Projection, rise
 from worker.mesh.texture import Color
 
@@ -32,7 +33,7 @@ NEAR = 3  # cells around a place where photos do not agree: what is closer belon
 FAIR = 0.2  # of the best photo's score: a photo that is worse gets no place for its other parts' sake
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 ENOUGH = 0.995  # of a colour, from which on what the photos leave of it is no matter
-FEW = 80_000  # points, from which the surroundings of all are found
+FEW = 50_000  # points, from which the surroundings of all are found
 FEW_OF_ENGINE = 20_000  # the same, for the difference between photos and engine
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
@@ -238,11 +239,12 @@ def _give_whole(
     for photo, some, dull in zip(photos, few, plain, strict=True):
         at, weight = photo.at[some], photo.clear[some] * rise(photo.cosine[some], *FACING_OF_SEVERAL)
         total = cells.sums(at, weight)
-        colors.append(
-            [cells.sums(at, weight * photo.color[some, i]) / np.maximum(total, 1e-6) for i in range(3)]
-        )
+        shown = photo.color.take(some, axis=0) * weight[:, None]
+        colors.append([cells.sums(at, of) / np.maximum(total, 1e-6) for of in shown.T])
         # Gloss is no print.
-        total[_with_neighbours(cells.sums(at, (dull < 1).astype(np.float32)) > 0)] = 0
+        glossy = at[dull < 1]
+        if len(glossy):
+            total[_with_neighbours(cells.sums(glossy, np.ones(len(glossy), np.float32)) > 0)] = 0
         weights.append(total)
     apart = np.zeros(cells.shape, bool)
     for i, j in combinations(range(len(photos)), 2):
@@ -418,16 +420,6 @@ def _spread(sums: Floats, weight: Floats, most: float = 1.0) -> Floats:
             max(most / 2, FAR_OFFSET),
         )
         for axis in range(3):
-            around = _doubled(around, axis)
+            around = doubled(around, axis)
     own = np.minimum(weight, 1)[..., None]
     return np.asarray(own * mean + (1 - own) * around, np.float32)
-
-
-def _doubled(grid: Floats, axis: int) -> Floats:
-    """Twice as many cells along an axis, interpolated linearly."""
-    old = np.moveaxis(grid, axis, 0)
-    wide = np.concatenate([old[:1], old, old[-1:]])
-    new = np.empty((2 * len(old), *old.shape[1:]), np.float32)
-    for start, beside in ((0, wide[:-2]), (1, wide[2:])):
-        new[start::2] = np.float32(0.75) * old + np.float32(0.25) * beside
-    return np.moveaxis(new, 0, axis)

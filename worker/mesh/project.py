@@ -146,8 +146,11 @@ def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int3
     """Look at the whole mesh, (V, 3) and (F, 3), which may hide parts of itself, as the camera of the photo did."""
     size = len(photo.view)
     buffer = depth_buffer(vertices, faces, camera, size)
-    behind = np.where(buffer > -np.inf, buffer, np.inf)
-    nearer = ndimage.maximum_filter(buffer, 3) - behind > STEP * camera.side
+    seen = buffer > -np.inf
+    box = box_of(seen, 1)
+    behind = np.where(seen[box], buffer[box], np.inf)
+    nearer = np.zeros_like(seen)
+    nearer[box] = ndimage.maximum_filter(buffer[box], 3) - behind > STEP * camera.side
     # The distance to the step is smooth across the pixels, so that the photo ends in a line and not in stairs.
     beside = np.full((size, size), size, np.float32)
     if nearer.any():

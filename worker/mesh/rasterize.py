@@ -55,9 +55,10 @@ def rasterize(corners: Floats, width: int, height: int) -> Iterator[Covered]:
     """
     weights = planes(corners, np.eye(3, dtype=np.float32)[None, :, 1:])
     for spans in _batches(_spans(corners, width, height)):
-        of_b, of_c = (_along(weights, spans, value) for value in (0, 1))
+        offsets = _offsets(spans)
+        of_b, of_c = (_along(weights, spans, offsets, value) for value in (0, 1))
         weight = np.stack([1 - of_b - of_c, of_b, of_c], axis=1)
-        yield Covered(np.repeat(spans.face, spans.length), _pixels(spans, width), weight)
+        yield Covered(np.repeat(spans.face, spans.length), _pixels(spans, offsets, width), weight)
 
 
 def nearest(corners: Floats, near: Floats, width: int, height: int) -> Nearest:
@@ -72,8 +73,8 @@ def nearest(corners: Floats, near: Floats, width: int, height: int) -> Nearest:
     found = Nearest(np.full(width * height, -1, np.int64), np.full(width * height, -np.inf, np.float32))
     depth = planes(corners, near[..., None])
     for spans in _batches(_spans(corners, width, height)):
-        here = _along(depth, spans, 0)
-        pixel = _pixels(spans, width)
+        offsets = _offsets(spans)
+        here, pixel = _along(depth, spans, offsets, 0), _pixels(spans, offsets, width)
         np.maximum.at(found.near, pixel, here)
         wins = here == found.near[pixel]
         found.face[pixel[wins]] = np.repeat(spans.face, spans.length)[wins]
@@ -82,8 +83,8 @@ def nearest(corners: Floats, near: Floats, width: int, height: int) -> Nearest:
 
 def signed_area(corners: Floats) -> Floats:
     """(F,) area of (F, 3, 2) triangles; positive where they run clockwise in a picture, whose y goes down."""
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-    double = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    (ax, ay), (bx, by), (cx, cy) = (corners[:, i].T for i in range(3))
+    double = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
     return np.asarray(double / 2, np.float32)
 
 
@@ -168,7 +169,7 @@ def _batches(spans: _Spans) -> Iterator[_Spans]:
         start = stop
 
 
-def _along(of: Planes, spans: _Spans, value: int) -> Floats:
+def _along(of: Planes, spans: _Spans, offsets: Index, value: int) -> Floats:
     """(K,) one of the values at all pixels of the spans."""
     right, down = of.gradient[:, value, 0], of.gradient[:, value, 1]
     # At the left end of the first pixel's row.
@@ -176,7 +177,7 @@ def _along(of: Planes, spans: _Spans, value: int) -> Floats:
     step = right.take(spans.face)
     first = start.take(spans.face) + step * spans.column + down.take(spans.face) * spans.row
     steps = np.repeat(step.astype(np.float32), spans.length)
-    steps *= _offsets(spans).astype(np.float32)
+    steps *= offsets.astype(np.float32)
     steps += np.repeat(first.astype(np.float32), spans.length)
     return steps
 
@@ -187,6 +188,6 @@ def _offsets(spans: _Spans) -> Index:
     return np.arange(ends[-1]) - np.repeat(ends - spans.length, spans.length)
 
 
-def _pixels(spans: _Spans, width: int) -> Index:
+def _pixels(spans: _Spans, offsets: Index, width: int) -> Index:
     """(K,) row * width + column."""
-    return np.repeat(spans.row * width + spans.column, spans.length) + _offsets(spans)
+    return np.repeat(spans.row * width + spans.column, spans.length) + offsets

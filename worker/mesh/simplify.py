@@ -117,7 +117,11 @@ def _solid(vertices: Vertices, faces: Faces) -> manifold3d.Manifold:
 
 def _closed(vertices: Vertices, faces: Faces) -> bool:
     """True if the mesh is watertight for a reader that merges positions, after it has been scaled and rounded."""
+    if not is_watertight(faces):
+        return False
     pairs = _touching(vertices)
+    if not len(pairs):
+        return True
     graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (len(vertices),) * 2)
     _, same = connected_components(graph, directed=False)
     return is_watertight(same[faces].astype(np.int32))

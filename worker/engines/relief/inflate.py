@@ -1,10 +1,14 @@
 """Inflate an outline: from a mask to the square of half the depth that the product has behind each pixel."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
 from worker.engines.relief.outline import FloatMap, inner_distance
 from worker.engines.views import Mask
+from worker.mesh.doubled import doubled
+from worker.mesh.project import box_of
 
 DEPTH = 0.46  # half of the greatest depth, as a share of the product's longer side
 ROUND = 0.5  # 1: each part is as deep as it is wide; 0: the whole is one pillow
@@ -13,32 +17,34 @@ FLAT = 0.85  # of the width a little below the top, at the top: more is a flat t
 SWEEPS = 6  # at the full resolution; twice as many at each coarser one
 
 
-def inflate(mask: Mask, cap: float) -> FloatMap:
-    """Return the square of half the depth in pixels². Outside it is negative, with the slope that it has at the rim.
+def inflate(masks: Sequence[Mask], caps: Sequence[float]) -> list[FloatMap]:
+    """Return the squares of half the depth in pixels². Outside they are negative, with the slope that they have at the rim.
 
     A product stands on a flat base, which is no rim with depth 0: there the inflated mask continues as its mirror image, and
     so it does above a flat top.
 
     Args:
-        mask: (S, S), true where the product is.
-        cap: half of the greatest depth, in pixels.
+        masks: (S, S), true where the product is.
+        caps: half of the greatest depth of each, in pixels.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    alone, (mirrored, inside) = np.pad(mask[box], 1), _mirrored(mask[box])
-    radius, pillow = (
-        inner_distance(mirrored),
-        _doubled(_pillow(mirrored))[: len(mirrored), : mirrored.shape[1]],
-    )
-    height = ROUND * _balls(radius)[inside] + (1 - ROUND) * pillow[inside]
-    # The mirror image widens what it continues. It must not be deeper than it was.
-    before = ROUND * inner_distance(alone).max() ** 2 + (1 - ROUND) * _pillow(alone).max()
-    after = ROUND * radius.max() ** 2 + (1 - ROUND) * pillow.max()
-    height *= np.float32(before / after)
-    height /= np.sqrt(1 + (height / cap**2) ** 2)
-    whole = np.zeros(mask.shape, np.float32)
-    whole[box] = np.where(mask[box], height, 0)
-    return continue_outwards(whole, mask, inner_distance(mask))
+    boxes = [box_of(mask, 0) for mask in masks]
+    alone = [np.pad(mask[box], 1) for mask, box in zip(masks, boxes, strict=True)]
+    tall = [_mirrored(mask[box]) for mask, box in zip(masks, boxes, strict=True)]
+    pillows = _pillows([*alone, *(mirrored for mirrored, _ in tall)])
+    inflated = []
+    for n, (mask, box, cap, (mirrored, inside)) in enumerate(zip(masks, boxes, caps, tall, strict=True)):
+        radius = inner_distance(mirrored)
+        pillow = doubled(doubled(pillows[len(masks) + n], 0), 1)[: len(mirrored), : mirrored.shape[1]]
+        height = ROUND * _balls(radius)[inside] + (1 - ROUND) * pillow[inside]
+        # The mirror image widens what it continues. It must not be deeper than it was.
+        before = ROUND * inner_distance(alone[n]).max() ** 2 + (1 - ROUND) * pillows[n].max()
+        after = ROUND * radius.max() ** 2 + (1 - ROUND) * pillow.max()
+        height *= np.float32(before / after)
+        height /= np.sqrt(1 + (height / cap**2) ** 2)
+        whole = np.zeros(mask.shape, np.float32)
+        whole[box] = np.where(mask[box], height, 0)
+        inflated.append(continue_outwards(whole, mask, inner_distance(mask)))
+    return inflated
 
 
 def _mirrored(mask: Mask) -> tuple[Mask, tuple[slice, slice]]:
@@ -66,27 +72,28 @@ def _is_flat(mask: Mask) -> bool:
     return bool(below < len(mask) and wide[at] > FLAT * wide[below])
 
 
-def _pillow(mask: Mask) -> FloatMap:
-    """Inflate the whole mask as one pillow: Δh = -4 inside, h = 0 on the rim. The result has half of the resolution."""
-    height, width = mask.shape
-    rows, columns = (-(-side // 2) for side in mask.shape)
-    size = 1 << (max(rows, columns) + 1).bit_length()
-    free = np.zeros((size, size), bool)
-    free[:rows, :columns] = (
-        np.pad(mask, ((0, height % 2), (0, width % 2))).reshape(rows, 2, columns, 2).mean(axis=(1, 3)) > 0.5
-    )
-    return relax(np.zeros(free.shape, np.float32), free, source=4.0)[:rows, :columns]
+def _pillows(masks: Sequence[Mask]) -> list[FloatMap]:
+    """Inflate each whole mask as one pillow: Δh = -4 inside, h = 0 on the rim. The results have half of the resolution."""
+    free = [_halved(mask) for mask in masks]
+    sizes = [1 << (max(half.shape) + 1).bit_length() for half in free]
+    pillows = [np.zeros(half.shape, np.float32) for half in free]
+    # Those of one size together: that costs little more than one alone.
+    for size in set(sizes):
+        group = [n for n, other in enumerate(sizes) if other == size]
+        squares = np.zeros((len(group), size, size), bool)
+        for square, n in zip(squares, group, strict=True):
+            square[: len(free[n]), : free[n].shape[1]] = free[n]
+        solved = relax(np.zeros((len(group) * size, size), np.float32), squares.reshape(-1, size), source=4.0)
+        for square, n in zip(solved.reshape(squares.shape), group, strict=True):
+            pillows[n] = square[: len(free[n]), : free[n].shape[1]]
+    return pillows
 
 
-def _doubled(image: FloatMap) -> FloatMap:
-    """Return (2H, 2W): the image at twice the resolution, linear between its pixels."""
-    for _ in range(2):
-        wide = np.pad(image, ((1, 1), (0, 0)), mode="edge")
-        new = np.empty((2 * len(image), image.shape[1]), np.float32)
-        new[::2] = np.float32(0.75) * image + np.float32(0.25) * wide[:-2]
-        new[1::2] = np.float32(0.75) * image + np.float32(0.25) * wide[2:]
-        image = new.T
-    return image
+def _halved(mask: Mask) -> Mask:
+    """Return true where more than half of four pixels are inside."""
+    even = np.pad(mask, [(0, side % 2) for side in mask.shape])
+    rows, columns = (side // 2 for side in even.shape)
+    return np.asarray(even.reshape(rows, 2, columns, 2).mean(axis=(1, 3)) > 0.5)
 
 
 def continue_outwards(height: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
@@ -135,24 +142,24 @@ def relax(values: FloatMap, free: Mask, *, source: float = 0.0, across: float = 
     From coarse to fine: each level starts with the solution of the next coarser one, so a few sweeps are enough.
 
     Args:
-        values: (S, S) or (S, S, C), S a power of two.
-        free: (S, S), true where the solution is wanted.
+        values: (S, S) or (S, S, C), S a power of two. Several such squares may stand one below the other; their outermost rows
+            are not free.
+        free: of the same height and width, true where the solution is wanted.
         source: 0 interpolates between the fixed values like a film of soap; 1 inflates it.
         across: the weight of the left and right neighbours; the rest is that of the ones above and below.
     """
-    size = len(values)
-    channels = values.reshape(size, size, -1)
+    high, size = free.shape
+    channels = values.reshape(high, size, -1)
     if size > 16:
-        half = size // 2
-        fixed = (~free).reshape(half, 2, half, 2).astype(np.float32)
+        blocks = channels.reshape(high // 2, 2, size // 2, 2, -1)
+        fixed = (~free).reshape(high // 2, 2, size // 2, 2).astype(np.float32)
         known = fixed.sum(axis=(1, 3))
-        blocks = channels.reshape(half, 2, half, 2, -1)
         coarse = np.einsum("iajbc,iajb->ijc", blocks, fixed) / np.maximum(known, 1)[:, :, None]
         start = relax(coarse, known < 2, source=4 * source, across=across)
         start = start.repeat(2, axis=0).repeat(2, axis=1)
         channels = np.where(free[:, :, None], start, channels)
     wide = size + 2
-    flat = np.pad(channels, ((1, 1), (1, 1), (0, 0)), mode="edge").reshape(wide * wide, -1)
+    flat = np.pad(channels, ((1, 1), (1, 1), (0, 0)), mode="edge").reshape((high + 2) * wide, -1)
     flat = flat[:, 0] if flat.shape[1] == 1 else flat
     rows, columns = np.nonzero(free)
     pixels = (rows + 1) * wide + columns + 1
@@ -167,4 +174,4 @@ def relax(values: FloatMap, free: Mask, *, source: float = 0.0, across: float = 
             )
             own = flat.take(at, 0)
             flat[at] = own + np.float32(1.5) * (pull + np.float32(source) - own)
-    return np.asarray(flat.reshape(wide, wide, -1)[1:-1, 1:-1].reshape(values.shape))
+    return np.asarray(flat.reshape(high + 2, wide, -1)[1:-1, 1:-1].reshape(values.shape))

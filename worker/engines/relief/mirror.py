@@ -64,7 +64,8 @@ def _median(color: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 def _is_symmetric(front: Outline) -> bool:
     """Return true if the front looks about the same in a mirror. Thin parts do not count, and the photo may be tilted."""
-    view, mask = front.view[..., :3], front.mask
+    box = box_of(front.mask, round(3 * THIN))
+    view, mask = front.view[box][..., :3], front.mask[box]
     mask = ndimage.gaussian_filter(mask.astype(np.float32), THIN) > 0.5
     width = mask.sum(axis=1)
     rows, columns = np.flatnonzero(width), np.arange(mask.shape[1])
@@ -81,4 +82,5 @@ def _is_symmetric(front: Outline) -> bool:
     if both.sum() < SYMMETRIC * (mask | other).sum():
         return False
     soft = ndimage.gaussian_filter(view.astype(np.float32), (SOFT, SOFT, 0))
-    return bool(np.abs(soft - np.take_along_axis(soft, source[:, :, None], axis=1))[both].mean() < LIKE * 255)
+    row, column = np.nonzero(both)
+    return bool(np.abs(soft[row, column] - soft[row, source[row, column]]).mean() < LIKE * 255)

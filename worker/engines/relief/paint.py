@@ -13,6 +13,7 @@ from worker.engines.relief.share import Height
 from worker.engines.relief.solid import Solid
 from worker.engines.surface import Colors, Points
 from worker.engines.views import Mask, Outline
+from worker.mesh.doubled import doubled
 
 # Cosines to the camera: below the first, colours come from the rim; above the second, from the photo.
 TURN = (0.1, 0.5)
@@ -209,9 +210,9 @@ def _pull_push(sums: NDArray[np.float32], rows: int = 1) -> NDArray[np.float32]:
     coarse = padded.reshape(x, 2, y, rows, z, 2, 4).sum(axis=(1, 3, 5))
     # A weight is at most 1, or the many far ones would drown the few near ones.
     coarse /= np.maximum(coarse[..., 3:], 1)
-    filled = ndimage.zoom(
-        _pull_push(coarse, 3 - rows), (2, rows, 2, 1), order=1, grid_mode=True, mode="nearest"
-    )
+    filled = _pull_push(coarse, 3 - rows)
+    for axis in range(3) if rows == 2 else (0, 2):
+        filled = doubled(filled, axis)
     filled = filled[: shape[0], : shape[1], : shape[2]]
     share = np.minimum(known, 1)
     return np.asarray(share * sums[..., :3] / np.maximum(known, 1e-9) + (1 - share) * filled, np.float32)

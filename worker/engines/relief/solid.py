@@ -39,10 +39,14 @@ class Solid(NamedTuple):
     volume: NDArray[np.float32]  # (X, Y, Z) samples, positive inside
 
 
-def inflated(outline: Outline, radius: float) -> Height:
-    """Inflate an outline, with its thin parts widened to `radius` in the common unit, so that the grid can resolve them."""
-    mask = thicken(outline.mask, max(radius / outline.unit, LEAST))
-    return Height(outline, mask, inflate(mask, DEPTH * longer_side(mask)) * np.float32(outline.unit**2))
+def inflated(outlines: Sequence[Outline], radius: float) -> list[Height]:
+    """Inflate outlines, with their thin parts widened to `radius` in the common unit, so that the grid can resolve them."""
+    masks = [thicken(outline.mask, max(radius / outline.unit, LEAST)) for outline in outlines]
+    squared = inflate(masks, [DEPTH * longer_side(mask) for mask in masks])
+    return [
+        Height(outline, mask, square * np.float32(outline.unit**2))
+        for outline, mask, square in zip(outlines, masks, squared, strict=True)
+    ]
 
 
 def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
@@ -57,7 +61,7 @@ def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
     """
     samples -= 1 + 2 * MARGIN
     cell = longer_side(front.mask) * front.unit / samples
-    height = inflated(front, cell)
+    (height,) = inflated([front], cell)
     round_ = turned(height.mask)
     if round_ is not None:
         height = height._replace(squared=_rounded(height, round_))
@@ -117,7 +121,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     finest = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
     # Where the surface goes through the side of a cell, it has two faces.
     cell = max(finest, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
-    heights = {outline.role: _between_pixels(inflated(outline, THICK * cell)) for outline in outlines}
+    heights = {height.outline.role: _between_pixels(height) for height in inflated(outlines, THICK * cell)}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
