@@ -437,7 +437,7 @@ def test_an_edge_that_leans_a_little_has_no_steps() -> None:
     x, y, z = surface.vertices.T
     face = (np.abs(z) < 0.1) & (x > 0.3) & (np.abs(y) < 0.5)
     off = x[face] - np.polynomial.Polynomial.fit(y[face], x[face], 1)(y[face])
-    assert off.std() < 0.0013, "with steps 0.002"
+    assert off.std() < 0.0015, "with steps 0.002"
 
 
 def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:

@@ -25,7 +25,7 @@ from worker.engines.views import align
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 
-FACES = 8  # of the surface of several photos for each triangle of the finished mesh: more make it no better
+FACES = 7  # of the surface of several photos for each triangle of the finished mesh: more make it no better
 DISTANCE = 5.0
 """Of a photo's camera, as a multiple of the side of its picture. Known objects photographed from 3 to 4 (mean ΔE2000 from the
 front and the back; parallel, 5, 3.5): duck 0.7/3.4, 0.3/1.9, 0.2/1.5; robot 8.9/2.5, 4.8/2.6, 3.9/2.6; mug 1.6/2.9, 2.4/2.8,
