@@ -39,6 +39,7 @@ LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, alon
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
 APART = 0.2  # difference between photo and engine, beyond which they show different things and hardly count; 1 is black to white
+MOST_OFFSET = 0.2  # the most by which photos move the engine's colours: more would make colours that neither of them has
 FAR_OFFSET = 0.1  # the most by which photos move the engine's colours far from what they show
 
 
@@ -400,7 +401,7 @@ def _known(colors: Floats) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(colors[:, 0] + colors[:, 1] + colors[:, 2]))
 
 
-def _spread(sums: Floats, weight: Floats, most: float = 1.0) -> Floats:
+def _spread(sums: Floats, weight: Floats, most: float = MOST_OFFSET) -> Floats:
     """(X, Y, Z, 3) weighted means: of each cell where it has a weight, else of ever larger surroundings.
 
     Args:

@@ -24,6 +24,10 @@ INSIDE = (0.5, 2.5)  # pixels from the outline, where the background shows throu
 SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
 FILL_GRID = 64  # cells along the longest axis, in which the colours of unseen parts are found
+BORDER = 3  # cells of that grid: what is seen closer to what is not tells its colours
+INNER = 0.3  # the weight of what is farther
+RARE = 0.15  # from the median of its height, at which a colour counts half; 1 is black to white
+RAREST = 3  # times that: beyond it, a colour counts no less
 EVERY = 8  # of the surface's points, those from which the colours of unseen parts are found
 BAND = 16  # width in pixels of the rim that colours sides and back
 
@@ -183,9 +187,27 @@ class _Surroundings:
         shape = tuple(int(n) + 2 for n in np.ptp(points, axis=0) / self.step)
         cell = np.rint((points - self.origin) / self.step).astype(np.intp)
         index = np.ravel_multi_index(tuple(cell.T), shape)
-        weight = np.where(best > SURE[1], best, 0).astype(np.float64)
-        layers = [np.bincount(index, weight * layer, int(np.prod(shape))) for layer in (*colors.T, 1)]
-        self.image = _pull_push(np.stack(layers, axis=-1).reshape(*shape, 4).astype(np.float32))
+        count = int(np.prod(shape))
+        seen = np.where(best > SURE[1], best, 0).astype(np.float64)
+        hidden = (np.bincount(index, minlength=count) > 0) & (np.bincount(index, seen, count) == 0)
+        # A wing in the middle of what is seen says nothing of what is not: colours go on from the border.
+        border = ndimage.binary_dilation(hidden.reshape(shape), iterations=BORDER).ravel()[index]
+        telling = np.where(border, seen, INNER * seen)
+        # Colours that are rare at their height, as that of a wing's tip, would tint all between them and the others.
+        for row in range(shape[1]):
+            its = np.flatnonzero((seen > 0) & border & (cell[:, 1] == row))
+            if len(its):
+                off = np.abs(colors[its] - np.median(colors[its], axis=0)).max(axis=1)
+                telling[its] /= 1 + np.minimum(off / RARE, RAREST) ** 2
+        own, sums = (
+            np.stack([np.bincount(index, weight * layer, count) for layer in (*colors.T, 1)], axis=-1)
+            .reshape(*shape, 4)
+            .astype(np.float32)
+            for weight in (seen, telling)
+        )
+        share = np.minimum(own[..., 3:], 1)
+        mean = own[..., :3] / np.maximum(own[..., 3:], 1e-9)
+        self.image = share * mean + (1 - share) * _pull_push(sums)
 
     def at(self, points: Points) -> Colors:
         at = ((points - self.origin) / self.step).T

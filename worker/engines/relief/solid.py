@@ -26,7 +26,7 @@ ROUND = 0.8  # exponent below which nothing is taken for a circle
 ROWS = 256  # heights at which the area of a solid's surface is estimated
 LOST = 4.0  # samples by which a lost part sticks out at least
 STEP = 0.6  # pixels by which an edge lies off the border of its last pixel at most
-THIN = 4.0  # pixels on each side of a part's spine
+THIN = 10.0  # pixels, half of the depth near an edge: below it, a part is thin
 INNER = 0.25  # pixels by which it lies outside of that border on average: a mask of half of the resolution is narrow
 LEAST = 2.2  # pixels on each side of a part's spine
 
@@ -83,9 +83,8 @@ def _between_pixels(height: Height) -> Height:
     # Summed up across the edge, this is how far it is from the border of the last pixel.
     off = ndimage.gaussian_filter(off, 1) * np.float32(np.sqrt(2 * np.pi)) - np.float32(INNER)
     off = np.clip(off, -STEP, STEP)
-    # A thin part, which may have been widened, must not lose anything.
-    thin = ndimage.maximum_filter(squared, 7) < (THIN * height.outline.unit) ** 2
-    off[thin] = np.maximum(off[thin], 0)
+    # Of a thin part, which may have been widened, nothing is taken: it might break.
+    off[ndimage.maximum_filter(squared, 7) < (THIN * height.outline.unit) ** 2] = 0
     off[ndimage.binary_dilation(mask != height.outline.mask, iterations=3)] = 0
     return height._replace(squared=squared + np.hypot(*np.gradient(squared)) * off)
 
