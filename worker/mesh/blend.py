@@ -331,8 +331,12 @@ def _levelled(
             there = few[j][place[second.at[few[j]]] >= 0]
             at = second.at[there]
             here = place[at]
-            weight = usable[i][here] * usable[j][there]
-            off = (second.color[there] - first.color[here]) * weight[:, None]
+            off = second.color[there] - first.color[here]
+            # What differs by more than light does is something else.
+            weight = (
+                usable[i][here] * usable[j][there] / (1 + (off**2).max(axis=1) / np.float32(MOST_LIGHT**2))
+            )
+            off *= weight[:, None]
             both = _broad(cells.sums(at, weight)) + least
             way, back = shown[j] / total, shown[i] / total
             if i < real <= j:
