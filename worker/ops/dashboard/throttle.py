@@ -1,4 +1,4 @@
-"""How fast wrong tokens are taken, so that nobody finds one by trying.
+"""Bound how fast wrong tokens are taken, so that nobody finds one by trying.
 
 Each client may give CLIENT.burst wrong tokens at once, and after that one in CLIENT.every_s seconds; all clients together as ALL
 says. What comes faster is refused unread. It does not count, so a client never waits longer than for one turn. Without any try,
