@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.relief.outline import FloatMap, body, straightness
+from worker.engines.relief.roundness import arched_ends, shaded_sides
 from worker.engines.surface import AZIMUTHS
 from worker.engines.views import Outline
 
@@ -55,8 +56,8 @@ def section_of(outlines: Sequence[Outline]) -> Section:
     and level lines are those of a box. Of all else, a part that is as wide as it is deep, such as a head, is round, and the
     rest a little fuller than an ellipse.
 
-    Where outlines are straight, colours decide: what two photos would both show of an elliptical section is the same print,
-    or it is not one.
+    Where outlines are straight, their ends decide, which are arcs or lines. So do the light, and the colours: what two photos would
+    both show of an elliptical section is the same print, or it is not one.
     """
     front = outlines[0]
     side = next(outline for outline in outlines if outline.role in ("left", "right"))
@@ -68,7 +69,15 @@ def section_of(outlines: Sequence[Outline]) -> Section:
     circle = np.maximum(turned, 1 - np.interp(apart, UNLIKE_ROW, (0, 1)))
     if straight:
         other, same = _colors_around(outlines)
-        turned, circle = max(turned * (1 - other), same), np.maximum(circle * (1 - straight * other), same)
+        arched = arched_ends(outlines)
+        round_ = 1 - other
+        if arched is None:
+            arched = 0.0  # most things that look alike from the front and from the side are round
+        else:
+            round_ = max(arched, round_ * shaded_sides(outlines))
+        turned = max(turned * round_, same)
+        circle = np.maximum(circle * (1 - straight * (1 - round_)), same)
+        straight *= 1 - arched
     # The rows of a photo run downwards.
     return Section(FULL + (1 - FULL) * circle[::-1], straight * (1 - turned))
 
