@@ -17,8 +17,11 @@ from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.mirror import mirrored
+from worker.engines.relief.outline import even_part
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
+from worker.engines.relief.share import Share
+from worker.engines.relief.solid import add_lost
 from worker.engines.surface import PosedView, Role, Surface, View
 from worker.engines.views import align
 from worker.mesh.project import depth_buffer
@@ -337,7 +340,7 @@ def test_an_arm_beside_the_head_of_a_lamp_is_one_arm_and_its_foot_is_round() -> 
         assert level is not None
         assert len(level.discrete) == outlines
     foot = whole.vertices[np.abs(whole.vertices[:, 1] + 0.76) < 0.01][:, [0, 2]]
-    radius = np.hypot(*(foot - foot.mean(axis=0)).T)
+    radius = np.hypot(*(foot - (foot.min(axis=0) + foot.max(axis=0)) / 2).T)
     assert np.quantile(radius, 0.1) > 0.93 * radius.max()
 
 
@@ -550,6 +553,55 @@ def test_a_round_product_is_round_beside_its_steps_and_a_rung_stays_a_rung() -> 
     assert np.ptp(np.hypot(x, z)[rim]) < 0.04, "no corners"
     middle = np.abs(stool[np.abs(stool[:, 1] + 0.2) < 0.04])
     assert not (middle[:, [0, 2]] < 0.3).all(axis=1).any(), "nothing between the rungs"
+
+
+def test_a_rim_that_one_photo_shows_higher_leaves_no_corners_and_no_ridge() -> None:
+    def stool(bottom: int) -> View:
+        def draw_stool(draw: ImageDraw.ImageDraw) -> None:
+            draw.rectangle((100, 60, 412, bottom), "brown")
+            for x in (130, 350):
+                draw.rectangle((x, bottom, x + 32, 470), "black")
+
+        return view_of(draw_stool)
+
+    def lamp(top: int) -> View:
+        def draw_lamp(draw: ImageDraw.ImageDraw) -> None:
+            draw.ellipse((156, 40, 356, 200), "red")
+            draw.rectangle((240, 190, 272, 440), "silver")
+            draw.rectangle((120, top, 392, 470), "black")
+
+        return view_of(draw_lamp)
+
+    seats = align([PosedView("front", stool(136)), PosedView("left", stool(116))])
+    assert section_of(seats).exponents[-17:].min() > 0.9
+    lamps = [PosedView("front", lamp(415)), PosedView("left", lamp(430))]
+    foot = Relief().reconstruct(lamps, FAST).vertices
+    between = foot[np.abs(foot[:, 1] - (256 - 422) / 256) < 0.01]
+    assert np.ptp(between[:, 0]) < 0.5 * np.ptp(foot[:, 0])
+
+
+def test_what_grows_from_one_side_of_a_body_does_not_widen_it() -> None:
+    body = np.zeros((100, 100), bool)
+    body[10:90, 30:60] = True
+    spout = body.copy()
+    spout[60:70, 60:68] = True
+    assert np.array_equal(even_part(spout), body | (spout & (np.arange(100) < 62)))
+    steps = np.tri(100, dtype=bool) & body.any(axis=1, keepdims=True)
+    assert np.array_equal(even_part(steps), steps), "it has no axis"
+
+
+def test_a_strip_along_a_rim_that_one_photo_shows_is_no_part_and_a_leaf_is_one() -> None:
+    x, y, z = np.mgrid[:60, :60, :60].astype(np.float32)
+    ball = 15**2 - (x - 30) ** 2 - (y - 30) ** 2 - (z - 30) ** 2
+    flat = ball.max(axis=2)
+    strip = np.maximum(flat, 15**2 - (x - 37)[..., 0] ** 2 - (y - 30)[..., 0] ** 2)
+    leaf = np.where((np.abs(y - 30)[..., 0] < 4) & (x[..., 0] > 30), 16, flat)
+    for squared, grows in ((strip, False), (leaf, True)):
+        volume = ball.copy()
+        nothing = np.zeros_like(flat)
+        seen = Share(flat, flat[0], squared, nothing, nothing, nothing[0], nothing[0], nothing[0])
+        add_lost(volume, seen, z[0, 0] - 30)
+        assert ((volume > 0).sum() > (ball > 0).sum()) == grows
 
 
 def test_a_bottle_is_turned_and_a_figure_is_not() -> None:

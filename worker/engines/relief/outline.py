@@ -12,6 +12,9 @@ from worker.mesh.project import box_of
 FloatMap = NDArray[np.float32]  # (S, S) or (S, S, C), on the pixels of a view
 
 MOST = 3  # of four pixels, from which on one of half of the resolution is inside: fewer would make solids too fat
+EVEN = 2.0  # pixels by which the middle of a row may be off a body's axis
+UPRIGHT = 0.6  # of a body's rows, of which the middle is on its axis if it is upright
+ONE_SIDED = 0.7  # of half of a row's width: less is no half of a body
 STRAIGHT = 0.1  # tangent of the angle to the upright or the level, below which an outline is straight
 
 
@@ -66,6 +69,21 @@ def body(mask: Mask) -> Mask:
     opened = np.zeros_like(mask)
     opened[box] = ndimage.distance_transform_edt(~core[box]) <= reach
     return np.asarray(opened & mask)
+
+
+def even_part(main: Mask) -> Mask:
+    """Return an upright body without what sticks out of one side of it, where a spout or a handle grows from it."""
+    rows = np.flatnonzero(main.any(axis=1))
+    left, right = main[rows].argmax(axis=1), main.shape[1] - main[rows][:, ::-1].argmax(axis=1)
+    middle = (left + right) / 2
+    axis = np.median(middle)
+    if (np.abs(middle - axis) < EVEN).mean() < UPRIGHT:
+        return main
+    half = np.minimum(axis - left, right - axis) + EVEN
+    half[half < ONE_SIDED * (right - left) / 2] = np.inf
+    even = main.copy()
+    even[rows] &= np.abs(np.arange(main.shape[1]) + 0.5 - axis) < half[:, None]
+    return even
 
 
 def straightness(mask: Mask) -> float:

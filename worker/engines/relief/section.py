@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.outline import FloatMap, body, straightness
+from worker.engines.relief.outline import FloatMap, body, even_part, straightness
 from worker.engines.relief.roundness import arched_ends, shaded_sides
 from worker.engines.surface import AZIMUTHS
 from worker.engines.views import Outline
@@ -19,6 +19,8 @@ UNLIKE_ROW = (
     0.03,
     0.15,
 )  # the same of a row, as part of the greatest width: a circle below the first, no circle above the second
+STEP = (0.2, 0.4)  # the same of two heights close to each other: no rim below the first, one above the second
+RISE = 6  # hundredths of the height, by which one photo may show a rim higher than the other one
 BOXY = (0.42, 0.54)  # straightness of the outlines: no box below the first, a box above the second
 ENDS = (0.04, 0.96)  # of the height, between which colours are compared
 LEVELS = 64  # heights at which colours are compared
@@ -42,10 +44,13 @@ SAME = (
 )  # the difference as they are, as part of that in reverse: an ellipse below the first, no sign of one above the second
 
 
+Floats = NDArray[np.float64]
+
+
 class Section(NamedTuple):
     """The shape of a level section between its four extremes."""
 
-    exponents: NDArray[np.float64]  # at 100 heights, upwards; 1 is an ellipse, less is fuller
+    exponents: Floats  # at 100 heights, upwards; 1 is an ellipse, less is fuller
     box: float  # part of the rectangle in it, 0..1
 
 
@@ -65,8 +70,7 @@ def section_of(outlines: Sequence[Outline]) -> Section:
     unlike = float(np.abs(widths[0] - widths[1]).sum() / np.maximum(*widths).sum())
     straight = _rise(min(straightness(front.mask), straightness(side.mask)), *BOXY)
     turned = 1 - _rise(unlike, *UNLIKE)
-    apart = ndimage.gaussian_filter1d(np.abs(widths[0] - widths[1]), 2) / np.maximum(*widths).max()
-    circle = np.maximum(turned, 1 - np.interp(apart, UNLIKE_ROW, (0, 1)))
+    circle = np.maximum(turned, _circles(*widths))
     if straight:
         other, same = _colors_around(outlines)
         arched = arched_ends(outlines)
@@ -80,6 +84,26 @@ def section_of(outlines: Sequence[Outline]) -> Section:
         straight *= 1 - arched
     # The rows of a photo run downwards.
     return Section(FULL + (1 - FULL) * circle[::-1], straight * (1 - turned))
+
+
+def _circles(front: Floats, side: Floats) -> Floats:
+    """Decide for each height how certain it is that the product is as wide as it is deep there, 0..1."""
+    heights, most = np.arange(len(front)), max(front.max(), side.max())
+
+    def at(widths: Floats, up: int) -> Floats:
+        return np.interp(heights + up, heights, widths)
+
+    def apart(up: int) -> Floats:
+        return np.asarray(ndimage.gaussian_filter1d(np.abs(front - at(side, up)), 2) / most)
+
+    same = 1 - np.interp(apart(0), UNLIKE_ROW, (0, 1))
+    # Seen from a little above, what is near is lower. So a rim may be at other heights, close to which the widths are the same.
+    least = np.min([apart(up) for up in range(-RISE, RISE + 1, 2)], axis=0)
+    shifted = 1 - np.interp(least, UNLIKE_ROW, (0, 1))
+    steps = [np.abs(at(widths, 2) - at(widths, -2)) / most for widths in (front, side)]
+    signs = [same, *(np.interp(step, STEP, (0, 1)) for step in steps)]
+    near = np.min([ndimage.maximum_filter1d(sign, 2 * RISE + 1) for sign in signs], axis=0)
+    return np.asarray(np.maximum(same, np.minimum(shifted, near)))
 
 
 def _colors_around(outlines: Sequence[Outline]) -> tuple[float, float]:
@@ -154,10 +178,10 @@ def _part(shift: int, count: int) -> slice:
     return slice(max(shift, 0), count + min(shift, 0))
 
 
-def _widths(outline: Outline) -> NDArray[np.float64]:
+def _widths(outline: Outline) -> Floats:
     """Return the width of the product's body at 100 heights, in the common unit."""
     whole = np.flatnonzero(outline.mask.any(axis=1))
-    wide = body(outline.mask)[whole[0] : whole[-1] + 1].sum(axis=1) * outline.unit
+    wide = even_part(body(outline.mask))[whole[0] : whole[-1] + 1].sum(axis=1) * outline.unit
     return np.asarray(np.interp(np.linspace(0, 1, 100), np.linspace(0, 1, len(wide)), wide))
 
 

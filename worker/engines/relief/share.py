@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.outline import FloatMap, body, inner_distance
+from worker.engines.relief.outline import FloatMap, body, even_part, inner_distance
 from worker.engines.views import Mask, Outline
 from worker.mesh.project import box_of
 
@@ -20,6 +20,7 @@ STEPS = 3.0  # rows, over which the steps of a pixel in the sides of a round bod
 
 
 Rows = NDArray[np.bool_]  # (S,)
+Places = NDArray[np.float32]  # (N,)
 
 
 class Height(NamedTuple):
@@ -39,6 +40,13 @@ class Height(NamedTuple):
         place = flat * np.float32(len(self.squared)) - np.float32(0.5)
         rows = _between_rows(self.squared, place[len(across) :, 1])
         return _between_rows(rows.T, place[: len(across), 0])
+
+    def along(self, column: FloatMap) -> FloatMap:
+        """Return the places along x or z of borders between pixels."""
+        camera = self.outline.camera
+        axis = 0 if self.outline.role in ("front", "back") else 2
+        away = (column / len(self.squared) - 0.5) * camera.side
+        return np.asarray(camera.center[axis] + camera.rotation[0, axis] * away, np.float32)
 
 
 def _between_rows(image: FloatMap, row: NDArray[np.float32]) -> FloatMap:
@@ -60,10 +68,24 @@ class Share(NamedTuple):
     thin: NDArray[np.float32]  # (N, M) 1 in thin parts beside the body, else 0
     circle: NDArray[np.float32]  # (N, M) the share that makes a circle
     once: NDArray[np.float32]  # (M,) 1 where that is known, because the body is crossed once, else 0
+    middle: NDArray[np.float32]  # (M,) of the body there, along x or z
+    half: NDArray[np.float32]  # (M,) of its width
 
-    def rounded(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, M) between the share as it is, where the (M,) weight is 0, and that of a circle, where it is 1."""
-        return self.inside + weight * (self.circle - self.inside)
+    def rounded(self, across: Places, weight: Places, rim: Places, least: Places) -> NDArray[np.float32]:
+        """(N, M) between the share as it is, where the (M,) weight is 0, and that of a circle, where it is 1.
+
+        Args:
+            across: (N,) the places that are sampled.
+            weight: (M,)
+            rim: (M,) 1 where the circle is no wider than `least`, else 0
+            least: (M,) half widths.
+        """
+        share = self.inside + weight * (self.circle - self.inside)
+        rows = np.flatnonzero(rim * weight)
+        away = (across[:, None] - self.middle[rows]) / np.maximum(least[rows], np.float32(1e-6))
+        cut = np.minimum(share[:, rows], np.maximum(1 - away**2, -1))
+        share[:, rows] += rim[rows] * weight[rows] * (cut - share[:, rows])
+        return share
 
 
 def share_of(
@@ -84,13 +106,15 @@ def share_of(
     beside = _beside(height.mask)
     thin = _thin(share, beside)
     share = _lifted(share)
-    circle, once = _circle(share, height.mask, beside)
-    inside, tops, plain, parts, circle, known = (
+    circle, once, run = _circle(share, height.mask, beside)
+    left, right = height.along(run)
+    middle, half = (left + right) / 2, np.abs(right - left) / 2
+    inside, tops, plain, parts, circle, known, middle, half = (
         height._replace(squared=np.broadcast_to(of, share.shape).astype(np.float32)).at(across, up)
-        for of in (share, top, squared, thin, circle, once[:, None])
+        for of in (share, top, squared, thin, circle, once[:, None], middle, half)
     )
     inside = np.where(inside > 0, np.maximum(inside, 0) ** exponent.astype(np.float32), inside)
-    return Share(inside, tops[0], plain, parts, circle, known[0])
+    return Share(inside, tops[0], plain, parts, circle, known[0], middle[0], half[0])
 
 
 def _beside(mask: Mask) -> Mask:
@@ -117,14 +141,15 @@ def _thin(share: FloatMap, beside: Mask) -> FloatMap:
     return np.asarray(ndimage.gaussian_filter(beside * (1 - _ramp(top, *ALIKE)), 1.5), np.float32)
 
 
-def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows]:
-    """Return the share that makes circles of the rows that the body crosses once, and these rows.
+def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows, FloatMap]:
+    """Return the share that makes circles of the rows that the body crosses once, these rows, and the ends of the body, (2, S, 1).
 
     An inflated outline is flatter in a disc, and narrower beside a step such as a shoulder or a rim.
     """
     main = mask & ~beside
     whole = _whole(mask, main)
     main[whole] = mask[whole]
+    main = even_part(main)
     change = np.diff(main.astype(np.int8), axis=1, prepend=0, append=0)
     rows, begins = np.nonzero(change == 1)
     ends = np.nonzero(change == -1)[1]
@@ -141,7 +166,7 @@ def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows]:
     across = (2 * column + 1 - (left + right)) / np.maximum(right - left, 1)
     other = mask & ((column < run[0, :, None]) | (column >= run[1, :, None]))
     circle = np.maximum(np.clip(1 - across**2, -1, 1), np.where(other, share, -1))
-    return np.where(once[:, None], circle, share).astype(np.float32), once
+    return np.where(once[:, None], circle, share).astype(np.float32), once, run[:, :, None]
 
 
 def _whole(mask: Mask, main: Mask) -> Rows:

@@ -16,7 +16,7 @@ from worker.engines.relief.outline import (
     longer_side,
     thicken,
 )
-from worker.engines.relief.section import Section
+from worker.engines.relief.section import RISE, UNLIKE_ROW, Section
 from worker.engines.relief.share import Height, Share, share_of
 from worker.engines.views import Outline
 
@@ -25,6 +25,11 @@ THICK = 0.9  # cells on each side of a part's spine, where two outlines are join
 ROUND = 0.8  # exponent below which nothing is taken for a circle
 ROWS = 256  # heights at which the area of a solid's surface is estimated
 LOST = 4.0  # samples by which a lost part sticks out at least
+FLAT = (
+    1.3,
+    1.8,
+)  # ratio of two widths: a section below the first, a rim that one photo shows above the second
+STRIP = 2.0  # width of a lost part as a multiple of its reach, from which on it is but a strip
 STEP = 0.6  # pixels by which an edge lies off the border of its last pixel at most
 THIN = 10.0  # pixels, half of the depth near an edge: below it, a part is thin
 INNER = 0.25  # pixels by which it lies outside of that border on average: a mask of half of the resolution is narrow
@@ -140,8 +145,9 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     circle = np.minimum.reduce([share.once for share in front + side])
     circle *= np.clip((exponent - ROUND) / (1 - ROUND), 0, 1).astype(np.float32)
     # Over x, y and z.
-    f = _between([share.rounded(circle)[:, :, None] for share in front], z)
-    s = _between([share.rounded(circle).T[None] for share in side], x[:, None, None])
+    rim = _rim(front, side)
+    f = _between([share.rounded(x, circle, *rim)[:, :, None] for share in front], z)
+    s = _between([share.rounded(z, circle, *rim).T[None] for share in side], x[:, None, None])
     least = np.minimum(f, s) if section.box else None
     volume = np.add(f, s, out=f) if f.shape[2] > 1 else f + s
     volume -= 1
@@ -154,12 +160,33 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     front[0], side[0] = add_arm(volume, front[0], side[0], x, z)
     _add_thin(volume, front[0], side[0], z)
     _add_thin(volume.transpose(2, 1, 0), side[0], front[0], x)
-    _add_lost(volume, front[0], z)
-    _add_lost(volume.transpose(2, 1, 0), side[0], x)
+    add_lost(volume, front[0], z)
+    add_lost(volume.transpose(2, 1, 0), side[0], x)
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
 
 
-def _add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float32]) -> None:
+def _rim(front: Sequence[Share], side: Sequence[Share]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return where one photo shows a rim that another one shows at other heights, (M,) 0..1, and the (M,) half width there.
+
+    A photo from farther above shows a rim higher. Between the two heights the lesser width holds.
+    """
+    halves = [np.mean([share.half for share in group], axis=0) for group in (front, side)]
+    least, most = np.minimum(*halves), np.maximum(*halves)
+    heights = np.arange(len(least))
+    reach = len(heights) * RISE // 100
+
+    def apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return by how much the widths differ if one of them is shifted so that they differ least."""
+        shifts = heights + np.arange(-reach, reach + 1)[:, None]
+        return np.asarray(np.abs(one[shifts.clip(0, heights[-1])] - other).min(axis=0))
+
+    # The same rim if each width is found in the other photo.
+    unlike = np.maximum(apart(*halves), apart(*halves[::-1])) / most.max()
+    rim = np.interp(most / np.maximum(least, 1e-6), FLAT, (0, 1)) * np.interp(unlike, UNLIKE_ROW, (1, 0))
+    return rim.astype(np.float32), least
+
+
+def add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float32]) -> None:
     """Give parts that the other photo does not show at their height their own thickness, as a leaf that grows from the rest.
 
     Args:
@@ -177,7 +204,9 @@ def _add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float3
         return
     away, nearest = ndimage.distance_transform_edt(~shown, return_indices=True)
     reach = ndimage.maximum(away, lost, np.arange(1, count + 1))
-    for part in np.flatnonzero(reach > LOST) + 1:
+    # A strip along a rim is not lost: the photos show the rim at different places.
+    wide = np.bincount(lost.ravel())[1:] / reach
+    for part in np.flatnonzero((reach > LOST) & (wide < STRIP * reach)) + 1:
         columns, rows = np.nonzero(ndimage.binary_dilation(lost == part, iterations=3))
         # Where most of what it grows from lies: in one of two legs, and not between them.
         root = tuple(index[columns, rows] for index in nearest)
