@@ -215,16 +215,22 @@ BEGIN
     RETURN false;
 END $$;
 
--- End a publication as above and claim the next job. No row: the publication was not the caller's any more.
+-- End a publication as above and claim the next job. Returns what worker.complete_and_claim() does; null if the publication was
+-- not the caller's any more.
 CREATE OR REPLACE FUNCTION worker.end_publication_and_claim(
     its_path text, its_token uuid, its_digest text,
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
-RETURNS SETOF worker.claimed_job
+RETURNS record
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    claimed worker.claimed_job;
 BEGIN
-    IF worker.end_publication(its_path, its_token, its_digest) THEN
-        RETURN NEXT worker.claim_next(claimer, claimer_host, pools, engine, lease_s, shop_limit);
+    IF NOT worker.end_publication(its_path, its_token, its_digest) THEN
+        RETURN NULL;
     END IF;
+    claimed := worker.take_next(claimer, claimer_host, pools, engine, lease_s, shop_limit, true);
+    claimed.to_publish := NULL;  -- a value, even if no job was claimed
+    RETURN claimed;
 END $$;
 
 -- Put a taken publication back: with an error it is due after the wait of a failed attempt, else at once. Returns when. No row:

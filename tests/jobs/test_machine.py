@@ -490,6 +490,7 @@ class Life(RuleBasedStateMachine):
     def _check_history(self, rows: dict[UUID, Row]) -> None:
         lines = self.sql.execute("SELECT * FROM worker.attempts").fetchall()
         assert {line["lease_token"] for line in lines} == {job.lease_token for job in self.held}
+        assert all((line["ended_at"] is None) == (line["outcome"] is None) for line in lines)
         unfinished = {line["lease_token"] for line in lines if line["ended_at"] is None}
         assert unfinished == {row["lease_token"] for row in rows.values() if row["lease_token"]}
 

@@ -192,10 +192,11 @@ def test_a_claim_does_not_wait_for_the_disk_and_a_settlement_does(
     claim(engine)
     enqueue(engine, "3")
     with sql.transaction():
-        assert sql.execute(
-            "SELECT (worker.complete_and_claim(id, lease_token, 'x', '{}', NULL, false, 60,"
-            " 'w', 'h', '{default}', '', 30, NULL)).id IS NOT NULL FROM jobs WHERE status = 'processing'"
-        ).fetchone() == (True,)
+        [(following,)] = sql.execute(
+            "SELECT worker.complete_and_claim(id, lease_token, 'x', '{}', NULL, false, 60,"
+            " 'w', 'h', '{default}', '', 30, NULL) FROM jobs WHERE status = 'processing'"
+        )
+        assert following[queue.CLAIMED.index("shop")] == "a.myshopify.com"
         assert sql.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 

@@ -20,7 +20,7 @@ from worker.database import session
 from worker.database.statement import Statement
 
 # The revision of migrations/ that this code was written for; a test holds it against alembic's head.
-SCHEMA = "0112"
+SCHEMA = "0113"
 
 # The first released revision. Those before it, 0001 to 0006 and 0101, can no longer be migrated.
 FIRST_SCHEMA = "0102"

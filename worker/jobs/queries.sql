@@ -31,8 +31,9 @@ FROM worker.complete_job(
 WHERE completed;
 
 -- name: complete_and_claim
--- Complete a job. Return the path that its worker must now publish to, or the next job if there is none. No row: the lease is lost.
-SELECT * FROM worker.complete_and_claim(
+-- Complete a job. Return the path that its worker must now publish to, or the next job if there is none. Null: the lease is lost.
+-- As one value, because the server needs longer to parse, plan and send a statement of many columns.
+SELECT worker.complete_and_claim(
     :id, :token, :model_url, :report, :digest, :wants_review, :publishing_s, :worker, :host, :pools, :runs, :lease_s, :shop_limit);
 
 -- name: fail

@@ -18,6 +18,22 @@ from worker.database.ids import find_beginning, shorten
 
 QUERIES = queries("worker.jobs")
 
+# The attributes of the type worker.claimed_job, in their order.
+CLAIMED = (
+    *(
+        "id",
+        "lease_token",
+        "shop",
+        "product_id",
+        "variant_id",
+        "image_urls",
+        "quality",
+        "attempts",
+        "max_attempts",
+    ),
+    *("excluded_photos", "refresh", "dimensions", "views", "subject", "batch", "to_publish"),
+)
+
 Prunable = Literal["jobs", "attempts", "events", "unsendable", "batches"]
 
 
@@ -67,7 +83,7 @@ class Claimer(TypedDict, total=False):
 def claim(engine: Engine, **claimer: Unpack[Claimer]) -> Job | None:
     """Take the next job. None if no job may be claimed."""
     row = _one(engine, "claim", **claim_parameters(claimer))
-    return claimed_job(row) if row else None
+    return claimed_job(*row.values()) if row else None
 
 
 def claim_parameters(claimer: Claimer) -> Row:
@@ -82,8 +98,9 @@ def claim_parameters(claimer: Claimer) -> Row:
     }
 
 
-def claimed_job(row: Row) -> Job | None:
-    """Return the job in a row of the type `worker.claimed_job`. None if there is none in it."""
+def claimed_job(*attributes: Any) -> Job | None:
+    """Return the job in a value of the type `worker.claimed_job`. None if there is none in it."""
+    row = dict(zip(CLAIMED, attributes, strict=True))
     if row["id"] is None:
         return None
     del row["to_publish"]
@@ -140,8 +157,17 @@ def complete_and_claim(
 
     Returns the path of the publication and the next job, of which one at least is None. Raises: LeaseLost.
     """
-    row = _held(engine, "complete_and_claim", job, **_completion(completion), **claim_parameters(claimer))
-    return row["to_publish"], claimed_job(row)
+    found = fetch_value(
+        engine,
+        QUERIES["complete_and_claim"],
+        **_holder(job),
+        **_completion(completion),
+        **claim_parameters(claimer),
+    )
+    if found is None:
+        raise LeaseLost(str(job.id))
+    to_publish: str | None = found[CLAIMED.index("to_publish")]
+    return to_publish, claimed_job(*found)
 
 
 def _completion(completion: Completion) -> Row:
@@ -410,8 +436,12 @@ def _one(engine: Engine, query: str, **parameters: Any) -> Row | None:
     return fetch_one(engine, QUERIES[query], **parameters)
 
 
+def _holder(job: Job) -> Row:
+    return {"id": job.id, "token": str(job.lease_token)}
+
+
 def _held(engine: Engine, query: str, job: Job, **parameters: Any) -> Row:
-    row = _one(engine, query, id=job.id, token=str(job.lease_token), **parameters)
+    row = _one(engine, query, **_holder(job), **parameters)
     if row is None:
         raise LeaseLost(str(job.id))
     return row

@@ -24,8 +24,8 @@ SELECT worker.hold_publication(:path, CAST(:token AS uuid), :digest, :lease_s);
 SELECT worker.end_publication(:path, CAST(:token AS uuid), :digest);
 
 -- name: finish_publication_and_claim
--- The same, and take the next job. No row: it is not ours any more.
-SELECT * FROM worker.end_publication_and_claim(
+-- The same, and take the next job. Null: it is not ours any more.
+SELECT worker.end_publication_and_claim(
     :path, :token, :digest, :worker, :host, :pools, :runs, :lease_s, :shop_limit);
 
 -- name: put_back_publication

@@ -127,7 +127,7 @@ def finish_publication_and_claim(
     engine: Engine, work: Publication, claimer: Claimer
 ) -> tuple[bool, Job | None]:
     """End a publication, as above, and take the next job in the same transaction. None if that is not ours, or no job may be claimed."""
-    row = fetch_one(
+    found = fetch_value(
         engine,
         QUERIES["finish_publication_and_claim"],
         path=work.path,
@@ -135,7 +135,7 @@ def finish_publication_and_claim(
         digest=work.digest,
         **claim_parameters(claimer),
     )
-    return (True, claimed_job(row)) if row else (False, None)
+    return (True, claimed_job(*found)) if found else (False, None)
 
 
 def put_back_publication(engine: Engine, work: Publication, *, error: str | None) -> datetime | None:
