@@ -472,6 +472,20 @@ def can_of(*, rise: int, falloff: float = 0.0, color: str = "silver") -> View:
     return view
 
 
+def test_a_mark_in_the_middle_of_a_photo_does_not_tint_the_back() -> None:
+    """The side that is seen otherwise has the colour of the body, as a duck has around its wing."""
+
+    def marked(draw: ImageDraw.ImageDraw) -> None:
+        draw.ellipse((56, 100, 456, 420), "gold")
+        draw.ellipse((136, 180, 376, 340), "teal")
+
+    side = view_of(lambda draw: draw.ellipse((156, 100, 356, 420), "gold"))
+    surface = Relief().reconstruct([PosedView("front", view_of(marked)), PosedView("left", side)], FAST)
+    colors = surface.color(surface.vertices)
+    behind = surface.vertices[:, 2] < -0.1
+    assert np.abs(colors[behind] - np.array(ImageColor.getrgb("gold")) / 255).max() < 0.1
+
+
 def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box() -> None:
     can = can_of(rise=12)
     long = view_of(lambda draw: draw.rectangle((60, 250, 460, 450), "silver"))

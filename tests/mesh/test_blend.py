@@ -1,6 +1,7 @@
 """Photos of a ball from all sides, drawn from a colour that is known at every point of it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,3 +239,108 @@ def test_no_colour_stays_unknown_only_where_no_photo_shows_one() -> None:
     known = np.isfinite(blended.colors).all(axis=1)
     assert np.array_equal(known, blended.shares.sum(axis=0) > 0)
     np.testing.assert_allclose(blended.shares.sum(axis=0)[known], 1, atol=1e-5)
+
+
+FINE = np.asarray(trimesh.creation.icosphere(6).vertices, np.float32)  # as many points as a texture has
+
+
+def printed(start: float, end: float, low: float = -0.4, high: float = 0.4) -> Callable[[Floats], Floats]:
+    """Print between two azimuths and two heights, on a plain ball."""
+
+    def color(points: Floats) -> Floats:
+        return np.where(inside(points, start, end, low, high)[:, None], (0.1, 0.4, 0.5), (0.7, 0.6, 0.4))
+
+    return color
+
+
+def inside(points: Floats, start: float, end: float, low: float, high: float) -> NDArray[np.bool_]:
+    around = np.degrees(np.arctan2(points[:, 0], points[:, 2])) % 360
+    return (start < around) & (around < end) & (low < points[:, 1]) & (points[:, 1] < high)
+
+
+def part_printed(
+    shots: list[Shot], *field: float, inferred: Sequence[Shot] = (), white: bool = False
+) -> float:
+    """Lay photos over many points of the ball. Returns which part of a field shows print."""
+    seen, likely = (
+        [shot.project(FINE, FINE, FACING_OF_SEVERAL[0]) for shot in group] for group in (shots, inferred)
+    )
+    likely = [photo._replace(resolution=photo.resolution / np.float32(2)) for photo in likely]
+    there = lay(FINE, seen, likely).over(np.full_like(FINE, 0.5)).colors[inside(FINE, *field), 0]
+    return float((there > 0.5 if white else there < 0.4).mean())
+
+
+def test_places_where_photos_do_not_agree_go_each_to_the_photo_that_saw_it_better() -> None:
+    """Print that only the first one shows, and close to it print that only the second one shows."""
+    shots = [shot(0, printed(10, 44, 0.05, 0.5)), shot(90, printed(46, 60, -0.35, -0.05))]
+    assert part_printed(shots, 12, 42, 0.08, 0.47) > 0.95
+    assert part_printed(shots, 48, 58, -0.32, -0.08) > 0.95
+
+
+def test_print_goes_to_the_photo_whose_end_does_not_cut_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second photo shows print as far as it sees, the first one shows none there and sees beyond it."""
+    shots = [shot(0, printed(0, 0)), shot(90, printed(5, 75))]
+    assert part_printed(shots, 25, 60, -0.35, 0.35) < 0.05
+    monkeypatch.setattr("worker.mesh.blend.CUT", 1e9)
+    assert part_printed(shots, 25, 60, -0.35, 0.35) > 0.8
+
+
+def test_white_print_on_black_is_shown_whole_or_not_at_all() -> None:
+    """It is no gloss. Each photo shows it where the other one does not."""
+
+    def black(color: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+        return lambda points: np.where(color(points)[:, :1] < 0.4, 0.9, 0.1) * np.ones(3, np.float32)
+
+    shots = [shot(0, black(printed(22, 36))), shot(90, black(printed(54, 68)))]
+    parts = [part_printed(shots, *field, -0.35, 0.35, white=True) for field in ((24, 34), (56, 66), (36, 54))]
+    assert all(part < 0.1 or part > 0.9 for part in parts)
+
+
+def test_a_colour_is_less_sure_where_the_surface_may_lie_elsewhere_under_print() -> None:
+    def steady(color: Callable[[Floats], Floats], low: float, high: float) -> Floats:
+        seen = shot(0, color).project(POINTS, POINTS, FACING_OF_SEVERAL[0])
+        there = inside(POINTS, low, high, -0.3, 0.3)
+        return seen.steady(np.flatnonzero(there[seen.at]))
+
+    assert steady(printed(-1, 0), 20, 70).min() > 0.99, "plain"
+    assert steady(printed(0, 55), 54, 56).max() < 0.85, "the edge of print, seen at a low angle"
+    assert steady(printed(340, 357), 354, 359).min() > 0.9, "seen straight on"
+    assert np.median(steady(printed(0, 90, 0, 0.4), 50, 70)) > 0.9, "print that runs to the outline"
+
+
+def test_an_inferred_picture_without_the_print_does_not_wipe_it_off() -> None:
+    photo, inferred = shot(180, printed(228, 244)), shot(270, printed(0, 0))
+    assert part_printed([photo], 230, 242, -0.35, 0.35, inferred=[inferred]) > 0.95
+
+
+def test_print_that_the_engine_does_not_have_hardly_moves_its_colours() -> None:
+    engine = flat(0.7, 0.6, 0.4)(POINTS)
+    blended = laid([shot(angle, printed(angle - 60, angle + 60, 0.3, 1)) for angle in (60, 180, 300)], engine)
+    unseen = (blended.shares.sum(axis=0) == 0) & (POINTS[:, 1] > 0)
+    assert unseen.any()
+    assert np.abs(blended.colors - engine)[unseen].mean() < 0.07
+
+
+def test_what_is_behind_something_nearer_does_not_take_its_colour() -> None:
+    """A wall, and a box before it that the photo shows 8 pixels farther to the right than it stands."""
+    wall = trimesh.creation.box((2, 2, 0.2))
+    box = trimesh.creation.box(bounds=[(-0.2, -0.2, 0.5), (0.2, 0.2, 0.7)])
+    both: Any = trimesh.util.concatenate([wall, box])
+    view = np.full((PIXELS, PIXELS, 4), (90, 140, 90, 255), np.uint8)
+    middle, half = PIXELS // 2, round(0.2 / SIDE * PIXELS)
+    view[middle - half : middle + half, middle - half + 8 : middle + half + 8, :3] = (200, 40, 40)
+    view[:, 200:210, :3] = 20  # print on the wall
+    x, y = (grid.ravel() for grid in np.meshgrid(*[np.linspace(-0.95, 0.95, 96)] * 2))
+    points = np.stack([x, y, np.full_like(x, 0.1)], axis=1).astype(np.float32)
+    normals = np.tile(np.array([0, 0, 1], np.float32), (len(points), 1))
+
+    def seen(photo: Photo) -> Projection:
+        taken = shoot(
+            photo, Camera(side=SIDE), np.asarray(both.vertices, np.float32), np.asarray(both.faces, np.int32)
+        )
+        return taken.project(points, normals, 0.1)
+
+    alone, one_of_several = seen(Photo(view)), seen(Photo(view, several=True))
+    assert (alone.color[:, 0] > 0.6).any()
+    assert not (one_of_several.color[:, 0] > 0.6).any()
+    assert (one_of_several.color[:, 0] < 0.2).sum() == (alone.color[:, 0] < 0.2).sum() > 0

@@ -29,8 +29,9 @@ UNLIKE = (
     0.2  # difference between the colours of two photos, beyond which they do not agree; 1 is black to white
 )
 SEEN = 0.5  # points of a cell that a photo sees, at least
-NEAR = 3  # cells around a place where photos do not agree: what is closer belongs to it
-FAIR = 0.2  # of the best photo's score: a photo that is worse gets no place for its other parts' sake
+INFERRED = 0.3  # of a real photo's merit is an inferred one's, where they do not agree
+CUT = 2.0  # differences in cells, summed up, through which the end of a photo cuts that gets a place: it counts half
+FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 ENOUGH = 0.995  # of a colour, from which on what the photos leave of it is no matter
 FEW = 50_000  # points, from which the surroundings of all are found
@@ -38,9 +39,13 @@ FEW_OF_ENGINE = 20_000  # the same, for the difference between photos and engine
 LIGHT_CELLS = 16  # of the grid in which the light of photos is evened out, along the longest side
 MOST_LIGHT = 0.15  # the most by which a photo's colours are moved there
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
-APART = 0.2  # difference between photo and engine, beyond which they show different things and hardly count; 1 is black to white
+APART = 0.15  # difference between photo and engine, beyond which they show different things and hardly count; 1 is black to white
+LEAST_LIKE = 0.3  # how much it counts, at least, in the mean: so that what is apart everywhere moves nothing
 MOST_OFFSET = 0.2  # the most by which photos move the engine's colours: more would make colours that neither of them has
 FAR_OFFSET = 0.1  # the most by which photos move the engine's colours far from what they show
+
+
+EVERY_WAY = np.ones((3, 3, 3), bool)
 
 
 class Blend(NamedTuple):
@@ -181,12 +186,14 @@ def _choose(cells: _Cells, photos: Sequence[Projection], usable: Sequence[Floats
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
     few = [_some(photo.at, cells.every) for photo in photos]
     plain = _without_highlights(photos, usable, few, real, count)
-    around = []
+    steady = _steady(photos, usable, few, real, count)
+    angles, around = [], []
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
-        at = photo.at[some]
-        quality = plain[n] * photo.clear[some] * photo.cosine[some] ** 2 * photo.resolution[some] / finest
-        around.append(ndimage.gaussian_filter(cells.sums(at, quality), AGREE, truncate=2.0))
-    _give_whole(cells, photos, few, plain, around)
+        at, size = photo.at[some], photo.resolution[some] / np.float32(finest)
+        angle = plain[n] * steady[n] * photo.clear[some] * photo.cosine[some] ** 2
+        around.append(ndimage.gaussian_filter(cells.sums(at, angle * size), AGREE, truncate=2.0))
+        angles.append(cells.sums(at, angle))
+    _give_whole(cells, photos, few, angles, around, real)
     best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
         at = photo.at[some]
@@ -222,48 +229,54 @@ def _give_whole(
     cells: _Cells,
     photos: Sequence[Projection],
     few: Sequence[NDArray[np.intp]],
-    plain: Sequence[Floats],
+    angles: Sequence[Floats],
     around: Sequence[Floats],
+    real: int,
 ) -> None:
-    """Change scores so that print on which photos do not agree comes from one photo.
+    """Change scores so that print on which two photos do not agree comes from one of them.
 
-    Where the mesh is a little wrong, a seam through a print would show parts of it twice, or not at all.
+    Where the mesh is a little wrong, a seam through a print would show parts of it twice, or not at all. So each connected place
+    goes to the photo that saw it better, or whose end there cuts through less of what the other one shows.
 
     Args:
         cells: of the seams.
         photos: of the mesh.
         few: the photos' few points.
-        plain: less than 1 at those of them that are glossy.
+        angles: (X, Y, Z) how well each photo saw its points, however large it is.
         around: (X, Y, Z) scores of each photo, changed in place.
+        real: how many of the photos are not inferred.
     """
-    weights, colors = [], []
-    for photo, some, dull in zip(photos, few, plain, strict=True):
+    seen, colors = [], []
+    for photo, some in zip(photos, few, strict=True):
         at, weight = photo.at[some], photo.clear[some] * rise(photo.cosine[some], *FACING_OF_SEVERAL)
         total = cells.sums(at, weight)
         shown = photo.color.take(some, axis=0) * weight[:, None]
         colors.append([cells.sums(at, of) / np.maximum(total, 1e-6) for of in shown.T])
-        # Gloss is no print.
-        glossy = at[dull < 1]
-        if len(glossy):
-            total[_with_neighbours(cells.sums(glossy, np.ones(len(glossy), np.float32)) > 0)] = 0
-        weights.append(total)
-    apart = np.zeros(cells.shape, bool)
-    for i, j in combinations(range(len(photos)), 2):
-        both = (weights[i] > SEEN) & (weights[j] > SEEN)
-        off = np.maximum.reduce([np.abs(a - b) for a, b in zip(colors[i], colors[j], strict=True)])
-        apart |= both & (off > UNLIKE)
-    places, count = ndimage.label(ndimage.binary_dilation(apart, iterations=NEAR))
-    if not count:
-        return
-    inside = np.flatnonzero(places)
-    place = places.ravel()[inside]
-    scores = np.stack([grid.ravel()[inside] for grid in around])
-    totals = np.stack([np.bincount(place, score * apart.ravel()[inside], count + 1) for score in scores])
-    winner = totals.argmax(axis=0)[place]
-    won = np.take_along_axis(scores, winner[None], axis=0)[0]
-    won = won > FAIR * scores.max(axis=0)
-    for n, grid in enumerate(around):
-        grid.ravel()[inside[won & (winner != n)]] *= LOSER
+        seen.append(total > SEEN)
+    before = [grid.ravel().copy() for grid in around]
+    for pair in combinations(range(len(photos)), 2):
+        both = seen[pair[0]] & seen[pair[1]]
+        off = both * np.maximum.reduce(
+            [np.abs(a - b) for a, b in zip(*(colors[n] for n in pair), strict=True)]
+        )
+        apart = off > UNLIKE
+        places, count = ndimage.label(_with_neighbours(apart), EVERY_WAY)
+        if not count:
+            continue
+        inside = np.flatnonzero(places)
+        place, off = places.ravel()[inside], (off * apart).ravel()[inside]
+        merits = []
+        for n, other in (pair, pair[::-1]):
+            # Where it ends and the other one goes on, a seam would show.
+            end = _with_neighbours(seen[other] & ~seen[n]).ravel()[inside]
+            cut = np.bincount(place, off * end, count + 1)
+            merit = np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1)
+            merits.append((1 if n < real else INFERRED) * merit / (1 + cut / CUT))
+        first_won = (merits[0] >= merits[1])[place]
+        for n, other, won in ((*pair, first_won), (*pair[::-1], ~first_won)):
+            fair = before[n][inside] > FAIR * before[other][inside]
+            lost = inside[won & fair]
+            around[other].ravel()[lost] = LOSER * before[other][lost]
 
 
 def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -300,6 +313,28 @@ def _without_highlights(
         1 - HIGHLIGHT * rise(light - dullest[photo.at[some]], 0.1, 0.3) * rise(light, 0.6, 0.8)
         for photo, some, light in zip(photos, few, bright, strict=True)
     ]
+
+
+def _steady(
+    photos: Sequence[Projection],
+    usable: Sequence[Floats],
+    few: Sequence[NDArray[np.intp]],
+    real: int,
+    count: int,
+) -> list[Floats]:
+    """(M,) for the few points of each photo: how sure their colours are.
+
+    An inferred picture, whose print may have been left out, is not surer than a real one that saw the same.
+    """
+    steady = [photo.steady(some) for photo, some in zip(photos, few, strict=True)]
+    least = np.ones(count, np.float32)
+    for n in range(real):
+        sure = usable[n][few[n]] > 0.5
+        at = photos[n].at[few[n][sure]]
+        least[at] = np.minimum(least[at], steady[n][sure])
+    for n in range(real, len(photos)):
+        steady[n] = np.minimum(steady[n], least[photos[n].at[few[n]]])
+    return steady
 
 
 def _levelled(
@@ -388,10 +423,13 @@ def _harmonized(laid: Layers, color: Color) -> Color:
         off[here] += share[layer.at[some], None] * (
             layer.color.take(some, axis=0) - engine.take(here, axis=0)
         )
-    like = total / (1 + (off**2).sum(axis=1, keepdims=True) / np.float32(APART**2))
-    weight = cells.sums(shown * every, every * like[:, 0])
+    # The mean of what differs by much would be no difference in light either: it moves less, and counts in full.
+    like = total / (1 + ((off**2).sum(axis=1, keepdims=True) / np.float32(APART**2)) ** 2)
+    weight = cells.sums(shown * every, every * np.maximum(like, LEAST_LIKE * total)[:, 0])
     off *= every * like / total
     sums = np.stack([cells.sums(shown * every, off[:, i]) for i in range(3)], axis=-1)
+    # Print that the engine has a little beside is no difference in light.
+    sums, weight = np.stack([_broad(sums[..., i]) for i in range(3)], axis=-1), _broad(weight)
     # A cell's own difference counts fully from a few points on.
     offset = [*np.moveaxis(_spread(sums, weight), -1, 0)]
 

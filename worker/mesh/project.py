@@ -23,7 +23,13 @@ BEHIND = (0.01, 0.017)  # by how far behind something nearer the point lies, par
 STEP = 0.03  # between neighbouring pixels: a greater one is the outline of something nearer, parts of the picture's side
 BLUR = 6  # pixels of the photo
 DEEP = 8.0  # pixels of one of several photos, from its outline inwards, where no background shines through
+# By how much something nearer may show beside its outline, for each unit that it is nearer; and at most, pixels of the photo.
+SPILT = (0.3, 24.0)
+ACROSS = 3  # pixels beyond that outline, where the colour of what is nearer is read
+ALIKE = 0.08  # between colours, below which they are the same thing's; 1 is black to white
 REACH = 30  # pixels of the photo: what is farther from the outline is equally far
+GUESS = 0.015  # by which the surface may lie elsewhere, along its normals, parts of the picture's side
+UNSTEADY = 0.25  # between a colour and that beside it which it were then: half as sure; 1 is black to white
 MARGIN = 16  # pixels of the photo around the product, in which its colours go on
 
 
@@ -35,6 +41,28 @@ class Projection(NamedTuple):
     clear: Floats  # (N,) 0..1, above 0: less where the point is close to the product's outline or to something nearer
     cosine: Floats  # (N,) between the surface's normal and the direction to the camera
     resolution: Floats  # (N,) pixels of the photo for a unit of the mesh, on a plane that faces the camera
+    shot: "Shot"  # that saw them
+    flat: Floats  # (N, 2) where the photo shows the points, as `Camera.project` gives it
+    normal: Floats  # (N, 3) the surface's normals, of any length
+
+    def steady(self, some: NDArray[np.intp]) -> Floats:
+        """(M,) for some of the points, 0..1, above 0: less where the colour would be another one if the surface lay a little elsewhere.
+
+        The mesh is a guess. Seen straight on, it makes no difference how near the surface is. Seen at a low angle, print beside
+        which there is another colour may belong elsewhere; what goes on alike, or runs to the outline, may not.
+        """
+        image = self.shot.photo.blurred
+        size, normal = len(image), self.normal[some]
+        step = normal @ (self.shot.camera.rotation[:2].T * (GUESS * size)).astype(np.float32)
+        step /= np.linalg.norm(normal, axis=1, keepdims=True)
+        step[:, 1] *= -1
+        place = self.flat[some] * np.float32(size) - np.float32(0.5)
+        here, nearer, farther = (
+            image[tuple(np.clip(np.rint(at[:, ::-1]), 0, size - 1).astype(np.intp).T)]
+            for at in (place, place + step, place - step)
+        )
+        off = np.maximum(np.abs(nearer - here), np.abs(farther - here)).max(axis=1)
+        return np.asarray(1 / (1 + (off / np.float32(UNSTEADY)) ** 2), np.float32)
 
 
 def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, size: int) -> Floats:
@@ -52,9 +80,10 @@ def depth_buffer(vertices: Floats, faces: NDArray[np.int32], camera: Camera, siz
 class Photo:
     """A photo, and how far inside of the product each of its pixels lies."""
 
-    def __init__(self, view: View, *, deep: float = np.inf) -> None:
-        """Take (S, S, 4) sRGB, straight alpha. From `deep` pixels inside on, a colour counts even where alpha is unsure."""
-        self.view = view
+    def __init__(self, view: View, *, several: bool = False) -> None:
+        """Take (S, S, 4) sRGB, straight alpha. `several`: it is one of several photos, so that what it shows badly is left out."""
+        self.view, self.several = view, several
+        deep = DEEP if several else np.inf
         self.solid = solid = view[..., 3] > 127
         # Farther from the product nothing is asked.
         box = box_of(solid, MARGIN)
@@ -132,6 +161,9 @@ class Shot(NamedTuple):
             clear=clear,
             cosine=cosine[at].astype(np.float32),
             resolution=(1 + near / np.float32(camera.distance)) * np.float32(size / camera.side),
+            shot=self,
+            flat=flat,
+            normal=normals[at],
         )
 
     @property
@@ -144,19 +176,59 @@ class Shot(NamedTuple):
 
 def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int32]) -> Shot:
     """Look at the whole mesh, (V, 3) and (F, 3), which may hide parts of itself, as the camera of the photo did."""
-    size = len(photo.view)
-    buffer = depth_buffer(vertices, faces, camera, size)
-    seen = buffer > -np.inf
-    box = box_of(seen, 1)
-    behind = np.where(seen[box], buffer[box], np.inf)
-    nearer = np.zeros_like(seen)
-    nearer[box] = ndimage.maximum_filter(buffer[box], 3) - behind > STEP * camera.side
+    buffer = depth_buffer(vertices, faces, camera, len(photo.view))
+    gap = gaps(buffer)
+    nearer = gap > STEP * camera.side
     # The distance to the step is smooth across the pixels, so that the photo ends in a line and not in stairs.
-    beside = np.full((size, size), size, np.float32)
+    beside = np.full(buffer.shape, len(buffer), np.float32)
     if nearer.any():
-        box = box_of(nearer, ceil(BESIDE[1]) + 2)
-        beside[box] = ndimage.distance_transform_edt(~nearer[box])
+        box = box_of(nearer, ceil(SPILT[1] if photo.several else BESIDE[1]) + 2)
+        distance, step = ndimage.distance_transform_edt(~nearer[box], return_indices=True)
+        beside[box] = distance
+        if photo.several:
+            most = np.minimum(
+                gap[box][tuple(step)] * np.float32(SPILT[0] * len(buffer) / camera.side), SPILT[1]
+            )
+            beside[box][_spilt(photo.colors[box], buffer[box], gap[box], step, distance, most)] = 0
     return Shot(photo, camera, buffer, beside)
+
+
+def gaps(near: Floats) -> Floats:
+    """(H, W) by how much something nearer stands beside each pixel. `near`: (H, W), -inf for nothing."""
+    seen = near > -np.inf
+    box = box_of(seen, 1)
+    gap = np.zeros_like(near)
+    gap[box] = ndimage.maximum_filter(near[box], 3) - np.where(seen[box], near[box], np.inf)
+    return np.maximum(gap, 0)
+
+
+def behind(near: Floats, gap: Floats, step: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """(H, W) which pixels are on the far side of a step. `gap`: of `gaps`; `step`: (2, H, W) where the nearest one is."""
+    there = tuple(step)
+    return np.asarray(near < near[there] + gap[there] / 2)
+
+
+def _spilt(
+    colors: Floats, near: Floats, gap: Floats, step: NDArray[np.int32], distance: Floats, most: Floats
+) -> NDArray[np.bool_]:
+    """(H, W) which pixels go on in the colour of something nearer beside them: as its place is a guess, they may show it.
+
+    Args:
+        colors: (H, W, 3)
+        near: (H, W) nearness; -inf for nothing.
+        gap: (H, W) of `gaps`.
+        step: (2, H, W) where the nearest step is.
+        distance: (H, W) pixels to it.
+        most: (H, W) pixels, beyond which it does not matter.
+    """
+    found = np.zeros(near.shape, bool)
+    row, column = np.nonzero((distance > 0) & (distance < most) & (near > -np.inf) & behind(near, gap, step))
+    across = [
+        np.clip(np.rint(there + ACROSS * (there - here) / distance[row, column]), 0, size - 1).astype(np.intp)
+        for there, here, size in zip(step[:, row, column], (row, column), near.shape, strict=True)
+    ]
+    found[row, column] = np.abs(colors[row, column] - colors[tuple(across)]).max(axis=1) < ALIKE
+    return found
 
 
 def box_of(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:

@@ -19,7 +19,7 @@ from worker.mesh.blend import FACING, FACING_OF_SEVERAL, Layers, lay
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals
-from worker.mesh.project import DEEP, Photo, shoot
+from worker.mesh.project import Photo, shoot
 from worker.mesh.simplify import simplify
 from worker.mesh.texture import Texels, bake, dilate, texels
 from worker.mesh.textured import TexturedMesh
@@ -249,7 +249,7 @@ def _unlike(photo: _Laid) -> str:
 def _lay_photos(surface: Surface, shape: _Shape, on: Texels) -> tuple[list[_Laid], Layers | None]:
     """Fit the photos to the mesh, and lay those whose outlines are the mesh's over the texels that their cameras saw."""
     sources = surface.source_views
-    pictures = [Photo(source.view, deep=np.inf if len(sources) == 1 else DEEP) for source in sources]
+    pictures = [Photo(source.view, several=len(sources) > 1) for source in sources]
     photos = []
     for source, picture in zip(sources, pictures, strict=True):
         found = fit(shape.vertices, shape.faces, source.view, source.camera)

@@ -14,18 +14,20 @@ from worker.engines.relief.solid import Solid
 from worker.engines.surface import Colors, Points
 from worker.engines.views import Mask, Outline
 from worker.mesh.doubled import doubled
+from worker.mesh.project import SPILT, behind, gaps
 
 # Cosines to the camera: below the first, colours come from the rim; above the second, from the photo.
 TURN = (0.1, 0.5)
 FACING = 0.03  # cosine to the camera below which a photo saw nothing
 HIDDEN = (2.0, 4.0)  # samples behind the nearest surface: seen below the first, hidden above the second
 ON_LINE = 1e-3  # samples beside a line of them, within which a point lies on it
+BESIDE = 8.0  # samples beside the outline of something nearer, at most, where it may show
 INSIDE = (0.5, 2.5)  # pixels from the outline, where the background shows through
-SURE = (0.02, 0.15)  # how well a point was seen: above the second, its colour is the photos'
+SURE = (0.1, 0.3)  # how well a point was seen: above the second, its colour is the photos'
 INVENTED = 0.6  # trust in a mirrored photo; 1 is that in a photo
 FILL_GRID = 64  # cells along the longest axis, in which the colours of unseen parts are found
 BORDER = 3  # cells of that grid: what is seen closer to what is not tells its colours
-INNER = 0.3  # the weight of what is farther
+INNER = 0.01  # the weight of what is farther: it counts where there is nothing else
 RARE = 0.15  # from the median of its height, at which a colour counts half; 1 is black to white
 RAREST = 3  # times that: beyond it, a colour counts no less
 EVERY = 8  # of the surface's points, those from which the colours of unseen parts are found
@@ -99,7 +101,13 @@ class _Sight:
         on_line = np.flatnonzero(beside < ON_LINE)
         nearest = np.full(lines[0] * lines[1], np.inf, np.float32)
         np.minimum.at(nearest, line[on_line], np.ceil(depth[on_line]))
-        self.depth = ndimage.minimum_filter(nearest.reshape(lines), 3).ravel()
+        nearest = nearest.reshape(lines)
+        self.depth = ndimage.minimum_filter(nearest, 3).ravel()
+        # What is nearer may show a little beside its outline, on what is farther.
+        gap = gaps(-nearest)
+        distance, step = ndimage.distance_transform_edt(gap <= HIDDEN[1], return_indices=True)
+        most = np.minimum(SPILT[0] * gap[tuple(step)], BESIDE)
+        self.sure = ~((distance < most) & behind(-nearest, gap, step)).ravel()
 
     def _place(self, points: Points) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
         """Return the lines of samples on which the camera sees (N, 3) points.
@@ -128,7 +136,7 @@ class _Sight:
         here = lookup(self.maps, place[1], place[0])
         line, depth, _ = self._place(points)
         shown = 1 - _rise(depth - self.depth[line], *HIDDEN)
-        return ahead, here[:, :3], facing[ahead] * shown * _rise(here[:, 3], *INSIDE)
+        return ahead, here[:, :3], facing[ahead] * shown * self.sure[line] * _rise(here[:, 3], *INSIDE)
 
 
 def paint(
@@ -195,7 +203,7 @@ class _Surroundings:
         telling = np.where(border, seen, INNER * seen)
         # Colours that are rare at their height, as that of a wing's tip, would tint all between them and the others.
         for row in range(shape[1]):
-            its = np.flatnonzero((seen > 0) & border & (cell[:, 1] == row))
+            its = np.flatnonzero((seen > 0) & (cell[:, 1] == row))
             if len(its):
                 off = np.abs(colors[its] - np.median(colors[its], axis=0)).max(axis=1)
                 telling[its] /= 1 + np.minimum(off / RARE, RAREST) ** 2
