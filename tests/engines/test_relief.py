@@ -452,7 +452,7 @@ def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:
     colors = surface.color(surface.vertices)
     x, y, z = surface.vertices.T
     behind = (z < -0.35) & (np.abs(x) < 0.1)
-    for rows, name in (((y > 0.28) & (y < 0.5), "gold"), ((y < 0.12) & (y > -0.5), "navy")):
+    for rows, name in (((y > 0.3) & (y < 0.5), "gold"), ((y < 0.12) & (y > -0.5), "navy")):
         wanted = np.array(ImageColor.getrgb(name)) / 255
         assert (behind & rows).any()
         assert np.abs(colors - wanted)[behind & rows].max() < 0.15
