@@ -257,11 +257,13 @@ END $$;
 -- that waits, such as that which sends an event or settles a job, waits for all that was committed before.
 --
 -- A claim that `follows` comes at the end of a transaction that has written something else. If it fails, what was written stays,
--- and the lane's next claim fails by itself and says why. It does not wait long for a lock: two such transactions may wait for
--- each other, say where a trigger of the app counts the jobs of each shop in a row.
+-- and the lane's next claim fails by itself and says why. Its callers let it wait 0.1 s for a lock: two such transactions may
+-- wait for each other, say where a trigger of the app counts the jobs of each shop in a row.
 --
 -- A row that cannot be claimed, because a trigger or a constraint of the app refuses the update, is passed over with a
--- warning in the server's log: it must not stop the jobs behind it. Several of them mean that no row can be claimed.
+-- warning in the server's log: it must not stop the jobs behind it. Several of them mean that no row can be claimed. Such a
+-- trigger may raise any code, its own too. An error that says nothing of the row ends the claim: a lock, a deadlock, a server
+-- that is full or away.
 --
 -- One block for both kinds of failure, because each one is a subtransaction: a second one made four claimers 2 % slower.
 CREATE OR REPLACE FUNCTION worker.take_next(
@@ -282,9 +284,7 @@ DECLARE
     refused uuid[] := '{}';
 BEGIN
     key := set_config('worker.lease', 'queue', true);
-    IF follows THEN
-        key := set_config('lock_timeout', '100ms', true);
-    ELSE
+    IF NOT follows THEN
         key := set_config('synchronous_commit', 'off', true);
         -- A former primary: new jobs go to another server, and an empty queue here would not show it.
         IF current_setting('transaction_read_only')::boolean THEN
@@ -307,7 +307,7 @@ BEGIN
             IF queue.superseded THEN
                 BEGIN
                     PERFORM worker.supersede_rest();
-                EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
+                EXCEPTION WHEN OTHERS OR assert_failure THEN
                     -- A trigger or a constraint of the app. The older jobs are never claimed, so they can wait.
                     RAISE WARNING 'Older jobs for the files of a completed job cannot be cancelled: %', SQLERRM;
                 END;
@@ -351,21 +351,15 @@ BEGIN
             INSERT INTO worker.attempts (job_id, lease_token, attempt, worker, host, started_at)
             VALUES (claimed.id, claimed.lease_token, claimed.attempts, claimer, claimer_host, now());
             RETURN claimed;
-        EXCEPTION
-            WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded OR plpgsql_error THEN
-                IF chosen IS NULL OR cardinality(refused) = 4 THEN
-                    IF follows THEN
-                        RETURN NULL;
-                    END IF;
-                    RAISE;
-                END IF;
-                RAISE WARNING 'job % cannot be claimed and is passed over: %', chosen, SQLERRM;
-                refused := refused || chosen;
-            WHEN OTHERS OR assert_failure THEN
+        EXCEPTION WHEN OTHERS OR assert_failure THEN
+            IF chosen IS NULL OR cardinality(refused) = 4 OR SQLSTATE ~ '^(08|25|40|53|55P03|57|58)' THEN
                 IF follows THEN
                     RETURN NULL;
                 END IF;
                 RAISE;
+            END IF;
+            RAISE WARNING 'job % cannot be claimed and is passed over: %', chosen, SQLERRM;
+            refused := refused || chosen;
         END;
     END LOOP;
 END $$;
@@ -490,7 +484,7 @@ CREATE OR REPLACE FUNCTION worker.complete_and_claim(
     job_id uuid, token uuid, url text, report jsonb, digest text, wants_review boolean, hold_s double precision,
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
 RETURNS record
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '100ms' AS $$
 DECLARE
     ended CONSTANT record := worker.complete_job(job_id, token, url, report, digest, wants_review, hold_s);
     claimed worker.claimed_job;

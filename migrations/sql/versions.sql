@@ -221,7 +221,7 @@ CREATE OR REPLACE FUNCTION worker.end_publication_and_claim(
     its_path text, its_token uuid, its_digest text,
     claimer text, claimer_host text, pools text[], engine text, lease_s double precision, shop_limit int)
 RETURNS record
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET lock_timeout = '100ms' AS $$
 DECLARE
     claimed worker.claimed_job;
 BEGIN

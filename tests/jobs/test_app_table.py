@@ -161,9 +161,9 @@ def test_the_daemon_s_role_under_forced_row_level_security(place: Place) -> None
 
 @pytest.mark.parametrize("later", ["0 s", "1 h"], ids=["all due", "one waits for its time"])
 def test_a_row_that_the_app_refuses_to_have_claimed_stops_no_other(place: Place, later: str) -> None:
-    """A constraint that the row breaks already, as one that was added NOT VALID; and a trigger that raises."""
+    """A constraint that the row breaks already, as one that was added NOT VALID; and a trigger that raises, one code or another."""
     place.sql.execute("TRUNCATE jobs")
-    first, second, third = (_insert(place, str(n)) for n in range(3))
+    first, second, third, fourth = (_insert(place, str(n)) for n in range(4))
     _insert(place, "later")
     place.sql.execute("UPDATE jobs SET run_after = now() + %s::interval WHERE product_id = 'later'", [later])
     place.sql.execute(
@@ -171,13 +171,14 @@ def test_a_row_that_the_app_refuses_to_have_claimed_stops_no_other(place: Place,
         ALTER TABLE jobs ADD CONSTRAINT mine CHECK (id <> '{first}') NOT VALID;
         CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF NEW.id = '{second}' OR NEW.product_id LIKE 'bad%' THEN RAISE 'not this one'; END IF;
+            IF NEW.id = '{third}' THEN RAISE SQLSTATE 'PT403'; END IF;
             RETURN NEW;
         END $$;
         CREATE TRIGGER app BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION app();
     """.encode()
     )
     try:
-        _claim(place, third)
+        _claim(place, fourth)
         place.sql.execute("DELETE FROM jobs")
         for n in range(5):
             _insert(place, f"bad {n}")
@@ -217,6 +218,36 @@ def test_an_end_waits_for_no_lock_of_the_claim_that_follows(place: Place) -> Non
             assert versions.finish_publication_and_claim(engine, work, claimer) == (True, None)
     finally:
         sql.execute("DROP FUNCTION app CASCADE; DROP TABLE counted")
+
+
+def test_what_the_app_does_at_the_commit_waits_for_locks_as_long_as_ever(place: Place) -> None:
+    engine, sql = place
+    sql.execute("""
+        TRUNCATE jobs;
+        CREATE TABLE seen (lock_timeout text);
+        CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO seen VALUES (current_setting('lock_timeout'));
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER app AFTER UPDATE ON jobs DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app();
+    """)
+    claimer = Claimer(worker="w", lease_s=30)
+    try:
+        first, second, third = (_insert(place, str(n)) for n in range(3))
+        done = _claim(place, first)
+        _, done = queue.complete_and_claim(engine, done, claimer, model_url="x", report={})
+        assert done
+        assert done.id == second
+        assert versions.begin(engine, done, digest="d", stem="a/1", files={}, result_key=None)
+        path = queue.complete(engine, done, model_url="x", report={}, digest="d")
+        assert path
+        work = versions.Publication.of(done, path=path, stem="a/1", digest="d", files={})
+        _, following = versions.finish_publication_and_claim(engine, work, claimer)
+        assert following
+        assert following.id == third
+        assert sql.execute("SELECT DISTINCT lock_timeout FROM seen").fetchall() == [("4s",)]
+    finally:
+        sql.execute("DROP FUNCTION app CASCADE; DROP TABLE seen")
 
 
 def _live(place: Place, change: str) -> None:
