@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import skimage
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from worker.core.errors import JobError
 from worker.pipeline.cutout import Cutter, without_fringe
@@ -256,7 +256,9 @@ def scene(size: int = 450) -> Image.Image:
     return mug(size)[0].convert("RGBA")
 
 
-@pytest.mark.parametrize("form", ["circle", "square", "round corners", "bars", "vignette"])
+@pytest.mark.parametrize(
+    "form", ["circle", "square", "round corners", "bars", "vignette", "octagon", "heart"]
+)
 def test_a_photo_in_a_transparent_frame_is_a_photo(cutter: Cutter, form: str) -> None:
     image, (_, true) = scene(), mug()
     frame = Image.new("L", image.size)
@@ -273,6 +275,17 @@ def test_a_photo_in_a_transparent_frame_is_a_photo(cutter: Cutter, form: str) ->
         case "vignette":
             draw.ellipse((20, 20, 429, 429), fill=255)
             frame = frame.filter(ImageFilter.GaussianBlur(9))
+        case "octagon":
+            draw.regular_polygon((225, 225, 224), 8, fill=255)
+        case "heart":
+            around = ((90, 160), (130, 110))
+            image = Image.fromarray(np.pad(np.asarray(image), (*around, (0, 0)), mode="edge"))
+            true = np.pad(true, around)
+            frame = Image.new("L", image.size)
+            draw = ImageDraw.Draw(frame)
+            draw.polygon([(345, 130), (34, 270), (345, 690), (656, 270)], fill=255)
+            for left in (4, 336):
+                draw.ellipse((left, 10, left + 350, 360), fill=255)
     image.putalpha(frame)
     found = cutter.cut(image)
     assert iou(found.rgba[..., 3] > 127, true) > 0.9
@@ -302,6 +315,33 @@ def test_a_ball_a_plate_and_a_book_are_no_frames(cutter: Cutter) -> None:
         rgba = np.dstack([colors.clip(0, 255), mask * 255]).astype(np.uint8)
         found = cutter.cut(Image.fromarray(rgba))
         assert ((found.rgba[..., 3] > 127) == mask).all()
+        assert found.certainty == 1
+
+
+def test_a_ball_with_a_star_a_button_and_a_badge_with_letters_are_no_frames(cutter: Cutter) -> None:
+    y, x = np.mgrid[-1:1:400j, -1:1:400j]
+    r = np.hypot(x, y)
+    height = np.sqrt(np.clip(1 - (r / 0.96) ** 2, 0, 1))
+    ball = (
+        np.array((220, 60, 50)) * (0.35 + 0.65 * (0.8 * height - 0.35 * x - 0.45 * y).clip(0, 1))[..., None]
+    )
+    button = np.where((r > 0.86)[..., None], (40, 50, 120), (90, 120, 230)) * (1 - 0.05 * y)[..., None]
+    badge = np.full((400, 400, 3), (20, 120, 90))
+    turns = np.arange(10) * np.pi / 5
+    star = [
+        (200 + k * np.sin(turn), 200 - k * np.cos(turn)) for k, turn in zip([90, 40] * 5, turns, strict=True)
+    ]
+    for colors in (ball, button, badge):
+        rgba = np.dstack([colors.clip(0, 255), (r < 0.96) * 255]).astype(np.uint8)
+        image = Image.fromarray(rgba)
+        if colors is badge:
+            ImageDraw.Draw(image).text(
+                (200, 200), "ECO", (255, 255, 255, 255), ImageFont.load_default(110), "mm"
+            )
+        else:
+            ImageDraw.Draw(image).polygon(star, fill=(250, 220, 60, 255))
+        found = cutter.cut(image)
+        assert ((found.rgba[..., 3] > 127) == (r < 0.96)).all()
         assert found.certainty == 1
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from worker import weights
 from worker.core.errors import JobError
-from worker.pipeline import transparency
+from worker.pipeline import framed, transparency
 from worker.pipeline.background import Alpha, BackgroundModel
 from worker.pipeline.holes import open_holes
 from worker.pipeline.parts import SOLID, count_alike, cut_along, within, without_specks
@@ -34,9 +34,7 @@ RIM = 0.95  # below this alpha a pixel's colour contains the background's
 # hole has 0.4, a cat that the network dissolves 0.2.
 UNSURE = (0.05, 0.25)
 WARN_UNSURE = 0.1  # from here on there is a warning
-NOTHING = (
-    0.6  # where more is unsure, the network sees no object: a pattern has 0.98, a burger on its plate 0.35
-)
+NO_PRODUCT = 0.4  # where more is unsure, the photo in a frame shows no product: a pattern has 0.98, a burger on a plate 0.35
 WARN_TRANSLUCENT = 0.02  # part of the product; likewise
 
 # What each doubt leaves of the certainty. A third or less puts the best model below the default WORKER_REVIEW_SCORE.
@@ -141,9 +139,9 @@ class Cutter:
                 return _rated(rgba[..., :3], np.divide(255 - rgba[..., 3], 255, dtype=np.float32)).doubted(
                     INVERTED, "The photo's transparency is inverted: what it hides was taken for the product."
                 )
-        shape = transparency.frame_shape(rgba)
-        if shape is not None and (framed := self._framed(rgba, shape, box)):
-            return framed
+        shape = framed.outline(rgba)
+        if shape is not None and (draft := self._framed(rgba, shape, box)):
+            return draft
         cleaned = transparency.clean(rgba)
         draft = _rated(cleaned.rgb, cleaned.alpha)
         if cleaned.translucent > WARN_TRANSLUCENT:
@@ -155,13 +153,13 @@ class Cutter:
 
     def _framed(self, rgba: Rgba, shape: Mask, box: Box | None) -> _Draft | None:
         """Cut the product out of a photo in a transparent frame. None if the opaque part is the product itself."""
-        rgb, plain = transparency.continued(rgba, shape)
+        rgb = framed.continued(rgba, shape)
         try:
             draft = self._predicted(Image.fromarray(rgb), box)
         except JobError:
             return None
         found = draft.alpha * shape > SOLID
-        if unsure(draft.alpha) > NOTHING or not transparency.is_framed(rgb, shape, found, plain=plain):
+        if unsure(draft.alpha) > NO_PRODUCT or not framed.is_framed(rgb, shape, found):
             return None
         return replace(draft, alpha=draft.alpha * shape).doubted(
             FRAMED,

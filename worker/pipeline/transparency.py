@@ -1,7 +1,7 @@
-"""A photo's own transparency: a cut-out, a frame around a photo, or nothing of use.
+"""A photo's own transparency: a cut-out, or nothing of use.
 
 Shops export transparency in many ways. A cut-out may come with a soft black shadow, be translucent where the product is
-glass, or have its alpha inverted; and a photo in a round frame is no cut-out at all.
+glass, or have its alpha inverted. A photo in a round frame is no cut-out at all: see `framed`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.pipeline.backdrop import fit_backdrop
 from worker.pipeline.background import Alpha
 
 Mask = NDArray[np.bool_]  # (H, W)
@@ -29,7 +28,6 @@ DARK, GREY = (
 )  # levels; a shadow is darker than the one, and its channels differ by less than the other
 SAME = 4.0  # levels; what differs by less has one colour
 LINE = 0.02  # part of the photo; an opaque border that takes less is a line around it, and no ground
-FRAME = 0.015  # part of its box in which an opaque part may differ from an ideal frame
 
 
 def classify(rgba: Rgba) -> Literal["cut out", "opaque", "inverted", "punched", "empty"]:
@@ -57,62 +55,6 @@ def classify(rgba: Rgba) -> Literal["cut out", "opaque", "inverted", "punched", 
             return "inverted" if plain else "punched"
         return "empty" if plain else "cut out"
     return "opaque" if solid.mean() > 0.95 and all(edge.any() for edge in edges) else "cut out"
-
-
-def frame_shape(rgba: Rgba) -> Mask | None:
-    """Return the opaque part if it has a shape to which programs crop photos, and holds more than one colour, else None.
-
-    These are ellipses, and rectangles with round corners or without, with a hard edge or a soft one. A ball and a book
-    in front view have them, too.
-    """
-    shape = rgba[..., 3] > 127
-    core = rgba[ndimage.minimum_filter(shape, 1 + max(shape.shape) // 12)]
-    if not len(core) or (core[:, 3] < 255 * OPAQUE).mean() > 0.01 or core[:, :3].std(axis=0).max() < PLAIN:
-        return None
-    rows, columns = np.flatnonzero(shape.any(axis=1)), np.flatnonzero(shape.any(axis=0))
-    inner = shape[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = inner.shape
-    y, x = np.abs(np.arange(height) + 0.5 - height / 2)[:, None], np.abs(np.arange(width) + 0.5 - width / 2)
-    ellipse = (2 * y / height) ** 2 + (2 * x / width) ** 2 <= 1
-    radius = min(np.sqrt((~inner).sum() / (4 - np.pi)), min(height, width) / 2)
-    corner = np.hypot(np.maximum(y - height / 2 + radius, 0), np.maximum(x - width / 2 + radius, 0))
-    ideals = (ellipse, corner <= max(radius, 1))
-    return shape if any((inner != ideal).mean() < FRAME for ideal in ideals) else None
-
-
-def continued(rgba: Rgba, shape: Mask) -> tuple[Rgb, bool]:
-    """Continue a framed photo over its frame, so that the frame is no object. True if its ground is a plain backdrop."""
-    rgb = rgba[..., :3].copy()
-    depth = ndimage.distance_transform_edt(np.pad(shape, 1))[1:-1, 1:-1]
-    frame = depth <= 2  # with the outermost pixels of the photo, which are mixed with others
-    backdrop = fit_backdrop(rgb, ~frame & (depth < 2 + 0.05 * np.sqrt(shape.sum())))
-    if backdrop and backdrop.noise < PLAIN:
-        rgb[frame] = backdrop.levels(*shape.shape)[frame]
-        return rgb, True
-    nearest = ndimage.distance_transform_edt(frame, return_distances=False, return_indices=True)
-    return rgb[nearest[0], nearest[1]], False
-
-
-def is_framed(rgb: Rgb, shape: Mask, found: Mask, *, plain: bool) -> bool:
-    """Say whether a photo in a frame of that shape shows what the background model found in it, or is all one product.
-
-    Args:
-        rgb: the photo, `continued` over its frame.
-        shape: the opaque part.
-        found: what the model takes for the product.
-        plain: the photo's ground is a plain backdrop.
-    """
-    depth = ndimage.distance_transform_edt(np.pad(shape, 1))[1:-1, 1:-1]
-    rim: Mask = (depth > 0) & (depth <= 3)
-    contact = found[rim].mean()
-    share = found.sum() / shape.sum()
-    if contact > 0.25 or not MIN_AREA < share < 0.75:
-        return False
-    if plain:  # up to the product, as no plate is
-        away = ndimage.distance_transform_edt(~found) > 0.03 * np.sqrt(shape.sum())
-        backdrop = fit_backdrop(rgb, shape & away)
-        return backdrop is not None and backdrop.noise < PLAIN
-    return bool(contact < 0.1)  # a print or a rug with a motif looks the same
 
 
 class Cleaned(NamedTuple):
