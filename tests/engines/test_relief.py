@@ -18,12 +18,15 @@ from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.outline import even_part
+from worker.engines.relief.paint import paint
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
 from worker.engines.relief.share import Share
-from worker.engines.relief.solid import add_lost
+from worker.engines.relief.solid import Solid, add_lost
 from worker.engines.surface import PosedView, Role, Surface, View
-from worker.engines.views import align
+from worker.engines.views import Outline, align
+from worker.mesh.camera import Camera
+from worker.mesh.isosurface import isosurface
 from worker.mesh.project import depth_buffer
 from worker.pipeline.frame import frame
 
@@ -470,6 +473,26 @@ def can_of(*, rise: int, falloff: float = 0.0, color: str = "silver") -> View:
     away = np.clip((np.arange(512) - 255.5) / 100, -1, 1)
     view[..., :3] = view[..., :3] * (1 - falloff * (1 - np.sqrt(1 - away**2)))[None, :, None]
     return view
+
+
+def test_what_stands_behind_something_nearer_does_not_take_its_colour() -> None:
+    """The photo shows a wall, and before it a box that stands a little farther to the right than the solid has it."""
+    volume = np.full((64, 96, 40), -0.5, np.float32)
+    volume[8:56, 8:88, 4:14] = 0.5
+    volume[24:40, 40:56, 26:34] = 0.5
+    solid = Solid(np.array([-0.66, -0.99, -0.4], np.float32), 2 / 96, volume)
+    vertices, _ = isosurface(volume)
+    points = (vertices * np.float32(solid.cell) + solid.origin).astype(np.float32)
+
+    def wall_and_box(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((126, 40, 386, 472), "silver")
+        draw.rectangle((230, 213, 315, 299), "red")
+
+    view = view_of(wall_and_box)
+    color = paint([Outline("front", view, view[..., 3] > 0, Camera(side=2.0))], [], solid, points)
+    x = np.linspace(0.19, 0.22, 4)  # beside the box of the solid, where the photo shows its own
+    beside = np.stack([x, np.zeros(4), np.full(4, -0.118)], axis=1).astype(np.float32)
+    assert color(beside)[:, 1].min() > 0.5, "silver and not red"
 
 
 def test_a_mark_in_the_middle_of_a_photo_does_not_tint_the_back() -> None:
