@@ -96,6 +96,67 @@ def test_photos_of_another_exposure_are_matched_to_the_front(gain: float) -> Non
     assert (np.median(off, axis=0) < 0.02).all()
 
 
+def brightness(before: Shot, after: Shot) -> float:
+    return float(np.median(after.photo.colors.mean(axis=2) / before.photo.colors.mean(axis=2)))
+
+
+@pytest.mark.parametrize("gain", [1, 0.88, 1.12])
+def test_a_dark_edge_that_one_photo_shows_beside_the_seam_is_no_exposure(gain: float) -> None:
+    """The mesh is a little wrong there: the other photo shows beside it what this one shows at it."""
+
+    def leather(points: Floats) -> Floats:
+        grain = 1 + 0.06 * np.sin(9 * points[:, :1]) * np.sin(7 * points[:, 1:2] + 3 * points[:, 2:])
+        return np.asarray(flat(0.6, 0.4, 0.25)(points) * grain, np.float32)
+
+    def edged(points: Floats) -> Floats:
+        around = np.degrees(np.arctan2(points[:, :1], points[:, 2:]))
+        return np.asarray(
+            leather(points) * np.where((around > 38) & (around < 58), 0.8, 1) * gain, np.float32
+        )
+
+    shots = [shot(0, leather), shot(90, edged)]
+    _, side = agree(shots, POINTS, FACES, POINTS, POINTS)
+    assert brightness(shots[1], side) == pytest.approx(1 / gain, rel=0.05)
+
+
+def test_light_that_comes_from_one_side_of_every_photo_is_no_exposure() -> None:
+    """The product was turned: at each seam, one photo shows in the light what the other one shows in the shade."""
+
+    def lit(azimuth: float) -> Callable[[Floats], Floats]:
+        right = Camera(side=SIDE, azimuth=azimuth).rotation[0]
+        return lambda points: np.asarray(
+            checked(points) * (0.8 + 0.1 * (points @ right)[:, None]), np.float32
+        )
+
+    shots = [shot(angle, lit(angle)) for angle in ANGLES]
+    after = agree(shots, POINTS, FACES, POINTS, POINTS)
+    for one, other in zip(shots, after, strict=True):
+        assert brightness(one, other) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("gain", [1, 0.88, 1.12])
+def test_the_sides_of_a_box_are_compared_across_its_edges(gain: float) -> None:
+    """No two photos show a point of it. Its door is brighter than the rest."""
+    box = trimesh.creation.box((1, 1, 1))
+    for _ in range(4):
+        box = box.subdivide()
+    camera = Camera(side=1.4, azimuth=0)
+    view = np.zeros((PIXELS, PIXELS, 4), np.uint8)
+    edge = round(PIXELS * (0.5 - 0.5 / 1.4))
+    view[edge:-edge, edge:-edge] = (np.array([0.65, 0.5, 0.35, 1]) * 255).round()
+    front, side = view.copy(), view.copy()
+    front[edge + 30 : -edge - 30, edge + 30 : -edge - 30, :3] = np.array([0.85, 0.75, 0.6]) * 255
+    side[..., :3] = (side[..., :3] * gain).round()
+    vertices, faces = np.asarray(box.vertices, np.float32), np.asarray(box.faces, np.int32)
+    points, normals = np.asarray(box.triangles_center, np.float32), np.asarray(box.face_normals, np.float32)
+    shots = [
+        shoot(Photo(picture), Camera(side=camera.side, azimuth=azimuth), vertices, faces)
+        for picture, azimuth in ((front, 0), (side, 90))
+    ]
+    _, after = agree(shots, vertices, faces, points, normals)
+    assert brightness(shots[1], after) == pytest.approx(1 / gain, rel=0.04)
+
+
 def test_a_channel_that_is_nearly_black_does_not_tint_the_rest() -> None:
     eye = POINTS[:, 1] > 0.8
 
@@ -160,6 +221,19 @@ def test_light_is_evened_out_towards_the_seam() -> None:
     assert start > -0.02
     assert end < -0.1
     assert before - after < 0.07
+
+
+def test_what_one_photo_shows_beside_the_seam_and_the_other_does_not_is_no_light() -> None:
+    """A black patch would darken all that is around it in the other photo."""
+
+    def patched(points: Floats) -> Floats:
+        around = np.degrees(np.arctan2(points[:, :1], points[:, 2:]))
+        patch = (np.abs(points[:, 1:2]) < 0.3) & (around > 50) & (around < 75)
+        return np.where(patch, 0.1, flat(0.7, 0.6, 0.4)(points)).astype(np.float32)
+
+    colors = laid([shot(0, flat(0.7, 0.6, 0.4)), shot(90, patched)], GREY).colors
+    ahead = (np.abs(POINTS[:, 1]) < 0.3) & (np.abs(AROUND - 30) < 8)
+    np.testing.assert_allclose(colors[ahead], flat(0.7, 0.6, 0.4)(POINTS[ahead]), atol=0.03)
 
 
 def test_print_at_a_seam_is_neither_doubled_nor_cut() -> None:

@@ -120,6 +120,13 @@ class Photo:
         """(S / 2, S / 2, 3) the colours without what is finer than a few pixels."""
         return np.asarray(ndimage.gaussian_filter(self.colors[::2, ::2], (BLUR / 2, BLUR / 2, 0)), np.float32)
 
+    @cached_property
+    def contrast(self) -> Floats:
+        """(S / 2, S / 2, 1) the standard deviation of the brightness around each pixel of `blurred`, parts of the brightness."""
+        bright, mean = self.colors[::2, ::2].mean(axis=2), self.blurred.mean(axis=2)
+        variance = ndimage.gaussian_filter(bright * bright, BLUR / 2) - mean * mean
+        return np.asarray(np.sqrt(np.maximum(variance, 0)) / np.maximum(mean, 0.05), np.float32)[..., None]
+
 
 class Shot(NamedTuple):
     """A photo of a mesh, with the camera that took it."""
@@ -165,6 +172,11 @@ class Shot(NamedTuple):
             flat=flat,
             normal=normals[at],
         )
+
+    def contrast(self, points: Floats) -> Floats:
+        """(P,) by how much the photo's brightness varies around (P, 3) points, parts of the brightness."""
+        flat, _ = self.camera.project(points)
+        return np.asarray(sample(self.photo.contrast, flat)[:, 0])
 
     @property
     def _sure(self) -> NDArray[np.bool_]:
@@ -242,9 +254,12 @@ def box_of(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
 
 
 def sample(image: Floats, flat: Floats) -> Floats:
-    """(N, 3) colours between the pixels of (S, S, 3), at (N, 2) positions as `Camera.project` gives them."""
+    """(N, C) values between the pixels of (S, S, C), at (N, 2) positions as `Camera.project` gives them."""
     position = np.stack([flat[:, 1], flat[:, 0]]) * len(image) - 0.5
-    channels = [ndimage.map_coordinates(image[..., i], position, order=1, mode="nearest") for i in range(3)]
+    channels = [
+        ndimage.map_coordinates(channel, position, order=1, mode="nearest")
+        for channel in np.moveaxis(image, -1, 0)
+    ]
     return np.stack(channels, axis=1).astype(np.float32)
 
 
