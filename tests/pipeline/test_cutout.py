@@ -15,6 +15,7 @@ from worker.core.errors import JobError
 from worker.pipeline.cutout import Cutter, without_fringe
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
+from worker.pipeline.people import shows_face
 from worker.weights import WeightsMissing
 
 DATA = Path(__file__).parents[1] / "data" / "products"
@@ -125,6 +126,14 @@ def test_a_person_is_no_product(cutter: Cutter) -> None:
     # The same colours and the same pattern without a face.
     upside_down = Image.fromarray(found.rgba[::-1])
     assert "person" not in " ".join(cutter.cut(upside_down).warnings)
+
+
+def test_glaze_in_one_hue_is_no_face() -> None:
+    face = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").crop((150, 0, 300, 190))
+    light, blue, red = face.convert("YCbCr").split()
+    glaze = Image.merge("YCbCr", (light, blue.point(lambda _: 112), red.point(lambda _: 140)))
+    shown = [shows_face(np.asarray(image.convert("RGBA"))) for image in (face, glaze.convert("RGB"))]
+    assert shown == [True, False]
 
 
 def test_the_same_photo_gives_the_same_cutout(cutter: Cutter) -> None:

@@ -15,6 +15,9 @@ SIDES = (
 MARGIN = 0.1  # of the side; the detector is blind at the border
 MIN_FACE = 28  # pixels; a person who stands has one of about 50
 SKIN = 0.75  # part of a face that has the colour of skin
+FLUSH = (
+    4.0  # levels of red chroma by which lips and cheeks at least differ from the rest; paint in one hue has 2
+)
 OVERLAP = 0.4  # intersection over union of a face and its confirmation
 
 Square = tuple[float, float, float]  # left, top, side in parts of the picture's longer side
@@ -23,9 +26,9 @@ Square = tuple[float, float, float]  # left, top, side in parts of the picture's
 def shows_face(rgba: NDArray[np.uint8]) -> bool:
     """True if a frontal face with the colour of skin is in the cut-out, (H, W, 4) sRGB.
 
-    A cascade of local binary patterns finds faces, and much else. So the face must be skin for the most part, and be
-    found again in a smaller, mirrored picture. Dolls, busts and printed portraits may count as persons; a person from
-    behind or without a head does not.
+    A cascade of local binary patterns finds faces, and much else. So the face must be skin for the most part, of more
+    than one hue, and be found again in a smaller, mirrored picture. Dolls, busts and printed portraits may count as
+    persons; a person from behind or without a head does not.
     """
     image = Image.fromarray(rgba)
     image = image.crop(image.getchannel("A").getbbox())
@@ -33,7 +36,12 @@ def shows_face(rgba: NDArray[np.uint8]) -> bool:
     skin = _skin(large)
     if skin.mean() < 0.002:  # the smallest face
         return False
-    faces = [face for face in _faces(large) if _middle(skin, face).mean() > SKIN]
+    red = np.asarray(large.convert("YCbCr").getchannel("Cr"))
+    faces = [
+        face
+        for face in _faces(large)
+        if _middle(skin, face).mean() > SKIN and np.ptp(np.percentile(_middle(red, face), (10, 90))) >= FLUSH
+    ]
     if not faces:
         return False
     again = _faces(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
@@ -81,10 +89,10 @@ def _skin(photo: Image.Image) -> NDArray[np.bool_]:
     return np.asarray((light > 35) & (blue >= 80) & (blue <= 128) & (red >= 134) & (red <= 175))
 
 
-def _middle(skin: NDArray[np.bool_], face: Square) -> NDArray[np.bool_]:
+def _middle(picture: NDArray[Any], face: Square) -> NDArray[Any]:
     """Return the part of the picture that is the face without hair and background beside it."""
-    left, top, side = (part * max(skin.shape) for part in face)
-    return skin[
+    left, top, side = (part * max(picture.shape) for part in face)
+    return picture[
         round(top + side / 8) : round(top + side * 7 / 8), round(left + side / 5) : round(left + side * 4 / 5)
     ]
 
