@@ -360,6 +360,11 @@ def test_print_goes_to_the_photo_whose_end_does_not_cut_it(monkeypatch: pytest.M
     assert part_printed(shots, 25, 60, -0.35, 0.35) > 0.8
 
 
+def test_a_mirror_image_loses_the_places_that_its_photo_lost() -> None:
+    shots, inferred = [shot(0, printed(0, 0)), shot(90, printed(5, 75))], shot(270, printed(285, 355))
+    assert part_printed(shots, 300, 335, -0.35, 0.35, inferred=[inferred]) < 0.05
+
+
 def test_white_print_on_black_is_shown_whole_or_not_at_all() -> None:
     """It is no gloss. Each photo shows it where the other one does not."""
 
@@ -384,8 +389,8 @@ def test_a_colour_is_less_sure_where_the_surface_may_lie_elsewhere_under_print()
 
 
 def test_an_inferred_picture_without_the_print_does_not_wipe_it_off() -> None:
-    photo, inferred = shot(180, printed(228, 244)), shot(270, printed(0, 0))
-    assert part_printed([photo], 230, 242, -0.35, 0.35, inferred=[inferred]) > 0.95
+    shots = [shot(180, printed(228, 244)), shot(90, printed(0, 0))]
+    assert part_printed(shots, 230, 242, -0.35, 0.35, inferred=[shot(270, printed(0, 0))]) > 0.95
 
 
 def test_print_that_the_engine_does_not_have_hardly_moves_its_colours() -> None:

@@ -29,7 +29,6 @@ UNLIKE = (
     0.2  # difference between the colours of two photos, beyond which they do not agree; 1 is black to white
 )
 SEEN = 0.5  # points of a cell that a photo sees, at least
-INFERRED = 0.3  # of a real photo's merit is an inferred one's, where they do not agree
 CUT = 2.0  # differences in cells, summed up, through which the end of a photo cuts that gets a place: it counts half
 FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
@@ -253,30 +252,46 @@ def _give_whole(
         shown = photo.color.take(some, axis=0) * weight[:, None]
         colors.append([cells.sums(at, of) / np.maximum(total, 1e-6) for of in shown.T])
         seen.append(total > SEEN)
+
+    def apart(i: int, j: int) -> Floats:
+        """(X, Y, Z) the difference between two photos' colours, 0 where they agree or one of them sees nothing."""
+        off = np.maximum.reduce([np.abs(a - b) for a, b in zip(colors[i], colors[j], strict=True)])
+        return np.where(seen[i] & seen[j] & (off > UNLIKE), off, np.float32(0))
+
     before = [grid.ravel().copy() for grid in around]
-    for pair in combinations(range(len(photos)), 2):
-        both = seen[pair[0]] & seen[pair[1]]
-        off = both * np.maximum.reduce(
-            [np.abs(a - b) for a, b in zip(*(colors[n] for n in pair), strict=True)]
-        )
-        apart = off > UNLIKE
-        places, count = ndimage.label(_with_neighbours(apart), EVERY_WAY)
+    lost: dict[tuple[int, int], NDArray[np.intp]] = {}  # cells that the first one lost to the second one
+    for pair in combinations(range(real), 2):
+        off = apart(*pair)
+        places, count = ndimage.label(_with_neighbours(off > 0), EVERY_WAY)
         if not count:
             continue
         inside = np.flatnonzero(places)
-        place, off = places.ravel()[inside], (off * apart).ravel()[inside]
+        place, off = places.ravel()[inside], off.ravel()[inside]
         merits = []
         for n, other in (pair, pair[::-1]):
             # Where it ends and the other one goes on, a seam would show.
             end = _with_neighbours(seen[other] & ~seen[n]).ravel()[inside]
             cut = np.bincount(place, off * end, count + 1)
-            merit = np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1)
-            merits.append((1 if n < real else INFERRED) * merit / (1 + cut / CUT))
+            merits.append(
+                np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1) / (1 + cut / CUT)
+            )
         first_won = (merits[0] >= merits[1])[place]
-        for n, other, won in ((*pair, first_won), (*pair[::-1], ~first_won)):
-            fair = before[n][inside] > FAIR * before[other][inside]
-            lost = inside[won & fair]
-            around[other].ravel()[lost] = LOSER * before[other][lost]
+        lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
+    # An inferred picture is the mirror image of another one: it gets and loses what that one does on its side. Where that one
+    # agrees, what was left out of its mirror image is missing.
+    for n in range(real, len(photos)):
+        toward = photos[n].shot.camera.rotation[2]
+        like = min(range(real), key=lambda k: float(photos[k].shot.camera.rotation[2] @ toward))
+        place = np.arange(np.prod(cells.shape)).reshape(cells.shape)
+        mirrored = np.flip(place, int(np.abs(toward).argmax())).ravel()
+        nothing = np.zeros(0, np.intp)
+        for k in set(range(real)) - {like}:
+            won, gone = (mirrored[lost.get(pair, nothing)] for pair in ((k, like), (like, k)))
+            missing = np.setdiff1d(np.flatnonzero(_with_neighbours(apart(k, n) > 0)), won)
+            lost[k, n], lost[n, k] = won, np.union1d(gone, missing)
+    for (n, other), at in lost.items():
+        fair = at[before[other][at] > FAIR * before[n][at]]
+        around[n].ravel()[fair] = LOSER * before[n][fair]
 
 
 def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
