@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 from worker.core.errors import JobError
+from worker.pipeline.backdrop import lost_outline
 from worker.pipeline.cutout import Cutter, without_fringe
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
@@ -136,6 +137,17 @@ def test_glaze_in_one_hue_is_no_face() -> None:
     assert shown == [True, False]
 
 
+def test_an_outline_inside_of_the_ground_is_a_guess() -> None:
+    photo = np.full((300, 300, 3), 250, np.uint8)
+    photo[60:240, 100:200] = (60, 90, 160)
+    right = np.zeros((300, 300), bool)
+    right[60:240, 100:200] = True
+    wide = right.copy()
+    wide[60:150, 60:100] = True  # where nothing is
+    assert lost_outline(photo, right) == 0
+    assert 0.15 < lost_outline(photo, wide) < 0.5
+
+
 def test_the_same_photo_gives_the_same_cutout(cutter: Cutter) -> None:
     photo, _ = mug()
     assert (cutter.cut(photo).rgba == cutter.cut(photo).rgba).all()
@@ -163,6 +175,7 @@ def test_transparency_is_trusted_without_any_model(u2netp: Path) -> None:
 import json, sys
 from pathlib import Path
 from PIL import Image
+from worker.pipeline.backdrop import lost_outline
 from worker.pipeline.cutout import Cutter
 image = Image.new("RGBA", (400, 300), (255, 0, 255, 0))
 image.paste((0, 120, 200, 255), (100, 50, 300, 250))

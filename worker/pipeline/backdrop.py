@@ -4,10 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 Mask = NDArray[np.bool_]  # (H, W)
 Rgb = NDArray[np.uint8]  # (H, W, 3), sRGB
 
+SIDE = 400  # pixels of the longer side, at which outlines are compared with the ground
+PLAIN = 4.0  # levels; a studio's backdrop differs less from a smooth surface
 SAMPLES = 20_000  # pixels; more do not make the fit better
 
 
@@ -42,6 +45,22 @@ def fit_backdrop(rgb: Rgb, ground: Mask) -> Backdrop | None:
         off = np.abs(terms @ coefficients - colors).max(axis=1)
         near = off <= max(2.5 * float(np.median(off)), 1.0)
     return Backdrop(coefficients, 1.48 * float(np.median(off)))
+
+
+def lost_outline(rgb: Rgb, solid: Mask) -> float:
+    """Return which part of a product's rim has the colour of the plain ground beside it, 0..1. An outline there is a guess.
+
+    0 if the ground is not plain. A soft rim is left out.
+    """
+    step = -(-max(solid.shape) // SIDE)
+    rgb, solid = rgb[::step, ::step], solid[::step, ::step]
+    backdrop = fit_backdrop(rgb, ndimage.distance_transform_edt(~solid) > 0.03 * max(solid.shape))
+    depth = ndimage.distance_transform_edt(solid)
+    rim = (depth > 1.5) & (depth <= 4)
+    if backdrop is None or backdrop.noise > PLAIN or not rim.any():
+        return 0.0
+    off = np.abs(rgb - backdrop.levels(*solid.shape)).max(axis=2)
+    return float((off[rim] < max(3.0, 3 * backdrop.noise)).mean())
 
 
 def _terms(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from scipy import ndimage
 from worker import weights
 from worker.core.errors import JobError
 from worker.pipeline import framed, transparency
+from worker.pipeline.backdrop import lost_outline
 from worker.pipeline.background import Alpha, BackgroundModel
 from worker.pipeline.holes import open_holes
 from worker.pipeline.parts import SOLID, count_alike, cut_along, within, without_specks
@@ -35,11 +36,12 @@ RIM = 0.95  # below this alpha a pixel's colour contains the background's
 UNSURE = (0.05, 0.25)
 WARN_UNSURE = 0.1  # from here on there is a warning
 NO_PRODUCT = 0.4  # where more is unsure, the photo in a frame shows no product: a pattern has 0.98, a burger on a plate 0.35
+LOST = (0.06, 0.15)  # part of the rim that has the ground's colour; clear cut-outs have at most 0.05
 WARN_TRANSLUCENT = 0.02  # part of the product; likewise
 
 # What each doubt leaves of the certainty. A third or less puts the best model below the default WORKER_REVIEW_SCORE.
 SEVERAL, PERSON, NO_SUBJECT, DISAGREED = 0.25, 0.25, 0.25, 0.33
-FRAMED, INVERTED = 0.6, 0.7
+FRAMED, INVERTED, LIKE_GROUND = 0.6, 0.7, 0.3
 CUT_OFF = 0.33
 
 LONG_CUT = 0.3  # of the product's width or height; where things only touch, a box between them cuts less
@@ -175,9 +177,15 @@ class Cutter:
         opened = open_holes(rgb, alpha)
         # The backdrop's colour settles what the model left open, but a guess of two parts is less than one answer.
         draft = _rated(without_fringe(rgb, opened), opened, (unsure(alpha) + unsure(opened)) / 2)
-        return (
-            draft if agreed else draft.doubted(DISAGREED, "It is unclear what in the photo is the product.")
-        )
+        if not agreed:
+            draft = draft.doubted(DISAGREED, "It is unclear what in the photo is the product.")
+        least, most = LOST
+        if (lost := lost_outline(rgb, opened > SOLID)) > least:
+            draft = draft.doubted(
+                1 - (1 - LIKE_GROUND) * min(1.0, (lost - least) / (most - least)),
+                "Parts of the product have the colour of the ground: its outline is unsure there.",
+            )
+        return draft
 
     def _alpha(self, image: Image.Image) -> tuple[Alpha, bool]:
         """Return the product's alpha, (H, W) in 0..1. False if a closer look found something else.
