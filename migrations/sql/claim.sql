@@ -262,8 +262,8 @@ END $$;
 --
 -- A row that cannot be claimed, because a trigger or a constraint of the app refuses the update, is passed over with a
 -- warning in the server's log: it must not stop the jobs behind it. Several of them mean that no row can be claimed. Such a
--- trigger may raise any code, its own too. An error that says nothing of the row ends the claim: a lock, a deadlock, a server
--- that is full or away.
+-- trigger may raise any code, its own too. An error that says nothing of the row ends the claim: a missing right, a lock, a
+-- deadlock, a server that is full or away.
 --
 -- One block for both kinds of failure, because each one is a subtransaction: a second one made four claimers 2 % slower.
 CREATE OR REPLACE FUNCTION worker.take_next(
@@ -352,7 +352,7 @@ BEGIN
             VALUES (claimed.id, claimed.lease_token, claimed.attempts, claimer, claimer_host, now());
             RETURN claimed;
         EXCEPTION WHEN OTHERS OR assert_failure THEN
-            IF chosen IS NULL OR cardinality(refused) = 4 OR SQLSTATE ~ '^(08|25|40|53|55P03|57|58)' THEN
+            IF chosen IS NULL OR cardinality(refused) = 4 OR SQLSTATE ~ '^(08|25|40|42|53|55P03|57|58)' THEN
                 IF follows THEN
                     RETURN NULL;
                 END IF;

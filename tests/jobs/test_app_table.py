@@ -159,6 +159,15 @@ def test_the_daemon_s_role_under_forced_row_level_security(place: Place) -> None
         place.sql.execute("ALTER TABLE jobs NO FORCE ROW LEVEL SECURITY")
 
 
+def test_a_right_that_is_missing_is_said_and_no_row_is_passed_over_for_it(place: Place) -> None:
+    place.sql.execute("TRUNCATE jobs")
+    _insert(place, "1")
+    with place.sql.transaction(force_rollback=True):
+        place.sql.execute("REVOKE INSERT ON worker.attempts FROM worker; SET LOCAL ROLE worker")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="attempts"), place.sql.transaction():
+            place.sql.execute("SELECT worker.claim_job('w', 'h', '{default}', '', 30, NULL)")
+
+
 @pytest.mark.parametrize("later", ["0 s", "1 h"], ids=["all due", "one waits for its time"])
 def test_a_row_that_the_app_refuses_to_have_claimed_stops_no_other(place: Place, later: str) -> None:
     """A constraint that the row breaks already, as one that was added NOT VALID; and a trigger that raises, one code or another."""
