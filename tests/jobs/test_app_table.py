@@ -197,6 +197,26 @@ def test_a_row_that_the_app_refuses_to_have_claimed_stops_no_other(place: Place,
         place.sql.execute("ALTER TABLE jobs DROP CONSTRAINT mine; DROP FUNCTION app CASCADE")
 
 
+def test_an_older_job_that_the_app_refuses_to_have_cancelled_stops_no_claim(place: Place) -> None:
+    place.sql.execute("TRUNCATE jobs")
+    older, other = _insert(place, "1"), _insert(place, "2")
+    place.sql.execute(
+        """
+        INSERT INTO worker.superseded (path, before, message) VALUES (worker.storage_path('a', '1', NULL), now(), 'newer');
+        CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.status = 'cancelled' THEN RAISE SQLSTATE 'PT409'; END IF;
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER app BEFORE UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION app();
+    """
+    )
+    try:
+        _claim(place, other)
+        assert [row["status"] for row in queue.get_jobs(place.engine, [older])] == ["pending"]
+    finally:
+        place.sql.execute("DROP FUNCTION app CASCADE; TRUNCATE worker.superseded")
+
+
 def test_an_end_waits_for_no_lock_of_the_claim_that_follows(place: Place) -> None:
     """With a row for each shop, two lanes that each end a job of one shop and claim one of the other's would wait for each other."""
     engine, sql = place
