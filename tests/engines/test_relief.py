@@ -10,6 +10,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw
+from scipy import ndimage
 
 from worker.core.errors import JobError
 from worker.engines import load
@@ -22,7 +23,7 @@ from worker.engines.relief.paint import paint
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
 from worker.engines.relief.share import Share
-from worker.engines.relief.solid import Solid, add_lost
+from worker.engines.relief.solid import Solid, add_lost, between_pixels, inflated
 from worker.engines.surface import PosedView, Role, Surface, View
 from worker.engines.views import Outline, align
 from worker.mesh.camera import Camera
@@ -446,6 +447,41 @@ def test_an_edge_that_leans_a_little_has_no_steps() -> None:
     assert off.std() < 0.0015, "with steps 0.002"
 
 
+def test_an_edge_between_pixels_takes_nothing_from_a_thin_part() -> None:
+    def board(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((100, 60, 400, 200), "brown")
+        draw.rectangle((240, 200, 250, 460), "black")
+
+    (outline,) = align([PosedView("front", view_of(board))])
+    (height,) = inflated([outline], 0.0)
+    moved = between_pixels(height).squared - height.squared
+    inside = height.mask & (ndimage.distance_transform_edt(height.mask) < 2)
+    top, leg = (inside & rows[:, None] for rows in (np.arange(512) < 180, np.arange(512) > 230))
+    assert moved[top].min() < 0, "the rim of a thick part lies within its last pixel"
+    assert not moved[leg].any()
+
+
+@pytest.mark.parametrize("width", [7, 9])
+@pytest.mark.parametrize(("inset", "box"), [(5, 1.0), (75, 0.0)])
+def test_legs_that_lean_do_not_break_and_those_at_corners_carry_a_square_top(
+    width: int, inset: int, box: float
+) -> None:
+    """Legs at the corners would stand beside a round top."""
+
+    def draw_table(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((100, 100, 412, 130), "brown")
+        for x, lean in ((100 + inset, 10), (412 - inset - width, -10)):
+            draw.polygon([(x, 125), (x + width, 125), (x + width + lean, 462), (x + lean, 462)], "black")
+
+    surface = Relief().reconstruct([PosedView(role, view_of(draw_table)) for role in ("front", "left")], FAST)
+    assert surface.report["section"]["box"] == box
+    whole = max(mesh_of(surface).split(), key=lambda part: len(part.faces))
+    for height in np.linspace(-0.7, 0.3, 6):
+        level = whole.section([0, 1, 0], [0, height, 0])
+        assert level is not None
+        assert len(level.discrete) == 4
+
+
 def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:
     def hat(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((156, 100, 356, 420), "navy")
@@ -636,7 +672,7 @@ def test_a_strip_along_a_rim_that_one_photo_shows_is_no_part_and_a_leaf_is_one()
     for squared, grows in ((strip, False), (leaf, True)):
         volume = ball.copy()
         nothing = np.zeros_like(flat)
-        seen = Share(flat, flat[0], squared, nothing, nothing, nothing[0], nothing[0], nothing[0])
+        seen = Share(flat, flat[0], squared, nothing, nothing, *[nothing[0]] * 4)
         add_lost(volume, seen, z[0, 0] - 30)
         assert ((volume > 0).sum() > (ball > 0).sum()) == grows
 

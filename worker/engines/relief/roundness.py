@@ -15,6 +15,12 @@ ARCHED = (
     0.02,
     0.04,
 )  # rise of an end, as part of its half width: a line below the first, an arc above the second
+LEGS = 0.5  # of the greatest width: two legs are together narrower than that
+UNDER = 3  # pixels, by which they are measured below what they carry
+CORNER = (
+    1.0,
+    1.2,
+)  # squared distance of legs from the middle, as part of the half widths: in a circle below the first
 MIDDLE = (0.1, 0.9)  # of the height, between which light is measured
 RIM = np.linspace(0.6, 0.93, 8)  # of the half width: where light falls off on a round side
 DARKER = (0.012, 0.025)  # logarithm of that: a flat side below the first, a round one above the second
@@ -57,6 +63,37 @@ def _rise(mask: Mask) -> float:
     across = (columns - columns.mean()) / half
     inner = np.abs(across) < INNER
     return float(np.polyfit(across[inner], first[columns[inner]], 2)[0]) / half
+
+
+def corner_legs(outlines: Sequence[Outline]) -> float:
+    """Decide how certain it is that a product stands on legs at corners that a round seat or top would not have, 0..1."""
+    facing, beside = (
+        [
+            away
+            for outline in outlines
+            if outline.role in roles and np.isfinite(away := _legs_away(outline.mask))
+        ]
+        for roles in (("front", "back"), ("left", "right"))
+    )
+    if not facing or not beside:
+        return 0.0
+    return float(np.interp(np.mean(facing) ** 2 + np.mean(beside) ** 2, CORNER, (0, 1)))
+
+
+def _legs_away(mask: Mask) -> float:
+    """Return how far two legs are from the middle of what they carry, as part of its half width. NaN if there are no two legs."""
+    width = mask.sum(axis=1)
+    wide = int(width.argmax())
+    under = np.flatnonzero((width > 0) & (width < LEGS * width[wide]) & (np.arange(len(mask)) > wide))
+    if not len(under):
+        return np.nan
+    row = min(int(under[0]) + UNDER, int(np.flatnonzero(width)[-1]))
+    runs, count = ndimage.label(mask[row])
+    if count != 2:
+        return np.nan
+    left, right = np.flatnonzero(mask[wide])[[0, -1]]
+    legs = ndimage.mean(np.arange(mask.shape[1]), runs, (1, 2))
+    return float(np.abs(np.subtract(legs, (left + right) / 2)).mean() / ((right - left) / 2))
 
 
 def shaded_sides(outlines: Sequence[Outline]) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.relief.outline import FloatMap, body, even_part, straightness
-from worker.engines.relief.roundness import arched_ends, shaded_sides
+from worker.engines.relief.roundness import arched_ends, corner_legs, shaded_sides
 from worker.engines.surface import AZIMUTHS
 from worker.engines.views import Outline
 
@@ -76,7 +76,8 @@ def section_of(outlines: Sequence[Outline]) -> Section:
         arched = arched_ends(outlines)
         round_ = 1 - other
         if arched is None:
-            arched = 0.0  # most things that look alike from the front and from the side are round
+            # Most things that look alike from the front and from the side are round.
+            arched, round_ = 0.0, round_ * (1 - corner_legs(outlines))
         else:
             round_ = max(arched, round_ * shaded_sides(outlines))
         turned = max(turned * round_, same)

@@ -14,6 +14,9 @@ ALIKE = (
     0.15,
     0.5,
 )  # of the top of its row: thinner runs than the first stay so, thicker ones than the second are raised
+CRUMB = 5  # pixels of a square, of which a thin part fills half at least
+HARDLY = 0.5  # how thin a leg is, below which it is as thick as the others
+LEAST = 0.25  # of a cell, squared, as half of a depth: below it the product ends
 NEARLY = 0.8  # of a row's pixels: a run of more is the body, and the rest belongs to a handle or the like
 CENTRED = 0.03  # of a row's width, by which the middle of the body may be off that of the row, if all of the row is the body
 STEPS = 3.0  # rows, over which the steps of a pixel in the sides of a round body are smoothed
@@ -70,6 +73,7 @@ class Share(NamedTuple):
     once: NDArray[np.float32]  # (M,) 1 where that is known, because the body is crossed once, else 0
     middle: NDArray[np.float32]  # (M,) of the body there, along x or z
     half: NDArray[np.float32]  # (M,) of its width
+    bridge: NDArray[np.float32]  # (M,) 1 where a rung joins legs, else 0
 
     def rounded(self, across: Places, weight: Places, rim: Places, least: Places) -> NDArray[np.float32]:
         """(N, M) between the share as it is, where the (M,) weight is 0, and that of a circle, where it is 1.
@@ -104,17 +108,22 @@ def share_of(
     top = np.asarray(ndimage.gaussian_filter1d(top, 2.0), np.float32)[:, None]
     share = np.clip(squared / top, -1, 1)
     beside = _beside(height.mask)
-    thin = _thin(share, beside)
-    share = _lifted(share)
+    # Where all is thinner than a cell, as thin legs are, its parts are still equals.
+    equal = share / np.clip(share.max(axis=1, keepdims=True), LEAST, 1)
+    thin = _thin(equal, height.mask, beside)
+    share = _lifted(share, equal * _half_a_pixel(height.mask))
     circle, once, run = _circle(share, height.mask, beside)
+    runs = (np.diff(height.mask.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1)
+    bridge = _bridges(runs == 1, runs > 1, height.mask.sum(axis=1))
+    bridge = ndimage.binary_dilation(bridge, iterations=2)  # sampled between rows, it would be half a rung
     left, right = height.along(run)
     middle, half = (left + right) / 2, np.abs(right - left) / 2
-    inside, tops, plain, parts, circle, known, middle, half = (
+    inside, tops, plain, parts, circle, known, middle, half, rungs = (
         height._replace(squared=np.broadcast_to(of, share.shape).astype(np.float32)).at(across, up)
-        for of in (share, top, squared, thin, circle, once[:, None], middle, half)
+        for of in (share, top, squared, thin, circle, once[:, None], middle, half, bridge[:, None])
     )
     inside = np.where(inside > 0, np.maximum(inside, 0) ** exponent.astype(np.float32), inside)
-    return Share(inside, tops[0], plain, parts, circle, known[0], middle[0], half[0])
+    return Share(inside, tops[0], plain, parts, circle, known[0], middle[0], half[0], rungs[0])
 
 
 def _beside(mask: Mask) -> Mask:
@@ -133,16 +142,29 @@ def _beside(mask: Mask) -> Mask:
     return np.asarray(rest & (reach > inner_distance(mask).max() / 3)[parts])
 
 
-def _thin(share: FloatMap, beside: Mask) -> FloatMap:
+def _thin(equal: FloatMap, mask: Mask, beside: Mask) -> FloatMap:
     """Return 1 in the parts beside the body that are much thinner than it is at the same height, else 0."""
     if not beside.any():
-        return np.zeros(share.shape, np.float32)
-    top = _tops(share, beside)
-    return np.asarray(ndimage.gaussian_filter(beside * (1 - _ramp(top, *ALIKE)), 1.5), np.float32)
+        return np.zeros(equal.shape, np.float32)
+    top = _tops(equal, beside)
+    # Of two legs, half of a pixel makes none the thinner one. A rung or a handle is one run with what it joins.
+    leg = _tops(equal, mask) <= top
+    top = np.where(leg, _tops(equal * _half_a_pixel(mask), mask), top)
+    thin = beside * (1 - _ramp(top, *ALIKE))
+    thin[leg & (thin < HARDLY)] = 0
+    thin[ndimage.uniform_filter((thin > 0).astype(np.float32), CRUMB) < 0.5] = (
+        0  # what is left at a joint would cut it through
+    )
+    return np.asarray(ndimage.gaussian_filter(thin, 1.5), np.float32)
+
+
+def _half_a_pixel(mask: Mask) -> FloatMap:
+    """Return by how much thicker, squared, the parts of a mask may be than its pixels tell."""
+    return np.asarray((1 + 0.5 / np.maximum(inner_distance(mask), 1)) ** 2, np.float32)
 
 
 def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows, FloatMap]:
-    """Return the share that makes circles of the rows that the body crosses once, these rows, and the ends of the body, (2, S, 1).
+    """Return the share that makes circles of the rows that the body crosses once, and these rows, and the body's ends.
 
     An inflated outline is flatter in a disc, and narrower beside a step such as a shoulder or a rim.
     """
@@ -196,10 +218,11 @@ def _bridges(once: Rows, several: Rows, width: NDArray[np.float32]) -> Rows:
     return bridges
 
 
-def _lifted(share: FloatMap) -> FloatMap:
+def _lifted(share: FloatMap, equal: FloatMap) -> FloatMap:
     """Raise each run of a row to the row's top if it is not much thinner, so that the legs of a chair are equals."""
-    top = _tops(share, share > 0)
-    return np.asarray(share * (top + (1 - top) * _ramp(top, *ALIKE)) / top, np.float32)
+    inside = share > 0
+    top = _tops(share, inside)
+    return np.asarray(share * (top + (1 - top) * _ramp(_tops(equal, inside), *ALIKE)) / top, np.float32)
 
 
 def _tops(share: FloatMap, mask: Mask) -> FloatMap:

@@ -78,7 +78,7 @@ def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
     return solid, height
 
 
-def _between_pixels(height: Height) -> Height:
+def between_pixels(height: Height) -> Height:
     """Move the rim of an inflated outline to where the photo's transparency has it, between pixels.
 
     An edge that leans a little would have a step wherever it passes to the next pixel.
@@ -125,7 +125,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     finest = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
     # Where the surface goes through the side of a cell, it has two faces.
     cell = max(finest, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
-    heights = {height.outline.role: _between_pixels(height) for height in inflated(outlines, THICK * cell)}
+    heights = {height.outline.role: between_pixels(height) for height in inflated(outlines, THICK * cell)}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
@@ -152,8 +152,11 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     volume = np.add(f, s, out=f) if f.shape[2] > 1 else f + s
     volume -= 1
     if least is not None:
-        volume *= 1 - np.float32(section.box)
-        least *= np.float32(section.box)
+        # In the hull, rungs that both photos show would be a plate.
+        rungs = np.minimum(*(np.maximum.reduce([share.bridge for share in group]) for group in (front, side)))
+        box = np.float32(section.box) * (1 - rungs)[:, None]
+        volume *= 1 - box
+        least *= box
         volume += least
     top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
     volume *= top[None, :, None]
@@ -235,7 +238,7 @@ def _add_thin(
     middle = ndimage.gaussian_filter1d(middle, 2)
     own = seen.squared[columns, rows, None] - (along - middle[rows, None]) ** 2
     own = np.minimum(own, (other.inside * other.top).T[rows])
-    share = seen.thin[columns, rows, None] * (1 - other.thin.T[rows])
+    share = np.maximum(seen.thin[columns, rows, None] - other.thin.T[rows], 0)
     whole = volume[columns, rows]
     volume[columns, rows] = whole + share * (own - whole)
 
