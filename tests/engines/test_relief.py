@@ -511,6 +511,23 @@ def can_of(*, rise: int, falloff: float = 0.0, color: str = "silver") -> View:
     return view
 
 
+def test_a_rare_colour_at_the_border_hardly_tints_what_no_photo_shows() -> None:
+    def post(*patch: tuple[int, int, int, int]) -> View:
+        def draw_post(draw: ImageDraw.ImageDraw) -> None:
+            draw.rectangle((156, 60, 356, 460), "navy")
+            for box in patch:
+                draw.rectangle(box, "gold")
+
+        return view_of(draw_post)
+
+    # The patch is where the left side ends and the back begins.
+    views = [PosedView("front", post()), PosedView("left", post((340, 200, 356, 300)))]
+    surface = Relief().reconstruct(views, FAST)
+    x, y, z = surface.vertices.T
+    back = (z < -0.37) & (np.abs(y) < 0.15) & (np.abs(x) < 0.3)
+    assert np.median(surface.color(surface.vertices)[back, 0]) < 0.5
+
+
 def test_what_stands_behind_something_nearer_does_not_take_its_colour() -> None:
     """The photo shows a wall, and before it a box that stands a little farther to the right than the solid has it."""
     volume = np.full((64, 96, 40), -0.5, np.float32)

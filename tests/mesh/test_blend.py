@@ -281,6 +281,15 @@ def test_what_no_photo_saw_is_harmonized_with_what_they_saw_beside_it() -> None:
     np.testing.assert_allclose(np.median(blended.colors[pole], axis=0), (0.78, 0.7, 0.64), atol=0.02)
 
 
+def test_photos_move_the_engine_s_colours_by_a_fifth_at_most() -> None:
+    """More would make colours that neither the photos nor the engine have."""
+    engine = np.full_like(POINTS, 0.4)
+    blended = laid([shot(angle, flat(0.9, 0.4, 0.4)) for angle in ANGLES], engine)
+    unseen = (blended.shares.sum(axis=0) == 0) & (np.abs(POINTS[:, 1]) > 0.997)
+    assert unseen.any()
+    assert blended.colors[unseen, 0].max() < 0.55
+
+
 def test_an_inferred_picture_is_taken_where_photos_saw_worse_and_changes_none_of_them() -> None:
     def darker(points: Floats) -> Floats:
         return np.asarray(checked(points) - 0.1, np.float32)
