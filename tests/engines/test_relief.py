@@ -348,6 +348,44 @@ def test_an_arm_beside_the_head_of_a_lamp_is_one_arm_and_its_foot_is_round() -> 
     assert np.quantile(radius, 0.1) > 0.93 * radius.max()
 
 
+def test_the_antenna_of_a_radio_is_one_antenna_though_each_photo_shows_its_handle_too() -> None:
+    """Handle and antenna cross twice as seen from two sides, and the photos of front and back show the antenna at two places."""
+
+    def radio(base: int, tip: int, mirror: int = 1) -> Drawing:
+        def draw_radio(draw: ImageDraw.ImageDraw) -> None:
+            def x(of: int) -> int:
+                return 256 + mirror * (of - 256)
+
+            draw.rectangle((60, 230, 452, 470), "green")
+            ends = sorted((x(110), x(384)))
+            draw.arc((ends[0], 130, ends[1], 360), 180, 360, "silver", 14)
+            draw.line([(x(base), 235), (x(tip), 30)], "silver", 8)
+
+        return draw_radio
+
+    def side(mirror: int) -> Drawing:
+        def draw_side(draw: ImageDraw.ImageDraw) -> None:
+            draw.rectangle((186, 230, 326, 470), "green")
+            draw.rectangle((242, 130, 270, 240), "silver")
+            draw.rectangle((256 + mirror * 46 - 4, 30, 256 + mirror * 46 + 4, 240), "silver")
+
+        return draw_side
+
+    views = [
+        PosedView("front", view_of(radio(405, 430))),
+        PosedView("left", view_of(side(1))),
+        PosedView("back", view_of(radio(421, 452, -1))),
+        PosedView("right", view_of(side(-1))),
+    ]
+    for used in (views[:2], views[:3], views):
+        radio_mesh = mesh_of(Relief().reconstruct(used, FAST))
+        assert radio_mesh.bounds[1][1] > 0.8
+        above = radio_mesh.section([0, 1, 0], [0, 0.6, 0])  # the handle
+        assert above is not None
+        assert len(above.discrete) == 1
+    assert len(mesh_of(Relief().reconstruct(views[:2], FAST)).split()) == 1, "nothing hangs in the air"
+
+
 def test_a_leaf_between_two_stems_is_not_lost() -> None:
     def front(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((136, 230, 376, 460), "brown")

@@ -29,6 +29,9 @@ FLAT = (
     1.3,
     1.8,
 )  # ratio of two widths: a section below the first, a rim that one photo shows above the second
+THIN_ROOM = 7  # samples across and up in which the thin part of another photo may be
+APART = 0.5  # of the width that two photos show at a height, which both show at least: less is a slender part at two places
+NEEDED = 0.2  # of the outline of a piece in the air, from which on a photo needs it
 STRIP = 2.0  # width of a lost part as a multiple of its reach, from which on it is but a strip
 STEP = 0.6  # pixels by which an edge lies off the border of its last pixel at most
 THIN = 10.0  # pixels, half of the depth near an edge: below it, a part is thin
@@ -139,8 +142,8 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     x, z = spread(facing), spread(beside)
     heights_of = np.linspace(y[0] + MARGIN * cell, y[-1] - MARGIN * cell, len(section.exponents))
     exponent = np.interp(y, heights_of, section.exponents)
-    front = [share_of(heights[outline.role], x, y, cell, exponent) for outline in facing]
-    side = [share_of(heights[outline.role], z, y, cell, exponent) for outline in beside]
+    front = one_thin([share_of(heights[outline.role], x, y, cell, exponent) for outline in facing])
+    side = one_thin([share_of(heights[outline.role], z, y, cell, exponent) for outline in beside])
     # A circle needs all photos: under a seat, one may show its rim where another one shows legs.
     circle = np.minimum.reduce([share.once for share in front + side])
     circle *= np.clip((exponent - ROUND) / (1 - ROUND), 0, 1).astype(np.float32)
@@ -165,6 +168,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     _add_thin(volume.transpose(2, 1, 0), side[0], front[0], x)
     add_lost(volume, front[0], z)
     add_lost(volume.transpose(2, 1, 0), side[0], x)
+    remove_ghosts(volume)
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
 
 
@@ -211,9 +215,10 @@ def add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float32
     wide = np.bincount(lost.ravel())[1:] / reach
     for part in np.flatnonzero((reach > LOST) & (wide < STRIP * reach)) + 1:
         columns, rows = np.nonzero(ndimage.binary_dilation(lost == part, iterations=3))
-        # Where most of what it grows from lies: in one of two legs, and not between them.
+        # Where the piece lies that has come off, or else most of what it grows from: in one of two legs, and not between them.
+        piece = volume[lost == part] > 0
         root = tuple(index[columns, rows] for index in nearest)
-        middle = along[(volume[root] > 0).sum(axis=0).argmax()]
+        middle = along[(piece if piece.any() else volume[root] > 0).sum(axis=0).argmax()]
         own = seen.squared[columns, rows, None] - (along - middle) ** 2
         volume[columns, rows] = np.maximum(volume[columns, rows], own)
 
@@ -241,6 +246,57 @@ def _add_thin(
     share = np.maximum(seen.thin[columns, rows, None] - other.thin.T[rows], 0)
     whole = volume[columns, rows]
     volume[columns, rows] = whole + share * (own - whole)
+
+
+def one_thin(shares: list[Share]) -> list[Share]:
+    """Take slender parts from the first of two photos: aligned by their bodies, both may show them at places that hardly overlap."""
+    if len(shares) == 1:
+        return shares
+    first, second = shares
+    shown = np.array([first.inside > 0, second.inside > 0])
+    beside = np.array([first.thin, second.thin])
+    thin = ndimage.grey_dilation(beside.max(axis=0), size=THIN_ROOM) * _apart(shown & (beside > 0))
+    thin = np.maximum(thin, _apart(shown))
+    inside, circle = (
+        np.asarray(its + thin * (other - its), np.float32)
+        for its, other in ((second.inside, first.inside), (second.circle, first.circle))
+    )
+    return [first, second._replace(inside=inside, circle=circle)]
+
+
+def _apart(shown: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return (M,) 1 at heights where two photos show one (2, N, M) part each, and both hardly overlap, else 0."""
+    one = (np.diff(shown.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) == 1
+    apart = shown.all(axis=0).sum(axis=0) < APART * shown.any(axis=0).sum(axis=0)
+    return np.asarray(ndimage.gaussian_filter1d((apart & one.all(axis=0)).astype(np.float32), 1.0))
+
+
+def remove_ghosts(volume: NDArray[np.float32]) -> None:
+    """Remove each piece that hangs in the air and that no photo needs: from the front and from the side another part is there too.
+
+    Where one photo shows two thin parts at a height, and another one two as well, four crossings fit both of them.
+
+    Args:
+        volume: (N, M, K) of the solid, changed in place.
+    """
+    parts, count = ndimage.label(volume > 0)
+    if count < 2:
+        return
+    sizes, boxes = np.bincount(parts.ravel())[1:], ndimage.find_objects(parts)
+    shown = [
+        (parts > 0).sum(axis) for axis in (2, 0)
+    ]  # how often from the front, (N, M), and from the side, (M, K)
+    for part in np.argsort(sizes)[:-1]:
+        box = boxes[part]
+        piece = parts[box] == part + 1
+        rest, needed = [of.copy() for of in shown], 0.0
+        for left, own, place in zip(rest, (piece.sum(2), piece.sum(0)), (box[:2], box[1:]), strict=True):
+            left[place] -= own
+            bare = (own > 0) & ~ndimage.binary_dilation(left > 0, iterations=2)[place]
+            needed = max(needed, float(bare.sum() / (own > 0).sum()))
+        if needed < NEEDED:
+            volume[box][piece] *= -1
+            shown = rest
 
 
 def _area(front: Outline, side: Outline) -> float:
