@@ -279,9 +279,14 @@ def remove_ghosts(volume: NDArray[np.float32]) -> None:
     Args:
         volume: (N, M, K) of the solid, changed in place.
     """
-    parts, count = ndimage.label(volume > 0)
-    if count < 2:
+    solid = volume > 0
+    # Most solids are in one piece, which half of the resolution tells in an eighth of the time.
+    coarse = solid  # its last samples are empty: MARGIN
+    for _ in range(3):
+        coarse = np.moveaxis(coarse[:-1:2] | coarse[1::2], 0, 2)
+    if ndimage.label(coarse)[1] < 2:
         return
+    parts, _ = ndimage.label(solid)
     sizes, boxes = np.bincount(parts.ravel())[1:], ndimage.find_objects(parts)
     shown = [
         (parts > 0).sum(axis) for axis in (2, 0)
