@@ -16,6 +16,7 @@ from worker.pipeline.backdrop import lost_outline
 from worker.pipeline.cutout import Cutter, without_fringe
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
+from worker.pipeline.holes import close_holes
 from worker.pipeline.people import shows_face
 from worker.weights import WeightsMissing
 
@@ -413,6 +414,24 @@ def test_a_picture_frame_that_fills_the_photo_keeps_its_opening(cutter: Cutter) 
     rgba = np.dstack([wood, np.full((400, 400), 255, np.uint8)])
     rgba[80:320, 80:320] = 0
     assert ((cutter.cut(Image.fromarray(rgba)).rgba[..., 3] == 255) == (rgba[..., 3] == 255)).all()
+
+
+def test_a_light_mark_that_the_background_model_leaves_out_belongs_to_the_product() -> None:
+    photo = Image.new("RGB", (400, 400), (240, 190, 150))
+    draw = ImageDraw.Draw(photo)
+    draw.rectangle((80, 80, 320, 320), "teal")
+    marks = {"tooth": (110, 110, 130, 170), "opening": (200, 200, 260, 260)}
+    draw.rectangle(marks["tooth"], (245, 230, 225))
+    draw.rectangle(marks["opening"], (200, 158, 125))  # the ground, in shade
+    alpha = np.zeros((400, 400), np.float32)
+    alpha[80:321, 80:321] = 1
+    for left, top, right, bottom in marks.values():
+        alpha[top : bottom + 1, left : right + 1] = 0.1
+    alpha[150:171, 110:131] = 0.7  # nor is it half of a tooth
+    closed = close_holes(np.asarray(photo), alpha)
+    assert closed[112:169, 112:129].min() == 1
+    assert np.array_equal(closed[190:], alpha[190:])
+    assert np.array_equal(closed[:79], alpha[:79])
 
 
 @pytest.mark.parametrize("picture", ["ring-gold.png", "ring-teal.jpg", "mug-print.png", "chair-thin.png"])

@@ -183,7 +183,7 @@ def test_ctrl_c_during_the_start_leaves_nothing_behind(python: Path, closed: Pat
 
 MOUNT_NO_PROGRAMS = 'mount -t tmpfs -o noexec,mode=1777 none "$1"'
 NO_SHARED_MEMORY = """
-    mkdir "$1/dev"
+    mkdir -m 755 "$1/dev"
     for name in null zero full random urandom; do touch "$1/dev/$name"; mount --bind "/dev/$name" "$1/dev/$name"; done
     mount --rbind "$1/dev" /dev
     test ! -e /dev/shm

@@ -1,4 +1,4 @@
-"""Open the holes of a product that the background model has filled, where the photo's backdrop shows through."""
+"""Open the holes of a product through which the photo's backdrop shows, and close those in which something else does."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ BUSY = 6.0  # levels; a ground that differs more from a smooth surface is no bac
 LEAST = 0.002  # of the product's area; smaller holes do not matter
 UNSURE = 0.9  # mean alpha; above it the background model takes the region for the product
 STEP = 6.0  # levels that the product differs from the backdrop around a hole; its own shading changes slowly
+BRIGHTER = 12.0  # levels, in one channel
+RIM = 4  # pixels, of the product's outline and of a hole's
 WHITE = 252.0  # levels; a white label on a white ground looks like a hole
 
 
@@ -32,10 +34,45 @@ def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Alpha:
         return alpha
     # The border's own pixels are mixed with the backdrop: a pixel more, and a soft rim.
     wider = ndimage.binary_dilation(holes, iterations=2).astype(np.float32)
-    kept = Image.fromarray(1 - ndimage.gaussian_filter(wider, 0.7))
+    return alpha * _enlarged(1 - ndimage.gaussian_filter(wider, 0.7), alpha)
+
+
+def close_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Alpha:
+    """Fill holes where the photo is brighter than a plain backdrop would be there: a shadow only darkens a backdrop.
+
+    A background model may leave out a light mark on the product, such as a tooth.
+
+    Args:
+        rgb: (H, W, 3) sRGB, the photo.
+        alpha: (H, W), of the background model.
+    """
+    step = -(-max(alpha.shape) // SIDE)
+    closed = _find_marks(rgb[::step, ::step], alpha[::step, ::step])
+    return np.maximum(alpha, _enlarged(closed.astype(np.float32), alpha)) if closed.any() else alpha
+
+
+def _enlarged(small: Alpha, alpha: Alpha) -> Alpha:
     height, width = alpha.shape
-    kept_there: Alpha = np.asarray(kept.resize((width, height), Image.Resampling.BILINEAR))
-    return alpha * kept_there
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _find_marks(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.bool_]:
+    none = np.zeros(alpha.shape, bool)
+    solid = alpha > 0.5
+    filled = ndimage.binary_fill_holes(solid)
+    backdrop = fit_backdrop(rgb, ndimage.distance_transform_edt(~filled) > RIM)
+    if backdrop is None or backdrop.noise > BUSY:
+        return none
+    least = max(BRIGHTER, 3 * backdrop.noise)
+    brighter = (
+        ndimage.gaussian_filter(rgb.astype(np.float32), (1, 1, 0)) - backdrop.levels(*alpha.shape)
+    ).max(axis=2)
+    holes, count = ndimage.label(filled & ~solid)
+    bright = np.flatnonzero(ndimage.mean(brighter, holes, np.arange(1, count + 1)) > least) + 1
+    # The rim of an opening is as soft as that of the product.
+    inner = ndimage.distance_transform_edt(solid | np.isin(holes, bright)) > RIM
+    marks = inner & (alpha < UNSURE) & (brighter > least)
+    return np.asarray(inner & ndimage.binary_dilation(marks, iterations=RIM)) if marks.any() else none
 
 
 def _find_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.bool_]:
