@@ -433,3 +433,9 @@ def test_what_is_behind_something_nearer_does_not_take_its_colour() -> None:
     assert (alone.color[:, 0] > 0.6).any()
     assert not (one_of_several.color[:, 0] > 0.6).any()
     assert (one_of_several.color[:, 0] < 0.2).sum() == (alone.color[:, 0] < 0.2).sum() > 0
+    # A wall with stripes of both colours shows its own.
+    view[np.arange(PIXELS) % 16 < 8, :, :3] = (200, 40, 40)
+    striped_alone, striped = seen(Photo(view)), seen(Photo(view, several=True))
+    red = (of.color[:, 0] > 0.7 for of in (striped_alone, striped))
+    counts = [int(which.sum()) for which in red]
+    assert counts[1] > 0.95 * counts[0], counts

@@ -3,7 +3,7 @@
 from copy import copy
 from functools import cached_property
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,16 @@ DEEP = 8.0  # pixels of one of several photos, from its outline inwards, where n
 # By how much something nearer may show beside its outline, for each unit that it is nearer; and at most, pixels of the photo.
 SPILT = (0.3, 24.0)
 ACROSS = 3  # pixels beyond that outline, where the colour of what is nearer is read
+BEYOND = (
+    2,
+    5,
+    8,
+    12,
+    16,
+    20,
+    25,
+    30,
+)  # pixels beyond where something nearer may be shown, where a pixel's own kind is
 ALIKE = 0.08  # between colours, below which they are the same thing's; 1 is black to white
 REACH = 30  # pixels of the photo: what is farther from the outline is equally far
 GUESS = 0.015  # by which the surface may lie elsewhere, along its normals, parts of the picture's side
@@ -225,6 +235,8 @@ def _spilt(
 ) -> NDArray[np.bool_]:
     """(H, W) which pixels go on in the colour of something nearer beside them: as its place is a guess, they may show it.
 
+    What has that colour farther away too shows itself.
+
     Args:
         colors: (H, W, 3)
         near: (H, W) nearness; -inf for nothing.
@@ -235,11 +247,18 @@ def _spilt(
     """
     found = np.zeros(near.shape, bool)
     row, column = np.nonzero((distance > 0) & (distance < most) & (near > -np.inf) & behind(near, gap, step))
-    across = [
-        np.clip(np.rint(there + ACROSS * (there - here) / distance[row, column]), 0, size - 1).astype(np.intp)
-        for there, here, size in zip(step[:, row, column], (row, column), near.shape, strict=True)
-    ]
-    found[row, column] = np.abs(colors[row, column] - colors[tuple(across)]).max(axis=1) < ALIKE
+    here, there = np.array([row, column]), step[:, row, column]
+    towards = (there - here) / distance[row, column]
+    size = np.array(near.shape)[:, None] - 1
+    color, away = colors[row, column], most[row, column] - distance[row, column]
+
+    def goes_on(place: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
+        y, x = np.clip(np.rint(place), 0, size).astype(np.intp)
+        return np.asarray(np.abs(color - colors[y, x]).max(axis=1) < ALIKE)
+
+    # Stripes may have one colour before and behind.
+    own = np.any([goes_on(here - towards * (away + beyond)) for beyond in BEYOND], axis=0)
+    found[row, column] = goes_on(there + towards * ACROSS) & ~own
     return found
 
 
