@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from worker.mesh.agree import agree
-from worker.mesh.blend import FACING_OF_SEVERAL, Blend, lay
+from worker.mesh.blend import Blend, lay
 from worker.mesh.camera import Camera
+from worker.mesh.choose import FACING_OF_SEVERAL
 from worker.mesh.project import Photo, Projection, Shot, shoot
 
 Floats = NDArray[np.float32]
@@ -265,7 +266,7 @@ def test_gloss_is_not_pasted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     shots = [shot(0, glossy(30)), shot(90, glossy(60))]
     white = (glossy(30)(POINTS)[:, 1] > 0.5) | (glossy(60)(POINTS)[:, 1] > 0.5)
     assert (laid(shots, GREY).colors[white, 1] > 0.5).mean() < 0.4
-    monkeypatch.setattr("worker.mesh.blend.HIGHLIGHT", 0)
+    monkeypatch.setattr("worker.mesh.choose.HIGHLIGHT", 0)
     assert (laid(shots, GREY).colors[white, 1] > 0.5).mean() > 0.9
 
 
@@ -365,7 +366,7 @@ def test_print_goes_to_the_photo_whose_end_does_not_cut_it(monkeypatch: pytest.M
     """The second photo shows print as far as it sees, the first one shows none there and sees beyond it."""
     shots = [shot(0, printed(0, 0)), shot(90, printed(5, 75))]
     assert part_printed(shots, 25, 60, -0.35, 0.35) < 0.05
-    monkeypatch.setattr("worker.mesh.blend.CUT", 1e9)
+    monkeypatch.setattr("worker.mesh.choose.CUT", 1e9)
     assert part_printed(shots, 25, 60, -0.35, 0.35) > 0.8
 
 

@@ -15,7 +15,8 @@ from worker.engines.surface import SourceView, Surface
 from worker.engines.views import OPPOSITE
 from worker.mesh.agree import agree
 from worker.mesh.align import LEAST_OVERLAP, fit, refine
-from worker.mesh.blend import FACING, FACING_OF_SEVERAL, Layers, lay
+from worker.mesh.blend import FACING, Layers, lay
+from worker.mesh.choose import FACING_OF_SEVERAL
 from worker.mesh.clean import drop_floaters, fill_holes, is_watertight, remove_unused, weld
 from worker.mesh.gltf import write_glb
 from worker.mesh.normals import normals

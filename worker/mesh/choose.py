@@ -1,0 +1,204 @@
+"""Choose the photo that shows each point of the mesh best, and mix two in narrow bands where they meet."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from worker.mesh.cells import Cells
+from worker.mesh.project import Floats, Projection, rise
+
+FACING_OF_SEVERAL = (
+    0.1,
+    0.3,
+)  # a photo's share rises from 0 at the first cosine to 1 at the second; its neighbours go on where its angle is too low
+AGREE = 2.0  # cells: within about this distance, points take the same photo
+SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
+HIGHLIGHT = (
+    0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
+)
+UNLIKE = (
+    0.2  # difference between the colours of two photos, beyond which they do not agree; 1 is black to white
+)
+SEEN = 0.5  # points of a cell that a photo sees, at least
+CUT = 2.0  # differences in cells, summed up, through which the end of a photo cuts that gets a place: it counts half
+FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
+LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
+
+EVERY_WAY = np.ones((3, 3, 3), bool)
+
+
+class _Candidates(NamedTuple):
+    """Photos of which the best is chosen."""
+
+    photos: Sequence[Projection]
+    uses: Sequence[Floats]  # (N,) of each photo's points: how far it can be used there, 0..1
+    few: Sequence[NDArray[np.intp]]  # (M,) of each photo: which of its N points are compared
+    real: int  # how many of the photos, the first ones, are not inferred
+
+    def sure(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """(S,) the points, of the few, that a photo shows well; and which of its M few they are."""
+        sure = self.uses[n][self.few[n]] > 0.5
+        return self.photos[n].at[self.few[n][sure]], sure
+
+
+def usable(photo: Projection) -> Floats:
+    """(N,) how far one of several photos can be used at its points, 0..1."""
+    return photo.clear * rise(photo.cosine, *FACING_OF_SEVERAL)
+
+
+def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], real: int) -> Floats:
+    """(n, P) the share of each photo: the best one around each point, mixed with the next one at the seams.
+
+    Args:
+        cells: around the points.
+        photos: on the points.
+        uses: (N,) of each photo's points, how far it can be used there, 0..1.
+        real: how many of the photos, the first ones, are not inferred.
+    """
+    count = len(cells.points)
+    finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
+    few = [cells.few(photo.at) for photo in photos]
+    of = _Candidates(photos, uses, few, real)
+    plain, steady = _without_highlights(of, count), _steady(of, count)
+    angles, around = [], []
+    for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
+        at, size = photo.at[some], photo.resolution[some] / np.float32(finest)
+        angle = plain[n] * steady[n] * photo.clear[some] * photo.cosine[some] ** 2
+        around.append(ndimage.gaussian_filter(cells.sums(at, angle * size), AGREE, truncate=2.0))
+        angles.append(cells.sums(at, angle))
+    _give_whole(cells, of, angles, around)
+    best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
+    for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
+        at = photo.at[some]
+        score = cells.lookup([around[n]], at)[:, 0] * uses[n][some]
+        better = score > best_score[at]
+        best[at[better]] = n
+        best_score[at[better]] = score[better]
+
+    near = []
+    for n in range(len(photos)):
+        chosen = cells.every * np.flatnonzero(best[:: cells.every] == n)
+        ones = np.ones(len(chosen), np.float32)
+        near.append(ndimage.gaussian_filter(cells.sums(chosen, ones), SEAM, truncate=2.0))
+    # Away from the seams a point is near one photo alone, and has no other share.
+    there = [_with_neighbours(grid > 0) for grid in near]
+    seam = np.sum(there, axis=0) > 1
+    shares = np.zeros((len(photos), count), np.float32)
+    reliable = np.zeros(count, np.float32)
+    for n, (photo, use) in enumerate(zip(photos, uses, strict=True)):
+        cell = cells.of_all[photo.at]
+        share = use * there[n].ravel()[cell]
+        mixed = np.flatnonzero((share > 0) & seam.ravel()[cell])
+        at = photo.at[mixed]
+        share[mixed] *= cells.lookup([near[n]], at)[:, 0]
+        reliable[at] += share[mixed] * use[mixed]
+        shares[n, photo.at] = share
+    mixed = np.flatnonzero(reliable)
+    shares[:, mixed] *= reliable[mixed] / shares[:, mixed].sum(axis=0) ** 2
+    return shares
+
+
+def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around: Sequence[Floats]) -> None:
+    """Change scores so that print on which two photos do not agree comes from one of them.
+
+    Where the mesh is a little wrong, a seam through a print would show parts of it twice, or not at all. So each connected place
+    goes to the photo that saw it better, or whose end there cuts through less of what the other one shows.
+
+    Args:
+        cells: of the seams.
+        of: the photos.
+        angles: (X, Y, Z) how well each photo saw its points, however large it is.
+        around: (X, Y, Z) scores of each photo, changed in place.
+    """
+    seen, colors = [], []
+    for photo, some, use in zip(of.photos, of.few, of.uses, strict=True):
+        at, weight = photo.at[some], use[some]
+        total = cells.sums(at, weight)
+        shown = photo.color.take(some, axis=0) * weight[:, None]
+        colors.append([cells.sums(at, channel) / np.maximum(total, 1e-6) for channel in shown.T])
+        seen.append(total > SEEN)
+
+    def apart(i: int, j: int) -> Floats:
+        """(X, Y, Z) the difference between two photos' colours, 0 where they agree or one of them sees nothing."""
+        off = np.maximum.reduce([np.abs(a - b) for a, b in zip(colors[i], colors[j], strict=True)])
+        return np.where(seen[i] & seen[j] & (off > UNLIKE), off, np.float32(0))
+
+    before = [grid.ravel().copy() for grid in around]
+    lost: dict[tuple[int, int], NDArray[np.intp]] = {}  # cells that the first one lost to the second one
+    for pair in combinations(range(of.real), 2):
+        off = apart(*pair)
+        places, count = ndimage.label(_with_neighbours(off > 0), EVERY_WAY)
+        if not count:
+            continue
+        inside = np.flatnonzero(places)
+        place, off = places.ravel()[inside], off.ravel()[inside]
+        merits = []
+        for n, other in (pair, pair[::-1]):
+            # Where it ends and the other one goes on, a seam would show.
+            end = _with_neighbours(seen[other] & ~seen[n]).ravel()[inside]
+            cut = np.bincount(place, off * end, count + 1)
+            merits.append(
+                np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1) / (1 + cut / CUT)
+            )
+        first_won = (merits[0] >= merits[1])[place]
+        lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
+    # An inferred picture is the mirror image of another one: it gets and loses what that one does on its side. Where that one
+    # agrees, what was left out of its mirror image is missing.
+    for n in range(of.real, len(of.photos)):
+        toward = of.photos[n].shot.camera.rotation[2]
+        like = min(range(of.real), key=lambda k: float(of.photos[k].shot.camera.rotation[2] @ toward))
+        place = np.arange(np.prod(cells.shape)).reshape(cells.shape)
+        mirrored = np.flip(place, int(np.abs(toward).argmax())).ravel()
+        nothing = np.zeros(0, np.intp)
+        for k in set(range(of.real)) - {like}:
+            won, gone = (mirrored[lost.get(pair, nothing)] for pair in ((k, like), (like, k)))
+            missing = np.setdiff1d(np.flatnonzero(_with_neighbours(apart(k, n) > 0)), won)
+            lost[k, n], lost[n, k] = won, np.union1d(gone, missing)
+    for (n, other), at in lost.items():
+        fair = at[before[other][at] > FAIR * before[n][at]]
+        around[n].ravel()[fair] = LOSER * before[n][fair]
+
+
+def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(X, Y, Z) true in and beside true cells, diagonally too."""
+    for axis in range(3):
+        old = np.moveaxis(cells, axis, 0)
+        cells = old.copy()
+        cells[1:] |= old[:-1]
+        cells[:-1] |= old[1:]
+        cells = np.moveaxis(cells, 0, axis)
+    return np.ascontiguousarray(cells)
+
+
+def _without_highlights(of: _Candidates, count: int) -> list[Floats]:
+    """(M,) for the few points of each photo: of `count` points, less than 1 where it is white and a real one that saw the same is not."""
+    dullest = np.ones(count, np.float32)
+    bright = [
+        np.minimum.reduce([*photo.color[some].T]) for photo, some in zip(of.photos, of.few, strict=True)
+    ]
+    for n in range(of.real):
+        at, sure = of.sure(n)
+        dullest[at] = np.minimum(dullest[at], bright[n][sure])
+    return [
+        1 - HIGHLIGHT * rise(light - dullest[photo.at[some]], 0.1, 0.3) * rise(light, 0.6, 0.8)
+        for photo, some, light in zip(of.photos, of.few, bright, strict=True)
+    ]
+
+
+def _steady(of: _Candidates, count: int) -> list[Floats]:
+    """(M,) for the few points of each photo: of `count` points, how sure their colours are.
+
+    An inferred picture, whose print may have been left out, is not surer than a real one that saw the same.
+    """
+    steady = [photo.steady(some) for photo, some in zip(of.photos, of.few, strict=True)]
+    least = np.ones(count, np.float32)
+    for n in range(of.real):
+        at, sure = of.sure(n)
+        least[at] = np.minimum(least[at], steady[n][sure])
+    for n in range(of.real, len(of.photos)):
+        steady[n] = np.minimum(steady[n], least[of.photos[n].at[of.few[n]]])
+    return steady
