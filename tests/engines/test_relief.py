@@ -321,6 +321,37 @@ def test_two_legs_in_the_front_and_one_in_the_side_make_two_legs() -> None:
     assert np.ptp(shin[:, 2]) > 0.1
 
 
+def test_posts_beside_a_candle_and_legs_under_a_slanted_seat_go_on_where_they_stand() -> None:
+    """At heights where a body is beside them, they would be taken for handles, which are in its middle."""
+
+    def lantern(draw: ImageDraw.ImageDraw) -> None:
+        for top, bottom in ((60, 110), (430, 470)):
+            draw.rectangle((80, top, 432, bottom), "black")
+        for x in (100, 400):
+            draw.rectangle((x, 110, x + 12, 430), "black")
+        draw.rectangle((206, 270, 306, 430), "ivory")
+
+    def chair(underside: int) -> Drawing:
+        def draw_chair(draw: ImageDraw.ImageDraw) -> None:
+            draw.polygon([(90, 80), (422, 80), (422, 360), (90, underside)], "teal")
+            for x in (100, 392):
+                draw.rectangle((x, 300, x + 20, 460), "brown")
+
+        return draw_chair
+
+    for drawings, heights, outlines in (
+        ((lantern, lantern), (-0.5, -0.3, -0.1, 0.1, 0.4), (5, 5, 5, 4, 4)),
+        ((chair(320), chair(360)), (-0.7, -0.5, -0.35), (4, 4, 3)),
+    ):
+        front, left = (view_of(drawing) for drawing in drawings)
+        views = [PosedView("front", front), PosedView("left", left)]
+        whole = max(mesh_of(Relief().reconstruct(views, FAST)).split(), key=lambda part: len(part.faces))
+        for height, count in zip(heights, outlines, strict=True):
+            level = whole.section([0, 1, 0], [0, height, 0])
+            assert level is not None
+            assert len(level.discrete) == count, height
+
+
 def test_an_arm_beside_the_head_of_a_lamp_is_one_arm_and_its_foot_is_round() -> None:
     """Each photo shows the arm beside the head and then the stand alone: one arm, and not one for each photo."""
 

@@ -18,6 +18,7 @@ from worker.engines.relief.outline import (
 )
 from worker.engines.relief.section import RISE, UNLIKE_ROW, Section
 from worker.engines.relief.share import Height, Share, share_of
+from worker.engines.relief.thin import add_thin, one_thin
 from worker.engines.views import Outline
 
 MARGIN = 2  # samples around the product
@@ -29,8 +30,6 @@ FLAT = (
     1.3,
     1.8,
 )  # ratio of two widths: a section below the first, a rim that one photo shows above the second
-THIN_ROOM = 7  # samples across and up in which the thin part of another photo may be
-APART = 0.5  # of the width that two photos show at a height, which both show at least: less is a slender part at two places
 NEEDED = 0.2  # of the outline of a piece in the air, from which on a photo needs it
 STRIP = 2.0  # width of a lost part as a multiple of its reach, from which on it is but a strip
 STEP = 0.6  # pixels by which an edge lies off the border of its last pixel at most
@@ -164,8 +163,8 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     top = np.minimum(*(np.mean([share.top for share in group], axis=0) for group in (front, side)))
     volume *= top[None, :, None]
     front[0], side[0] = add_arm(volume, front[0], side[0], x, z)
-    _add_thin(volume, front[0], side[0], z)
-    _add_thin(volume.transpose(2, 1, 0), side[0], front[0], x)
+    add_thin(volume, front[0], side[0], z)
+    add_thin(volume.transpose(2, 1, 0), side[0], front[0], x)
     add_lost(volume, front[0], z)
     add_lost(volume.transpose(2, 1, 0), side[0], x)
     remove_ghosts(volume)
@@ -221,54 +220,6 @@ def add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float32
         middle = along[(piece if piece.any() else volume[root] > 0).sum(axis=0).argmax()]
         own = seen.squared[columns, rows, None] - (along - middle) ** 2
         volume[columns, rows] = np.maximum(volume[columns, rows], own)
-
-
-def _add_thin(
-    volume: NDArray[np.float32],
-    seen: Share,
-    other: Share,
-    along: NDArray[np.float32],
-) -> None:
-    """Give the thin parts of an outline their own thickness, in the middle of what the other photo shows at their height.
-
-    Args:
-        volume: (N, M, K) of the solid, changed in place.
-        seen: (N, M) of the outline with the thin parts.
-        other: (K, M) of the outline from the side.
-        along: (K,) the samples along the other outline.
-    """
-    columns, rows = np.nonzero(seen.thin)
-    weight = np.maximum(other.inside, 0) ** 4
-    middle = (weight * along[:, None]).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-9)
-    middle = ndimage.gaussian_filter1d(middle, 2)
-    own = seen.squared[columns, rows, None] - (along - middle[rows, None]) ** 2
-    own = np.minimum(own, (other.inside * other.top).T[rows])
-    share = np.maximum(seen.thin[columns, rows, None] - other.thin.T[rows], 0)
-    whole = volume[columns, rows]
-    volume[columns, rows] = whole + share * (own - whole)
-
-
-def one_thin(shares: list[Share]) -> list[Share]:
-    """Take slender parts from the first of two photos: aligned by their bodies, both may show them at places that hardly overlap."""
-    if len(shares) == 1:
-        return shares
-    first, second = shares
-    shown = np.array([first.inside > 0, second.inside > 0])
-    beside = np.array([first.thin, second.thin])
-    thin = ndimage.grey_dilation(beside.max(axis=0), size=THIN_ROOM) * _apart(shown & (beside > 0))
-    thin = np.maximum(thin, _apart(shown))
-    inside, circle = (
-        np.asarray(its + thin * (other - its), np.float32)
-        for its, other in ((second.inside, first.inside), (second.circle, first.circle))
-    )
-    return [first, second._replace(inside=inside, circle=circle)]
-
-
-def _apart(shown: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return (M,) 1 at heights where two photos show one (2, N, M) part each, and both hardly overlap, else 0."""
-    one = (np.diff(shown.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1) == 1
-    apart = shown.all(axis=0).sum(axis=0) < APART * shown.any(axis=0).sum(axis=0)
-    return np.asarray(ndimage.gaussian_filter1d((apart & one.all(axis=0)).astype(np.float32), 1.0))
 
 
 def remove_ghosts(volume: NDArray[np.float32]) -> None:
