@@ -17,6 +17,7 @@ from worker.pipeline.cutout import Cutter, without_fringe
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
 from worker.pipeline.holes import close_holes
+from worker.pipeline.hues import add_colored
 from worker.pipeline.people import shows_face
 from worker.weights import WeightsMissing
 
@@ -432,6 +433,37 @@ def test_a_light_mark_that_the_background_model_leaves_out_belongs_to_the_produc
     assert closed[112:169, 112:129].min() == 1
     assert np.array_equal(closed[190:], alpha[190:])
     assert np.array_equal(closed[:79], alpha[:79])
+
+
+def test_a_board_that_the_background_model_leaves_out_belongs_to_the_product_but_no_shadow_and_no_reflection() -> (
+    None
+):
+    photo, seen = Image.new("RGB", (200, 200), (240, 238, 234)), Image.new("L", (200, 200))
+    draw, mask = ImageDraw.Draw(photo), ImageDraw.Draw(seen)
+    draw.rectangle([60, 112, 139, 150], fill=(120, 119, 117))  # a shadow has the ground's hue
+    draw.rectangle(
+        [60, 100, 139, 111], fill=(214, 170, 112)
+    )  # the board, in the shade where the body stands on it
+    draw.rectangle([60, 100, 139, 102], fill=(60, 52, 45))
+    for shape, color in (
+        ([60, 20, 139, 99], (240, 190, 40)),
+        ([40, 90, 59, 160], (210, 50, 40)),
+        ([140, 90, 159, 160], (210, 50, 40)),
+    ):
+        draw.rectangle(shape, fill=color)
+        mask.rectangle(shape, fill=255)
+    for left in (40, 140):
+        draw.rectangle([left, 161, left + 19, 180], fill=(225, 150, 140))  # a wheel's reflection
+    alpha = np.array(seen, np.float32) / np.float32(255)
+    alpha[30:60, 80:120] = 0.7  # the model doubts a place whose colour leaves no doubt
+    found = add_colored(np.asarray(photo), alpha)
+
+    assert found[101:110, 62:138].min() > 0.99  # the board, and its shade
+    assert found[114:, 64:136].max() < 0.01  # no shadow
+    assert found[163:].max() == 0  # no reflection
+    assert found[32:58, 82:118].min() > 0.99
+    grey = np.asarray(photo.convert("L").convert("RGB"))
+    assert (add_colored(grey, alpha) == alpha).all()  # what is as grey as the ground may be a shadow
 
 
 @pytest.mark.parametrize("picture", ["ring-gold.png", "ring-teal.jpg", "mug-print.png", "chair-thin.png"])
