@@ -238,6 +238,15 @@ def test_what_differs_by_more_than_light_is_not_evened_out() -> None:
     assert np.abs(off.mean(axis=0)).max() < 0.01
 
 
+def test_what_differs_by_more_than_light_everywhere_is_not_evened_out() -> None:
+    """Around a band that one photo shows at its outline there is nothing else to compare."""
+    pair = (0.7, 0.6, 0.4), (0.1, 0.2, 0.2)
+    colors = laid([shot(0, flat(*pair[0])), shot(90, flat(*pair[1]))], GREY).colors
+    both = colors[UPRIGHT & (np.abs(AROUND - 45) < 40)]
+    off = np.minimum(*(np.abs(both - np.array(color, np.float32)).max(axis=1) for color in pair))
+    assert np.quantile(off, 0.8) < 0.02, "all but the seam"
+
+
 def test_print_at_a_seam_is_neither_doubled_nor_cut() -> None:
     """A dot halfway between two photos. The second one shows it a little beside, because the mesh is wrong there."""
 
@@ -373,6 +382,19 @@ def test_print_goes_to_the_photo_whose_end_does_not_cut_it(monkeypatch: pytest.M
 def test_a_mirror_image_loses_the_places_that_its_photo_lost() -> None:
     shots, inferred = [shot(0, printed(0, 0)), shot(90, printed(5, 75))], shot(270, printed(285, 355))
     assert part_printed(shots, 300, 335, -0.35, 0.35, inferred=[inferred]) < 0.05
+
+
+def test_a_mirror_image_gets_the_whole_place_that_its_photo_won() -> None:
+    """The photo from behind shows something at both outlines, and on the mirror image's side it reaches farther."""
+
+    def both(points: Floats) -> Floats:
+        return np.where(
+            inside(points, 105, 122, -0.4, 0.4)[:, None], (0.1, 0.4, 0.5), printed(231, 255)(points)
+        )
+
+    shots, inferred = [shot(180, both), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 120, -0.35, 0.35) < 0.05
+    assert part_printed(shots, 229, 257, -0.42, 0.42, inferred=[inferred]) < 0.03
 
 
 def test_white_print_on_black_is_shown_whole_or_not_at_all() -> None:

@@ -26,6 +26,7 @@ UNLIKE = (
 SEEN = 0.5  # points of a cell that a photo sees, at least
 CUT = 2.0  # differences in cells, summed up, through which the end of a photo cuts that gets a place: it counts half
 FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
+LIKELY = 0.5  # of a photo's resolution counts in an inferred picture
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 
 EVERY_WAY = np.ones((3, 3, 3), bool)
@@ -66,7 +67,10 @@ def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], r
     plain, steady = _without_highlights(of, count), _steady(of, count)
     angles, around = [], []
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
-        at, size = photo.at[some], photo.resolution[some] / np.float32(finest)
+        at, size = (
+            photo.at[some],
+            photo.resolution[some] / np.float32(finest if n < real else finest / LIKELY),
+        )
         angle = plain[n] * steady[n] * photo.clear[some] * photo.cosine[some] ** 2
         around.append(ndimage.gaussian_filter(cells.sums(at, angle * size), AGREE, truncate=2.0))
         angles.append(cells.sums(at, angle))
@@ -127,7 +131,8 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
         off = np.maximum.reduce([np.abs(a - b) for a, b in zip(colors[i], colors[j], strict=True)])
         return np.where(seen[i] & seen[j] & (off > UNLIKE), off, np.float32(0))
 
-    before = [grid.ravel().copy() for grid in around]
+    # However large a photo is: of two that are laid side by side, the smaller one is no worse.
+    before = [ndimage.gaussian_filter(grid, AGREE, truncate=2.0).ravel() for grid in angles]
     lost: dict[tuple[int, int], NDArray[np.intp]] = {}  # cells that the first one lost to the second one
     for pair in combinations(range(of.real), 2):
         off = apart(*pair)
@@ -147,20 +152,27 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
         first_won = (merits[0] >= merits[1])[place]
         lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
     # An inferred picture is the mirror image of another one: it gets and loses what that one does on its side. Where that one
-    # agrees, what was left out of its mirror image is missing.
+    # agrees, what was left out of its mirror image is missing. The two sides are not quite alike: what is so of most of a place
+    # is so of all of it, and a little beyond.
     for n in range(of.real, len(of.photos)):
         toward = of.photos[n].shot.camera.rotation[2]
         like = min(range(of.real), key=lambda k: float(of.photos[k].shot.camera.rotation[2] @ toward))
-        place = np.arange(np.prod(cells.shape)).reshape(cells.shape)
-        mirrored = np.flip(place, int(np.abs(toward).argmax())).ravel()
         nothing = np.zeros(0, np.intp)
         for k in set(range(of.real)) - {like}:
-            won, gone = (mirrored[lost.get(pair, nothing)] for pair in ((k, like), (like, k)))
-            missing = np.setdiff1d(np.flatnonzero(_with_neighbours(apart(k, n) > 0)), won)
-            lost[k, n], lost[n, k] = won, np.union1d(gone, missing)
+            won, gone = (cells.mirrored(lost.get(pair, nothing)) for pair in ((k, like), (like, k)))
+            off = apart(k, n)
+            places, count = ndimage.label(_with_neighbours(off > 0), EVERY_WAY)
+            differs, by_won = (
+                np.bincount(places.ravel(), of_cell.ravel(), count + 1)
+                for of_cell in (off, off * _with_neighbours(won))
+            )
+            whole = (by_won > differs / 2)[places]
+            missing = (places > 0) & ~whole
+            lost[k, n] = np.flatnonzero(_with_neighbours(won | whole) & ~missing)
+            lost[n, k] = np.flatnonzero((gone | missing) & ~whole)
     for (n, other), at in lost.items():
         fair = at[before[other][at] > FAIR * before[n][at]]
-        around[n].ravel()[fair] = LOSER * before[n][fair]
+        around[n].ravel()[fair] *= LOSER
 
 
 def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:

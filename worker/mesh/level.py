@@ -9,6 +9,7 @@ from worker.mesh.project import Floats, Projection
 
 CELLS = 16  # of the grid in which the light is evened out, along the longest side
 MOST = 0.15  # the most by which a photo's colours are moved there
+LEAST_LIKE = 0.3  # how much a point counts, at least, in the mean: so that where all is something else nothing is moved
 BARELY = 0.02  # of the points around: photos that share fewer are not evened out
 
 
@@ -45,10 +46,11 @@ def level(
             at = second.at[there]
             here = place[at]
             off = second.color[there] - first.color[here]
-            # What differs by more than light does is something else.
-            weight = uses[i][here] * uses[j][there] / (1 + (off**2).max(axis=1) / np.float32(MOST**2))
-            off *= weight[:, None]
-            both = broad(cells.sums(at, weight)) + least
+            # What differs by more than light does is something else: it moves less, and counts in full.
+            weight = uses[i][here] * uses[j][there]
+            like = weight / (1 + ((off**2).max(axis=1) / np.float32(MOST**2)) ** 2)
+            off *= like[:, None]
+            both = broad(cells.sums(at, np.maximum(like, LEAST_LIKE * weight))) + least
             way, back = shown[j] / total, shown[i] / total
             if i < real <= j:
                 way, back = np.zeros_like(way), np.minimum(2 * back, 1)
