@@ -499,6 +499,32 @@ def test_no_colour_comes_to_the_mirror_image_that_the_photo_does_not_have() -> N
     assert colors <= {ImageColor.getrgb(name) for name in names}
 
 
+def test_only_lettering_is_left_out_of_the_mirror_image() -> None:
+    """A sewn-on patch keeps its corners, and a bright pattern of three colours its spots."""
+    pattern = [(x, y) for x in range(0, 72, 18) for y in range(0, 72, 18)]
+
+    def side(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((126, 60, 386, 450), "navy")
+        draw.rectangle((150, 90, 210, 150), "gold")
+        draw.text((150, 200), "print", "white", font_size=50)
+        for x, y in pattern:
+            draw.rectangle((180 + x, 330 + y, 197 + x, 347 + y), ("red", "white", "lime")[(x + y) // 18 % 3])
+
+    front = view_of(lambda draw: draw.rectangle((126, 60, 386, 450), "navy"))
+    outlines = align([PosedView("front", front), PosedView("left", view_of(side))])
+    (image,) = mirrored(outlines)
+    was, now = outlines[1].view[:, ::-1].astype(int), image.view.astype(int)
+    same = np.abs(was - now)[..., :3].max(axis=2) < 40
+    columns, rows = np.arange(512)[::-1], np.arange(512)[:, None]
+    patch, spots, print_ = (
+        (columns >= left) & (columns <= right) & (rows >= top) & (rows <= bottom)
+        for left, right, top, bottom in ((145, 215, 85, 155), (180, 251, 330, 401), (145, 300, 195, 270))
+    )
+    assert same[patch].mean() > 0.99
+    assert same[spots].mean() > 0.9
+    assert (now[print_][:, 0] < 60).all()
+
+
 def test_an_edge_that_leans_a_little_has_no_steps() -> None:
     """The edge passes from pixel to pixel, but the transparency tells where it is between them."""
 

@@ -73,11 +73,13 @@ class Relief:
             raise JobError("no_surface")
         points = (vertices * np.float32(solid.cell) + solid.origin).astype(np.float32)
         alone = height if len(outlines) == 1 else None
-        inferred = [] if alone else mirrored(halves)
+        inferred = [] if alone else mirrored(outlines)
         return Surface(
             vertices=points,
             faces=faces,
-            color=paint_front(alone) if alone else paint(halves, inferred, solid, points),
+            color=paint_front(alone)
+            if alone
+            else paint(halves, [halved(o) for o in inferred], solid, points),
             source_views=[
                 SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
                 for o in outlines
