@@ -18,7 +18,8 @@ from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.mirror import mirrored
-from worker.engines.relief.outline import even_part
+from worker.engines.relief.nearer import Nearer, nearer
+from worker.engines.relief.outline import even_part, halved
 from worker.engines.relief.paint import paint
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
@@ -415,6 +416,57 @@ def test_the_antenna_of_a_radio_is_one_antenna_though_each_photo_shows_its_handl
         assert above is not None
         assert len(above.discrete) == 1
     assert len(mesh_of(Relief().reconstruct(views[:2], FAST)).split()) == 1, "nothing hangs in the air"
+
+
+def rider(role: Role, head: str) -> PosedView:
+    """A rider in crimson on an animal whose narrow head is before the rider's wide sleeves."""
+
+    def draw_rider(draw: ImageDraw.ImageDraw) -> None:
+        def beside(first: int, top: int, last: int, base: int, color: str) -> None:
+            x = sorted(of if role == "left" else 512 - of for of in (first, last))
+            draw.rectangle((x[0], top, x[1], base), color)
+
+        if role in ("left", "right"):
+            beside(60, 290, 452, 460, head)
+            beside(60, 100, 170, 300, head)
+            beside(320, 60, 430, 300, "crimson")
+        else:
+            draw.rectangle((96, 60, 416, 300), "crimson")
+            draw.rectangle((176, 290, 336, 460), head)
+        if role == "front":
+            draw.rectangle((216, 100, 296, 300), head)
+            draw.ellipse((236, 140, 276, 260), "crimson")  # a blaze, which is no hole
+
+    return PosedView(role, view_of(draw_rider))
+
+
+def test_a_head_is_narrower_than_the_rider_behind_it_whose_colours_are_others() -> None:
+    """The outline from the front is that of both."""
+    views = [rider(role, "peru") for role in ("front", "left", "back")]
+    mesh = mesh_of(Relief().reconstruct(views, FAST))
+    assert mesh.is_watertight
+    assert mesh.body_count == 1
+    for height in (0.0, 0.3, 0.5):
+        level = mesh.section([0, 1, 0], [0, height, 0])
+        assert level is not None
+        behind, head = sorted(level.discrete, key=lambda outline: outline[:, 2].mean())
+        assert np.ptp(behind[:, 0]) == pytest.approx(1.25, abs=0.06)
+        assert np.ptp(head[:, 0]) == pytest.approx(0.32, abs=0.06)
+        assert (head[:, 2].min(), head[:, 2].max()) == pytest.approx((0.34, 0.77), abs=0.04)
+
+
+def test_only_colours_tell_a_part_from_a_wider_one_behind_it() -> None:
+    def found(head: str, side: Role) -> list[Nearer]:
+        outlines = [halved(outline) for outline in align([rider(role, head) for role in ("front", side)])]
+        return nearer(outlines[:1], outlines[1])
+
+    assert not found("crimson", "left")
+    left, right = (found("peru", side)[0] for side in ("left", "right"))
+    np.testing.assert_array_equal(left.outline.mask, right.outline.mask)
+    np.testing.assert_allclose(left.end, right.end, atol=0.01)
+    assert left.outline.mask.sum(axis=1)[60:140] == pytest.approx(40, abs=1)
+    assert left.end[60:140] == pytest.approx(-0.25, abs=0.02)
+    assert np.isnan(left.end[[20, 160]]).all()
 
 
 def test_a_leaf_between_two_stems_is_not_lost() -> None:

@@ -10,6 +10,7 @@ from scipy import ndimage
 from worker.engines.relief.arm import add_arm
 from worker.engines.relief.inflate import DEPTH, continue_outwards, inflate
 from worker.engines.relief.lathe import turned
+from worker.engines.relief.nearer import Nearer, nearer
 from worker.engines.relief.outline import (
     FloatMap,
     inner_distance,
@@ -35,6 +36,7 @@ STRIP = 2.0  # width of a lost part as a multiple of its reach, from which on it
 STEP = 0.6  # pixels by which an edge lies off the border of its last pixel at most
 THIN = 10.0  # pixels, half of the depth near an edge: below it, a part is thin
 INNER = 0.25  # pixels by which it lies outside of that border on average: a mask of half of the resolution is narrow
+WALL = 2.0  # samples, over which a part in front passes to a wider one behind
 LEAST = 2.2  # pixels on each side of a part's spine
 
 
@@ -127,7 +129,9 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     finest = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
     # Where the surface goes through the side of a cell, it has two faces.
     cell = max(finest, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
-    heights = {height.outline.role: between_pixels(height) for height in inflated(outlines, THICK * cell)}
+    narrower = nearer(facing, beside[0])
+    whole = inflated([*outlines, *(part.outline for part in narrower)], THICK * cell)
+    heights = {height.outline.role: between_pixels(height) for height in whole[: len(outlines)]}
     extents = {role: _extent(height) for role, height in heights.items()}
     y = _samples(
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
@@ -149,6 +153,10 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     # Over x, y and z.
     rim = _rim(front, side)
     f = _between([share.rounded(x, circle, *rim)[:, :, None] for share in front], z)
+    for part, height in zip(narrower, whole[len(outlines) :], strict=True):
+        share = share_of(between_pixels(height), x, y, cell, exponent)
+        own = share.rounded(x, np.minimum(circle, share.once), *rim)
+        f = _narrowed(f, own, part, y, z)
     s = _between([share.rounded(z, circle, *rim).T[None] for share in side], x[:, None, None])
     least = np.minimum(f, s) if section.box else None
     volume = np.add(f, s, out=f) if f.shape[2] > 1 else f + s
@@ -169,6 +177,25 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     add_lost(volume.transpose(2, 1, 0), side[0], x)
     remove_ghosts(volume)
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
+
+
+def _narrowed(
+    f: NDArray[np.float32],
+    own: NDArray[np.float32],
+    part: Nearer,
+    y: NDArray[np.float32],
+    z: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Give what is nearest to a camera its own share, (N, M), as far as it reaches."""
+    camera, size = part.outline.camera, len(part.end)
+    row = np.rint((0.5 - (y - camera.center[1]) / camera.side) * size - 0.5).clip(0, size - 1).astype(np.intp)
+    end = part.end[row]
+    rows = np.flatnonzero(np.isfinite(end))
+    step = np.float32(camera.rotation[2, 2] / (WALL * (z[1] - z[0])))
+    weight = np.clip((z - end[rows, None]) * step, 0, 1)
+    f = np.repeat(f, len(z), axis=2) if f.shape[2] == 1 else f
+    f[:, rows] += weight * (own[:, rows, None] - f[:, rows])
+    return f
 
 
 def _rim(front: Sequence[Share], side: Sequence[Share]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
