@@ -629,6 +629,37 @@ def test_legs_that_lean_do_not_break_and_those_at_corners_carry_a_square_top(
         assert len(level.discrete) == 4
 
 
+def test_four_legs_seen_from_above_are_four_and_all_reach_the_ground() -> None:
+    """Such photos show the far legs between the near ones, and higher."""
+
+    def draw_table(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((60, 150, 452, 210), "brown")
+        for x, foot in ((80, 450), (408, 454), (140, 390), (350, 386)):
+            draw.rectangle((x, 210, x + 22, foot), "black")
+
+    def draw_elephant(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((120, 100, 392, 300), "gray")
+        for x, foot in ((130, 450), (352, 450), (246, 400)):
+            draw.rectangle((x, 300, x + 30, foot), "gray")
+
+    def draw_flank(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((60, 100, 400, 300), "gray")
+        draw.line([(60, 220), (30, 300), (30, 400)], "gray", 30)  # the trunk
+        for x in (80, 350):
+            draw.rectangle((x, 300, x + 40, 450), "gray")
+
+    views = [PosedView("front", view_of(draw_table)), PosedView("left", view_of(draw_table))]
+    table = mesh_of(Relief().reconstruct(views, FAST))
+    for height in (-0.7, -0.3):
+        level = table.section([0, 1, 0], [0, height, 0])
+        assert level is not None
+        assert len(level.discrete) == 4
+    views = [PosedView("front", view_of(draw_elephant)), PosedView("left", view_of(draw_flank))]
+    elephant = Relief().reconstruct(views, FAST)
+    front = depth_buffer(elephant.vertices, elephant.faces, Camera(side=2.0), 512) > -np.inf
+    assert front[380, 256], "a trunk is no far leg"
+
+
 def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:
     def hat(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((156, 100, 356, 420), "navy")

@@ -15,6 +15,7 @@ from worker.core.errors import JobError
 from worker.core.settings import Device, Precision, TripoSRViews
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
+from worker.engines.relief.legs import without_far_legs
 from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.outline import halved
 from worker.engines.relief.paint import paint, paint_front
@@ -57,6 +58,7 @@ class Relief:
         # Half of the resolution will do for the shape, and for colours over which the photos are laid.
         halves = [halved(outline) for outline in outlines]
         if any(outline.role in ("left", "right") for outline in outlines):
+            halves = without_far_legs(halves)
             section = section_of(halves)
             solid, height = sided(halves, preset.grid, FACES * preset.triangles, section), None
             report = {
