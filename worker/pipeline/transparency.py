@@ -27,6 +27,10 @@ DARK, GREY = (
     24.0,
 )  # levels; a shadow is darker than the one, and its channels differ by less than the other
 SAME = 4.0  # levels; what differs by less has one colour
+SOFT, ALL_ROUND = (
+    0.985,
+    0.75,
+)  # alpha of the pixels beside a shadow's opaque middle, and part of them that has it; a product has a harder edge
 LINE = 0.02  # part of the photo; an opaque border that takes less is a line around it, and no ground
 
 
@@ -69,8 +73,7 @@ def clean(rgba: Rgba) -> Cleaned:
     """Remove soft shadows, and make opaque what is translucent in a product, with the colours it has on a white page.
 
     A shadow fades out, is dark and grey, and has one colour: at least two of the three. Where it touches the product it may be
-    nearly opaque. A translucent body has an
-    outline. A region that is neither, such as fluff or a reflection, stays as it is.
+    opaque. A translucent body has an outline. A region that is neither, such as fluff or a reflection, stays as it is.
     """
     rgb, alpha, faded = _unfaded(rgba)
     middle = (alpha > CLEAR) & (alpha < OPAQUE)
@@ -108,19 +111,56 @@ def clean(rgba: Rgba) -> Cleaned:
             bodies[part] |= region
             _make_opaque(rgb[part], alpha[part], region)
     if shadows.any():
-        solid = alpha >= OPAQUE
-        like = _has_color(rgb, colors)
-        # A contact shadow is nearly opaque in its middle, but less so than the product, if most of what is solid is product.
-        others = solid & ~like
-        is_known = 2 * others.sum() > solid.sum()
-        opaque = np.percentile(alpha[others if is_known else solid], 10) if solid.any() else OPAQUE
-        if is_known:
-            core = like & (alpha > CLEAR) & (alpha < opaque) & ~bodies
-            shadows = ndimage.binary_propagation(shadows, mask=shadows | core)
-        # Beside a shadow a rim is mixed with it: only what is as opaque as the rest belongs to the product.
-        near = ndimage.distance_transform_edt(~shadows) <= 2 * reach
-        alpha[near & (alpha < opaque) & ~bodies] = 0
+        _remove_shadows(alpha, shadows, bodies, _has_color(rgb, colors), reach)
     return Cleaned(rgb, alpha, max(faded, float(bodies.sum() / max(1, (alpha > 0.5).sum()))))
+
+
+def _remove_shadows(alpha: Alpha, shadows: Mask, bodies: Mask, like: Mask, reach: int) -> None:
+    """Make shadows transparent, in place.
+
+    Args:
+        alpha: of the whole photo.
+        shadows: where shadows were found. What adjoins them and is opaque or nearly so is found here.
+        bodies: what is translucent in the product.
+        like: what has the colour of one of the shadows.
+        reach: pixels beside a shadow where a rim is mixed with it.
+    """
+    solid = alpha >= OPAQUE
+    # A contact shadow is nearly opaque in its middle, but less so than the product, if most of what is solid is product.
+    others = solid & ~like
+    is_known = 2 * others.sum() > solid.sum()
+    opaque = np.percentile(alpha[others if is_known else solid], 10) if solid.any() else OPAQUE
+    if is_known:
+        core = like & (alpha > CLEAR) & (alpha < opaque) & ~bodies
+        shadows = ndimage.binary_propagation(shadows, mask=shadows | core)
+    middles = like & (alpha >= opaque) & ~bodies
+    if 4 * others.sum() > solid.sum() and middles.any():
+        middles = _fading(middles, shadows & (alpha >= SOFT), others)
+        alpha[middles] = 0
+        shadows = shadows | middles
+    # Beside a shadow a rim is mixed with it: only what is as opaque as the rest belongs to the product.
+    near = ndimage.distance_transform_edt(~shadows) <= 2 * reach
+    alpha[near & (alpha < opaque) & ~bodies] = 0
+
+
+def _fading(middles: Mask, soft: Mask, others: Mask) -> Mask:
+    """Return those of the opaque parts that fade out all round, but where the product hides them.
+
+    Args:
+        middles: what is opaque and has a shadow's colour.
+        soft: what is nearly as opaque, and a shadow.
+        others: what is opaque and has another colour.
+    """
+    shadows = np.zeros_like(middles)
+    labels, _ = ndimage.label(ndimage.binary_opening(middles, iterations=2))
+    for n, extent in enumerate(ndimage.find_objects(labels), 1):
+        box = tuple(slice(max(0, side.start - 4), side.stop + 4) for side in extent)
+        # With its corners, which the opening has cut off.
+        part = ndimage.binary_dilation(labels[box] == n, iterations=2, mask=middles[box])
+        beside = ndimage.binary_dilation(part) & ~part & ~others[box]
+        if soft[box][beside].sum() > ALL_ROUND * max(1, beside.sum()):
+            shadows[box] |= part
+    return shadows
 
 
 def _has_color(rgb: Rgb, colors: Sequence[Color]) -> Mask:
