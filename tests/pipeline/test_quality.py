@@ -21,10 +21,10 @@ from worker.pipeline.finish import Model, finish
 from worker.pipeline.frame import frame
 from worker.pipeline.photo import ScoredView
 from worker.pipeline.quality import Figures, Outline, assess, rate, score
-from worker.pipeline.roundness import SIGNS, Signs, chance, evenness, level_base, shading
+from worker.pipeline.roundness import SIGNS, Signs, chance, evenness, level_base, middle, shading
 from worker.pipeline.sharpness import blur
 from worker.pipeline.similarity import Similarity, compare
-from worker.pipeline.single_view import boxiness, opening
+from worker.pipeline.single_view import boxiness, opening, rims
 
 pytestmark = pytest.mark.integration  # seconds of computing: whole models
 
@@ -32,7 +32,17 @@ DATA = Path(__file__).parents[1] / "data" / "products"
 SMALL = replace(PRESETS["fast"], grid=72, triangles=3000, texture=512)
 REVIEW_SCORE = 50  # the default of WORKER_REVIEW_SCORE
 PREVIEW = "This is a preview: what the photos do not show is invented."
-ROUND = Signs(boxiness=0.0, shading=0.9, evenness=0.1, base=1.0, turned=True, depth=-1.2, width=-0.7)
+ROUND = Signs(
+    boxiness=0.0,
+    shading=0.9,
+    evenness=0.1,
+    base=1.0,
+    middle=0.55,
+    rims=0.0,
+    turned=True,
+    depth=-1.2,
+    width=-0.7,
+)
 GOOD = Figures(
     front=Similarity(0.98, 2.0, 0.8),
     size=1.0,
@@ -309,6 +319,8 @@ def test_the_score_rises_with_each_of_its_parts_and_lies_between_0_and_100() -> 
         [doubted(shading=v) for v in steps],
         [doubted(evenness=1 - v) for v in steps],
         [doubted(base=v) for v in steps],
+        [doubted(middle=v) for v in steps],
+        [doubted(rims=1 - v) for v in steps],
         [doubted(turned=turned) for turned in (False, True)],
         [doubted(depth=-v) for v in steps],
         [doubted(width=1 - 2 * v) for v in steps],
@@ -472,12 +484,37 @@ def test_a_base_is_level_if_the_product_stands_on_it_and_is_seen_straight_on() -
     assert level_base(corner) < 0.3
 
 
+def test_the_middle_of_what_stands_lies_low_and_of_what_is_seen_from_above_half_way() -> None:
+    y, x = np.mgrid[:200, :200]
+    assert middle(np.abs(x - 100) < y / 2) == pytest.approx(2 / 3, abs=0.01)  # a cone
+    assert middle((x - 100) ** 2 + (y - 90) ** 2 < 70**2) == pytest.approx(0.5, abs=0.01)
+    assert middle(np.zeros((200, 200), bool)) == 0.5
+
+
+def plate(edge: float) -> View:
+    """A plate from above, whose rim begins at `edge` of its radius; at 0 it has none."""
+    y, x = (np.mgrid[:512, :512].astype(np.float32) - 255.5) / 200
+    radius = np.hypot(x, y / 0.7)
+    light = np.where(radius < edge, 150, 220 - 20 * x)
+    return np.dstack([light, light, light, 255 * (radius < 1)]).astype(np.uint8)
+
+
+def test_an_edge_along_the_outline_is_a_rim_and_one_across_it_is_none() -> None:
+    assert rims(plate(0.0)) == 0
+    assert 2 < rims(plate(0.7)) < rims(plate(0.85)) < 4
+    striped = ball(lit=True)[0]
+    assert rims(striped) < 0.5  # its two edges are as long as the rim
+    assert rims(np.zeros_like(striped)) == 0
+
+
 def test_what_speaks_most_against_a_preview_is_said() -> None:
     worst: dict[str, Any] = {
         "boxiness": 2.0,
         "shading": 0.0,
         "evenness": 1.0,
         "base": 0.0,
+        "middle": 0.3,
+        "rims": 2.0,
         "depth": 0.0,
         "width": 1.0,
     }

@@ -26,10 +26,10 @@ AGREEMENT = (
 COVERAGE = (0.05, 0.75)  # part of the surface that a photo shows
 SOLID = (0.45, 0.15)  # opening
 PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
-PHOTO_BLUR = (1.0, 0.35)  # as `blur` measures it
+PHOTO_BLUR = (1.0, BLURRED)  # as `blur` measures it; a photo that is not called blurred loses nothing
 # Factors.
 CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open surface
-CERTAIN = 0.2  # cut-outs that are not certain at all
+CERTAIN = 0.4  # cut-outs that are not certain at all
 LEFT_OUT = 0.85  # for each stated photo that contradicts the others
 PREVIEW, PREVIEW_OF_SIDES = 0.85, 0.95  # an engine that only previews, without and with a photo from the side
 GUESSED, OPENED = 0.4, 0.7  # a depth that is surely wrong, and a large opening, in a preview without one

@@ -18,7 +18,7 @@ from worker.engines.relief.lathe import turned
 from worker.engines.surface import View
 from worker.mesh.camera import Camera
 from worker.mesh.render import Scene
-from worker.pipeline.single_view import boxiness
+from worker.pipeline.single_view import boxiness, rims
 
 SIDE = 128  # pixels of the pictures in which light is compared with the shape: light changes slowly
 HUE = 15.0  # of a* and b*; colours that differ by less are one
@@ -36,6 +36,8 @@ class Signs(NamedTuple):
     shading: float  # part of the differences in lightness that light on the model's shape explains, 0..1
     evenness: float  # part of the product in the photo that is lit as evenly as a flat thing, 0..1
     base: float  # part of the product's lowest quarter that stands on one level, 0..1
+    middle: float  # how low the middle of the product's area lies, from 0 at its top to 1 at its base
+    rims: float  # logarithm of 1 + the length of the edges that run along the outline
     turned: bool  # the outline is that of a product from a lathe
     depth: float  # of the model: logarithm of its depth in parts of the longer of its other sides
     width: float  # of the model: logarithm of its width in parts of its height
@@ -49,19 +51,19 @@ class _Sign(NamedTuple):
 
 SIGNS: Mapping[str, _Sign] = {
     "boxiness": _Sign(
-        -2.2,
+        -1.6,
         1.0,
         "The photo shows straight edges, and a preview without photos of the sides makes all things round.",
     ),
     "shading": _Sign(
-        3.8,
-        0.36,
+        2.6,
+        0.33,
         "The light in the photo is not that on a round product. It may be flat, "
         "and a preview without photos of the sides makes all things round.",
     ),
     "evenness": _Sign(
-        -2.9,
-        0.3,
+        -3.8,
+        0.32,
         "Much of the product is lit as evenly in the photo as a flat thing, "
         "and a preview without photos of the sides makes all things round.",
     ),
@@ -71,14 +73,26 @@ SIGNS: Mapping[str, _Sign] = {
         "The product's base is not level in the photo. It may be seen from above or at an angle, "
         "and a preview without photos of the sides cannot tell its depth.",
     ),
-    "turned": _Sign(1.1, 0.3),
+    "middle": _Sign(
+        8.0,
+        0.5,
+        "The product is wider above than below in the photo. It may be seen from above, "
+        "and a preview without photos of the sides cannot tell its depth.",
+    ),
+    "rims": _Sign(
+        -1.0,
+        1.1,
+        "Edges run along the product's outline in the photo, as on a plate or the face of a box, "
+        "and a preview without photos of the sides makes all things round.",
+    ),
+    "turned": _Sign(1.0, 0.3),
     "depth": _Sign(
-        -1.5,
+        -1.6,
         -0.6,
         "The preview is about as deep as the product is wide, and no photo shows whether the product is.",
     ),
     "width": _Sign(
-        -1.5,
+        -1.2,
         0.0,
         "The product is wider than high, and a preview without photos of the sides makes such things as deep as they are high.",
     ),
@@ -94,6 +108,8 @@ def signs_of(view: View, scene: Scene, camera: Camera) -> Signs:
         shading=shading(view, scene.render_normals(camera, SIDE)),
         evenness=evenness(view),
         base=level_base(solid),
+        middle=middle(solid),
+        rims=math.log1p(rims(view)),
         turned=bool(solid.any()) and turned(solid) is not None,
         depth=math.log(depth / max(width, height)),
         width=math.log(width / height),
@@ -161,6 +177,15 @@ def level_base(solid: NDArray[np.bool_]) -> float:
     lowest = np.where(solid.any(axis=0), len(solid) - 1 - solid[::-1].argmax(axis=0), -1)
     near = lowest[lowest > base - LOWEST * height]
     return float((near > base - LEVEL * height).mean())
+
+
+def middle(solid: NDArray[np.bool_]) -> float:
+    """Return how low the middle of a product's area lies, from 0 at its top to 1 at its base: 0.67 for a cone that stands."""
+    rows = np.flatnonzero(solid.any(axis=1))
+    if not len(rows):
+        return 0.5
+    area = solid.sum(axis=1)[rows[0] : rows[-1] + 1]
+    return float(np.average(np.arange(len(area)) + 0.5, weights=area)) / len(area)
 
 
 def _premultiplied(view: View) -> Image.Image:

@@ -2,7 +2,8 @@
 
 An engine that inflates an outline makes a pillow of a chest, a house or a car, but a banana or a vase looks right. The
 outline of a boxy product has long straight sides, and its faces meet in straight edges. A large opening shows that the
-product is far from being inflated: a ring that is seen at an angle, a chair, a basket.
+product is far from being inflated: a ring that is seen at an angle, a chair, a basket. Edges that run along the outline are the
+rim of something flat: a plate that is seen from above, a clock.
 """
 
 import numpy as np
@@ -23,6 +24,7 @@ DIRECTIONS = 12  # into which the edges are sorted
 SHORTEST, WIDEST = 10.0, 3.0  # pixels, of a straight edge
 SIDE = (0.2, 0.5)  # length of a side of the outline; a longer one counts as a whole
 FLAT = 0.012  # how far a straight side may bend
+ALONG = 0.94  # cosine of the angle to the outline, up to which an edge runs along it
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -42,6 +44,19 @@ def opening(view: View) -> float:
     solid = view[..., 3] > 127
     filled = ndimage.binary_fill_holes(solid)
     return float((filled & ~solid).sum() / max(1, filled.sum()))
+
+
+def rims(view: View) -> float:
+    """Return the length of all edges inside the product in a (S, S, 4) view that run along its outline: 3.5 for a disc's rim."""
+    lab, alpha = _half(view)
+    filled = ndimage.binary_fill_holes(alpha > 0.5)
+    if not filled.any():
+        return 0.0
+    inwards = ndimage.distance_transform_edt(filled)
+    edge, direction = _edges(lab)
+    down, across = np.gradient(ndimage.gaussian_filter(inwards, 1))
+    along = np.abs(np.cos(direction - np.arctan2(down, across))) > ALONG
+    return float((edge & along & (inwards > RIM + 1)).sum() / np.sqrt(filled.sum()))
 
 
 def _half(view: View) -> tuple[Floats, Floats]:
