@@ -15,7 +15,7 @@ from worker.mesh.align import (
     outline_off,
 )
 from worker.mesh.camera import Camera
-from worker.mesh.exposure import LEAST_SHARED, Best, match, observe
+from worker.mesh.exposure import LEAST_SHARED, SURE, Observed, match, observe
 from worker.mesh.project import Floats, Shot, sample, shoot
 
 SHADE = 0.1  # of a colour from 0 to 1: colours that differ by more count less
@@ -25,6 +25,24 @@ STEPS = 6  # of a camera, at most
 # Of `EXPECTED`. Where the mesh is wrong, print agrees best from a place where the camera did not stand; and the outline tells the
 # perspective better than print does.
 FREE = np.array([1, 1, 1, 1, 1, 0.1])
+
+
+class _Best:
+    """What is known of P points, each from the photo that saw it best."""
+
+    def __init__(self, count: int) -> None:
+        self.color = np.zeros((count, 3), np.float32)
+        self.quality = np.zeros(count, np.float32)
+
+    def shared(self, photo: Observed) -> NDArray[np.bool_]:
+        """(N,) which of the photo's points are seen well by it and by others."""
+        return (photo.quality > SURE) & (self.quality[photo.at] > SURE)
+
+    def add(self, photo: Observed, gain: Floats) -> None:
+        better = photo.quality > self.quality[photo.at]
+        at = photo.at[better]
+        self.color[at] = np.minimum(photo.color[better] * gain, 1)
+        self.quality[at] = photo.quality[better]
 
 
 def agree(
@@ -49,7 +67,7 @@ def agree(
         if gain is None:
             continue
         # What all others show there: a camera that follows one neighbour would leave the other one.
-        others = Best(len(points))
+        others = _Best(len(points))
         for i, other in gains.items():
             if i != n and other is not None:
                 others.add(found[i], other)

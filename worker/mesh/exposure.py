@@ -65,24 +65,6 @@ class Observed(NamedTuple):
     quality: Floats  # (N,) 0..1
 
 
-class Best:
-    """What is known of P points, each from the photo that saw it best."""
-
-    def __init__(self, count: int) -> None:
-        self.color = np.zeros((count, 3), np.float32)
-        self.quality = np.zeros(count, np.float32)
-
-    def shared(self, photo: Observed) -> NDArray[np.bool_]:
-        """(N,) which of the photo's points are seen well by it and by others."""
-        return (photo.quality > SURE) & (self.quality[photo.at] > SURE)
-
-    def add(self, photo: Observed, gain: Floats) -> None:
-        better = photo.quality > self.quality[photo.at]
-        at = photo.at[better]
-        self.color[at] = np.minimum(photo.color[better] * gain, 1)
-        self.quality[at] = photo.quality[better]
-
-
 class _Said(NamedTuple):
     """What two photos say of the factor from the second one's colours to the first one's."""
 
