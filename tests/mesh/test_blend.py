@@ -433,11 +433,40 @@ def test_print_that_the_engine_does_not_have_hardly_moves_its_colours() -> None:
     assert np.abs(blended.colors - engine)[unseen].mean() < 0.07
 
 
-def test_what_is_behind_something_nearer_does_not_take_its_colour() -> None:
-    """A wall, and a box before it that the photo shows 8 pixels farther to the right than it stands."""
+def wall_and_box() -> tuple[Floats, NDArray[np.int32]]:
+    """(V, 3) and (F, 3): a wall, and a box before it."""
     wall = trimesh.creation.box((2, 2, 0.2))
     box = trimesh.creation.box(bounds=[(-0.2, -0.2, 0.5), (0.2, 0.2, 0.7)])
     both: Any = trimesh.util.concatenate([wall, box])
+    return np.asarray(both.vertices, np.float32), np.asarray(both.faces, np.int32)
+
+
+def test_what_goes_on_in_its_colour_is_sure_up_to_the_outline_of_something_nearer() -> None:
+    """A green wall, and a red box before it that the photo shows where it stands. A third of the box and of the wall is striped."""
+    view = np.full((PIXELS, PIXELS, 4), (90, 140, 90, 255), np.uint8)
+    middle, half = PIXELS // 2, round(0.2 / SIDE * PIXELS)
+    view[middle - half : middle + half, middle - half : middle + half, :3] = (200, 40, 40)
+    striped = slice(middle + half // 3, middle + half)
+    view[striped, np.arange(PIXELS) % 4 < 2, :3] = 20
+    x = np.concatenate([-0.2 + np.array([-0.045, -0.035, 0.035, 0.045]), [0.235, 0.245, 0.155, 0.165]])
+    on_box = np.abs(x) < 0.2
+
+    def clear(y: float) -> Floats:
+        points = np.stack([x, np.full_like(x, y), np.where(on_box, 0.7, 0.1)], axis=1).astype(np.float32)
+        normals = np.tile(np.array([0, 0, 1], np.float32), (len(points), 1))
+        seen = shoot(Photo(view, several=True), Camera(side=SIDE), *wall_and_box()).project(
+            points, normals, 0.1
+        )
+        found = np.zeros(len(points), np.float32)
+        found[seen.at] = seen.clear
+        return found
+
+    assert clear(0).min() == 1
+    assert clear(-0.13).max() < 0.9
+
+
+def test_what_is_behind_something_nearer_does_not_take_its_colour() -> None:
+    """A wall, and a box before it that the photo shows 8 pixels farther to the right than it stands."""
     view = np.full((PIXELS, PIXELS, 4), (90, 140, 90, 255), np.uint8)
     middle, half = PIXELS // 2, round(0.2 / SIDE * PIXELS)
     view[middle - half : middle + half, middle - half + 8 : middle + half + 8, :3] = (200, 40, 40)
@@ -447,9 +476,7 @@ def test_what_is_behind_something_nearer_does_not_take_its_colour() -> None:
     normals = np.tile(np.array([0, 0, 1], np.float32), (len(points), 1))
 
     def seen(photo: Photo) -> Projection:
-        taken = shoot(
-            photo, Camera(side=SIDE), np.asarray(both.vertices, np.float32), np.asarray(both.faces, np.int32)
-        )
+        taken = shoot(photo, Camera(side=SIDE), *wall_and_box())
         return taken.project(points, normals, 0.1)
 
     alone, one_of_several = seen(Photo(view)), seen(Photo(view, several=True))

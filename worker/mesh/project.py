@@ -36,6 +36,7 @@ BEYOND = (
     25,
     30,
 )  # pixels beyond where something nearer may be shown, where a pixel's own kind is
+AWAY = (3, 6)  # pixels, where what is close to a step goes on
 ALIKE = 0.08  # between colours, below which they are the same thing's; 1 is black to white
 REACH = 30  # pixels of the photo: what is farther from the outline is equally far
 GUESS = 0.015  # by which the surface may lie elsewhere, along its normals, parts of the picture's side
@@ -206,12 +207,12 @@ def shoot(photo: Photo, camera: Camera, vertices: Floats, faces: NDArray[np.int3
     if nearer.any():
         box = box_of(nearer, ceil(SPILT[1] if photo.several else BESIDE[1]) + 2)
         distance, step = ndimage.distance_transform_edt(~nearer[box], return_indices=True)
-        beside[box] = distance
         if photo.several:
             most = np.minimum(
                 gap[box][tuple(step)] * np.float32(SPILT[0] * len(buffer) / camera.side), SPILT[1]
             )
-            beside[box][_spilt(photo.colors[box], buffer[box], gap[box], step, distance, most)] = 0
+            distance = _guarded(photo.colors[box], buffer[box], gap[box], step, distance, most)
+        beside[box] = distance
     return Shot(photo, camera, buffer, beside)
 
 
@@ -230,12 +231,13 @@ def behind(near: Floats, gap: Floats, step: NDArray[np.int32]) -> NDArray[np.boo
     return np.asarray(near < near[there] + gap[there] / 2)
 
 
-def _spilt(
+def _guarded(
     colors: Floats, near: Floats, gap: Floats, step: NDArray[np.int32], distance: Floats, most: Floats
-) -> NDArray[np.bool_]:
-    """(H, W) which pixels go on in the colour of something nearer beside them: as its place is a guess, they may show it.
+) -> Floats:
+    """(H, W) the distances to steps, 0 where a pixel may show something nearer, and large where it shows itself for certain.
 
-    What has that colour farther away too shows itself.
+    Where a step is, is a guess. A pixel on its far side that has the colour of what is nearer may show that, except where what is
+    far has that colour farther away too. Any other pixel that goes on in its colour, away from the step, shows itself.
 
     Args:
         colors: (H, W, 3)
@@ -243,23 +245,31 @@ def _spilt(
         gap: (H, W) of `gaps`.
         step: (2, H, W) where the nearest step is.
         distance: (H, W) pixels to it.
-        most: (H, W) pixels, beyond which it does not matter.
+        most: (H, W) pixels, beyond which nothing nearer is shown.
     """
-    found = np.zeros(near.shape, bool)
-    row, column = np.nonzero((distance > 0) & (distance < most) & (near > -np.inf) & behind(near, gap, step))
+    close = (distance > 0) & (distance < np.maximum(most, BESIDE[1])) & (near > -np.inf)
+    row, column = np.nonzero(close)
     here, there = np.array([row, column]), step[:, row, column]
-    towards = (there - here) / distance[row, column]
+    off = distance[row, column]
+    towards = (there - here) / off
     size = np.array(near.shape)[:, None] - 1
-    color, away = colors[row, column], most[row, column] - distance[row, column]
+    color, rest = colors[row, column], np.maximum(most[row, column] - off, 0)
 
     def goes_on(place: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
         y, x = np.clip(np.rint(place), 0, size).astype(np.intp)
         return np.asarray(np.abs(color - colors[y, x]).max(axis=1) < ALIKE)
 
+    spilt = behind(near, gap, step)[row, column] & goes_on(there + towards * ACROSS)
+    sure = (off < BESIDE[1]) & ~spilt & np.all([goes_on(here - towards * away) for away in AWAY], axis=0)
     # Stripes may have one colour before and behind.
-    own = np.any([goes_on(here - towards * (away + beyond)) for beyond in BEYOND], axis=0)
-    found[row, column] = goes_on(there + towards * ACROSS) & ~own
-    return found
+    spilt &= ~np.any([goes_on(here - towards * (rest + beyond)) for beyond in BEYOND], axis=0)
+    guarded = distance.astype(np.float32)
+    guarded[row[sure], column[sure]] = len(near)
+    # The pixels of a step between two sides that show themselves.
+    guarded = ndimage.grey_closing(guarded, 5)
+    spilt &= off < most[row, column]
+    guarded[row[spilt], column[spilt]] = 0
+    return np.asarray(guarded)
 
 
 def box_of(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
