@@ -24,7 +24,8 @@ REACH = 0.5  # of a gap's height, above and below which colours tell the same pa
 EVEN = (5, 3)  # rows and columns of a window in which most pixels decide
 CLEAR = 64  # of 255: less alpha than in any pixel at a rim
 CRUMB = 0.1  # of the largest piece of the nearer part: smaller ones are none of it
-BEYOND = 8  # rows above and below, in which the nearer part goes on as wide
+BESIDE = 2  # rows above and below, in which the nearer part is no wider either: samples lie between rows
+BEYOND = 8  # rows above and below, in which its outline goes on, so that it is inflated as if it did
 
 Rows = NDArray[np.float32]  # (S,)
 
@@ -33,7 +34,7 @@ class Nearer(NamedTuple):
     """The parts that are nearest to the camera of a facing photo, where wider ones stand behind them."""
 
     outline: Outline  # of these parts, at about these heights
-    end: Rows  # (S,) where they end at each row along the photo's axis; NaN where nothing is wider
+    end: Rows  # (S,) where they end at each row along the photo's axis; NaN where nothing is wider behind
 
 
 class _Behind(NamedTuple):
@@ -90,7 +91,9 @@ def _before(facing: Outline, behind: Sequence[_Behind]) -> Nearer:
     own = own[source] & facing.mask & (apart <= BEYOND)[:, None]
     view = facing.view.copy()
     view[~own] = 0
-    return Nearer(facing._replace(view=view, mask=own), np.where(apart > 0, np.float32(np.nan), end))
+    return Nearer(
+        facing._replace(view=view, mask=own), np.where(apart > BESIDE, np.float32(np.nan), end[source])
+    )
 
 
 def _colors(gap: Mask, inner: Mask, bins: NDArray[np.intp]) -> Rows | None:
