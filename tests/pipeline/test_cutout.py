@@ -18,6 +18,7 @@ from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
 from worker.pipeline.holes import close_holes
 from worker.pipeline.hues import add_colored
+from worker.pipeline.light_parts import add_light_parts
 from worker.pipeline.people import shows_face
 from worker.weights import WeightsMissing
 
@@ -470,6 +471,25 @@ def test_a_board_that_the_background_model_leaves_out_belongs_to_the_product_but
     assert found[32:58, 82:118].min() > 0.99
     grey = np.asarray(photo.convert("L").convert("RGB"))
     assert (add_colored(grey, alpha) == alpha).all()  # what is as grey as the ground may be a shadow
+
+
+def test_a_light_part_with_a_sharp_border_belongs_to_the_product_and_no_shadow_or_reflection_does() -> None:
+    photo = Image.new("RGB", (500, 500), (250, 250, 250))
+    shadow = Image.new("L", photo.size)
+    ImageDraw.Draw(shadow).ellipse((90, 240, 330, 350), fill=90)
+    photo.paste("black", mask=shadow.filter(ImageFilter.GaussianBlur(14)))
+    draw = ImageDraw.Draw(photo)
+    body, pump, reflection = (180, 180, 320, 440), (235, 100, 265, 178), (180, 441, 320, 480)
+    draw.rectangle(body, (110, 170, 130))
+    draw.rectangle(pump, (228, 228, 226))
+    draw.rectangle((244, 120, 252, 160), (250, 250, 250))  # a highlight as light as the ground
+    draw.rectangle(reflection, (215, 228, 220))
+    alpha = np.zeros((500, 500), np.float32)
+    alpha[180:441, 180:321] = 1
+    found = add_light_parts(np.asarray(photo), alpha) > 0.5
+    assert found[102:178, 237:264].all()
+    found[98:181, 226:274] = False
+    assert not (found & (alpha == 0)).any()
 
 
 @pytest.mark.parametrize("picture", ["ring-gold.png", "ring-teal.jpg", "mug-print.png", "chair-thin.png"])

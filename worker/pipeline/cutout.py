@@ -16,6 +16,7 @@ from worker.pipeline.backdrop import lost_outline
 from worker.pipeline.background import Alpha, BackgroundModel
 from worker.pipeline.holes import close_holes, open_holes
 from worker.pipeline.hues import add_colored
+from worker.pipeline.light_parts import add_light_parts
 from worker.pipeline.parts import SOLID, count_alike, cut_along, within, without_specks
 from worker.pipeline.people import shows_face
 from worker.pipeline.subject import Box, read_subject
@@ -175,7 +176,7 @@ class Cutter:
         alpha = np.zeros((photo.height, photo.width), np.float32)
         alpha[top:bottom, left:right], agreed = self._alpha(photo.crop((left, top, right, bottom)))
         rgb = np.asarray(photo)
-        opened = open_holes(rgb, close_holes(rgb, add_colored(rgb, alpha)))
+        opened = open_holes(rgb, close_holes(rgb, add_light_parts(rgb, add_colored(rgb, alpha))))
         # The backdrop's colour settles what the model left open, but a guess of two parts is less than one answer.
         draft = _rated(without_fringe(rgb, opened), opened, (unsure(alpha) + unsure(opened)) / 2)
         if not agreed:
