@@ -353,6 +353,15 @@ def test_every_part_that_lowers_the_score_much_is_said() -> None:
     assert not [part.warning for part in rate(GOOD) if part.bad]
 
 
+def test_blur_that_is_not_said_costs_nothing_and_an_unsure_cut_out_always_reaches_review() -> None:
+    assert of(blur=0.6) == 100
+    assert of(certainty=0.0) < REVIEW_SCORE
+    preview: dict[str, Any] = {"preview": True, "outline": Outline(ROUND, 0.0)}
+    assert (
+        of(**preview, certainty=0.25) < REVIEW_SCORE < of(**preview)
+    )  # 0.25 where the photo shows several products
+
+
 def test_blur_is_seen_at_every_strength_and_shading_is_none() -> None:
     seen = [blur(frame(np.asarray(blurred(product(), pixels)))) for pixels in (0.01, 2, 4, 8)]
     assert seen == sorted(seen)
