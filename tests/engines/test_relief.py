@@ -660,6 +660,21 @@ def test_four_legs_seen_from_above_are_four_and_all_reach_the_ground() -> None:
     assert front[380, 256], "a trunk is no far leg"
 
 
+@pytest.mark.parametrize(("high", "top"), [(5, 0.6), (40, 0.76)])
+def test_a_crust_on_a_flat_end_is_no_part_and_a_knob_is_one(high: int, top: float) -> None:
+    """Photos that were not quite level show one side of a flat end higher."""
+
+    def draw_tin(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((106, 102, 406, 460), "teal")
+        draw.rectangle((106, 102 - high, 176, 102), "teal")
+
+    surface = Relief().reconstruct([PosedView(role, view_of(draw_tin)) for role in ("front", "left")], FAST)
+    assert surface.vertices[:, 1].max() == pytest.approx(top, abs=0.01)
+    tin = mesh_of(surface)
+    assert tin.is_watertight
+    assert tin.body_count == 1
+
+
 def test_what_no_photo_shows_has_the_colours_of_its_height() -> None:
     def hat(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((156, 100, 356, 420), "navy")

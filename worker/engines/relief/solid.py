@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.relief.arm import add_arm
+from worker.engines.relief.ends import flatten_ends
 from worker.engines.relief.inflate import DEPTH, continue_outwards, inflate
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.nearer import Nearer, nearer
@@ -176,6 +177,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     add_lost(volume, front[0], z)
     add_lost(volume.transpose(2, 1, 0), side[0], x)
     remove_ghosts(volume)
+    flatten_ends(volume)
     return Solid(np.array([x[0], y[0], z[0]], np.float32), cell, np.ascontiguousarray(volume, np.float32))
 
 
