@@ -5,10 +5,8 @@ from numpy.typing import NDArray
 
 FLAT = 0.5  # of the largest level section, which a flat end has at least
 RAGGED = 0.02  # of the height, by which photos differ: what is left beyond a flat end within it is no part
-
-EDGE = np.array(
-    [[0.02], [0.08]], np.float32
-)  # of the greatest depth, squared, by which the last two sections are narrower
+# Of the greatest depth, squared, by which the last two sections are narrower.
+EDGE = np.array([[0.02], [0.08]], np.float32)
 
 
 def flatten_ends(volume: NDArray[np.float32]) -> None:
