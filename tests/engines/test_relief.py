@@ -577,6 +577,39 @@ def test_only_lettering_is_left_out_of_the_mirror_image() -> None:
     assert (now[print_][:, 0] < 60).all()
 
 
+def test_what_goes_over_the_top_is_known_where_front_and_side_agree_on_it() -> None:
+    """A band from ear to ear: all along the front's upper outline, and narrow from the side."""
+
+    def head(draw: ImageDraw.ImageDraw) -> None:
+        draw.ellipse((116, 96, 396, 416), "navy")
+
+    def along(draw: ImageDraw.ImageDraw) -> None:
+        head(draw)
+        draw.arc((116, 96, 396, 416), 180, 360, "white", width=16)
+
+    def narrow(draw: ImageDraw.ImageDraw) -> None:
+        head(draw)
+        draw.rectangle((236, 96, 276, 250), "white")
+
+    def tops(front: Drawing, left: Drawing) -> tuple[View, Camera] | None:
+        views = [PosedView("front", view_of(front)), PosedView("left", view_of(left))]
+        return Relief().reconstruct(views, FAST).view_from_above
+
+    for drawings, across in (((along, narrow), 0), ((narrow, along), 1)):
+        found = tops(*drawings)
+        assert found
+        view, camera = found
+        assert camera.elevation == 90
+        bright, there = view[..., 0] > 128, view[..., 3] > 0
+        profile = np.where(there, bright, 0).sum(axis=1 - across) / np.maximum(there.sum(axis=1 - across), 1)
+        middle = len(profile) // 2
+        assert profile[middle] == 1, "in the middle, over the whole top"
+        assert not profile[: middle - 20].any()
+        assert not profile[middle + 20 :].any()
+    assert tops(head, head) is None, "plain"
+    assert tops(along, head) is None, "a cap at one side is no band"
+
+
 def test_an_edge_that_leans_a_little_has_no_steps() -> None:
     """The edge passes from pixel to pixel, but the transparency tells where it is between them."""
 

@@ -33,9 +33,11 @@ def checked(points: Floats) -> Floats:
     return np.where(dark, (0.3, 0.4, 0.5), (0.7, 0.6, 0.4)).astype(np.float32)
 
 
-def photo(azimuth: float, color: Callable[[Floats], Floats]) -> tuple[NDArray[np.uint8], Camera]:
+def photo(
+    azimuth: float, color: Callable[[Floats], Floats], elevation: float = 0
+) -> tuple[NDArray[np.uint8], Camera]:
     """The ball as a camera far away sees it from an azimuth."""
-    camera = Camera(side=SIDE, azimuth=azimuth)
+    camera = Camera(side=SIDE, azimuth=azimuth, elevation=elevation)
     x, y = np.meshgrid(*[((np.arange(PIXELS) + 0.5) / PIXELS - 0.5) * SIDE] * 2)
     inside = x * x + y * y <= 1
     z = np.sqrt(np.maximum(1 - x * x - y * y, 0))
@@ -44,8 +46,8 @@ def photo(azimuth: float, color: Callable[[Floats], Floats]) -> tuple[NDArray[np
     return (view * 255).round().astype(np.uint8).reshape(PIXELS, PIXELS, 4), camera
 
 
-def shot(azimuth: float, color: Callable[[Floats], Floats]) -> Shot:
-    view, camera = photo(azimuth, color)
+def shot(azimuth: float, color: Callable[[Floats], Floats], elevation: float = 0) -> Shot:
+    view, camera = photo(azimuth, color, elevation)
     return shoot(Photo(view), camera, POINTS, FACES)
 
 
@@ -395,6 +397,21 @@ def test_a_mirror_image_gets_the_whole_place_that_its_photo_won() -> None:
     shots, inferred = [shot(180, both), shot(90, printed(0, 0))], shot(270, printed(0, 0))
     assert part_printed(shots, 107, 120, -0.35, 0.35) < 0.05
     assert part_printed(shots, 229, 257, -0.42, 0.42, inferred=[inferred]) < 0.03
+
+
+def test_a_picture_from_above_gets_what_photos_saw_at_a_low_angle() -> None:
+    """A narrow band over the top, which photos from the front and from behind show all along their upper outlines."""
+
+    def rim(points: Floats) -> Floats:
+        return np.where(points[:, 1:2] > 0.75, (0.1, 0.4, 0.5), (0.7, 0.6, 0.4))
+
+    def band(points: Floats) -> Floats:
+        return np.where(np.abs(points[:, 2:]) < 0.1, (0.1, 0.4, 0.5), (0.7, 0.6, 0.4))
+
+    shots, top = [shot(angle, rim) for angle in (0, 180)], [shot(0, band, elevation=90)]
+    assert part_printed(shots, 0, 50, 0.77, 0.97) > 0.6
+    assert part_printed(shots, 0, 50, 0.77, 0.97, inferred=top) < 0.05
+    assert part_printed(shots, 84, 96, 0.77, 0.97, inferred=top) > 0.9
 
 
 def test_white_print_on_black_is_shown_whole_or_not_at_all() -> None:

@@ -56,6 +56,8 @@ class Surface:
     mirrored_views: Mapping[Role, View] = field(default_factory=dict)
     """Likely pictures of sides that no photo shows: what the photo of the opposite side shows, in a mirror at x = 0. They are laid where no
     photo saw the surface better, and counted nowhere."""
+    view_from_above: tuple[NDArray[np.uint8], Camera] | None = None
+    """A likely picture of the top, (S, S, 4) sRGB, straight alpha, and its camera. It is laid as mirrored views are."""
     depth_factors: tuple[float, float] = (2 / 3, 3 / 2)
     """The least and the most by which the depth may be stretched to the product's own, if that is known."""
     report: Mapping[str, Any] = field(default_factory=dict)

@@ -27,6 +27,7 @@ SEEN = 0.5  # points of a cell that a photo sees, at least
 CUT = 2.0  # differences in cells, summed up, through which the end of a photo cuts that gets a place: it counts half
 FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
 LIKELY = 0.5  # of a photo's resolution counts in an inferred picture
+UPWARD = 0.7  # sine of the elevation of a camera that looks down from above, at least
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 
 EVERY_WAY = np.ones((3, 3, 3), bool)
@@ -134,7 +135,8 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
     # However large a photo is: of two that are laid side by side, the smaller one is no worse.
     before = [ndimage.gaussian_filter(grid, AGREE, truncate=2.0).ravel() for grid in angles]
     lost: dict[tuple[int, int], NDArray[np.intp]] = {}  # cells that the first one lost to the second one
-    for pair in combinations(range(of.real), 2):
+    likes = [_like(of, n) for n in range(len(of.photos))]
+    for pair in combinations([n for n, like in enumerate(likes) if like is None], 2):
         off = apart(*pair)
         places, count = ndimage.label(_with_neighbours(off > 0), EVERY_WAY)
         if not count:
@@ -143,20 +145,19 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
         place, off = places.ravel()[inside], off.ravel()[inside]
         merits = []
         for n, other in (pair, pair[::-1]):
-            # Where it ends and the other one goes on, a seam would show.
+            # Where it ends and the other one goes on, a seam would show. A picture from above ends where the top does.
             end = _with_neighbours(seen[other] & ~seen[n]).ravel()[inside]
-            cut = np.bincount(place, off * end, count + 1)
+            cut = np.bincount(place, off * end, count + 1) * (n < of.real)
             merits.append(
                 np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1) / (1 + cut / CUT)
             )
         first_won = (merits[0] >= merits[1])[place]
         lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
-    # An inferred picture is the mirror image of another one: it gets and loses what that one does on its side. Where that one
-    # agrees, what was left out of its mirror image is missing. The two sides are not quite alike: what is so of most of a place
-    # is so of all of it, and a little beyond.
-    for n in range(of.real, len(of.photos)):
-        toward = of.photos[n].shot.camera.rotation[2]
-        like = min(range(of.real), key=lambda k: float(of.photos[k].shot.camera.rotation[2] @ toward))
+    # A mirror image gets and loses what its photo does on that one's side. Where that one agrees, what was left out of its mirror
+    # image is missing. The two sides are not quite alike: what is so of most of a place is so of all of it, and a little beyond.
+    for n, like in enumerate(likes):
+        if like is None:
+            continue
         nothing = np.zeros(0, np.intp)
         for k in set(range(of.real)) - {like}:
             won, gone = (cells.mirrored(lost.get(pair, nothing)) for pair in ((k, like), (like, k)))
@@ -173,6 +174,14 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
     for (n, other), at in lost.items():
         fair = at[before[other][at] > FAIR * before[n][at]]
         around[n].ravel()[fair] *= LOSER
+
+
+def _like(of: _Candidates, n: int) -> int | None:
+    """Return the photo whose mirror image an inferred one is; None for real ones, and for one from above."""
+    toward = of.photos[n].shot.camera.rotation[2]
+    if n < of.real or toward[1] > UPWARD:
+        return None
+    return min(range(of.real), key=lambda k: float(of.photos[k].shot.camera.rotation[2] @ toward))
 
 
 def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:

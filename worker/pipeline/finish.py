@@ -274,6 +274,9 @@ def _lay_photos(surface: Surface, shape: _Shape, on: Texels) -> tuple[list[_Laid
         for role, view in surface.mirrored_views.items()
         if OPPOSITE[role] in cameras
     ]
+    if surface.view_from_above:
+        view, camera = surface.view_from_above
+        likely.append(shoot(Photo(view), camera, shape.vertices, shape.faces))
     seen = ([shot.project(points, directions, least) for shot in group] for group in (shots, likely))
     return photos, lay(points, *seen)
 

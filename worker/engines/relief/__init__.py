@@ -15,6 +15,7 @@ from worker.core.errors import JobError
 from worker.core.settings import Device, Precision, TripoSRViews
 from worker.engines.gate import Gate
 from worker.engines.presets import Preset
+from worker.engines.relief.above import above
 from worker.engines.relief.legs import without_far_legs
 from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.outline import halved
@@ -76,16 +77,16 @@ class Relief:
         points = (vertices * np.float32(solid.cell) + solid.origin).astype(np.float32)
         alone = height if len(outlines) == 1 else None
         inferred = [] if alone else mirrored(outlines)
+        likely = [halved(o) for o in inferred]
         return Surface(
             vertices=points,
             faces=faces,
-            color=paint_front(alone)
-            if alone
-            else paint(halves, [halved(o) for o in inferred], solid, points),
+            color=paint_front(alone) if alone else paint(halves, likely, solid, points),
             source_views=[
                 SourceView(role=o.role, view=o.view, camera=o.camera if alone else _in_perspective(o.camera))
                 for o in outlines
             ],
+            view_from_above=above(halves, likely, solid),
             mirrored_views={o.role: o.view for o in inferred},
             depth_factors=(0.01, 100.0) if alone else Surface.depth_factors,  # one photo's depth is made up
             report=report,
