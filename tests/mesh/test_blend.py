@@ -386,17 +386,23 @@ def test_a_mirror_image_loses_the_places_that_its_photo_lost() -> None:
     assert part_printed(shots, 300, 335, -0.35, 0.35, inferred=[inferred]) < 0.05
 
 
-def test_a_mirror_image_gets_the_whole_place_that_its_photo_won() -> None:
-    """The photo from behind shows something at both outlines, and on the mirror image's side it reaches farther."""
+def both_sides(end: float, start: float) -> Callable[[Floats], Floats]:
+    """What a photo from behind shows at both of its outlines, not quite alike."""
+    return lambda points: np.where(
+        inside(points, 105, end, -0.4, 0.4)[:, None], (0.1, 0.4, 0.5), printed(start, 255)(points)
+    )
 
-    def both(points: Floats) -> Floats:
-        return np.where(
-            inside(points, 105, 122, -0.4, 0.4)[:, None], (0.1, 0.4, 0.5), printed(231, 255)(points)
-        )
 
-    shots, inferred = [shot(180, both), shot(90, printed(0, 0))], shot(270, printed(0, 0))
-    assert part_printed(shots, 107, 120, -0.35, 0.35) < 0.05
-    assert part_printed(shots, 229, 257, -0.42, 0.42, inferred=[inferred]) < 0.03
+def test_a_mirror_image_gets_a_little_more_than_its_photo_won() -> None:
+    shots, inferred = [shot(180, both_sides(120, 234)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 118, -0.35, 0.35) < 0.05
+    assert part_printed(shots, 234, 238, -0.35, 0.35, inferred=[inferred]) < 0.1
+
+
+def test_a_mirror_image_gets_nothing_that_a_real_photo_saw_straight() -> None:
+    shots, inferred = [shot(180, both_sides(142, 205)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 140, -0.35, 0.35) < 0.05
+    assert part_printed(shots, 228, 230, -0.35, 0.35, inferred=[inferred]) > 0.4
 
 
 def test_a_picture_from_above_gets_what_photos_saw_at_a_low_angle() -> None:

@@ -28,6 +28,7 @@ CUT = 2.0  # differences in cells, summed up, through which the end of a photo c
 FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
 LIKELY = 0.5  # of a photo's resolution counts in an inferred picture
 UPWARD = 0.7  # sine of the elevation of a camera that looks down from above, at least
+STRAIGHT = 0.65  # mean cosine of what a photo sees straight on rather than from the side
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 
 EVERY_WAY = np.ones((3, 3, 3), bool)
@@ -119,21 +120,21 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
         angles: (X, Y, Z) how well each photo saw its points, however large it is.
         around: (X, Y, Z) scores of each photo, changed in place.
     """
-    seen, colors = [], []
+    seen, colors, straight = [], [], []
     for photo, some, use in zip(of.photos, of.few, of.uses, strict=True):
         at, weight = photo.at[some], use[some]
         total = cells.sums(at, weight)
         shown = photo.color.take(some, axis=0) * weight[:, None]
         colors.append([cells.sums(at, channel) / np.maximum(total, 1e-6) for channel in shown.T])
         seen.append(total > SEEN)
+        straight.append(cells.sums(at, weight * photo.cosine[some]) / np.maximum(total, 1e-6))
 
     def apart(i: int, j: int) -> Floats:
         """(X, Y, Z) the difference between two photos' colours, 0 where they agree or one of them sees nothing."""
         off = np.maximum.reduce([np.abs(a - b) for a, b in zip(colors[i], colors[j], strict=True)])
         return np.where(seen[i] & seen[j] & (off > UNLIKE), off, np.float32(0))
 
-    # However large a photo is: of two that are laid side by side, the smaller one is no worse.
-    before = [ndimage.gaussian_filter(grid, AGREE, truncate=2.0).ravel() for grid in angles]
+    before = [grid.ravel().copy() for grid in around]
     lost: dict[tuple[int, int], NDArray[np.intp]] = {}  # cells that the first one lost to the second one
     likes = [_like(of, n) for n in range(len(of.photos))]
     for pair in combinations([n for n, like in enumerate(likes) if like is None], 2):
@@ -153,24 +154,19 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
             )
         first_won = (merits[0] >= merits[1])[place]
         lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
-    # A mirror image gets and loses what its photo does on that one's side. Where that one agrees, what was left out of its mirror
-    # image is missing. The two sides are not quite alike: what is so of most of a place is so of all of it, and a little beyond.
+    # A mirror image gets and loses what its photo does on that one's side, and a little beyond: the two sides are not quite alike.
+    # Where that one agrees, what was left out of its mirror image is missing. What a real photo saw straight stays its own.
     for n, like in enumerate(likes):
         if like is None:
             continue
         nothing = np.zeros(0, np.intp)
         for k in set(range(of.real)) - {like}:
             won, gone = (cells.mirrored(lost.get(pair, nothing)) for pair in ((k, like), (like, k)))
-            off = apart(k, n)
-            places, count = ndimage.label(_with_neighbours(off > 0), EVERY_WAY)
-            differs, by_won = (
-                np.bincount(places.ravel(), of_cell.ravel(), count + 1)
-                for of_cell in (off, off * _with_neighbours(won))
-            )
-            whole = (by_won > differs / 2)[places]
-            missing = (places > 0) & ~whole
-            lost[k, n] = np.flatnonzero(_with_neighbours(won | whole) & ~missing)
-            lost[n, k] = np.flatnonzero((gone | missing) & ~whole)
+            differs = _with_neighbours(apart(k, n) > 0)
+            beyond = differs & _with_neighbours(_with_neighbours(won))
+            own = differs & (straight[k] > STRAIGHT)
+            lost[k, n] = np.flatnonzero((won | beyond) & ~own)
+            lost[n, k] = np.flatnonzero(gone | (differs & ~(won | beyond)) | own)
     for (n, other), at in lost.items():
         fair = at[before[other][at] > FAIR * before[n][at]]
         around[n].ravel()[fair] *= LOSER
