@@ -36,7 +36,6 @@ BEYOND = (
     25,
     30,
 )  # pixels beyond where something nearer may be shown, where a pixel's own kind is
-OTHER = (1, 3, 5)  # pixels beyond a step, where a pixel's colour may be that of the other side
 AWAY = (3, 6)  # pixels, where what is close to a step goes on
 ALIKE = 0.08  # between colours, below which they are the same thing's; 1 is black to white
 REACH = 30  # pixels of the photo: what is farther from the outline is equally far
@@ -235,11 +234,10 @@ def behind(near: Floats, gap: Floats, step: NDArray[np.int32]) -> NDArray[np.boo
 def _guarded(
     colors: Floats, near: Floats, gap: Floats, step: NDArray[np.int32], distance: Floats, most: Floats
 ) -> Floats:
-    """(H, W) the distances to steps, 0 where a pixel may show something nearer, and large where it shows itself.
+    """(H, W) the distances to steps, 0 where a pixel may show something nearer, and large where it shows itself for certain.
 
     Where a step is, is a guess. A pixel on its far side that has the colour of what is nearer may show that, except where what is
-    far has that colour farther away too. Any other pixel that goes on in its colour, away from the step, shows itself; and so does
-    one on the near side in a colour that the far side does not have.
+    far has that colour farther away too. Any other pixel that goes on in its colour, away from the step, shows itself.
 
     Args:
         colors: (H, W, 3)
@@ -261,20 +259,15 @@ def _guarded(
         y, x = np.clip(np.rint(place), 0, size).astype(np.intp)
         return np.asarray(np.abs(color - colors[y, x]).max(axis=1) < ALIKE)
 
-    far = behind(near, gap, step)[row, column]
-    spilt = far & goes_on(there + towards * ACROSS)
-    alike = np.all([goes_on(here - towards * away) for away in AWAY], axis=0)
-    other = np.any([goes_on(there + towards * beyond) for beyond in OTHER], axis=0)
-    sure = (off < BESIDE[1]) & np.where(far, alike & ~spilt, alike | ~other)
+    spilt = behind(near, gap, step)[row, column] & goes_on(there + towards * ACROSS)
+    sure = (off < BESIDE[1]) & ~spilt & np.all([goes_on(here - towards * away) for away in AWAY], axis=0)
     # Stripes may have one colour before and behind.
     spilt &= ~np.any([goes_on(here - towards * (rest + beyond)) for beyond in BEYOND], axis=0)
-    spilt &= off < most[row, column]
     guarded = distance.astype(np.float32)
     guarded[row[sure], column[sure]] = len(near)
-    # Print that crosses a step between two sides that show themselves, and the step's own pixels.
+    # The pixels of a step between two sides that show themselves.
     guarded = ndimage.grey_closing(guarded, 5)
-    unsure = other & ~sure
-    guarded[row[unsure], column[unsure]] = off[unsure]
+    spilt &= off < most[row, column]
     guarded[row[spilt], column[spilt]] = 0
     return np.asarray(guarded)
 
