@@ -16,7 +16,7 @@ from worker.pipeline.backdrop import lost_outline
 from worker.pipeline.cutout import Cutter, without_fringe
 from worker.pipeline.decode import decode_in_subprocess
 from worker.pipeline.frame import frame
-from worker.pipeline.holes import close_holes
+from worker.pipeline.holes import close_holes, open_holes
 from worker.pipeline.hues import add_colored
 from worker.pipeline.light_parts import add_light_parts
 from worker.pipeline.people import shows_face
@@ -510,6 +510,20 @@ def test_a_label_in_the_color_of_the_ground_is_no_hole(cutter: Cutter) -> None:
     pen.rounded_rectangle((180, 60, 420, 560), 40, fill=(60, 90, 160))
     pen.rectangle((220, 250, 380, 420), fill="white")
     assert (cutter.cut(photo).rgba[260:410, 230:370, 3] > 200).all()
+
+
+def test_a_handle_is_open_on_a_white_ground_and_a_white_label_is_no_hole() -> None:
+    photo, alpha = Image.new("RGB", (500, 500), "white"), Image.new("L", (500, 500))
+    for image, body, opening in ((photo, "#dcdce0", "white"), (alpha, 255, 255)):
+        draw = ImageDraw.Draw(image)
+        draw.rectangle((120, 140, 320, 400), fill=body)
+        draw.ellipse((270, 200, 420, 340), fill=body)
+        draw.ellipse((300, 225, 395, 315), fill=opening)
+        draw.rectangle((120, 140, 320, 400), fill=body)
+        draw.rectangle((170, 200, 270, 330), fill=opening)
+    opened = open_holes(np.asarray(photo), np.asarray(alpha).astype(np.float32) / np.float32(255))
+    assert opened[240:300, 335:380].max() < 0.01
+    assert opened[200:331, 170:271].min() == 1
 
 
 @pytest.mark.parametrize(

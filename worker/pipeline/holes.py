@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
+from skimage.morphology import convex_hull_image
 
 from worker.pipeline.backdrop import fit_backdrop
 from worker.pipeline.background import Alpha
@@ -15,6 +16,9 @@ UNSURE = 0.9  # mean alpha; above it the background model takes the region for t
 STEP = 6.0  # levels that the product differs from the backdrop around a hole; its own shading changes slowly
 BRIGHTER = 12.0  # levels, in one channel
 RIM = 4  # pixels, of the product's outline and of a hole's
+ARM = 0.15  # of the square root of the product's area; the arm of a handle is thinner
+BODY = 0.6  # part of the product that is left without such arms
+BESIDE = 0.5  # part of a handle's opening that may lie between parts of the body; a label lies there whole
 WHITE = 252.0  # levels; a white label on a white ground looks like a hole
 
 
@@ -22,7 +26,7 @@ def open_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> Alpha:
     """Make each part of the product transparent that has the colour which a plain backdrop has behind it.
 
     Where the background model is sure of the product, as it is of many handles, that part must also be enclosed, have a
-    sharp border, and not be white.
+    sharp border, and not be white but in a handle.
 
     Args:
         rgb: (H, W, 3) sRGB, the photo.
@@ -98,7 +102,28 @@ def _find_holes(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.bool_]:
             distance = ndimage.distance_transform_edt(~whole)
             ring = (distance > 3.5) & (distance <= 5)
             edge = float(np.percentile(np.where(alpha[box] < 0.1, 0, off[box])[ring], 10))
-            if edge < max(STEP, 3 * backdrop.noise) or colors[box][region].min(axis=-1).mean() > WHITE:
+            if edge < max(STEP, 3 * backdrop.noise):
+                continue
+            white = colors[box][region].min(axis=-1).mean() > WHITE
+            if white and not _is_in_handle(solid, np.argwhere(region) + [side.start for side in box]):
                 continue
         holes[box] |= region
     return holes
+
+
+def _is_in_handle(solid: NDArray[np.bool_], pixels: NDArray[np.intp]) -> bool:
+    """True if a region lies beside the product's body, with only a thin arm around it. A label lies within the body.
+
+    Args:
+        solid: the product, (H, W).
+        pixels: (N, 2), the row and the column of each pixel of the region in it.
+    """
+    product = np.pad(solid, 1)
+    product[tuple((pixels + 1).T)] = False
+    radius = ARM * np.sqrt(product.sum()) / 2
+    inside = ndimage.distance_transform_edt(product) > radius
+    body = ndimage.distance_transform_edt(~inside) <= radius
+    if body.sum() < BODY * product.sum():
+        return False
+    hull = convex_hull_image(body)  # type: ignore[no-untyped-call]  # has no types
+    return bool(hull[tuple((pixels + 1).T)].mean() < BESIDE)
