@@ -228,6 +228,13 @@ def test_extreme_silhouettes_still_become_closed_surfaces(box: tuple[int, int, i
     assert np.isfinite(surface.color(surface.vertices)).all()
 
 
+@pytest.mark.parametrize("width", [1, 3, 6, 8])
+def test_a_needle_in_photos_from_the_front_and_from_the_side_becomes_a_closed_surface(width: int) -> None:
+    needle = view_of(lambda draw: draw.rectangle((254, 40, 253 + width, 470), "silver"))
+    surface = Relief().reconstruct([PosedView("front", needle), PosedView("left", needle)], FAST)
+    assert mesh_of(surface).is_watertight
+
+
 def test_crumbs_of_the_cut_out_are_left_away() -> None:
     def crumbs(draw: ImageDraw.ImageDraw) -> None:
         ring(draw)

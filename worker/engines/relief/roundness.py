@@ -62,6 +62,8 @@ def _rise(mask: Mask) -> float:
         return np.nan
     across = (columns - columns.mean()) / half
     inner = np.abs(across) < INNER
+    if inner.sum() < 3:  # through fewer points there are many arcs
+        return np.nan
     return float(np.polyfit(across[inner], first[columns[inner]], 2)[0]) / half
 
 
