@@ -165,10 +165,11 @@ def _fading(middles: Mask, soft: Mask, others: Mask) -> Mask:
 
 def _has_color(rgb: Rgb, colors: Sequence[Color]) -> Mask:
     """Return where the photo has one of the colours."""
-    found = np.zeros(rgb.shape[:2], bool)
-    for color in np.unique(np.round(colors), axis=0):
-        found |= np.abs(rgb - color).max(axis=2) < SAME
-    return found
+    # By a table of all colours: there may be hundreds of shadows.
+    near = np.zeros((256, 256, 256), bool)
+    for color in np.unique(np.round(colors), axis=0).astype(int):
+        near[tuple(slice(max(0, level - int(SAME) + 1), level + int(SAME)) for level in color)] = True
+    return near[rgb[..., 0], rgb[..., 1], rgb[..., 2]]
 
 
 def _unfaded(rgba: Rgba) -> tuple[Rgb, Alpha, float]:
