@@ -235,6 +235,19 @@ def test_a_needle_in_photos_from_the_front_and_from_the_side_becomes_a_closed_su
     assert mesh_of(surface).is_watertight
 
 
+def test_a_wire_that_is_widened_to_the_border_of_its_picture_becomes_a_closed_surface() -> None:
+    def bow(draw: ImageDraw.ImageDraw) -> None:
+        draw.line((39, 38, 39, 472, 472, 472, 472, 38), "red", width=3)
+
+    def board(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((38, 251, 473, 260), "red")
+
+    # A board that lies makes the grid coarse where it is taken for the back of something upright.
+    drawings: dict[Role, Drawing] = {"front": bow, "left": bow, "back": board}
+    views = [PosedView(role, view_of(drawing)) for role, drawing in drawings.items()]
+    assert mesh_of(Relief().reconstruct(views, FAST)).is_watertight
+
+
 def test_crumbs_of_the_cut_out_are_left_away() -> None:
     def crumbs(draw: ImageDraw.ImageDraw) -> None:
         ring(draw)

@@ -212,8 +212,9 @@ def _bridges(once: Rows, several: Rows, width: NDArray[np.float32]) -> Rows:
     """
     bands, _ = ndimage.label(once)
     bridges = np.zeros(len(once), bool)
+    several = np.pad(several, 1)  # a thin part that was widened much may reach the picture's border
     for (rows,) in ndimage.find_objects(bands):
-        between = several[rows.start - 1] and several[rows.stop]  # no outline reaches the picture's border
+        between = several[rows.start] and several[rows.stop + 1]
         bridges[rows] = between and rows.stop - rows.start < np.median(width[rows]) / 2
     return bridges
 
