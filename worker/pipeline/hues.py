@@ -2,11 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from worker.pipeline.backdrop import fit_backdrop
 from worker.pipeline.background import Alpha
+from worker.pipeline.parts import with_parts
 
 SIDE = 1024  # pixels of the longer side, at which parts are searched
 BUSY = 6.0  # levels; a ground that differs more from a smooth surface says nothing of what stands on it
@@ -27,12 +27,7 @@ def add_colored(rgb: NDArray[np.uint8], alpha: Alpha) -> Alpha:
     """
     step = -(-max(alpha.shape) // SIDE)
     found = _find(rgb[::step, ::step], alpha[::step, ::step])
-    if not found.any():
-        return alpha
-    height, width = alpha.shape
-    soft = ndimage.gaussian_filter(found.astype(np.float32), 0.7)
-    sure = np.asarray(Image.fromarray(soft).resize((width, height), Image.Resampling.BILINEAR))
-    return np.asarray(np.maximum(alpha, sure), np.float32)
+    return with_parts(alpha, found) if found.any() else alpha
 
 
 def _find(rgb: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.bool_]:

@@ -2,11 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from worker.pipeline.backdrop import PLAIN, fit_backdrop
 from worker.pipeline.background import Alpha
+from worker.pipeline.parts import with_parts
 
 Mask = NDArray[np.bool_]  # (H, W)
 
@@ -33,12 +33,7 @@ def add_light_parts(rgb: NDArray[np.uint8], alpha: Alpha) -> Alpha:
     """
     step = -(-max(alpha.shape) // SIDE)
     parts = _find_parts(rgb[::step, ::step], alpha[::step, ::step] > 0.5)
-    if not parts.any():
-        return alpha
-    height, width = alpha.shape
-    soft = Image.fromarray(ndimage.gaussian_filter(parts.astype(np.float32), 0.7))
-    sure = np.asarray(soft.resize((width, height), Image.Resampling.BILINEAR))
-    return np.asarray(np.maximum(alpha, sure), np.float32)
+    return with_parts(alpha, parts) if parts.any() else alpha
 
 
 def _find_parts(rgb: NDArray[np.uint8], solid: Mask) -> Mask:

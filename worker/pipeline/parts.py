@@ -1,9 +1,10 @@
-"""The separate parts of a cut-out: specks, products side by side, and the part that is meant."""
+"""The separate parts of a cut-out: specks, products side by side, the part that is meant, and parts that were left out."""
 
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from worker.core.errors import JobError
@@ -100,3 +101,11 @@ def _like_parts(mask: Mask) -> list[tuple[int, int]]:
         for area, (_, columns) in zip(areas, ndimage.find_objects(labels), strict=True)
         if area >= ALIKE_SHARE * areas.max()
     ]
+
+
+def with_parts(alpha: Alpha, parts: NDArray[np.bool_]) -> Alpha:
+    """Return the (H, W) alpha made opaque in the (h, w) parts, which were found at a lower resolution."""
+    height, width = alpha.shape
+    soft = Image.fromarray(ndimage.gaussian_filter(parts.astype(np.float32), 0.7))
+    sure = np.asarray(soft.resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(np.maximum(alpha, sure), np.float32)
