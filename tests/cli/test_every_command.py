@@ -596,8 +596,9 @@ def test_a_closed_pipe_ends_a_process_in_silence(place: Place) -> None:
         assert (found.returncode, found.stderr) == (141, ""), arguments
 
 
-def test_a_full_disk_behind_stdout(place: Place) -> None:
-    del place
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_behind_stdout(place: Place, buffered: bool) -> None:
+    place.set("PYTHONUNBUFFERED", "" if buffered else "1")
     with Path("/dev/full").open("w") as full:
         found = subprocess.run(
             [sys.executable, "-m", "worker", "status", "--json"],

@@ -62,6 +62,7 @@ def _outcome(error: BaseException) -> tuple[str, int]:
         case DBAPIError():
             outcome = _database(error)
         case OSError():
+            _drop_output()
             where = f": {error.filename}" if error.filename else ""
             outcome = f"{error.strerror or error}{where}", os.EX_IOERR
         case _:
@@ -119,7 +120,7 @@ def _defect(error: BaseException) -> str:
 
 
 def _drop_output() -> None:
-    """Send what is still buffered for a closed pipe nowhere, or Python complains of it while it shuts down."""
+    """Send what is still buffered for a closed pipe or a full disk nowhere, or Python complains of it while it shuts down."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
