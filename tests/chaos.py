@@ -267,7 +267,8 @@ class World:
     def processes(self) -> set[int]:
         """All that live and were started by a daemon of this world, the daemons included."""
         mark = f"PYTHON_ROGUE={self.orders}".encode()
-        found = set()
+        # A daemon hides its environment from its own user.
+        found = {daemon.process.pid for daemon in self.all_daemons if daemon.process.poll() is None}
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 stopped = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"

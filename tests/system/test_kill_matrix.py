@@ -138,8 +138,11 @@ class Fleet:
 
     def processes(self) -> set[int]:
         """All that live and were started by this fleet, directly or not."""
+        # A daemon hides its environment from its own user.
+        daemons = {daemon.process.pid for daemon in self.daemons}
         mark = f"PYTHON_ROGUE={self.orders}".encode()
-        return {pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0") and _state(pid) != "Z"}
+        marked = {pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0")}
+        return {pid for pid in daemons | marked if _state(pid) not in {"", "Z"}}
 
     def starves(self) -> bool:
         """True if one of them has no memory just now."""
