@@ -3,7 +3,7 @@
 trimesh finds the connected parts and the edges of holes: for the fitted test scene, 183,000 faces, in 8 and 23 ms of CPU
 time, where numpy's `isin` took 220 ms for the edges. The rest is ours, for these reasons:
 
-- `is_watertight` takes 13 ms; `trimesh.graph.is_watertight` takes 43 ms.
+- `is_watertight` takes half as long as `trimesh.graph.is_watertight`.
 - `drop_floaters` takes 57 ms for the extent, area and volume of all parts together; `Trimesh.split`, which makes a mesh of
   each part first, takes 214 ms, and four times as long as ours for noise of thousands of parts.
 - `fill_holes` closes a hole of any size; trimesh's closes those of three or four edges.
@@ -128,10 +128,14 @@ def is_watertight(faces: Faces) -> bool:
     """True if every edge joins exactly two faces that agree which side is outside."""
     if not len(faces):
         return False
-    edges = _edges(faces)
+    start, end = _edges(faces).T
     size = int(faces.max()) + 1
-    there = np.sort(edges[:, 0] * size + edges[:, 1])
-    back = np.sort(edges[:, 1] * size + edges[:, 0])
+    up, down = start < end, start > end
+    there, back = start[up] * size + end[up], end[down] * size + start[down]
+    if len(there) != len(back):
+        return False
+    there.sort()
+    back.sort()
     return bool((there[1:] != there[:-1]).all() and (there == back).all())
 
 

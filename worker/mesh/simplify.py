@@ -36,12 +36,14 @@ def simplify(vertices: Vertices, faces: Faces, triangles: int) -> tuple[Vertices
     if len(faces) <= triangles:
         return vertices, faces
     result = _collapse(vertices, faces, triangles)
-    if _closed(*result) or not is_watertight(faces):
+    if _closed(*result):
         return result
     apart = _take_apart(_solid(*result))
     # A crumb stays where it is, as near as it was.
     if _fits(apart, triangles) and count_kept(*apart) == count_kept(vertices, faces):
         return apart
+    if not is_watertight(faces):
+        return result
     safe = _collapse_safely(vertices, faces, triangles)
     return next((other for other in (safe, apart) if _fits(other, triangles)), result)
 
