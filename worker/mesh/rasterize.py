@@ -71,14 +71,27 @@ def nearest(corners: Floats, near: Floats, width: int, height: int) -> Nearest:
         height: of the image, pixels.
     """
     found = Nearest(np.full(width * height, -1, np.int64), np.full(width * height, -np.inf, np.float32))
-    depth = planes(corners, near[..., None])
-    for spans in _batches(_spans(corners, width, height)):
-        offsets = _offsets(spans)
-        here, pixel = _along(depth, spans, offsets, 0), _pixels(spans, offsets, width)
+    for spans, pixel, here in _depths(corners, near, width, height):
         np.maximum.at(found.near, pixel, here)
         wins = here == found.near[pixel]
         found.face[pixel[wins]] = np.repeat(spans.face, spans.length)[wins]
     return found
+
+
+def depth_map(corners: Floats, near: Floats, width: int, height: int) -> Floats:
+    """(height * width,) the nearness alone, as `nearest` finds it."""
+    found = np.full(width * height, -np.inf, np.float32)
+    for _, pixel, here in _depths(corners, near, width, height):
+        np.maximum.at(found, pixel, here)
+    return found
+
+
+def _depths(corners: Floats, near: Floats, width: int, height: int) -> Iterator[tuple[_Spans, Index, Floats]]:
+    """Yield spans, their (K,) pixels, and how near their faces are at each."""
+    depth = planes(corners, near[..., None])
+    for spans in _batches(_spans(corners, width, height)):
+        offsets = _offsets(spans)
+        yield spans, _pixels(spans, offsets, width), _along(depth, spans, offsets, 0)
 
 
 def signed_area(corners: Floats) -> Floats:

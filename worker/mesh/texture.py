@@ -31,7 +31,10 @@ class Texels(NamedTuple):
 
     def on(self, values: NDArray[np.float32], faces: NDArray[np.int32]) -> NDArray[np.float32]:
         """Interpolate: (V, C) values at the vertices and (F, 3) faces → (K, C) values at the texels."""
-        return np.asarray(np.einsum("ki,kij->kj", self.weight, values[faces[self.face]]), np.float32)
+        corners = values.take(faces, axis=0).reshape(len(faces), -1).take(self.face, axis=0)
+        return np.asarray(
+            np.einsum("ki,kij->kj", self.weight, corners.reshape(len(self.face), 3, -1)), np.float32
+        )
 
     def only(self, some: NDArray[np.bool_]) -> "Texels":
         """Return those of the texels where (K,) is true."""
