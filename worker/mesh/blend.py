@@ -107,7 +107,7 @@ class _Layer(NamedTuple):
 def _laid(photo: Projection, share: Floats) -> _Layer:
     """Return what the photo gives where it has a share."""
     some = np.flatnonzero(share[photo.at] > 0)
-    return _Layer(photo.at[some], photo.color.take(some, axis=0))
+    return _Layer(photo.at[some], photo.colors(some))
 
 
 def _harmonized(laid: Layers, color: Color) -> Color:

@@ -40,6 +40,7 @@ class _Candidates(NamedTuple):
     photos: Sequence[Projection]
     uses: Sequence[Floats]  # (N,) of each photo's points: how far it can be used there, 0..1
     few: Sequence[NDArray[np.intp]]  # (M,) of each photo: which of its N points are compared
+    colors: Sequence[Floats]  # (M, 3) of each photo, of these
     real: int  # how many of the photos, the first ones, are not inferred
 
     def sure(self, n: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
@@ -65,7 +66,8 @@ def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], r
     count = len(cells.points)
     finest = max(float(photo.resolution.max(initial=0)) for photo in photos) or 1.0
     few = [cells.few(photo.at) for photo in photos]
-    of = _Candidates(photos, uses, few, real)
+    colors = [photo.colors(some) for photo, some in zip(photos, few, strict=True)]
+    of = _Candidates(photos, uses, few, colors, real)
     plain, steady = _without_highlights(of, count), _steady(of, count)
     angles, around = [], []
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
@@ -104,7 +106,8 @@ def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], r
         reliable[at] += share[mixed] * use[mixed]
         shares[n, photo.at] = share
     mixed = np.flatnonzero(reliable)
-    shares[:, mixed] *= reliable[mixed] / shares[:, mixed].sum(axis=0) ** 2
+    seams = shares.take(mixed, axis=1)
+    shares[:, mixed] = seams * (reliable[mixed] / seams.sum(axis=0) ** 2)
     return shares
 
 
@@ -121,10 +124,10 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
         around: (X, Y, Z) scores of each photo, changed in place.
     """
     seen, colors, straight = [], [], []
-    for photo, some, use in zip(of.photos, of.few, of.uses, strict=True):
+    for photo, some, color, use in zip(of.photos, of.few, of.colors, of.uses, strict=True):
         at, weight = photo.at[some], use[some]
         total = cells.sums(at, weight)
-        shown = photo.color.take(some, axis=0) * weight[:, None]
+        shown = color * weight[:, None]
         colors.append([cells.sums(at, channel) / np.maximum(total, 1e-6) for channel in shown.T])
         seen.append(total > SEEN)
         straight.append(cells.sums(at, weight * photo.cosine[some]) / np.maximum(total, 1e-6))
@@ -194,9 +197,7 @@ def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _without_highlights(of: _Candidates, count: int) -> list[Floats]:
     """(M,) for the few points of each photo: of `count` points, less than 1 where it is white and a real one that saw the same is not."""
     dullest = np.ones(count, np.float32)
-    bright = [
-        np.minimum.reduce([*photo.color[some].T]) for photo, some in zip(of.photos, of.few, strict=True)
-    ]
+    bright = [np.minimum.reduce([*color.T]) for color in of.colors]
     for n in range(of.real):
         at, sure = of.sure(n)
         dullest[at] = np.minimum(dullest[at], bright[n][sure])

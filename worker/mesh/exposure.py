@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from worker.mesh.project import Floats, Shot
+from worker.mesh.project import Floats, Shot, sample
 
 LEAST_COSINE = 0.1  # points that a camera saw at a lower angle are not compared
 SURE = 0.35  # clear · cosine: two photos are compared where both have more
@@ -74,8 +74,9 @@ class _Said(NamedTuple):
 
 def observe(shot: Shot, points: Floats, normals: Floats) -> Observed:
     """Read a photo's colours at (P, 3) points of the mesh with (P, 3) normals."""
-    seen = shot.project(points, normals, LEAST_COSINE, blurred=True)
-    return Observed(seen.at, seen.color, shot.contrast(points[seen.at]), seen.clear * seen.cosine)
+    seen = shot.project(points, normals, LEAST_COSINE)
+    color = sample(shot.photo.blurred, seen.flat)
+    return Observed(seen.at, color, shot.contrast(points[seen.at]), seen.clear * seen.cosine)
 
 
 def match(photos: Sequence[Observed], points: Floats) -> dict[int, Floats | None]:

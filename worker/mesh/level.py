@@ -37,17 +37,18 @@ def level(
     offsets = np.zeros((len(photos), 3, *cells.shape), np.float32)
     place = np.full(count, -1)
     few = [cells.few(photo.at) for photo in photos]
+    colors = [photo.colors(some) for photo, some in zip(photos, few, strict=True)]
     for i, first in enumerate(photos):
         place[every] = -1
-        place[first.at[few[i]]] = few[i]
+        place[first.at[few[i]]] = np.arange(len(few[i]))
         for j in range(i + 1, len(photos)):
             second = photos[j]
-            there = few[j][place[second.at[few[j]]] >= 0]
-            at = second.at[there]
+            there = np.flatnonzero(place[second.at[few[j]]] >= 0)
+            at = second.at[few[j][there]]
             here = place[at]
-            off = second.color[there] - first.color[here]
+            off = colors[j].take(there, axis=0) - colors[i].take(here, axis=0)
             # What differs by more than light does is something else: it moves less, and counts in full.
-            weight = uses[i][here] * uses[j][there]
+            weight = uses[i][few[i][here]] * uses[j][few[j][there]]
             like = weight / (1 + ((off**2).max(axis=1) / np.float32(MOST**2)) ** 2)
             off *= like[:, None]
             both = broad(cells.sums(at, np.maximum(like, LEAST_LIKE * weight))) + least
