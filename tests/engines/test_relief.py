@@ -19,14 +19,14 @@ from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
 from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.nearer import Nearer, nearer
-from worker.engines.relief.outline import even_part, halved
+from worker.engines.relief.outline import Measured, even_part, halved
 from worker.engines.relief.paint import paint
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
 from worker.engines.relief.share import Share
 from worker.engines.relief.solid import Solid, add_lost, between_pixels, inflated
 from worker.engines.surface import PosedView, Role, Surface, View
-from worker.engines.views import Outline, align
+from worker.engines.views import align
 from worker.mesh.camera import Camera
 from worker.mesh.isosurface import isosurface
 from worker.mesh.project import depth_buffer
@@ -72,6 +72,10 @@ def view_of(drawing: Drawing) -> View:
     image = Image.new("RGBA", (512, 512), 0)
     drawing(ImageDraw.Draw(image))
     return np.asarray(image)
+
+
+def measured(views: list[PosedView]) -> list[Measured]:
+    return [Measured(*outline) for outline in align(views)]
 
 
 @functools.cache
@@ -652,8 +656,7 @@ def test_an_edge_between_pixels_takes_nothing_from_a_thin_part() -> None:
         draw.rectangle((100, 60, 400, 200), "brown")
         draw.rectangle((240, 200, 250, 460), "black")
 
-    (outline,) = align([PosedView("front", view_of(board))])
-    (height,) = inflated([outline], 0.0)
+    (height,) = inflated(measured([PosedView("front", view_of(board))]), 0.0)
     moved = between_pixels(height).squared - height.squared
     inside = height.mask & (ndimage.distance_transform_edt(height.mask) < 2)
     top, leg = (inside & rows[:, None] for rows in (np.arange(512) < 180, np.arange(512) > 230))
@@ -788,7 +791,7 @@ def test_what_stands_behind_something_nearer_does_not_take_its_colour() -> None:
         draw.rectangle((230, 213, 315, 299), "red")
 
     view = view_of(wall_and_box)
-    color = paint([Outline("front", view, view[..., 3] > 0, Camera(side=2.0))], [], solid, points)
+    color = paint([Measured("front", view, view[..., 3] > 0, Camera(side=2.0))], [], solid, points)
     x = np.linspace(0.19, 0.22, 4)  # beside the box of the solid, where the photo shows its own
     beside = np.stack([x, np.zeros(4), np.full(4, -0.118)], axis=1).astype(np.float32)
     assert color(beside)[:, 1].min() > 0.5, "silver and not red"
@@ -837,7 +840,7 @@ def test_a_product_as_wide_as_deep_is_round_and_one_of_straight_lines_is_a_box()
 def test_sides_that_look_alike_are_those_of_a_box_unless_the_ends_or_the_light_are_round(
     side: View, box: float
 ) -> None:
-    assert section_of(align([PosedView("front", side), PosedView("left", side)])).box == box
+    assert section_of(measured([PosedView("front", side), PosedView("left", side)])).box == box
 
 
 def test_what_two_photos_both_show_tells_a_flat_bottle_from_a_box_and_a_carton_from_a_can() -> None:
@@ -863,7 +866,7 @@ def test_what_two_photos_both_show_tells_a_flat_bottle_from_a_box_and_a_carton_f
     can = can_of(rise=12, color="gold"), can_of(rise=12, color="gold")
     boxes = []
     for front, left in (oval, printed_box, cartons, can):
-        boxes.append(section_of(align([PosedView("front", front), PosedView("left", left)])).box)
+        boxes.append(section_of(measured([PosedView("front", front), PosedView("left", left)])).box)
     assert boxes == [0, 1, 1, 0]
 
 
@@ -908,7 +911,7 @@ def test_a_rim_that_one_photo_shows_higher_leaves_no_corners_and_no_ridge() -> N
 
         return view_of(draw_lamp)
 
-    seats = align([PosedView("front", stool(136)), PosedView("left", stool(116))])
+    seats = measured([PosedView("front", stool(136)), PosedView("left", stool(116))])
     assert section_of(seats).exponents[-17:].min() > 0.9
     lamps = [PosedView("front", lamp(415)), PosedView("left", lamp(430))]
     foot = Relief().reconstruct(lamps, FAST).vertices

@@ -18,7 +18,7 @@ from worker.engines.presets import Preset
 from worker.engines.relief.above import above
 from worker.engines.relief.legs import without_far_legs
 from worker.engines.relief.mirror import mirrored
-from worker.engines.relief.outline import halved
+from worker.engines.relief.outline import Measured, halved
 from worker.engines.relief.paint import paint, paint_front
 from worker.engines.relief.section import section_of
 from worker.engines.relief.solid import pillow, sided
@@ -69,7 +69,7 @@ class Relief:
                 }
             }
         else:
-            solid, height = pillow(outlines[0], preset.grid)
+            solid, height = pillow(Measured(*outlines[0]), preset.grid)
             report = {}
         vertices, faces = isosurface(solid.volume)
         if not len(faces):

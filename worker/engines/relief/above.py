@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.engines.relief.outline import FloatMap, grow, inner_distance
+from worker.engines.relief.outline import FloatMap, Measured
 from worker.engines.relief.solid import Solid
 from worker.engines.surface import View
-from worker.engines.views import Outline
 from worker.mesh.camera import Camera
 
 SIZE = 256  # pixels of the picture's side
@@ -29,7 +28,7 @@ class _Rim(NamedTuple):
 
 
 def above(
-    outlines: Sequence[Outline], inferred: Sequence[Outline], solid: Solid
+    outlines: Sequence[Measured], inferred: Sequence[Measured], solid: Solid
 ) -> tuple[View, Camera] | None:
     """Return a picture of the product's top from above, and its camera, if the photos tell what goes over it.
 
@@ -75,10 +74,9 @@ def above(
     return view, Camera(center=(x0, y0, z0), side=side, elevation=90.0)
 
 
-def _rim(outline: Outline) -> _Rim:
+def _rim(outline: Measured) -> _Rim:
     """Return the top of an outline."""
-    mask = outline.mask
-    color = grow(outline.view, mask, inner_distance(mask))
+    mask, color = outline.mask, outline.colors
     column = np.flatnonzero(mask.any(axis=0))
     first = mask[:, column].argmax(axis=0)
     rows = np.flatnonzero(mask.any(axis=1))

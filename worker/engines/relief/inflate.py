@@ -17,7 +17,7 @@ FLAT = 0.85  # of the width a little below the top, at the top: more is a flat t
 SWEEPS = 6  # at the full resolution; twice as many at each coarser one
 
 
-def inflate(masks: Sequence[Mask], caps: Sequence[float]) -> list[FloatMap]:
+def inflate(masks: Sequence[Mask], inner: Sequence[FloatMap], caps: Sequence[float]) -> list[FloatMap]:
     """Return the squares of half the depth in pixels². Outside they are negative, with the slope that they have at the rim.
 
     A product stands on a flat base, which is no rim with depth 0: there the inflated mask continues as its mirror image, and
@@ -25,6 +25,7 @@ def inflate(masks: Sequence[Mask], caps: Sequence[float]) -> list[FloatMap]:
 
     Args:
         masks: (S, S), true where the product is.
+        inner: (S, S) of `inner_distance`.
         caps: half of the greatest depth of each, in pixels.
     """
     boxes = [box_of(mask, 0) for mask in masks]
@@ -37,13 +38,13 @@ def inflate(masks: Sequence[Mask], caps: Sequence[float]) -> list[FloatMap]:
         pillow = doubled(doubled(pillows[len(masks) + n], 0), 1)[: len(mirrored), : mirrored.shape[1]]
         height = ROUND * _balls(radius)[inside] + (1 - ROUND) * pillow[inside]
         # The mirror image widens what it continues. It must not be deeper than it was.
-        before = ROUND * inner_distance(alone[n]).max() ** 2 + (1 - ROUND) * pillows[n].max()
+        before = ROUND * inner[n].max() ** 2 + (1 - ROUND) * pillows[n].max()
         after = ROUND * radius.max() ** 2 + (1 - ROUND) * pillow.max()
         height *= np.float32(before / after)
         height /= np.sqrt(1 + (height / cap**2) ** 2)
         whole = np.zeros(mask.shape, np.float32)
         whole[box] = np.where(mask[box], height, 0)
-        inflated.append(continue_outwards(whole, mask, inner_distance(mask)))
+        inflated.append(continue_outwards(whole, mask, inner[n]))
     return inflated
 
 

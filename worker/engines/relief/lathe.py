@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.outline import FloatMap, body
+from worker.engines.relief.outline import FloatMap, body, inner_distance
 from worker.engines.views import Mask
 
 # All must be reached. The margins are thin: a figure has 0.95 of the first and of the second.
@@ -21,7 +21,7 @@ def turned(mask: Mask) -> FloatMap | None:
     Args:
         mask: (S, S), true where the product is.
     """
-    main = body(mask)
+    main = body(mask, inner_distance(mask))
     axis, symmetry = _axis(main)
     if main.sum() < BODY * mask.sum() or symmetry < SYMMETRY:
         return None

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from worker.engines.views import Mask, Outline
+from worker.engines.relief.outline import Measured
+from worker.engines.views import Mask
 
 LEGS = 0.5  # of the greatest width: legs are together narrower than that
 GAP = 0.02  # of the height, by which the far legs end above the near ones at least
@@ -30,7 +31,7 @@ class _Leg:
         return self.foot - self.top
 
 
-def without_far_legs(outlines: Sequence[Outline]) -> list[Outline]:
+def without_far_legs(outlines: Sequence[Measured]) -> list[Measured]:
     """Return the outlines without the far legs, which stand behind the near ones: all legs are where the near ones are.
 
     Each outline is taken for one in parallel light from the side. So the legs of the front's photo and those of the side's would
@@ -46,7 +47,7 @@ def without_far_legs(outlines: Sequence[Outline]) -> list[Outline]:
     return [_without(outline, of) for outline, of in zip(outlines, far, strict=True)]
 
 
-def _without(outline: Outline, part: Mask) -> Outline:
+def _without(outline: Measured, part: Mask) -> Measured:
     view = outline.view.copy()
     view[part, 3] = 0
     return outline._replace(view=view, mask=outline.mask & ~part)

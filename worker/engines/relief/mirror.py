@@ -12,8 +12,8 @@ from worker.engines.relief.outline import FloatMap, grow, inner_distance
 from worker.engines.views import OPPOSITE, Outline
 from worker.mesh.project import box_of
 
-SOFT = 2.0  # pixels, over which colours are averaged that are compared in a mirror
-THIN = 5.0  # pixels; parts about as thin need no like on the other side
+SOFT = 1.0  # pixels at half of the resolution, over which colours are averaged that are compared in a mirror
+THIN = 2.5  # pixels at half of the resolution; parts about as thin need no like on the other side
 FINE = 9  # pixels of a square, whose median a mirrored photo shows: print is left out, and edges stay sharp
 LETTERS = 19  # the same, at half of the resolution, where a product is plain but for lettering
 PLAIN = (
@@ -74,11 +74,14 @@ def _without_lettering(picture: FloatMap, color: FloatMap) -> FloatMap:
     )
     own = np.where(known, plain, np.float32(np.inf))
     for _ in range(LETTERS // 2):
+        before = known
         for axis, step in product((1, 2), (1, -1)):
             beside = np.roll(own, step, axis)
             more = ~known & (_far(beside, color) < PLAIN[0])
             own[:, more] = beside[:, more]
-            known |= more
+            known = known | more
+        if (known == before).all():
+            break
     if not known.any():
         return picture
     # Between two broad parts are colours between theirs.
@@ -116,8 +119,9 @@ def _third_color(color: FloatMap) -> FloatMap:
 
 def _is_symmetric(front: Outline) -> bool:
     """Return true if the front looks about the same in a mirror. Thin parts do not count, and the photo may be tilted."""
-    box = box_of(front.mask, round(3 * THIN))
-    view, mask = front.view[box][..., :3], front.mask[box]
+    box = box_of(front.mask, round(6 * THIN))
+    # Half of the resolution will do.
+    view, mask = front.view[box][::2, ::2, :3], front.mask[box][::2, ::2]
     mask = ndimage.gaussian_filter(mask.astype(np.float32), THIN) > 0.5
     width = mask.sum(axis=1)
     rows, columns = np.flatnonzero(width), np.arange(mask.shape[1])

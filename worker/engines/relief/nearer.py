@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.outline import FloatMap
+from worker.engines.relief.outline import FloatMap, Measured
 from worker.engines.surface import Role
-from worker.engines.views import Mask, Outline
+from worker.engines.views import Mask
 
 GAP = 0.002  # of the picture's area, which a gap fills at least
 LEAST = 60  # pixels of each part beside a gap, which tell its colours
@@ -33,7 +33,7 @@ Rows = NDArray[np.float32]  # (S,)
 class Nearer(NamedTuple):
     """The parts that are nearest to the camera of a facing photo, where wider ones stand behind them."""
 
-    outline: Outline  # of these parts, at about these heights
+    outline: Measured  # of these parts, at about these heights
     end: Rows  # (S,) where they end at each row along the photo's axis; NaN where nothing is wider behind
 
 
@@ -44,7 +44,7 @@ class _Behind(NamedTuple):
     end: Rows  # (S,) where the nearer one ends along the photo's axis
 
 
-def nearer(facing: Sequence[Outline], side: Outline) -> list[Nearer]:
+def nearer(facing: Sequence[Measured], side: Measured) -> list[Nearer]:
     """Find parts that are narrower than what stands behind them, as the head of a horse is narrower than the arms of its rider.
 
     A facing photo shows the one in front of the other, and its outline is that of both. But where it shows the colours of the part
@@ -79,7 +79,7 @@ def nearer(facing: Sequence[Outline], side: Outline) -> list[Nearer]:
     return [_before(outline, found[outline.role]) for outline in facing if found[outline.role]]
 
 
-def _before(facing: Outline, behind: Sequence[_Behind]) -> Nearer:
+def _before(facing: Measured, behind: Sequence[_Behind]) -> Nearer:
     """Return what is left of a photo's outline without parts behind; of two at the same height, the wider one counts."""
     widths = np.array([part.mask.sum(axis=1) for part in behind])
     rows, widest = np.arange(widths.shape[1]), widths.argmax(axis=0)
@@ -117,7 +117,7 @@ def _histogram(bins: NDArray[np.intp]) -> Rows:
     return np.asarray(ndimage.gaussian_filter(count.reshape(LIGHT, HUES, HUES), 1.0).ravel())
 
 
-def _bins(outline: Outline) -> NDArray[np.intp]:
+def _bins(outline: Measured) -> NDArray[np.intp]:
     """(S, S) the bin of each pixel's colour."""
     red, green, blue = np.moveaxis(outline.view[..., :3] / np.float32(255), -1, 0)
     light = (red + green + blue) / 3 * LIGHT
@@ -134,7 +134,9 @@ def _averaged(image: FloatMap, mask: Mask, soft: float) -> FloatMap:
     )
 
 
-def _behind(facing: Outline, colors: FloatMap, side: Outline, beside: FloatMap, gap: Mask) -> _Behind | None:
+def _behind(
+    facing: Measured, colors: FloatMap, side: Measured, beside: FloatMap, gap: Mask
+) -> _Behind | None:
     """Find the part behind the nearer one.
 
     Args:
@@ -200,7 +202,7 @@ def _end(beside: FloatMap, gap: Mask, along: Rows) -> Rows:
 
 
 def _from_near_to_far(
-    facing: Outline, side: Outline, beside: FloatMap, gap: Mask
+    facing: Measured, side: Measured, beside: FloatMap, gap: Mask
 ) -> tuple[FloatMap, Mask, Rows]:
     """Give the side the rows of a facing photo, and columns from what is nearest to its camera to what is farthest.
 

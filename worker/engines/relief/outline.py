@@ -1,5 +1,7 @@
 """Measure and mend outlines: masks on the pixels of a view."""
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -7,7 +9,7 @@ from skimage.morphology import skeletonize
 
 from worker.engines.surface import View
 from worker.engines.views import Mask, Outline
-from worker.mesh.project import box_of
+from worker.mesh.project import box_of, colors_of
 
 FloatMap = NDArray[np.float32]  # (S, S) or (S, S, C), on the pixels of a view
 
@@ -18,6 +20,25 @@ ONE_SIDED = 0.7  # of half of a row's width: less is no half of a body
 STRAIGHT = 0.1  # tangent of the angle to the upright or the level, below which an outline is straight
 
 
+class Measured(Outline):
+    """An outline, and what several steps ask of it: each is measured once."""
+
+    @cached_property
+    def inner(self) -> FloatMap:
+        """(S, S) of `inner_distance`."""
+        return inner_distance(self.mask)
+
+    @cached_property
+    def body(self) -> Mask:
+        """(S, S) of `body`."""
+        return body(self.mask, self.inner)
+
+    @cached_property
+    def colors(self) -> FloatMap:
+        """(S, S, 3) of `grow`."""
+        return grow(self.view, self.mask, self.inner)
+
+
 def inner_distance(mask: Mask) -> FloatMap:
     """Return each pixel's distance to the nearest pixel outside of the mask, in pixels; 0 outside."""
     distance = np.zeros(mask.shape, np.float32)
@@ -26,7 +47,7 @@ def inner_distance(mask: Mask) -> FloatMap:
     return distance
 
 
-def halved(outline: Outline) -> Outline:
+def halved(outline: Outline) -> Measured:
     """Return the outline and its photo at half of the resolution, which is about that of the grid. No thin part gets lost.
 
     The photo's transparency is that of four pixels on average, so that it tells where between pixels the outline is.
@@ -42,15 +63,21 @@ def halved(outline: Outline) -> Outline:
     alpha = outline.view[..., 3].astype(np.uint16)
     alpha = alpha[::2] + alpha[1::2]
     view[..., 3] = (alpha[:, ::2] + alpha[:, 1::2] + 2) // 4
-    return outline._replace(view=view, mask=small)
+    return Measured(outline.role, view, small, outline.camera)
 
 
-def thicken(mask: Mask, radius: float) -> Mask:
-    """Widen thin parts to `radius` pixels on each side of their spine, so that the grid can resolve them."""
+def thicken(mask: Mask, inner: FloatMap, radius: float) -> Mask:
+    """Widen thin parts to `radius` pixels on each side of their spine, so that the grid can resolve them.
+
+    Args:
+        mask: (S, S)
+        inner: (S, S) of `inner_distance`.
+        radius: pixels.
+    """
     whole = box_of(mask, 1)
     spine = np.zeros_like(mask)
     spine[whole] = skeletonize(mask[whole])  # type: ignore[no-untyped-call]  # has no types
-    spine &= inner_distance(mask) < radius
+    spine &= inner < radius
     if not spine.any():
         return mask
     box = box_of(spine, int(radius) + 1)
@@ -59,9 +86,13 @@ def thicken(mask: Mask, radius: float) -> Mask:
     return wide
 
 
-def body(mask: Mask) -> Mask:
-    """Open the mask by a third of its greatest inner radius, and keep the largest part: no handles, arms and tails."""
-    inner = inner_distance(mask)
+def body(mask: Mask, inner: FloatMap) -> Mask:
+    """Open the mask by a third of its greatest inner radius, and keep the largest part: no handles, arms and tails.
+
+    Args:
+        mask: (S, S)
+        inner: (S, S) of `inner_distance`.
+    """
     reach = float(inner.max()) / 3
     cores, count = ndimage.label(inner > reach)
     core = cores == np.argmax(np.bincount(cores.ravel())[1:]) + 1 if count > 1 else cores > 0
@@ -106,7 +137,7 @@ def grow(view: View, mask: Mask, inner: FloatMap) -> FloatMap:
     # A part that is too thin to have an inside keeps the colours of its spine.
     sure = mask & (view[..., 3] > 127) & ((inner > 2.5) | (inner >= ndimage.maximum_filter(inner, 5)))
     nearest = ndimage.distance_transform_edt(~sure, return_distances=False, return_indices=True)
-    return np.asarray(view[..., :3][tuple(nearest)] / np.float32(255), np.float32)
+    return colors_of(view, nearest)
 
 
 def lookup(image: FloatMap, row: FloatMap, column: FloatMap) -> FloatMap:
@@ -119,6 +150,7 @@ def lookup(image: FloatMap, row: FloatMap, column: FloatMap) -> FloatMap:
     at = r * image.shape[1] + c
     shape = (*row.shape, *(1,) * (image.ndim - 2))
     down, right = (row - r).reshape(shape), (column - c).reshape(shape)
-    upper = flat[at] * (1 - right) + flat[at + 1] * right
-    lower = flat[at + image.shape[1]] * (1 - right) + flat[at + image.shape[1] + 1] * right
+    upper = flat.take(at, axis=0) * (1 - right) + flat.take(at + 1, axis=0) * right
+    at += image.shape[1]
+    lower = flat.take(at, axis=0) * (1 - right) + flat.take(at + 1, axis=0) * right
     return np.asarray(upper * (1 - down) + lower * down, np.float32)

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from worker.engines.relief.inflate import relax
-from worker.engines.relief.outline import FloatMap, grow, inner_distance, lookup
+from worker.engines.relief.outline import FloatMap, Measured, grow, lookup
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.share import Height
 from worker.engines.relief.solid import Solid
 from worker.engines.surface import Colors, Points
-from worker.engines.views import Mask, Outline
+from worker.engines.views import Mask
 from worker.mesh.doubled import doubled
 from worker.mesh.project import SPILT, behind, gaps
 
@@ -37,7 +37,7 @@ BAND = 16  # width in pixels of the rim that colours sides and back
 def paint_front(front: Height) -> Callable[[Points], Colors]:
     """Return the colour function: the photo where the surface faces the camera, blended colours of the rim elsewhere."""
     view, mask = front.outline.view, front.mask
-    size, inner = view.shape[1], inner_distance(mask)
+    size, inner = view.shape[1], front.inner
     photo = grow(view, mask, inner)
     slope = np.hypot(*np.gradient(front.squared / np.float32(front.outline.unit**2)))[:, :, None]
     maps = np.concatenate([photo, _rim(photo, mask, inner), slope], axis=2).astype(np.float32)
@@ -85,12 +85,10 @@ def _rim(photo: FloatMap, mask: Mask, inner: FloatMap) -> FloatMap:
 class _Sight:
     """A photo's colours on the surface, and how well the photo saw it there."""
 
-    def __init__(self, outline: Outline, solid: Solid, points: Points) -> None:
+    def __init__(self, outline: Measured, solid: Solid, points: Points) -> None:
         """Take a photo, the solid, and (V, 3) points on its surface, close to each other."""
-        inner = inner_distance(outline.mask)
-        photo = grow(outline.view, outline.mask, inner)
         self.camera, self.solid = outline.camera, solid
-        self.maps = np.concatenate([photo, np.minimum(inner, INSIDE[1])[:, :, None]], axis=2)
+        self.maps = np.concatenate([outline.colors, np.minimum(outline.inner, INSIDE[1])[:, :, None]], axis=2)
         # The camera looks along an axis of the grid. Where a line of samples goes inside, it has a point of the surface.
         toward = outline.camera.rotation[2].round()
         self.axis = int(np.abs(toward).argmax())
@@ -140,7 +138,7 @@ class _Sight:
 
 
 def paint(
-    outlines: Sequence[Outline], inferred: Sequence[Outline], solid: Solid, points: Points
+    outlines: Sequence[Measured], inferred: Sequence[Measured], solid: Solid, points: Points
 ) -> Callable[[Points], Colors]:
     """Return the colour function of a surface that several photos show.
 

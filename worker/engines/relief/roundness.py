@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from worker.engines.relief.outline import body
-from worker.engines.views import Mask, Outline
+from worker.engines.relief.outline import Measured
+from worker.engines.views import Mask
 
 END = 0.1  # of the height: what starts within it belongs to that end of the outline
 WIDE = 0.5  # of the body's width, from which on an end says something of the whole
@@ -27,7 +27,7 @@ DARKER = (0.012, 0.025)  # logarithm of that: a flat side below the first, a rou
 BLACK = 8  # added to the colours, 0..255: noise of dark print is no light
 
 
-def arched_ends(outlines: Sequence[Outline]) -> float | None:
+def arched_ends(outlines: Sequence[Measured]) -> float | None:
     """Decide how certain it is that the ends of a product with straight sides are round, 0..1.
 
     A camera is hardly ever level with both ends, so that it sees one of them at least as an arc if it is round, and as a line if it is
@@ -46,19 +46,20 @@ def arched_ends(outlines: Sequence[Outline]) -> float | None:
     return float(np.interp(min(np.mean(facing), np.mean(beside)), ARCHED, (0, 1)))
 
 
-def _greatest_rise(outline: Outline) -> float:
+def _greatest_rise(outline: Measured) -> float:
     """Return that of the upper and the lower end, as `_rise` does. NaN if one of them is narrow."""
-    return float(np.maximum(_rise(outline.mask), _rise(outline.mask[::-1])))
+    wide = WIDE * float(outline.body.sum(axis=1).max())
+    return float(np.maximum(_rise(outline.mask, wide), _rise(outline.mask[::-1], wide)))
 
 
-def _rise(mask: Mask) -> float:
-    """Return how far the upper end of a mask rises in its middle, as part of its half width. NaN if the end is narrow."""
+def _rise(mask: Mask, wide: float) -> float:
+    """Return how far the upper end of a mask rises in its middle, as part of its half width. NaN if the end is not `wide` pixels."""
     first = mask.argmax(axis=0)
     rows = np.flatnonzero(mask.any(axis=1))
     runs, _ = ndimage.label(mask.any(axis=0) & (first < rows[0] + END * len(rows)))
     columns = np.flatnonzero(runs == np.bincount(runs[runs > 0]).argmax())
     half = len(columns) / 2
-    if 2 * half < WIDE * body(mask).sum(axis=1).max():
+    if 2 * half < wide:
         return np.nan
     across = (columns - columns.mean()) / half
     inner = np.abs(across) < INNER
@@ -67,7 +68,7 @@ def _rise(mask: Mask) -> float:
     return float(np.polyfit(across[inner], first[columns[inner]], 2)[0]) / half
 
 
-def corner_legs(outlines: Sequence[Outline]) -> float:
+def corner_legs(outlines: Sequence[Measured]) -> float:
     """Decide how certain it is that a product stands on legs at corners that a round seat or top would not have, 0..1."""
     facing, beside = (
         [
@@ -98,12 +99,12 @@ def _legs_away(mask: Mask) -> float:
     return float(np.abs(np.subtract(legs, (left + right) / 2)).mean() / ((right - left) / 2))
 
 
-def shaded_sides(outlines: Sequence[Outline]) -> float:
+def shaded_sides(outlines: Sequence[Measured]) -> float:
     """Decide how certain it is that light falls off towards both sides of a product, as it does on a round one, 0..1."""
     return float(np.interp(np.median([_darker(outline) for outline in outlines]), DARKER, (0, 1)))
 
 
-def _darker(outline: Outline) -> float:
+def _darker(outline: Measured) -> float:
     """Return the logarithm of the light that is lost towards the sides. Where one side gains what the other one loses, it is 0."""
     rows = np.flatnonzero(outline.mask.any(axis=1))
     rows = rows[slice(*(int(part * len(rows)) for part in MIDDLE))]

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.outline import FloatMap, body, even_part, straightness
+from worker.engines.relief.outline import FloatMap, Measured, even_part, straightness
 from worker.engines.relief.roundness import arched_ends, corner_legs, shaded_sides
 from worker.engines.surface import AZIMUTHS
-from worker.engines.views import Outline
 
 FULL = 0.7  # exponent of a section that is neither a circle nor a rectangle
 UNLIKE = (0.03, 0.08)  # difference of front and side: a turned product below the first, none above the second
@@ -54,7 +53,7 @@ class Section(NamedTuple):
     box: float  # part of the rectangle in it, 0..1
 
 
-def section_of(outlines: Sequence[Outline]) -> Section:
+def section_of(outlines: Sequence[Measured]) -> Section:
     """Decide how round the product is, from the outlines of its front and of its side, and from the colours of all.
 
     A product that is as wide as it is deep at each height has been turned: its sections are circles. Outlines of upright
@@ -107,7 +106,7 @@ def _circles(front: Floats, side: Floats) -> Floats:
     return np.asarray(np.maximum(same, np.minimum(shifted, near)))
 
 
-def _colors_around(outlines: Sequence[Outline]) -> tuple[float, float]:
+def _colors_around(outlines: Sequence[Measured]) -> tuple[float, float]:
     """Tell from what two photos would both show of an elliptical section, seen at an angle, whether it is one.
 
     Returns:
@@ -128,12 +127,12 @@ def _colors_around(outlines: Sequence[Outline]) -> tuple[float, float]:
     return _rise(float(apart.max()), *APART), (1 - _rise(same, *SAME)) * tells
 
 
-def _turning(outline: Outline, sign: int) -> FloatMap:
+def _turning(outline: Measured, sign: int) -> FloatMap:
     """(LEVELS, ANGLES, 3) the colours of an elliptical section, from what the photo faces to its right (1) or left (-1).
 
     NaN at heights that the body crosses more than once.
     """
-    mask = body(outline.mask)
+    mask = outline.body
     rows = np.flatnonzero(mask.any(axis=1))
     rows = rows[(np.linspace(*ENDS, LEVELS) * (len(rows) - 1)).astype(np.intp)]
     mask = mask[rows]
@@ -179,10 +178,10 @@ def _part(shift: int, count: int) -> slice:
     return slice(max(shift, 0), count + min(shift, 0))
 
 
-def _widths(outline: Outline) -> Floats:
+def _widths(outline: Measured) -> Floats:
     """Return the width of the product's body at 100 heights, in the common unit."""
     whole = np.flatnonzero(outline.mask.any(axis=1))
-    wide = even_part(body(outline.mask))[whole[0] : whole[-1] + 1].sum(axis=1) * outline.unit
+    wide = even_part(outline.body)[whole[0] : whole[-1] + 1].sum(axis=1) * outline.unit
     return np.asarray(np.interp(np.linspace(0, 1, 100), np.linspace(0, 1, len(wide)), wide))
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from worker.engines.relief.outline import FloatMap, body, even_part, inner_distance
-from worker.engines.views import Mask, Outline
+from worker.engines.relief.outline import FloatMap, Measured, body, even_part
+from worker.engines.views import Mask
 from worker.mesh.project import box_of
 
 ALIKE = (
@@ -29,20 +29,27 @@ Places = NDArray[np.float32]  # (N,)
 class Height(NamedTuple):
     """An inflated outline."""
 
-    outline: Outline
+    outline: Measured
     mask: Mask  # the outline's, its thin parts widened
+    inner: FloatMap  # (S, S) of `inner_distance` of that
     squared: FloatMap  # (S, S) the square of half the depth in the common unit; negative outside
 
     def at(self, across: NDArray[np.float32], up: NDArray[np.float32]) -> NDArray[np.float32]:
         """Sample it at the (N,) places along x or z, whichever the photo shows, and the (M,) heights: (N, M)."""
+        return self.sample(self.squared, across, up)
+
+    def sample(
+        self, image: FloatMap, across: NDArray[np.float32], up: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Sample (S, S) values, or (S, 1) ones of whole rows, as `at` does."""
         # The camera is upright and parallel: each place has a column of the photo, and each height a row.
         points = np.zeros((len(across) + len(up), 3), np.float32)
         points[: len(across), 0 if self.outline.role in ("front", "back") else 2] = across
         points[len(across) :, 1] = up
         flat, _ = self.outline.camera.project(points)
         place = flat * np.float32(len(self.squared)) - np.float32(0.5)
-        rows = _between_rows(self.squared, place[len(across) :, 1])
-        return _between_rows(rows.T, place[: len(across), 0])
+        rows = _between_rows(image, place[len(across) :, 1])
+        return rows.T if image.shape[1] == 1 else _between_rows(rows.T, place[: len(across), 0])
 
     def along(self, column: FloatMap) -> FloatMap:
         """Return the places along x or z of borders between pixels."""
@@ -107,28 +114,31 @@ def share_of(
     # From row to row, an outline jumps by whole pixels.
     top = np.asarray(ndimage.gaussian_filter1d(top, 2.0), np.float32)[:, None]
     share = np.clip(squared / top, -1, 1)
-    beside = _beside(height.mask)
+    beside = _beside(height.mask, height.inner)
     # Where all is thinner than a cell, as thin legs are, its parts are still equals.
     equal = share / np.clip(share.max(axis=1, keepdims=True), LEAST, 1)
-    thin = _thin(equal, height.mask, beside)
-    share = _lifted(share, equal * _half_a_pixel(height.mask))
-    circle, once, run = _circle(share, height.mask, beside)
+    # As thick as a part may be, squared: its pixels tell that to half of one.
+    thicker = equal * np.asarray((1 + 0.5 / np.maximum(height.inner, 1)) ** 2, np.float32)
+    thin = _thin(equal, thicker, height.mask, beside)
+    share = _lifted(share, thicker)
+    reach = float(height.inner.max() / 3)
+    circle, once, run = _circle(share, height.mask, beside, reach)
     runs = (np.diff(height.mask.astype(np.int8), axis=1, prepend=0) == 1).sum(axis=1)
     bridge = _bridges(runs == 1, runs > 1, height.mask.sum(axis=1))
     bridge = ndimage.binary_dilation(bridge, iterations=2)  # sampled between rows, it would be half a rung
     left, right = height.along(run)
     middle, half = (left + right) / 2, np.abs(right - left) / 2
     inside, tops, plain, parts, circle, known, middle, half, rungs = (
-        height._replace(squared=np.broadcast_to(of, share.shape).astype(np.float32)).at(across, up)
+        height.sample(of.astype(np.float32), across, up)
         for of in (share, top, squared, thin, circle, once[:, None], middle, half, bridge[:, None])
     )
     inside = np.where(inside > 0, np.maximum(inside, 0) ** exponent.astype(np.float32), inside)
     return Share(inside, tops[0], plain, parts, circle, known[0], middle[0], half[0], rungs[0])
 
 
-def _beside(mask: Mask) -> Mask:
+def _beside(mask: Mask, inner: FloatMap) -> Mask:
     """Return the parts that stick out of the body."""
-    main = body(mask)
+    main = body(mask, inner)
     rest = mask & ~main
     parts, count = ndimage.label(rest)
     if not count:
@@ -139,17 +149,17 @@ def _beside(mask: Mask) -> Mask:
     away[box] = ndimage.distance_transform_edt(~main[box])
     reach = np.zeros(count + 1)
     np.maximum.at(reach, parts[rest], away[rest])
-    return np.asarray(rest & (reach > inner_distance(mask).max() / 3)[parts])
+    return np.asarray(rest & (reach > inner.max() / 3)[parts])
 
 
-def _thin(equal: FloatMap, mask: Mask, beside: Mask) -> FloatMap:
+def _thin(equal: FloatMap, thicker: FloatMap, mask: Mask, beside: Mask) -> FloatMap:
     """Return 1 in the parts beside the body that are much thinner than it is at the same height, else 0."""
     if not beside.any():
         return np.zeros(equal.shape, np.float32)
     top = _tops(equal, beside)
     # Of two legs, half of a pixel makes none the thinner one. A rung or a handle is one run with what it joins.
     leg = _tops(equal, mask) <= top
-    top = np.where(leg, _tops(equal * _half_a_pixel(mask), mask), top)
+    top = np.where(leg, _tops(thicker, mask), top)
     thin = beside * (1 - _ramp(top, *ALIKE))
     thin[leg & (thin < HARDLY)] = 0
     thin[ndimage.uniform_filter((thin > 0).astype(np.float32), CRUMB) < 0.5] = (
@@ -158,18 +168,13 @@ def _thin(equal: FloatMap, mask: Mask, beside: Mask) -> FloatMap:
     return np.asarray(ndimage.gaussian_filter(thin, 1.5), np.float32)
 
 
-def _half_a_pixel(mask: Mask) -> FloatMap:
-    """Return by how much thicker, squared, the parts of a mask may be than its pixels tell."""
-    return np.asarray((1 + 0.5 / np.maximum(inner_distance(mask), 1)) ** 2, np.float32)
-
-
-def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows, FloatMap]:
+def _circle(share: FloatMap, mask: Mask, beside: Mask, reach: float) -> tuple[FloatMap, Rows, FloatMap]:
     """Return the share that makes circles of the rows that the body crosses once, and these rows, and the body's ends.
 
     An inflated outline is flatter in a disc, and narrower beside a step such as a shoulder or a rim.
     """
     main = mask & ~beside
-    whole = _whole(mask, main)
+    whole = _whole(mask, main, int(reach) + 1)
     main[whole] = mask[whole]
     main = even_part(main)
     change = np.diff(main.astype(np.int8), axis=1, prepend=0, append=0)
@@ -191,13 +196,12 @@ def _circle(share: FloatMap, mask: Mask, beside: Mask) -> tuple[FloatMap, Rows, 
     return np.where(once[:, None], circle, share).astype(np.float32), once, run[:, :, None]
 
 
-def _whole(mask: Mask, main: Mask) -> Rows:
+def _whole(mask: Mask, main: Mask, reach: int) -> Rows:
     """Return the rows in which all belongs to the body, though it ends there: in a neck, a stand or a foot, and where they begin."""
     bare = ~main.any(axis=1)
     column = np.arange(mask.shape[1])
     count, its = mask.sum(axis=1), main.sum(axis=1)
     apart = (mask @ column) / np.maximum(count, 1) - (main @ column) / np.maximum(its, 1)
-    reach = int(inner_distance(mask).max() / 3) + 1
     near = ndimage.binary_dilation(bare & (count > 0), iterations=reach)
     return np.asarray(bare | (near & (np.abs(apart) < CENTRED * count)))
 

@@ -14,6 +14,7 @@ from worker.engines.relief.lathe import turned
 from worker.engines.relief.nearer import Nearer, nearer
 from worker.engines.relief.outline import (
     FloatMap,
+    Measured,
     inner_distance,
     longer_side,
     thicken,
@@ -21,7 +22,6 @@ from worker.engines.relief.outline import (
 from worker.engines.relief.section import RISE, UNLIKE_ROW, Section
 from worker.engines.relief.share import Height, Share, share_of
 from worker.engines.relief.thin import add_thin, one_thin
-from worker.engines.views import Outline
 
 MARGIN = 2  # samples around the product
 THICK = 0.9  # cells on each side of a part's spine, where two outlines are joined
@@ -49,17 +49,21 @@ class Solid(NamedTuple):
     volume: NDArray[np.float32]  # (X, Y, Z) samples, positive inside
 
 
-def inflated(outlines: Sequence[Outline], radius: float) -> list[Height]:
+def inflated(outlines: Sequence[Measured], radius: float) -> list[Height]:
     """Inflate outlines, with their thin parts widened to `radius` in the common unit, so that the grid can resolve them."""
-    masks = [thicken(outline.mask, max(radius / outline.unit, LEAST)) for outline in outlines]
-    squared = inflate(masks, [DEPTH * longer_side(mask) for mask in masks])
+    masks = [thicken(outline.mask, outline.inner, max(radius / outline.unit, LEAST)) for outline in outlines]
+    inner = [
+        outline.inner if mask is outline.mask else inner_distance(mask)
+        for outline, mask in zip(outlines, masks, strict=True)
+    ]
+    squared = inflate(masks, inner, [DEPTH * longer_side(mask) for mask in masks])
     return [
-        Height(outline, mask, square * np.float32(outline.unit**2))
-        for outline, mask, square in zip(outlines, masks, squared, strict=True)
+        Height(outline, mask, its, square * np.float32(outline.unit**2))
+        for outline, mask, its, square in zip(outlines, masks, inner, squared, strict=True)
     ]
 
 
-def pillow(front: Outline, samples: int) -> tuple[Solid, Height]:
+def pillow(front: Measured, samples: int) -> tuple[Solid, Height]:
     """Inflate the front: as deep in front of the plane of the photo as behind it.
 
     Args:
@@ -101,15 +105,14 @@ def between_pixels(height: Height) -> Height:
 
 def _rounded(height: Height, body_height: FloatMap) -> FloatMap:
     """Return the inflated outline with a turned body, (S, S) in the common unit; handles and spouts stay as they are."""
-    inner = inner_distance(height.mask)
     unit = np.float32(height.outline.unit**2)
     own = np.where(height.mask, np.maximum(height.squared / unit, 1), 0)
     thin = (height.mask & (body_height <= 0)).astype(np.float32)
     both = np.where(thin > 0, own, np.where(height.mask, np.maximum(body_height, 1), 0)).astype(np.float32)
-    return continue_outwards(both, height.mask, inner) * unit
+    return continue_outwards(both, height.mask, height.inner) * unit
 
 
-def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Section) -> Solid:
+def sided(outlines: Sequence[Measured], samples: int, faces: int, section: Section) -> Solid:
     """Join outlines from the front and from a side; the back and the other side may be there too.
 
     Seen from the front or from the side, the solid has the outline of that photo. At each height its section is
@@ -128,8 +131,9 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
     facing = [outline for outline in outlines if outline.role in ("front", "back")]
     beside = [outline for outline in outlines if outline.role in ("left", "right")]
     finest = max(longer_side(outline.mask) * outline.unit for outline in outlines) / samples
+    pixel = max(outline.unit for outline in outlines)  # finer cells would show nothing more
     # Where the surface goes through the side of a cell, it has two faces.
-    cell = max(finest, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
+    cell = max(finest, pixel, (2 * _area(facing[0], beside[0]) / faces) ** 0.5)
     narrower = nearer(facing, beside[0])
     whole = inflated([*outlines, *(part.outline for part in narrower)], THICK * cell)
     heights = {height.outline.role: between_pixels(height) for height in whole[: len(outlines)]}
@@ -138,7 +142,7 @@ def sided(outlines: Sequence[Outline], samples: int, faces: int, section: Sectio
         min(low[1] for low, _ in extents.values()), max(high[1] for _, high in extents.values()), cell
     )
 
-    def spread(group: Sequence[Outline]) -> NDArray[np.float32]:
+    def spread(group: Sequence[Measured]) -> NDArray[np.float32]:
         low = min(extents[outline.role][0][0] for outline in group)
         high = max(extents[outline.role][1][0] for outline in group)
         return _samples(low, high, cell)
@@ -238,7 +242,10 @@ def add_lost(volume: NDArray[np.float32], seen: Share, along: NDArray[np.float32
     if not count:
         return
     away, nearest = ndimage.distance_transform_edt(~shown, return_indices=True)
-    reach = ndimage.maximum(away, lost, np.arange(1, count + 1))
+    some = lost > 0
+    reach = np.zeros(count + 1)
+    np.maximum.at(reach, lost[some], away[some])
+    reach = reach[1:]
     # A strip along a rim is not lost: the photos show the rim at different places.
     wide = np.bincount(lost.ravel())[1:] / reach
     for part in np.flatnonzero((reach > LOST) & (wide < STRIP * reach)) + 1:
@@ -284,7 +291,7 @@ def remove_ghosts(volume: NDArray[np.float32]) -> None:
             shown = rest
 
 
-def _area(front: Outline, side: Outline) -> float:
+def _area(front: Measured, side: Measured) -> float:
     """Return about the area of the surface of a solid with these outlines, in the common unit squared.
 
     At each height every run of the one outline is a wall as wide as the other outline is in all, and where the section
@@ -297,7 +304,7 @@ def _area(front: Outline, side: Outline) -> float:
     return float(walls + np.abs(np.diff(width * depth, prepend=0, append=0)).sum())
 
 
-def _profile(outline: Outline) -> NDArray[np.float64]:
+def _profile(outline: Measured) -> NDArray[np.float64]:
     """Return (2, `ROWS`): the width of the product in the common unit, and the number of its runs, at heights from top to base."""
     starts = outline.mask & ~np.pad(outline.mask, ((0, 0), (1, 0)))[:, :-1]
     rows = np.flatnonzero(outline.mask.any(axis=1))
