@@ -17,6 +17,7 @@ from worker.engines import load
 from worker.engines.presets import PRESETS, Preset
 from worker.engines.relief import Relief
 from worker.engines.relief.lathe import turned
+from worker.engines.relief.legs import without_far_legs
 from worker.engines.relief.mirror import mirrored
 from worker.engines.relief.nearer import Nearer, nearer
 from worker.engines.relief.outline import Measured, even_part, halved
@@ -654,7 +655,7 @@ def test_an_edge_that_leans_a_little_has_no_steps() -> None:
 def test_an_edge_between_pixels_takes_nothing_from_a_thin_part() -> None:
     def board(draw: ImageDraw.ImageDraw) -> None:
         draw.rectangle((100, 60, 400, 200), "brown")
-        draw.rectangle((240, 200, 250, 460), "black")
+        draw.rectangle((240, 200, 243, 460), "black")
 
     (height,) = inflated(measured([PosedView("front", view_of(board))]), 0.0)
     moved = between_pixels(height).squared - height.squared
@@ -714,6 +715,25 @@ def test_four_legs_seen_from_above_are_four_and_all_reach_the_ground() -> None:
     elephant = Relief().reconstruct(views, FAST)
     front = depth_buffer(elephant.vertices, elephant.faces, Camera(side=2.0), 512) > -np.inf
     assert front[380, 256], "a trunk is no far leg"
+
+
+def test_far_legs_that_touch_the_near_ones_are_left_out_and_rungs_are_not() -> None:
+    """A chair in perspective, level with the camera."""
+
+    def draw_seat(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((60, 170, 452, 210), "brown")
+        for x, foot in ((80, 450), (422, 452), (94, 420), (408, 418)):
+            draw.rectangle((x, 210, x + 10, foot), "black")
+        draw.rectangle((90, 300, 94, 308), "black")
+        draw.rectangle((80, 330, 432, 337), "black")
+
+    (front,) = align([PosedView("front", view_of(draw_seat))])
+    for outline in without_far_legs([front, front._replace(role="left")]):
+        gone = front.mask & ~outline.mask
+        assert not gone[:, 80:91].any(), "the near leg is whole"
+        assert not gone[330:338].any(), "the rung is whole"
+        assert gone[215:328, 95:104].all()
+        assert gone[340:415, 95:104].all()
 
 
 @pytest.mark.parametrize(("high", "top"), [(5, 0.6), (40, 0.76)])

@@ -57,9 +57,8 @@ class Relief:
         if not outlines:
             raise JobError("no_surface")
         # Half of the resolution will do for the shape, and for colours over which the photos are laid.
-        halves = [halved(outline) for outline in outlines]
+        halves = [halved(outline) for outline in without_far_legs(outlines)]
         if any(outline.role in ("left", "right") for outline in outlines):
-            halves = without_far_legs(halves)
             section = section_of(halves)
             solid, height = sided(halves, preset.grid, FACES * preset.triangles, section), None
             report = {
