@@ -24,7 +24,7 @@ from worker.engines.relief.outline import Measured, even_part, halved
 from worker.engines.relief.paint import paint
 from worker.engines.relief.rows import colors_around
 from worker.engines.relief.section import section_of
-from worker.engines.relief.share import Share
+from worker.engines.relief.share import Share, share_of
 from worker.engines.relief.solid import Solid, add_lost, between_pixels, inflated
 from worker.engines.surface import PosedView, Role, Surface, View
 from worker.engines.views import align
@@ -734,6 +734,24 @@ def test_far_legs_that_touch_the_near_ones_are_left_out_and_rungs_are_not() -> N
         assert not gone[330:338].any(), "the rung is whole"
         assert gone[215:328, 95:104].all()
         assert gone[340:415, 95:104].all()
+
+
+@pytest.mark.parametrize(("foot", "thin"), [(460, False), (384, True)])
+def test_a_leg_is_thin_where_it_ends_and_not_between_its_thick_parts(foot: int, thin: bool) -> None:
+    """It would break there: how deep a thin part lies is found anew."""
+
+    def draw_horse(draw: ImageDraw.ImageDraw) -> None:
+        draw.rectangle((60, 60, 452, 300), "brown")
+        for x in (70, 340, 410):
+            draw.rectangle((x, 300, x + 40, 460), "brown")
+        draw.rectangle((352, 370, 380, 384), (0, 0, 0, 0))
+        draw.rectangle((340, foot, 380, 460), (0, 0, 0, 0))
+
+    (height,) = inflated(measured([PosedView("front", view_of(draw_horse))]), 0.0)
+    place = np.linspace(-0.9, 0.9, 230, dtype=np.float32)
+    share = share_of(height, place, place, 0.01, np.ones(len(place)))
+    below = place < 1 - 330 / 256
+    assert (share.thin[:, below].max() > 0.5) == thin
 
 
 @pytest.mark.parametrize(("high", "top"), [(5, 0.6), (40, 0.76)])
