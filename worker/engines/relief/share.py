@@ -15,7 +15,8 @@ ALIKE = (
     0.5,
 )  # of the top of its row: thinner runs than the first stay so, thicker ones than the second are raised
 CRUMB = 5  # pixels of a square, of which a thin part fills half at least
-NEXT = 2  # pixels above and below what is thin, where the part goes on
+DENT = 8  # pixels, from one end to the other: what is thin for less, between thick parts, is no thin part
+NEXT = 2  # pixels above and below it, where the part goes on
 HARDLY = 0.5  # how thin a leg is, below which it is as thick as the others
 LEAST = 0.25  # of a cell, squared, as half of a depth: below it the product ends
 NEARLY = 0.8  # of a row's pixels: a run of more is the body, and the rest belongs to a handle or the like
@@ -166,18 +167,19 @@ def _thin(equal: FloatMap, thicker: FloatMap, mask: Mask, beside: Mask) -> Float
     thin[ndimage.uniform_filter((thin > 0).astype(np.float32), CRUMB) < 0.5] = (
         0  # what is left at a joint would cut it through
     )
-    _thicken_between(thin, beside)
+    _thicken_dents(thin, beside)
     return np.asarray(ndimage.gaussian_filter(thin, 1.5), np.float32)
 
 
-def _thicken_between(thin: FloatMap, beside: Mask) -> None:
-    """Make nothing thin of a leg that is thick above and below: it would break there. `thin`: (S, S), changed in place."""
+def _thicken_dents(thin: FloatMap, beside: Mask) -> None:
+    """Make nothing thin of a leg that is only dented, and thick above and below: it would break. `thin`: (S, S), changed in place."""
     parts, _ = ndimage.label(thin > 0)
     thick = beside & (parts == 0)
     for part, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
         its = parts[rows, columns] == part
         ends = ((rows.start - NEXT, its[0]), (rows.stop - 1 + NEXT, its[-1]))
-        if all(0 <= row < len(thick) and thick[row, columns][end].any() for row, end in ends):
+        short = rows.stop - rows.start <= DENT
+        if short and all(0 <= row < len(thick) and thick[row, columns][end].any() for row, end in ends):
             thin[rows, columns][its] = 0
 
 
