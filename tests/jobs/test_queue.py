@@ -431,6 +431,7 @@ def test_a_shop_s_limit_is_exact_with_many_claimers(engine: Engine, sql: psycopg
     )
     most: Counter[str] = Counter()
     running: Counter[str] = Counter()
+    reached = {shop: threading.Event() for shop in "ab"}
     lock = threading.Lock()
 
     def work() -> None:
@@ -444,6 +445,9 @@ def test_a_shop_s_limit_is_exact_with_many_claimers(engine: Engine, sql: psycopg
             with lock:
                 running[job.shop] += 1
                 most[job.shop] = max(most[job.shop], running[job.shop])
+                if running[job.shop] == 2:
+                    reached[job.shop].set()
+            reached[job.shop].wait(10)  # the first one, for a second one beside it
             time.sleep(0.002)
             with lock:
                 running[job.shop] -= 1
