@@ -14,10 +14,7 @@ GAP = 0.02  # of the height, by which the far legs end above the near ones at le
 EVEN = 2.0  # as a multiple of what the near legs' ends differ among themselves, the same
 SLENDER = 1.3  # as a multiple of a near leg's width, which a far one has at most: it is farther away
 APART = 0.25  # of the height of all legs, in which they are seen apart at least
-BESIDE = (
-    2,
-    4,
-)  # pixels beside two legs that touch, between which there is nothing, or else a rung joins them
+BESIDE = (2, 4)  # pixels beside two legs that touch: what lies between these is a rung
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
