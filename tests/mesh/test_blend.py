@@ -397,16 +397,36 @@ def both_sides(end: float, start: float) -> Callable[[Floats], Floats]:
     )
 
 
-def test_a_mirror_image_gets_a_little_more_than_its_photo_won() -> None:
+def test_a_mirror_image_gets_a_place_of_which_its_photo_won_most() -> None:
     shots, inferred = [shot(180, both_sides(120, 234)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
     assert part_printed(shots, 107, 118, -0.35, 0.35) < 0.05
     assert part_printed(shots, 234, 238, -0.35, 0.35, inferred=[inferred]) < 0.1
 
 
+def test_a_mirror_image_gets_nothing_of_a_place_of_which_its_photo_won_little() -> None:
+    shots, inferred = [shot(180, both_sides(115, 205)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 113, -0.35, 0.35) < 0.05
+    assert part_printed(shots, 207, 245, -0.35, 0.35, inferred=[inferred]) > 0.9
+
+
+def test_a_mirror_image_gets_the_tip_of_a_place_that_a_real_photo_saw_straight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tipped(points: Floats) -> Floats:
+        tip = inside(points, 222, 236, -0.015, 0.015)
+        return np.where(tip[:, None], (0.1, 0.4, 0.5), both_sides(120, 234)(points))
+
+    shots, inferred = [shot(180, tipped), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 224, 228, -0.01, 0.01) > 0.9
+    assert part_printed(shots, 224, 228, -0.01, 0.01, inferred=[inferred]) < 0.1
+    monkeypatch.setattr("worker.mesh.choose.LITTLE", 0.0)
+    assert part_printed(shots, 224, 228, -0.01, 0.01, inferred=[inferred]) > 0.9
+
+
 def test_a_mirror_image_gets_nothing_that_a_real_photo_saw_straight() -> None:
     shots, inferred = [shot(180, both_sides(142, 205)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
     assert part_printed(shots, 107, 140, -0.35, 0.35) < 0.05
-    assert part_printed(shots, 228, 230, -0.35, 0.35, inferred=[inferred]) > 0.4
+    assert part_printed(shots, 206, 226, -0.35, 0.35, inferred=[inferred]) > 0.8
 
 
 def test_a_picture_from_above_gets_what_photos_saw_at_a_low_angle() -> None:

@@ -29,6 +29,7 @@ FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place fo
 LIKELY = 0.5  # of a photo's resolution counts in an inferred picture
 UPWARD = 0.7  # sine of the elevation of a camera that looks down from above, at least
 STRAIGHT = 0.65  # mean cosine of what a photo sees straight on rather than from the side
+LITTLE = 0.04  # of a place: what a photo saw straight of it, and is less, goes with the rest of the place
 LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
 
 EVERY_WAY = np.ones((3, 3, 3), bool)
@@ -157,21 +158,25 @@ def _give_whole(cells: Cells, of: _Candidates, angles: Sequence[Floats], around:
             )
         first_won = (merits[0] >= merits[1])[place]
         lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
-    # A mirror image gets and loses what its photo does on that one's side, and a little beyond: the two sides are not quite alike.
-    # Where that one agrees, what was left out of its mirror image is missing. What a real photo saw straight stays its own.
+    # A mirror image loses what its photo does on that one's side. It gets a place where it differs from a real photo, if its photo
+    # won most of that place there: the two sides are not quite alike. What the real photo saw straight stays its own.
     for n, like in enumerate(likes):
         if like is None:
             continue
         nothing = np.zeros(0, np.intp)
         for k in set(range(of.real)) - {like}:
             won, gone = (cells.mirrored(lost.get(pair, nothing)) for pair in ((k, like), (like, k)))
-            differs = _with_neighbours(apart(k, n) > 0)
-            beyond = differs & _with_neighbours(_with_neighbours(won))
+            places, count = ndimage.label(_with_neighbours(apart(k, n) > 0), EVERY_WAY)
+            differs = places > 0
+            most = ndimage.mean(won, places, np.arange(count + 1)) > 0.5
             own = differs & (straight[k] > STRAIGHT)
-            lost[k, n] = np.flatnonzero((won | beyond) & ~own)
-            lost[n, k] = np.flatnonzero(gone | (differs & ~(won | beyond)) | own)
+            own &= (ndimage.mean(own, places, np.arange(count + 1)) > LITTLE)[places]
+            taken = differs & most[places] & ~own
+            lost[k, n] = np.flatnonzero(taken | (won & ~differs))
+            lost[n, k] = np.flatnonzero(gone | (differs & ~taken))
     for (n, other), at in lost.items():
-        fair = at[before[other][at] > FAIR * before[n][at]]
+        least = FAIR if other < of.real else FAIR * LIKELY
+        fair = at[before[other][at] > least * before[n][at]]
         around[n].ravel()[fair] *= LOSER
 
 
