@@ -339,7 +339,7 @@ def test_every_part_that_lowers_the_score_much_is_said() -> None:
         {"front": GOOD.front._replace(overlap=0.8)},
         {"front": GOOD.front._replace(difference=15.0)},
         {"front": GOOD.front._replace(detail=0.2)},
-        {"size": 0.4},
+        {"size": 0.2},
         {"blur": 0.9},
         {"coverage": 0.1},
         {"agreement": 0.3},

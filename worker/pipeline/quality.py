@@ -25,7 +25,7 @@ AGREEMENT = (
 )  # below the second figure a photo is at odds with the others, not only with a coarse shape
 COVERAGE = (0.05, 0.75)  # part of the surface that a photo shows
 SOLID = (0.45, 0.15)  # opening
-PHOTO_SIDE = (0.0, 0.75)  # the product's longer side in the photo, as part of the 512 pixels that are used
+PHOTO_SIDE = (0.1, 0.45)  # the product's longer side in the photo, as part of the 512 pixels that are used
 PHOTO_BLUR = (1.0, BLURRED)  # as `blur` measures it; a photo that is not called blurred loses nothing
 # Factors.
 CUT_OFF, OPEN = 0.6, 0.8  # a product that the photo's border cuts off, an open surface
@@ -198,7 +198,7 @@ def rate(figures: Figures) -> list[Part]:
         ),
         Part(
             "photo_size",
-            0.5 + 0.5 * _rise(figures.size, PHOTO_SIDE),
+            0.6 + 0.4 * _rise(figures.size, PHOTO_SIDE),
             figures.size < WARN_SIDE,
             f"Small photo: the product is {figures.size * 512:.0f} px long in it; 512 px are best.",
         ),
