@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import rgb2lab
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
 
 from worker.engines.surface import View
 
@@ -119,6 +119,9 @@ def _extents(runs: NDArray[np.int32], count: int) -> tuple[NDArray[np.float64], 
 
 def _straight_sides(alpha: Floats, size: float) -> float:
     """Return which part of the product's outer outline is in long straight sides, 0..1."""
+    # It imports scipy.signal: half a second that no child without a preview needs.
+    from skimage.measure import approximate_polygon  # noqa: PLC0415
+
     outlines = find_contours(np.pad(alpha, 1), 0.5)  # type: ignore[no-untyped-call]  # has no types
     if not outlines:
         return 0.0
