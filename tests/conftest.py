@@ -148,7 +148,10 @@ def pytest_report_header() -> str | None:
 def new_database(postgres: Postgres, template: str = "template_jobs") -> Iterator[str]:
     """Create a database, yield its URL, and drop it at the end."""
     name = f"test_{next(NUMBERS)}"
-    yield postgres.create_database(name, template=template)
+    with psycopg.connect(postgres.url(), autocommit=True) as admin:
+        # Copying the files takes a quarter less of a processor than writing each page into the log, the default.
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
+    yield postgres.url(name)
     with psycopg.connect(postgres.url(), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
 
