@@ -58,8 +58,8 @@ test-system: weights ## Run the tests of whole processes: daemons, the demo, sys
 
 BINARIES ?= /usr/lib/postgresql/15/bin
 test-postgres: install ## Run the tests of the queue on another Postgres, set up as Supabase's: BINARIES=/its/bin
-	WORKER_TEST_POSTGRES="$(BINARIES)" $(PYTEST) tests/jobs/test_queue.py tests/jobs/test_row.py tests/jobs/test_app_table.py \
-	    tests/jobs/test_claim_at_scale.py tests/database/test_migrations.py
+	WORKER_TEST_POSTGRES="$(BINARIES)" $(PYTEST) tests/database/test_migrations.py tests/jobs/test_queue.py tests/jobs/test_row.py \
+	    tests/jobs/test_app_table.py tests/jobs/test_claim_at_scale.py
 
 test-long: weights ## Run the tests that take minutes each, one after the other
 	$(BIN)/python -m pytest -m long -o faulthandler_timeout=1800
