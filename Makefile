@@ -25,10 +25,12 @@ $(VENV)/installed: $(LOCKS) pyproject.toml
 	$(PYTHON) -m venv $(VENV); \
 	echo "Installing the pinned versions into $(VENV); torch alone is a few hundred MB …"; \
 	install="$(BIN)/pip --disable-pip-version-check install --quiet --no-deps"; \
-	$$install --require-hashes --requirement requirements.lock --requirement tests/requirements.lock; \
+	$$install --require-hashes --requirement requirements.lock & \
+	$$install --require-hashes --requirement tests/requirements.lock; \
 	: "PyTorch has no separate CPU build for this machine, or its index cannot be reached: the registry's build"; \
 	$$install --require-hashes --retries 1 --requirement requirements-$(TORCH).lock 2> /dev/null \
 	    || $$install --require-hashes --requirement requirements-cuda.lock; \
+	wait $$!; \
 	$$install --no-build-isolation --editable .; \
 	$(BIN)/pip check > /dev/null; \
 	touch $@
