@@ -34,10 +34,11 @@ TINY = replace(PRESETS["fast"], name="small", triangles=800, texture=256)
 
 
 def drawn(hue: int) -> View:
-    """A bucket of two colours."""
+    """A bucket of two colours. It has a hole to hold it by, or it would be taken for a photo in a frame and be cut out."""
     view = np.zeros((512, 512, 4), np.uint8)
     row, column = np.mgrid[0:512, 0:512]
     inside = (row >= 38) & (row < 474) & (np.abs(column - 255.5) < 145 - row / 12)
+    inside &= (np.abs(row - 85) > 25) | (np.abs(column - 255.5) > 60)
     view[inside] = (hue, 90, 60, 255)
     view[inside & (row < 200)] = (60, 90, hue, 255)
     return view
