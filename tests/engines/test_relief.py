@@ -33,6 +33,8 @@ from worker.mesh.isosurface import isosurface
 from worker.mesh.project import depth_buffer
 from worker.pipeline.frame import frame
 
+pytestmark = pytest.mark.integration  # seconds of computing
+
 FAST = PRESETS["fast"]
 Drawing = Callable[[ImageDraw.ImageDraw], None]
 
