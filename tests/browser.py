@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -16,6 +16,10 @@ from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
 MISSING = None if shutil.which("chromium") else "chromium is not installed"
+
+
+class PageLeft(Exception):
+    """The page was left while it was asked something."""
 
 
 class Tab:
@@ -34,6 +38,8 @@ class Tab:
         while True:
             answer = json.loads(self.socket.recv(timeout=60))
             if answer.get("id") == number:
+                if answer.get("error", {}).get("message") == "Inspected target navigated or closed":
+                    raise PageLeft
                 assert "error" not in answer, answer
                 return answer["result"]
             if answer.get("method") in {"Log.entryAdded", "Runtime.exceptionThrown"}:
@@ -41,7 +47,7 @@ class Tab:
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
-        until(lambda: self.ask("document.readyState") == "complete", 60, address)
+        self.wait_for('document.readyState === "complete"')
 
     def ask(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -49,7 +55,13 @@ class Tab:
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, timeout: float = 60) -> Any:
-        return until(lambda: self.ask(expression), timeout, expression)
+        """Ask until the answer is true, also of the next page where this one is left meanwhile."""
+
+        def asked() -> Any:
+            with suppress(PageLeft):
+                return self.ask(expression)
+
+        return until(asked, timeout, expression)
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press a key, as a person does."""
