@@ -1,4 +1,4 @@
-"""`worker bench`: how many photos this host makes into models, and what they cost."""
+"""`worker bench`: measure how many photos this host makes into models, and what they cost."""
 
 import os
 from pathlib import Path
