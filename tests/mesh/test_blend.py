@@ -396,27 +396,56 @@ def test_two_photos_that_show_pale_print_a_little_apart_do_not_join_it() -> None
     assert shown.sum() == pytest.approx(dot.sum(), rel=0.2)
 
 
-@pytest.mark.parametrize(("start", "shown"), [(5, 0), (35, 1)])
-def test_print_goes_to_the_photo_whose_end_does_not_cut_it(start: float, shown: float) -> None:
-    """The second photo shows print, as far as it sees or not as far. The first one shows none there, and sees beyond it."""
-    shots = [shot(0, printed(0, 0)), shot(90, printed(start, 60))]
-    assert part_printed(shots, 37, 58, -0.35, 0.35) == pytest.approx(shown, abs=0.05)
+def test_print_goes_to_the_photo_whose_end_does_not_cut_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second photo shows print as far as it sees, the first one shows none there and sees beyond it."""
+    shots = [shot(0, printed(0, 0)), shot(90, printed(5, 75))]
+    assert part_printed(shots, 25, 60, -0.35, 0.35) < 0.05
+    monkeypatch.setattr("worker.mesh.choose.CUT", 1e9)
+    assert part_printed(shots, 25, 60, -0.35, 0.35) > 0.8
 
 
-def test_a_mirror_image_loses_what_its_photo_loses_on_the_other_side() -> None:
-    shots, inferred = [shot(0, printed(0, 0)), shot(90, printed(5, 60))], shot(270, printed(300, 355))
-    assert part_printed(shots, 302, 335, -0.35, 0.35, inferred=[inferred]) < 0.05
+def test_a_mirror_image_loses_the_places_that_its_photo_lost() -> None:
+    shots, inferred = [shot(0, printed(0, 0)), shot(90, printed(5, 75))], shot(270, printed(285, 355))
+    assert part_printed(shots, 300, 335, -0.35, 0.35, inferred=[inferred]) < 0.05
 
 
-def test_a_mirror_image_gets_print_that_a_real_photo_shows_at_its_outline_alone() -> None:
-    shots, inferred = [shot(180, printed(234, 255)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
-    assert part_printed(shots, 234, 238, -0.35, 0.35) > 0.9
+def both_sides(end: float, start: float) -> Callable[[Floats], Floats]:
+    """What a photo from behind shows at both of its outlines, not quite alike."""
+    return lambda points: np.where(
+        inside(points, 105, end, -0.4, 0.4)[:, None], (0.1, 0.4, 0.5), printed(start, 255)(points)
+    )
+
+
+def test_a_mirror_image_gets_a_place_of_which_its_photo_won_most() -> None:
+    shots, inferred = [shot(180, both_sides(120, 234)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 118, -0.35, 0.35) < 0.05
     assert part_printed(shots, 234, 238, -0.35, 0.35, inferred=[inferred]) < 0.1
 
 
-def test_a_mirror_image_gets_no_print_that_a_real_photo_shows_from_straight_on_to_its_outline() -> None:
-    shots, inferred = [shot(180, printed(205, 255)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+def test_a_mirror_image_gets_nothing_of_a_place_of_which_its_photo_won_little() -> None:
+    shots, inferred = [shot(180, both_sides(115, 205)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 113, -0.35, 0.35) < 0.05
     assert part_printed(shots, 207, 245, -0.35, 0.35, inferred=[inferred]) > 0.9
+
+
+def test_a_mirror_image_gets_the_tip_of_a_place_that_a_real_photo_saw_straight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def tipped(points: Floats) -> Floats:
+        tip = inside(points, 222, 236, -0.015, 0.015)
+        return np.where(tip[:, None], (0.1, 0.4, 0.5), both_sides(120, 234)(points))
+
+    shots, inferred = [shot(180, tipped), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 224, 228, -0.01, 0.01) > 0.9
+    assert part_printed(shots, 224, 228, -0.01, 0.01, inferred=[inferred]) < 0.1
+    monkeypatch.setattr("worker.mesh.choose.LITTLE", 0.0)
+    assert part_printed(shots, 224, 228, -0.01, 0.01, inferred=[inferred]) > 0.9
+
+
+def test_a_mirror_image_gets_nothing_that_a_real_photo_saw_straight() -> None:
+    shots, inferred = [shot(180, both_sides(142, 205)), shot(90, printed(0, 0))], shot(270, printed(0, 0))
+    assert part_printed(shots, 107, 140, -0.35, 0.35) < 0.05
+    assert part_printed(shots, 206, 226, -0.35, 0.35, inferred=[inferred]) > 0.8
 
 
 def test_a_picture_from_above_gets_what_photos_saw_at_a_low_angle() -> None:

@@ -51,6 +51,15 @@ class Cells:
         place = np.stack(np.unravel_index(cells, self.shape), axis=1).astype(np.float32)
         return np.asarray((place - np.float32(1)) * self.cell + self.low, np.float32)
 
+    def mirrored(self, cells: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """(X, Y, Z) which cells lie where others do, given as places in a raveled grid, in a mirror at x = 0."""
+        x, y, z = np.unravel_index(cells, self.shape)
+        other = np.rint(2 - 2 * self.low[0] / self.cell - x).astype(np.intp)
+        inside = (other >= 0) & (other < self.shape[0])
+        there = np.zeros(self.shape, bool)
+        there[other[inside], y[inside], z[inside]] = True
+        return there
+
     def sums(self, at: NDArray[np.intp], values: Floats) -> Floats:
         """Add up (N,) values in each cell, of points that are multiples of `every`."""
         total = np.bincount(self.index[at // self.every], weights=values, minlength=int(np.prod(self.shape)))

@@ -1,6 +1,7 @@
 """Choose the photo that shows each point of the mesh best, and mix two in narrow bands where they meet."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,19 @@ SEAM = 0.7  # cells: within about this distance of a seam, two photos mix
 HIGHLIGHT = (
     0.8  # by how much a photo is worse where it is white and another one is not: gloss moves with the camera
 )
+UNLIKE = (
+    0.2  # difference between the colours of two photos, beyond which they do not agree; 1 is black to white
+)
 SEEN = 0.5  # points of a cell that a photo sees, at least
+CUT = 2.0  # differences in cells, summed up, through which the end of a photo cuts that gets a place: it counts half
+FAIR = 0.3  # of the other photo's score: a photo that is worse gets no place for its other parts' sake
 LIKELY = 0.5  # of a photo's resolution counts in an inferred picture
-LOSER = 0.1  # of its score is left to a photo where another one gets the cell
+UPWARD = 0.7  # sine of the elevation of a camera that looks down from above, at least
+STRAIGHT = 0.65  # mean cosine of what a photo sees straight on rather than from the side
+LITTLE = 0.04  # of a place: what a photo saw straight of it, and is less, goes with the rest of the place
+LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
+
+EVERY_WAY = np.ones((3, 3, 3), bool)
 
 
 class _Candidates(NamedTuple):
@@ -60,7 +71,7 @@ def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], r
     colors = [photo.colors(some) for photo, some in zip(photos, few, strict=True)]
     of = _Candidates(photos, uses, few, colors, real)
     plain, steady = _without_highlights(of, count), _steady(of, count)
-    around = []
+    angles, around = [], []
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
         at, size = (
             photo.at[some],
@@ -68,7 +79,8 @@ def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], r
         )
         angle = plain[n] * steady[n] * photo.clear[some] * photo.cosine[some] ** 2
         around.append(ndimage.gaussian_filter(cells.sums(at, angle * size), AGREE, truncate=2.0))
-    _to_seams(cells, of, plain, around)
+        angles.append(cells.sums(at, angle))
+    _to_seams(cells, of, angles, around)
     best, best_score = np.full(count, -1, np.int8), np.zeros(count, np.float32)
     for n, (photo, some) in enumerate(zip(photos, few, strict=True)):
         at = photo.at[some]
@@ -101,22 +113,104 @@ def choose(cells: Cells, photos: Sequence[Projection], uses: Sequence[Floats], r
     return shares
 
 
-def _to_seams(cells: Cells, of: _Candidates, plain: Sequence[Floats], scores: Sequence[Floats]) -> None:
+def _to_seams(cells: Cells, of: _Candidates, angles: Sequence[Floats], scores: Sequence[Floats]) -> None:
     """Change the scores of photos, (X, Y, Z), so that print on which two of them do not agree comes from one of them.
 
-    A highlight is no print: `plain` is less than 1 there, (M,) for the few points of each photo.
+    Where the mesh is a little wrong, a seam through a print would show parts of it twice, or not at all.
     """
-    seen, colors, prints = [], [], []
-    for photo, some, color, use, dull in zip(of.photos, of.few, of.colors, of.uses, plain, strict=True):
+    seen, colors = [], []
+    for photo, some, color, use in zip(of.photos, of.few, of.colors, of.uses, strict=True):
         at, weight = photo.at[some], use[some]
         total = cells.sums(at, weight)
         seen.append(total > SEEN)
         total = np.maximum(total, SEEN)
-        prints.append(cells.sums(at, weight * dull) / total)
         colors.append(np.stack([cells.sums(at, channel * weight) / total for channel in color.T]))
-    chosen = cut(scores, colors, prints, seen)
+    gone = _lost(cells, of, angles, scores, seen, colors)
+    chosen = cut(scores, colors, [there & ~lost for there, lost in zip(seen, gone, strict=True)])
     for n, score in enumerate(scores):
-        score[(chosen >= 0) & (chosen != n)] *= LOSER
+        score[gone[n] | (chosen >= 0) & (chosen != n)] *= LOSER
+
+
+def _lost(
+    cells: Cells,
+    of: _Candidates,
+    angles: Sequence[Floats],
+    scores: Sequence[Floats],
+    seen: Sequence[NDArray[np.bool_]],
+    colors: Sequence[Floats],
+) -> list[NDArray[np.bool_]]:
+    """(X, Y, Z) for each photo: the places that it loses to another one because the two differ much there.
+
+    Each connected place goes whole to the photo that saw it better, or whose end there cuts through less of what the other one shows.
+
+    Args:
+        cells: of the seams.
+        of: the photos.
+        angles: (X, Y, Z) how well each photo saw its points, however large it is.
+        scores: (X, Y, Z) how well it shows them.
+        seen: (X, Y, Z) which cells it sees.
+        colors: (3, X, Y, Z) what it shows there.
+    """
+    straight = []
+    for photo, some, use in zip(of.photos, of.few, of.uses, strict=True):
+        at, weight = photo.at[some], use[some]
+        straight.append(
+            cells.sums(at, weight * photo.cosine[some]) / np.maximum(cells.sums(at, weight), 1e-6)
+        )
+
+    def apart(i: int, j: int) -> Floats:
+        """(X, Y, Z) the difference between two photos' colours, 0 where they agree or one of them sees nothing."""
+        off = np.abs(colors[i] - colors[j]).max(axis=0)
+        return np.where(seen[i] & seen[j] & (off > UNLIKE), off, np.float32(0))
+
+    lost: dict[tuple[int, int], NDArray[np.intp]] = {}  # cells that the first one lost to the second one
+    likes = [_like(of, n) for n in range(len(of.photos))]
+    for pair in combinations([n for n, like in enumerate(likes) if like is None], 2):
+        off = apart(*pair)
+        places, count = ndimage.label(_with_neighbours(off > 0), EVERY_WAY)
+        if not count:
+            continue
+        inside = np.flatnonzero(places)
+        place, off = places.ravel()[inside], off.ravel()[inside]
+        merits = []
+        for n, other in (pair, pair[::-1]):
+            # Where it ends and the other one goes on, a seam would show. A picture from above ends where the top does.
+            end = _with_neighbours(seen[other] & ~seen[n]).ravel()[inside]
+            cut = np.bincount(place, off * end, count + 1) * (n < of.real)
+            merits.append(
+                np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1) / (1 + cut / CUT)
+            )
+        first_won = (merits[0] >= merits[1])[place]
+        lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
+    # A mirror image loses what its photo does on that one's side. It gets a place where it differs from a real photo, if its photo
+    # won most of that place there: the two sides are not quite alike. What the real photo saw straight stays its own.
+    for n, like in enumerate(likes):
+        if like is None:
+            continue
+        nothing = np.zeros(0, np.intp)
+        for k in set(range(of.real)) - {like}:
+            won, gone = (cells.mirrored(lost.get(pair, nothing)) for pair in ((k, like), (like, k)))
+            places, count = ndimage.label(_with_neighbours(apart(k, n) > 0), EVERY_WAY)
+            differs = places > 0
+            most = ndimage.mean(won, places, np.arange(count + 1)) > 0.5
+            own = differs & (straight[k] > STRAIGHT)
+            own &= (ndimage.mean(own, places, np.arange(count + 1)) > LITTLE)[places]
+            taken = differs & most[places] & ~own
+            lost[k, n] = np.flatnonzero(taken | (won & ~differs))
+            lost[n, k] = np.flatnonzero(gone | (differs & ~taken))
+    places_of = [np.zeros(score.shape, bool) for score in scores]
+    for (n, other), at in lost.items():
+        least = FAIR if other < of.real else FAIR * LIKELY
+        places_of[n].ravel()[at] |= scores[other].ravel()[at] > least * scores[n].ravel()[at]
+    return places_of
+
+
+def _like(of: _Candidates, n: int) -> int | None:
+    """Return the photo whose mirror image an inferred one is; None for real ones, and for one from above."""
+    toward = of.photos[n].shot.camera.rotation[2]
+    if n < of.real or toward[1] > UPWARD:
+        return None
+    return min(range(of.real), key=lambda k: float(of.photos[k].shot.camera.rotation[2] @ toward))
 
 
 def _with_neighbours(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -1,7 +1,4 @@
-"""Put the seams between photos where these show the same, by minimum cuts.
-
-Where the mesh is a little wrong, a seam through a print would show parts of it twice, or not at all.
-"""
+"""Put the seams between photos where these show the same, by minimum cuts."""
 
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -17,7 +14,7 @@ Places = NDArray[np.intp]
 
 WORSE = 0.2  # cost of a cell whose best photo is twice as good as the one that it gets
 WORST = 0.01  # of the best photo's score, below which a photo does not get worse
-NEVER = 1000.0  # cost of a photo in a cell that it does not see
+NEVER = 1000.0  # cost of a photo in a cell for which it cannot be taken
 LENGTH = 0.04  # cost of a seam, per two cells, besides what the two photos differ in both
 UNITS = 1000  # in a cost of 1: capacities are whole numbers
 
@@ -28,10 +25,9 @@ STEPS = np.array([step for step in product((-1, 0, 1), repeat=3) if step > (0, 0
 def cut(
     scores: Sequence[Floats],
     colors: Sequence[Floats],
-    prints: Sequence[Floats],
-    seen: Sequence[NDArray[np.bool_]],
+    free: Sequence[NDArray[np.bool_]],
 ) -> NDArray[np.int8]:
-    """(X, Y, Z) the photo that each cell is to show, -1 where none sees it.
+    """(X, Y, Z) the photo that each cell is to show, -1 where none can be taken.
 
     Two costs are small together: that of cells, the more the better another photo shows them; and that of seams, the more the
     two photos differ there or one cell beside, since a seam between two prints that overlap would join them.
@@ -41,19 +37,18 @@ def cut(
     seams of Kwatra et al., "Graphcut textures: image and video synthesis using graph cuts", 2003.
 
     Args:
-        scores: (X, Y, Z) of each photo, how well it shows each cell. No cell at the border of the grid is seen.
+        scores: (X, Y, Z) of each photo, how well it shows each cell. No cell at the border of the grid is free.
         colors: (3, X, Y, Z) what it shows there, sRGB in 0..1.
-        prints: (X, Y, Z) how far that is the product's own colour and no highlight, 0..1.
-        seen: (X, Y, Z) which cells it sees.
+        free: (X, Y, Z) which cells it can be taken for.
     """
-    shape = seen[0].shape
-    at = np.flatnonzero(np.logical_or.reduce(seen))
-    apart = _apart(colors, [own * there for own, there in zip(prints, seen, strict=True)], at)
-    sees = np.stack([there.ravel()[at] for there in seen])
-    score = np.stack([of.ravel()[at] for of in scores]) * sees
+    shape = free[0].shape
+    at = np.flatnonzero(np.logical_or.reduce(free))
+    apart = _apart(colors, free, at)
+    can = np.stack([there.ravel()[at] for there in free])
+    score = np.stack([of.ravel()[at] for of in scores]) * can
     best = score.max(axis=0)
     loss = WORSE * (best / np.maximum(score, WORST * best + np.float32(1e-30)) - 1)
-    loss[~sees] = NEVER
+    loss[~can] = NEVER
     edges, lengths = _neighbours(at, shape)
 
     def seam(i: Places, j: Places) -> Floats:
@@ -62,7 +57,7 @@ def cut(
         return np.asarray(np.where(i == j, 0, cost) / lengths, np.float32)
 
     chosen = score.argmax(axis=0)
-    for n in range(len(seen)):
+    for n in range(len(free)):
         first, second = chosen[edges]
         new = np.full_like(first, n)
         neither, only_first, only_second = seam(first, second), seam(new, second), seam(first, new)
@@ -95,16 +90,17 @@ def _cheaper(keep: Floats, take: Floats, edges: Places, parting: Floats) -> NDAr
     left = graph - maximum_flow(graph, source, sink).flow
     left.data = np.maximum(left.data, 0)
     left.eliminate_zeros()
-    takes = np.ones(count + 2, bool)
-    takes[breadth_first_order(left, source, return_predecessors=False)] = False
+    # Of choices that cost the same, the one in which most cells keep what they have.
+    takes = np.zeros(count + 2, bool)
+    takes[breadth_first_order(left.T.tocsr(), sink, return_predecessors=False)] = True
     return takes[:count]
 
 
-def _apart(colors: Sequence[Floats], prints: Sequence[Floats], at: Places) -> Floats:
+def _apart(colors: Sequence[Floats], free: Sequence[NDArray[np.bool_]], at: Places) -> Floats:
     """(n, n, N) by how much two photos differ in or beside cells, in the channel where they differ most."""
     apart = np.zeros((len(colors), len(colors), len(at)), np.float32)
     for i, j in combinations(range(len(colors)), 2):
-        off = np.abs(colors[i] - colors[j]).max(axis=0) * np.minimum(prints[i], prints[j])
+        off = np.abs(colors[i] - colors[j]).max(axis=0) * (free[i] & free[j])
         apart[i, j] = apart[j, i] = ndimage.maximum_filter(off, 3).ravel()[at]
     return apart
 
