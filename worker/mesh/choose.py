@@ -31,7 +31,7 @@ LIKELY = 0.5  # of a photo's resolution counts in an inferred picture
 UPWARD = 0.7  # sine of the elevation of a camera that looks down from above, at least
 STRAIGHT = 0.65  # mean cosine of what a photo sees straight on rather than from the side
 LITTLE = 0.04  # of a place: what a photo saw straight of it, and is less, goes with the rest of the place
-LOSER = 0.1  # of its score is left to a photo where another one gets the whole place
+LOSER = 0.1  # of its score is left to a photo where another one gets the cell
 
 EVERY_WAY = np.ones((3, 3, 3), bool)
 
@@ -176,9 +176,9 @@ def _lost(
         for n, other in (pair, pair[::-1]):
             # Where it ends and the other one goes on, a seam would show. A picture from above ends where the top does.
             end = _with_neighbours(seen[other] & ~seen[n]).ravel()[inside]
-            cut = np.bincount(place, off * end, count + 1) * (n < of.real)
+            through = np.bincount(place, off * end, count + 1) * (n < of.real)
             merits.append(
-                np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1) / (1 + cut / CUT)
+                np.bincount(place, angles[n].ravel()[inside] * (off > 0), count + 1) / (1 + through / CUT)
             )
         first_won = (merits[0] >= merits[1])[place]
         lost[pair], lost[pair[1], pair[0]] = inside[~first_won], inside[first_won]
