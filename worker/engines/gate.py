@@ -1,4 +1,4 @@
-"""The places of a device: how many of its lanes may compute on it at the same time.
+"""Bound how many lanes of a device compute on it at the same time: each of them takes one of its places.
 
 Each lane's child is a process of its own, and all that share a device have one open file. A place is a lock on a byte
 of it, which the system releases whatever ends the process; the file's first byte holds the number of places.

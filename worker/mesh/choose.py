@@ -198,11 +198,11 @@ def _lost(
             taken = differs & most[places] & ~own
             lost[k, n] = np.flatnonzero(taken | (won & ~differs))
             lost[n, k] = np.flatnonzero(gone | (differs & ~taken))
-    places_of = [np.zeros(score.shape, bool) for score in scores]
+    lost_by = [np.zeros(score.shape, bool) for score in scores]
     for (n, other), at in lost.items():
         least = FAIR if other < of.real else FAIR * LIKELY
-        places_of[n].ravel()[at] |= scores[other].ravel()[at] > least * scores[n].ravel()[at]
-    return places_of
+        lost_by[n].ravel()[at] |= scores[other].ravel()[at] > least * scores[n].ravel()[at]
+    return lost_by
 
 
 def _like(of: _Candidates, n: int) -> int | None:
